@@ -1,0 +1,109 @@
+"""Every error that this project raises on purpose.
+
+    HpcServeError
+      ConfigError            a file, flag or variable says something that is not allowed
+      CommandError           a program we ran failed or is not installed
+        CommandTimeout       ... or did not answer in time
+      SchedulerError         Slurm did not answer, or answered something unusable
+        SubmitError          ... to a submission
+      StateError             the state directory cannot be read or written
+      EngineError            a model server did not start or died
+      TunnelError            the way from here to the login node is closed
+      GatewayError           the gateway did not start or does not answer
+      BatchError             a batch cannot go on
+
+A message says what failed and on what, in lower case, without a full stop; ``hint`` says what to
+do next. Errors are raised at the edge that knows, and caught once, in ``hpc.cli``.
+"""
+
+from __future__ import annotations
+
+
+class HpcServeError(Exception):
+    """The root of the tree; exit code 1.
+
+    Args:
+        message: what failed, and on what.
+        hint: what the user can do next, or None.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConfigError(HpcServeError):
+    """A file, flag or variable says something that is not allowed; exit code 2."""
+
+    exit_code = 2
+
+
+class CommandError(HpcServeError):
+    """A program we ran failed, or is not installed; exit code 3.
+
+    Args:
+        message: what failed, and on what.
+        hint: what the user can do next, or None.
+        returncode: its exit status; None where it never ran.
+        stderr: the end of what it wrote there.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        returncode: int | None = None,
+        stderr: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+class CommandTimeout(CommandError):  # noqa: N818 - as subprocess.TimeoutExpired
+    """A program we ran did not answer in time; exit code 3."""
+
+
+class SchedulerError(HpcServeError):
+    """Slurm did not answer, or answered something unusable; exit code 4."""
+
+    exit_code = 4
+
+
+class SubmitError(SchedulerError):
+    """Slurm refused a job; exit code 4."""
+
+
+class StateError(HpcServeError):
+    """The state directory cannot be read or written; exit code 5."""
+
+    exit_code = 5
+
+
+class EngineError(HpcServeError):
+    """A model server did not start, or died; exit code 6."""
+
+    exit_code = 6
+
+
+class TunnelError(HpcServeError):
+    """The way from here to the login node is closed; exit code 7."""
+
+    exit_code = 7
+
+
+class GatewayError(HpcServeError):
+    """The gateway did not start, or does not answer; exit code 8."""
+
+    exit_code = 8
+
+
+class BatchError(HpcServeError):
+    """A batch cannot go on; exit code 9."""
+
+    exit_code = 9

@@ -1,0 +1,1 @@
+"""What runs inside a job: the engine, its sidecar, heartbeats, the way out."""

@@ -1,0 +1,246 @@
+"""The one gate to other programs: run, spawn, detach, and end what we started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess  # noqa: TID251 - this module is the gate that others are sent to
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from hpc.errors import CommandError, CommandTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Process = subprocess.Popen
+STDERR_SHOWN = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a program that ended left behind."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float | None = 60.0,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    check: bool = True,
+) -> Result:
+    """Run a program to its end, in a process group of its own.
+
+    Args:
+        argv: the program and its arguments; no shell is involved.
+        timeout_s: seconds until the whole group is killed; None waits for ever.
+        env: its whole environment; None hands on ours.
+        cwd: its working folder.
+        stdin: text for its standard input; None gives it none.
+        check: raise if it does not exit with 0.
+
+    Raises:
+        CommandError: it is not installed, or exited with something else than 0.
+        CommandTimeout: it did not end in time.
+    """
+    process = _popen(argv, env=env, cwd=cwd, stdin=subprocess.PIPE if stdin is not None else None)
+    try:
+        out, err = process.communicate(stdin, timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise CommandTimeout(f"{argv[0]} did not answer within {timeout_s:g} s") from error
+    finally:
+        if process.poll() is None:
+            _signal_group(process.pid, signal.SIGKILL)
+            process.communicate()
+    result = Result(tuple(argv), process.returncode, out, err)
+    if check and result.returncode != 0:
+        raise _failed(result)
+    return result
+
+
+def run_attached(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+    """Run a program on our terminal, for those that ask the user something.
+
+    Returns:
+        Its exit status.
+
+    Raises:
+        CommandError: it is not installed.
+    """
+    try:
+        return subprocess.run(list(argv), env=_environment(env), check=False).returncode
+    except OSError as error:
+        raise _not_run(argv[0], error) from error
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+) -> Process[str]:
+    """Start a program in a session of its own; end it with ``stop``.
+
+    Args:
+        argv: the program and its arguments; no shell is involved.
+        log: file to which both its outputs are appended; None throws them away.
+        env: its whole environment; None hands on ours.
+        cwd: its working folder.
+        stdin: text for its standard input, which is then closed; the place for secrets.
+
+    Raises:
+        CommandError: it is not installed, or the log cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        target: IO[str] | int = subprocess.DEVNULL
+        if log is not None:
+            target = stack.enter_context(_open_log(log))
+        pipe = subprocess.PIPE if stdin is not None else subprocess.DEVNULL
+        process = _popen(argv, env=env, cwd=cwd, stdin=pipe, stdout=target, stderr=target)
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(stdin or "")
+            process.stdin.close()
+    return process
+
+
+def stop(process: Process[str], *, grace_s: float = 10.0) -> int:
+    """End a spawned program and all of its group: SIGTERM, then SIGKILL.
+
+    Args:
+        process: what ``spawn`` returned.
+        grace_s: seconds between the two signals.
+
+    Returns:
+        Its exit status, negative for a signal.
+    """
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    _signal_group(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def stop_pid(pid: int, *, marker: str, grace_s: float = 10.0) -> bool:
+    """End a process that another run of ours started.
+
+    Args:
+        pid: its process id on this machine.
+        marker: text that its command line must hold, since ids are used again.
+        grace_s: seconds between SIGTERM and SIGKILL.
+
+    Returns:
+        Whether it is gone; False where it is alive but not ours.
+    """
+    if not alive(pid, marker=marker):
+        return True
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline:
+            if not alive(pid, marker=marker):
+                return True
+            time.sleep(0.05)
+    return not alive(pid, marker=marker)
+
+
+def alive(pid: int, *, marker: str) -> bool:
+    """Tell whether a process of this machine runs and is the one we mean.
+
+    Args:
+        pid: its process id.
+        marker: text that its command line must hold.
+    """
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return marker in raw.replace(b"\0", b" ").decode(errors="replace")
+
+
+def find_program(name: str, *, hint: str | None = None) -> str:
+    """Return a program's full path.
+
+    Raises:
+        CommandError: it is not on PATH.
+    """
+    for folder in os.get_exec_path():
+        path = Path(folder) / name
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path)
+    raise CommandError(f"{name} is not installed on this machine, or not on PATH", hint=hint)
+
+
+def _popen(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    stdin: int | None,
+    stdout: IO[str] | int = subprocess.PIPE,
+    stderr: IO[str] | int = subprocess.PIPE,
+) -> Process[str]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            env=_environment(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_run(argv[0], error) from error
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str] | None:
+    return None if env is None else dict(env)
+
+
+def _open_log(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise CommandError(f"cannot open the log {path}: {error.strerror}") from error
+    return os.fdopen(handle, "a")
+
+
+def _signal_group(pid: int, number: int) -> None:
+    """Signal a session we started, which keeps the id of its first process."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _not_run(program: str, error: OSError) -> CommandError:
+    if isinstance(error, FileNotFoundError):
+        return CommandError(f"{program} is not installed on this machine, or not on PATH")
+    return CommandError(f"cannot run {program}: {error.strerror}")
+
+
+def _failed(result: Result) -> CommandError:
+    told = result.stderr.strip() or result.stdout.strip() or "no message"
+    name = shlex.join(result.argv[:2])
+    return CommandError(
+        f"{name} failed with exit status {result.returncode}: {told[-STDERR_SHOWN:]}",
+        returncode=result.returncode,
+        stderr=result.stderr[-STDERR_SHOWN:],
+    )

@@ -1,0 +1,1 @@
+"""Ways from a laptop to a login node through SSH."""
