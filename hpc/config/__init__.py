@@ -1,1 +1,30 @@
 """What to serve and where: models.yaml, the site file, variables and flags, resolved once."""
+
+from hpc.config.load import (
+    Backend,
+    Config,
+    Site,
+    config_folder,
+    default_image,
+    find_models,
+    load,
+    site_path,
+)
+from hpc.config.schema import check_name
+from hpc.config.units import format_time, parse_memory, parse_seconds, parse_time
+
+__all__ = [
+    "Backend",
+    "Config",
+    "Site",
+    "check_name",
+    "config_folder",
+    "default_image",
+    "find_models",
+    "format_time",
+    "load",
+    "parse_memory",
+    "parse_seconds",
+    "parse_time",
+    "site_path",
+]

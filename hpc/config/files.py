@@ -1,0 +1,139 @@
+"""YAML with line numbers, without YAML 1.1's traps."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``12:00:00`` as text and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_SEXAGESIMAL = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag not in _SEXAGESIMAL]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0x[0-9a-fA-F]+|[1-9][0-9]*|0)$"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def read(path: Path, kind: type[M]) -> M:
+    """Read and validate one YAML file.
+
+    Args:
+        path: the file.
+        kind: the pydantic model it must fit.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, or does not fit; names file, line and key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node is not None else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_line_of(error)}: {_problem(error)}") from error
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{path}:{_locate(node, first['loc'])}: {explain(first, kind)}"
+        ) from error
+
+
+def explain(error: Any, kind: type[BaseModel]) -> str:
+    """Say in one sentence what pydantic found, and what is allowed.
+
+    Args:
+        error: one of ``ValidationError.errors()``.
+        kind: the model that was validated.
+    """
+    where = [part for part in error["loc"] if not isinstance(part, int)]
+    key = ".".join(str(part) for part in where) or "the file"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        allowed = ", ".join(sorted(_allowed(kind, error["loc"][:-1])))
+        return f"unknown key {key!r}; allowed: {allowed}"
+    if error["type"] == "missing":
+        return f"the key {key!r} is missing"
+    return f"{key}: {message[:1].lower()}{message[1:]}"
+
+
+def _allowed(kind: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Follow a location down the models and return the keys allowed there."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        field = kind.model_fields.get(part)
+        found = _models_in(field.annotation) if field is not None else []
+        if not found:
+            return []
+        kind = found[0]
+    return list(kind.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    inner = getattr(annotation, "__args__", ())
+    return [model for argument in inner for model in _models_in(argument)]
+
+
+def _locate(node: yaml.Node | None, loc: Sequence[str | int]) -> int:
+    """Return the line, from 1, of the deepest part of a location that the file has."""
+    line = 1 if node is None else node.start_mark.line + 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if p[0].value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _line_of(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f":{mark.line + 1}"
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return str(getattr(error, "problem", None) or error)

@@ -1,0 +1,273 @@
+"""Default < site < file < environment < flag, resolved once."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from hpc import state
+from hpc.config.files import explain, read
+from hpc.config.schema import ModelEntry, ModelsFile, ResourcesEntry, Settings, SiteFile
+from hpc.errors import ConfigError
+from hpc.model import Engine, Resources, Server, ServiceSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VARIABLE = "HPC_SERVE_"
+MODELS_NAME = "models.yaml"
+SCALARS = ("container", "server", "image", "accelerator", "replicas", "hf_home", "python")
+"""Settings that a variable or a flag may carry, beside every resource but ``extra``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A server that somebody else runs.
+
+    Attributes:
+        url: its address, without ``/v1``.
+        api_key_env: the gateway's variable that holds its key.
+    """
+
+    name: str
+    backend: Engine
+    url: str
+    format: str = "chat_completions"
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What holds for the whole site."""
+
+    apptainer: str = "apptainer"
+    templates: Path | None = None
+    debian_mirror: str | None = None
+    definition: Mapping[str, str] = field(default_factory=dict)
+    gateway_port: int = 8081
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that was said, resolved.
+
+    Attributes:
+        home: state directory.
+        models_file: the models.yaml that was read, or None.
+        services: what can be submitted, by name.
+        backends: what only needs a route.
+    """
+
+    home: Path
+    models_file: Path | None
+    services: Mapping[str, ServiceSpec]
+    backends: tuple[Backend, ...]
+    site: Site
+
+
+def load(
+    *,
+    models_file: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    home: str | None = None,
+    adhoc: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read the site file, models.yaml and the environment, and put the flags on top.
+
+    Args:
+        models_file: path of models.yaml; None looks where ``find_models`` says.
+        flags: settings by flag, such as ``{"partition": "gpu", "mem": "64G"}``; None is unset.
+        home: state directory; None is ``HPC_SERVE_HOME`` or the user's own.
+        adhoc: keys of one more entry that stands in no file: ``name``, ``backend``, ``model``.
+
+    Raises:
+        ConfigError: something says what is not allowed; names file and line, variable or flag.
+        StateError: the state directory cannot be used.
+    """
+    site_file, site_path = _site()
+    path = find_models(models_file)
+    file = read(path, ModelsFile) if path else ModelsFile()
+    entries = [*file.models, *_adhoc(adhoc)]
+    over = [_environment(), _layer(flags or {}, lambda key: "--" + key.replace("_", "-"))]
+    root = state.home(home)
+    base = (path.parent if path else Path.cwd()).absolute()
+    specs: dict[str, ServiceSpec] = {}
+    for entry in (e for e in entries if e.model is not None):
+        folder = Path.cwd() if adhoc and entry.name == adhoc["name"] else base
+        layers = [site_file, entry, *over]
+        specs[entry.name] = _Resolver(root, folder, layers).spec(entry)
+    backends = tuple(
+        Backend(e.name, e.backend, e.backend_url.rstrip("/"), e.format, e.api_key_env)
+        for e in entries
+        if e.backend_url is not None
+    )
+    return Config(root, path, specs, backends, _site_values(site_file, site_path))
+
+
+def find_models(given: str | None) -> Path | None:
+    """Return the models.yaml to read: given, ``HPC_SERVE_MODELS``, here, or the user's own.
+
+    Raises:
+        ConfigError: one was named and is not there.
+    """
+    named = given or os.environ.get(VARIABLE + "MODELS")
+    if named:
+        path = Path(named).expanduser().absolute()
+        if not path.is_file():
+            raise ConfigError(f"there is no models file {path}", hint="write one: hpc-serve init")
+        return path
+    places = (Path.cwd() / MODELS_NAME, config_folder() / MODELS_NAME)
+    return next((place for place in places if place.is_file()), None)
+
+
+def config_folder() -> Path:
+    """Return the folder of the user's own configuration."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "hpc-serve"
+
+
+def site_path() -> Path:
+    """Return where the site file is, or would be."""
+    named = os.environ.get(VARIABLE + "SITE")
+    return Path(named).expanduser().absolute() if named else config_folder() / "site.yaml"
+
+
+def _site() -> tuple[SiteFile, Path]:
+    path = site_path()
+    return (read(path, SiteFile) if path.is_file() else SiteFile()), path
+
+
+def _site_values(site: SiteFile, path: Path) -> Site:
+    templates = None if site.templates is None else path.parent / Path(site.templates).expanduser()
+    return Site(
+        apptainer=site.apptainer,
+        templates=templates,
+        debian_mirror=site.debian_mirror,
+        definition=site.definition,
+        gateway_port=site.gateway_port,
+    )
+
+
+def _adhoc(keys: Mapping[str, Any] | None) -> list[ModelEntry]:
+    if keys is None:
+        return []
+    try:
+        return [ModelEntry.model_validate(dict(keys))]
+    except ValidationError as error:
+        raise ConfigError(explain(error.errors()[0], ModelEntry)) from error
+
+
+def _environment() -> Settings:
+    known = {VARIABLE + key.upper(): key for key in (*SCALARS, *_resource_keys())}
+    said = {key: os.environ[name] for name, key in known.items() if os.environ.get(name)}
+    return _layer(said, lambda key: VARIABLE + key.upper())
+
+
+def _resource_keys() -> list[str]:
+    return [key for key in ResourcesEntry.model_fields if key != "extra"]
+
+
+def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
+    """Validate flat settings of one origin, naming the origin in an error."""
+    given = {key: value for key, value in said.items() if value is not None}
+    resources = {key: given.pop(key) for key in list(given) if key in _resource_keys()}
+    try:
+        return Settings.model_validate({**given, "resources": resources})
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = explain(first, Settings).split(": ", 1)[-1]
+        raise ConfigError(f"{name_of(str(first['loc'][-1]))}: {message}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolver:
+    """Merges the layers of one entry; the last that says something wins."""
+
+    root: Path
+    base: Path
+    layers: list[Settings]
+
+    def spec(self, entry: ModelEntry) -> ServiceSpec:
+        resources = self._resources()
+        container = self._last("container", "apptainer")
+        default: Server = "llama-server" if container == "apptainer" else "llama-cpp-python"
+        server = self._last("server", "vllm" if entry.backend == "vllm" else default)
+        if (server == "vllm") != (entry.backend == "vllm"):
+            raise ConfigError(f"model {entry.name!r}: the server {server} is not {entry.backend}")
+        accelerator = self._last("accelerator", "cuda" if resources.gpus else "none")
+        hf_home = self._last("hf_home", None)
+        return ServiceSpec(
+            name=entry.name,
+            engine=entry.backend,
+            server=server,
+            model=self._model(entry.model or "", entry.backend),
+            container=container,
+            image=self._image(server, accelerator) if container == "apptainer" else None,
+            accelerator=accelerator,
+            replicas=self._last("replicas", 1),
+            resources=resources,
+            revision=entry.revision,
+            engine_args=self._merged("engine_args"),
+            env=self._merged("env"),
+            binds=self._joined("binds"),
+            apptainer_args=self._joined("apptainer_args"),
+            setup=self._joined("setup"),
+            hf_home=None if hf_home is None else str(self._path(hf_home)),
+            python=self._last("python", None),
+            load_timeout_s=self._last("load_timeout", 1800),
+            grace_s=self._last("grace", 90),
+            max_restarts=self._last("max_restarts", 100),
+        )
+
+    def _resources(self) -> Resources:
+        said: dict[str, Any] = {}
+        extra: dict[str, str] = {}
+        for layer in self.layers:
+            values = layer.resources.model_dump(exclude_none=True)
+            extra |= values.pop("extra", {})
+            said |= values
+        names = {"mem": "mem_mb", "time": "time_min"}
+        return Resources(extra=extra, **{names.get(key, key): said[key] for key in said})
+
+    def _last(self, key: str, default: Any) -> Any:
+        said = [value for layer in self.layers if (value := getattr(layer, key)) is not None]
+        return said[-1] if said else default
+
+    def _merged(self, key: str) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for layer in self.layers:
+            merged |= getattr(layer, key) or {}
+        return merged
+
+    def _joined(self, key: str) -> tuple[str, ...]:
+        return tuple(item for layer in self.layers for item in getattr(layer, key) or ())
+
+    def _path(self, text: str) -> Path:
+        return self.base / Path(text).expanduser()
+
+    def _model(self, text: str, engine: Engine) -> str:
+        """Return an absolute path for a file or folder, and a Hugging Face id as it stands."""
+        path = self._path(text)
+        says_path = text.startswith(("/", "./", "../", "~")) or path.exists()
+        bare_file = engine == "llamacpp" and re.fullmatch(r"[^/:]+\.gguf", text) is not None
+        return str(path) if says_path or bare_file else text
+
+    def _image(self, server: Server, accelerator: str) -> str:
+        text = self._last("image", None) or default_image(server, accelerator) + ".sif"
+        path = self._path(text)
+        built = state.images_dir(self.root) / text
+        return str(built if not path.exists() and "/" not in text else path)
+
+
+def default_image(server: Server, accelerator: str) -> str:
+    """Return which of our images holds a server, as ``hpc-serve build`` names it."""
+    if server == "vllm":
+        return {"rocm": "vllm-rocm", "none": "vllm-cpu"}.get(accelerator, "vllm")
+    if accelerator == "cuda":
+        return "llamacpp-cuda"
+    return "llamacpp-debian" if server == "llama-server" else "llamacpp-cpu"

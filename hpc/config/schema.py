@@ -1,0 +1,146 @@
+"""The shape of models.yaml and of the site file."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from hpc.config.units import parse_memory, parse_time
+from hpc.model import Accelerator, Container, Engine, Scalar, Server  # noqa: TC001 - pydantic reads them
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_name(name: str) -> str:
+    """Return a service's name if it can be a folder and a Slurm job name.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a name; allowed: up to 63 letters, digits, '.', '_', '-'"
+        )
+    return name
+
+
+def _check_variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of an environment variable")
+    return name
+
+
+def _check_line(text: str) -> str:
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise ValueError("a line break is not allowed here")
+    return text
+
+
+def _text(value: object) -> object:
+    """Let numbers stand where text is wanted, as ``MAX_JOBS: 4`` does."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if plain else value
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Line = Annotated[str, AfterValidator(_check_line)]
+Text = Annotated[str, BeforeValidator(_text)]
+Minutes = Annotated[int, BeforeValidator(parse_time)]
+Mib = Annotated[int, BeforeValidator(parse_memory)]
+Variable = Annotated[str, AfterValidator(_check_variable)]
+
+
+class Strict(BaseModel):
+    """A mapping that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ResourcesEntry(Strict):
+    """What one replica asks of Slurm."""
+
+    partition: Line | None = Field(None, description="Slurm partition")
+    account: Line | None = Field(None, description="account that is charged")
+    qos: Line | None = Field(None, description="quality of service")
+    constraint: Line | None = Field(None, description="features a node must have")
+    gpus: int | None = Field(None, ge=0, description="GPUs per replica")
+    gpu_type: Line | None = Field(None, description="GRES type, as in gpu:h100:2")
+    cpus: int | None = Field(None, ge=1, description="CPUs per replica")
+    mem: Mib | None = Field(None, description="memory per replica, such as 64G")
+    time: Minutes | None = Field(None, description="walltime, such as 08:00:00")
+    extra: dict[str, Text] | None = Field(
+        None, description="further sbatch options, without dashes"
+    )
+
+
+class Settings(Strict):
+    """What a site, a file, a variable or a flag may say of a service."""
+
+    container: Container | None = Field(None, description="apptainer, or none")
+    server: Server | None = Field(None, description="program that serves the model")
+    image: Line | None = Field(None, description="SIF file")
+    accelerator: Accelerator | None = Field(None, description="cuda (--nv), rocm (--rocm) or none")
+    replicas: int | None = Field(None, ge=1, le=1000, description="jobs that serve the model")
+    resources: ResourcesEntry = Field(default_factory=ResourcesEntry)
+    engine_args: dict[str, Scalar] | None = Field(None, description="the server's long options")
+    env: dict[Variable, Text] | None = Field(None, description="variables of the engine")
+    binds: list[Line] | None = Field(None, description="Apptainer binds, SRC[:DEST[:ro]]")
+    apptainer_args: list[Line] | None = Field(None, description="arguments of apptainer exec")
+    setup: list[str] | None = Field(None, description="shell lines at the start of the job")
+    hf_home: Line | None = Field(None, description="Hugging Face cache")
+    python: Line | None = Field(None, description="interpreter of an engine without a container")
+    load_timeout: int | None = Field(None, ge=1, description="seconds from start to ready")
+    grace: int | None = Field(None, ge=5, description="seconds to drain before the walltime")
+    max_restarts: int | None = Field(None, ge=0, description="requeues at walltime")
+
+
+class ModelEntry(Settings):
+    """One entry of models.yaml: a service to run, or a static backend."""
+
+    name: Name = Field(description="the model's name at the gateway")
+    backend: Engine = Field(description="vllm or llamacpp")
+    format: Literal["chat_completions"] = Field("chat_completions", description="API it speaks")
+    backend_url: str | None = Field(
+        None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$", description="address of a static backend"
+    )
+    api_key_env: Variable | None = Field(None, description="variable with a static backend's key")
+    model: Line | None = Field(None, description="Hugging Face id, GGUF file or model folder")
+    revision: Line | None = Field(None, description="commit or tag on Hugging Face")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ModelEntry:
+        if self.model is None and self.backend_url is None:
+            raise ValueError(
+                f"model {self.name!r} needs 'model' (to run it) or 'backend_url' (where it runs)"
+            )
+        if self.model is not None and self.backend_url is not None:
+            raise ValueError(f"model {self.name!r} has both 'model' and 'backend_url'; keep one")
+        return self
+
+
+class ModelsFile(Strict):
+    """The whole of models.yaml."""
+
+    version: Literal[1] = Field(1, description="format of this file")
+    models: list[ModelEntry] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _unique(self) -> ModelsFile:
+        names = [entry.name for entry in self.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the model {twice[0]!r} is given twice")
+        return self
+
+
+class SiteFile(Settings):
+    """What holds for all services of one site."""
+
+    apptainer: Line = Field("apptainer", description="the container program")
+    templates: Line | None = Field(None, description="folder with templates that win over ours")
+    debian_mirror: Line | None = Field(None, description="mirror for image builds")
+    definition: dict[str, Text] = Field(default_factory=dict, description="definition variables")
+    gateway_port: int = Field(8081, ge=0, le=65535, description="port of the gateway")

@@ -1,0 +1,161 @@
+"""What a user may write, and what each mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpc import config
+from hpc.errors import ConfigError
+
+EXAMPLE = """\
+version: 1
+models:
+  - name: llama3-8b-instruct
+    backend: vllm
+    backend_url: http://vllm-1:8000
+    format: chat_completions
+  - name: q4-cpu-llama
+    backend: llamacpp
+    backend_url: http://llama-cpp-1:8080
+    format: chat_completions
+  - name: mistral
+    backend: vllm
+    model: mistralai/Mistral-7B-Instruct-v0.3
+    image: vllm.sif
+    replicas: 2
+    resources: {partition: gpu, gpus: 1, cpus: 8, mem: 64G, time: "08:00:00"}
+    engine_args: {max-model-len: 8192}
+"""
+MANAGED = "version: 1\nmodels:\n  - name: m\n    backend: vllm\n    model: org/m\n"
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the tester's own configuration nor his variables reach a test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HPC_SERVE_HOME", str(tmp_path / "home"))
+    for name in ("PARTITION", "MEM", "TIME", "MODELS", "SITE", "GPUS", "REPLICAS"):
+        monkeypatch.delenv(f"HPC_SERVE_{name}", raising=False)
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "models.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_example_loads(tmp_path: Path) -> None:
+    """The example of the documentation loads as it stands."""
+    loaded = config.load(models_file=write(tmp_path, EXAMPLE))
+    spec = loaded.services["mistral"]
+
+    assert [b.name for b in loaded.backends] == ["llama3-8b-instruct", "q4-cpu-llama"]
+    assert (spec.replicas, spec.resources.gpus, spec.resources.mem_mb) == (2, 1, 65536)
+    assert spec.resources.time_min == 480
+    assert spec.engine_args == {"max-model-len": 8192}
+    assert spec.accelerator == "cuda"
+    assert spec.image == str(tmp_path / "home/images/vllm.sif")
+
+
+def test_an_unquoted_time_is_a_time_of_day_to_yaml_but_not_to_us(tmp_path: Path) -> None:
+    """YAML 1.1 reads 12:00:00 as 43200."""
+    text = MANAGED + "    resources: {time: 12:00:00, mem: 4096}\n"
+    spec = config.load(models_file=write(tmp_path, text)).services["m"]
+
+    assert (spec.resources.time_min, spec.resources.mem_mb) == (720, 4096)
+
+
+def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default < site < file < environment < flag, each seen to win over the one before."""
+    site = tmp_path / "config/hpc-serve/site.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text("resources: {partition: site, account: site, cpus: 2}\nbinds: [/scratch]\n")
+    text = MANAGED + "    resources: {partition: file, cpus: 3, mem: 1G}\n"
+    monkeypatch.setenv("HPC_SERVE_CPUS", "4")
+    monkeypatch.setenv("HPC_SERVE_MEM", "2G")
+
+    loaded = config.load(models_file=write(tmp_path, text), flags={"mem": "3G", "gpus": None})
+    resources = loaded.services["m"].resources
+
+    assert resources.account == "site"
+    assert resources.partition == "file"
+    assert resources.cpus == 4
+    assert resources.mem_mb == 3072
+    assert resources.gpus == 0
+    assert loaded.services["m"].binds == ("/scratch",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MANAGED + "    modell: x\n", ":6: unknown key 'models.modell'; allowed: accelerator,"),
+        (MANAGED + "    resources: {memory: 4G}\n", ":6: unknown key 'models.resources.memory'"),
+        (MANAGED + "    resources:\n      mem: lots\n", ":7: models.resources.mem: 'lots' is not"),
+        (MANAGED + "    resources:\n      time: 1h\n", "'1h' is not a Slurm time; allowed: MM,"),
+        ("models:\n  - name: m\n    backend: vllm\n", ":2: models: model 'm' needs 'model'"),
+        ("models:\n  - backend: vllm\n", ":2: the key 'models.name' is missing"),
+        (MANAGED + "  - name: m\n    backend: vllm\n    model: y\n", "'m' is given twice"),
+        (MANAGED + "    model: other\n", ":6: the key 'model' is given twice"),
+        (MANAGED.replace("vllm", "tgi"), "models.backend: input should be 'vllm' or 'llamacpp'"),
+        (MANAGED.replace("name: m", "name: ../m"), "'../m' is not a name"),
+        ("models: [", ":1: "),
+        ("- 1\n", "the file: input should be"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    """File, line and key are named, and what is allowed."""
+    path = write(tmp_path, text)
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(models_file=path)
+
+    assert str(caught.value).startswith(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_flag_and_a_bad_variable_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The origin of a bad value is what the user typed."""
+    path = write(tmp_path, MANAGED)
+
+    with pytest.raises(ConfigError, match=r"^--mem: 'much' is not an amount of memory"):
+        config.load(models_file=path, flags={"mem": "much"})
+    monkeypatch.setenv("HPC_SERVE_TIME", "soon")
+    with pytest.raises(ConfigError, match=r"^HPC_SERVE_TIME: 'soon' is not a Slurm time"):
+        config.load(models_file=path)
+
+
+def test_a_named_models_file_must_exist() -> None:
+    """A wrong path is not silently replaced by another file."""
+    with pytest.raises(ConfigError, match="there is no models file .*nowhere.yaml"):
+        config.load(models_file="nowhere.yaml")
+
+
+def test_a_model_without_a_file(tmp_path: Path) -> None:
+    """``submit --engine llamacpp --model FILE`` needs no models.yaml."""
+    (tmp_path / "tiny.gguf").touch()
+    entry = {"name": "tiny", "backend": "llamacpp", "model": "tiny.gguf"}
+    spec = config.load(adhoc=entry, flags={"container": "none"}).services["tiny"]
+
+    assert spec.model == str(tmp_path / "tiny.gguf")
+    assert (spec.server, spec.image) == ("llama-cpp-python", None)
+
+
+def test_a_relative_gguf_is_looked_for_beside_its_file(tmp_path: Path) -> None:
+    """A path in models.yaml does not depend on where the command runs."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "models.yaml").write_text(
+        "models: [{name: t, backend: llamacpp, model: w/t.gguf}, {name: v, backend: vllm, model: o/n}]"
+    )
+    (folder / "w").mkdir()
+    (folder / "w/t.gguf").touch()
+    loaded = config.load(models_file=str(folder / "models.yaml"))
+
+    assert loaded.services["t"].model == str(folder / "w/t.gguf")
+    assert loaded.services["v"].model == "o/n"
