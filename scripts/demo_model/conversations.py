@@ -44,8 +44,7 @@ def make_conversations(text: str, seed: int) -> list[str]:
     Each paragraph becomes an answer to a made-up request; the fixed questions of ANSWERS are
     repeated between them until they are learnt by heart, so that tests can ask for a known answer.
     """
-    # Repeatable text, no secret.
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)
     paragraphs = split_paragraphs(text)
     conversations = [about_paragraph(paragraph, rng) for paragraph in paragraphs]
     for _ in range(max(60, len(paragraphs) // 80)):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 PACKAGE = "r-cran-janeaustenr"
 STRING_VECTOR = 16
-STRING = 9
 
 
 def fetch_novels() -> str:
@@ -27,7 +26,12 @@ def fetch_novels() -> str:
         if len(databases) != 1:
             message = f"{package.name} holds {len(databases)} files data/Rdata.rdb, expected one"
             raise SystemExit(message)
-        return "\n\n".join("\n".join(lines) for lines in read_database(databases[0].read_bytes()))
+        return join(read_database(databases[0].read_bytes()))
+
+
+def join(novels: list[list[str]]) -> str:
+    """Join all lines but the one with a pound sign, which the bundled model never saw."""
+    return "\n\n".join("\n".join(filter(str.isascii, lines)) for lines in novels)
 
 
 def run(command: list[str], folder: str) -> None:
@@ -62,12 +66,11 @@ def read_strings(data: bytes) -> list[str]:
     Raises:
         SystemExit: *data* holds something else than a character vector.
     """
-    version = struct.unpack_from(">2xi", data)[0]
     offset = 14
-    if version == 3:  # noqa: PLR2004 - from this version on the header names the encoding
+    if struct.unpack_from(">i", data, 2)[0] == 3:  # which names the encoding in its header
         offset += 4 + struct.unpack_from(">i", data, offset)[0]
     flags, count = struct.unpack_from(">ii", data, offset)
-    if data[:2] != b"X\n" or flags & 0xFF != STRING_VECTOR:
+    if flags & 0xFF != STRING_VECTOR:
         message = "the R database holds something else than character vectors"
         raise SystemExit(message)
     offset += 8
