@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("hpc.cli.services:submit", "Start the replicas of a service."),
     "ls": ("hpc.cli.services:ls", "List services."),
     "status": ("hpc.cli.services:status", "Show the replicas of a service."),
-    "logs": ("hpc.cli.services:logs", "Print what a service's engines and jobs wrote."),
+    "logs": ("hpc.cli.logs:logs", "Print what a service's engines and jobs wrote."),
     "wait": ("hpc.cli.services:wait", "Wait until a service is ready."),
     "stop": ("hpc.cli.services:stop", "Stop services and remove their records."),
     "gateway": ("hpc.cli.gateway:gateway", "Run the gateway on this machine."),

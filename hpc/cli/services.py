@@ -1,0 +1,283 @@
+"""submit, ls, status, logs, wait, stop: the life of a service."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from hpc import state
+from hpc.cli.output import (
+    duration,
+    home_option,
+    json_option,
+    left,
+    models_option,
+    print_json,
+    print_table,
+    spinner,
+)
+from hpc.model import Accelerator, Container, Engine, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hpc.verdict import Replica, Service
+
+FLAGS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--replicas", type=int, metavar="N", help="Jobs that serve the model."),
+    click.option("--partition", "-p", metavar="P", help="Slurm partition."),
+    click.option("--account", "-A", metavar="A", help="Account that is charged."),
+    click.option("--qos", metavar="Q", help="Quality of service."),
+    click.option("--constraint", metavar="C", help="Features a node must have."),
+    click.option("--gpus", type=int, metavar="G", help="GPUs for each replica."),
+    click.option("--gpu-type", metavar="TYPE", help="GRES type, as in gpu:h100:2."),
+    click.option("--cpus", type=int, metavar="C", help="CPUs for each replica."),
+    click.option("--mem", metavar="M", help="Memory for each replica, such as 64G."),
+    click.option("--time", "-t", metavar="T", help="Walltime, such as 08:00:00 or 1-12."),
+    click.option("--container", type=click.Choice(get_args(Container)), help="Run in what."),
+    click.option("--image", metavar="SIF", help="Container image."),
+    click.option("--server", type=click.Choice(get_args(Server)), help="Program that serves."),
+    click.option("--accelerator", type=click.Choice(get_args(Accelerator)), help="GPU libraries."),
+    click.option("--load-timeout", type=int, metavar="S", help="Seconds from start to ready."),
+)
+ADHOC = (
+    click.option("--engine", type=click.Choice(get_args(Engine)), help="Serve --model, no file."),
+    click.option("--model", metavar="M", help="Hugging Face id, GGUF file or model folder."),
+    click.option(
+        "--engine-arg",
+        "engine_args",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Option of the server itself, such as max-model-len=8192; may be repeated.",
+    ),
+)
+
+
+def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
+    """Return a decorator that adds options in their order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def name_for(model: str) -> str:
+    """Return a service's name for a model that came without one."""
+    stem = Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "model"
+
+
+def adhoc_entry(
+    name: str | None, engine: str | None, model: str | None, engine_args: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """Return the entry that flags alone describe, or None where a file has to.
+
+    Raises:
+        UsageError: the flags do not fit together.
+    """
+    if engine is None and model is None:
+        if name is None:
+            raise click.UsageError(
+                "give the NAME of a model in models.yaml, or --engine and --model"
+            )
+        if engine_args:
+            raise click.UsageError("--engine-arg goes with --engine; else use models.yaml")
+        return None
+    if engine is None or model is None:
+        raise click.UsageError("--engine and --model go together")
+    pairs = [pair.partition("=") for pair in engine_args]
+    values = {key: value if mark else True for key, mark, value in pairs}
+    entry = {"name": name or name_for(model), "backend": engine, "model": model}
+    return {**entry, "engine_args": values} if values else entry
+
+
+@click.command()
+@click.argument("name", required=False)
+@with_options(ADHOC)
+@with_options(FLAGS)
+@click.option("--wait", "wait_", is_flag=True, help="Return when all replicas are ready.")
+@models_option
+@home_option
+@json_option
+def submit(
+    name: str | None,
+    engine: str | None,
+    model: str | None,
+    engine_args: tuple[str, ...],
+    *,
+    wait_: bool,
+    models_file: str | None,
+    home: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    r"""Start the replicas of the service NAME of models.yaml.
+
+    \b
+    hpc-serve submit mistral --replicas 2 --time 08:00:00 --wait
+    hpc-serve submit --engine llamacpp --model tiny.gguf
+    hpc-serve submit --engine vllm --model mistralai/Mistral-7B-Instruct-v0.3 --gpus 1
+    """
+    from hpc import config, service  # noqa: PLC0415 - help must not pay for submitit
+
+    entry = adhoc_entry(name, engine, model, engine_args)
+    loaded = config.load(models_file=models_file, flags=flags, home=home, adhoc=entry)
+    spec = service.submit(loaded, entry["name"] if entry else str(name))
+    if wait_:
+        await_ready(loaded.home, spec.name, timeout_s=None)
+    found = service.find(loaded.home, spec.name)
+    if as_json:
+        print_json(as_dict(found))
+        return
+    if not wait_:
+        ids = ", ".join(r.job.job_id for r in found.replicas if r.job)
+        click.echo(f"submitted {spec.name}: {spec.replicas} replica(s), job {ids}")
+        click.echo(f"  next: hpc-serve wait {spec.name}")
+        return
+    click.echo(f"{spec.name} is ready: {found.ready} replica(s)")
+    click.echo("  next: hpc-serve gateway start")
+
+
+def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
+    """Wait for a service with its phases shown on stderr."""
+    from hpc import service  # noqa: PLC0415
+
+    started = time.monotonic()
+    said: dict[int, str] = {}
+    with spinner(f"{name}: asking the scheduler") as status:
+
+        def tell(seen: Service) -> None:
+            for replica in seen.replicas:
+                line = f"{name}/{replica.number} {describe(replica)}"
+                if said.get(replica.number) != line:
+                    said[replica.number] = line
+                    click.echo(f"[{duration(time.monotonic() - started):>6}] {line}", err=True)
+            status.update(f"{name}: {seen.ready} of {len(seen.replicas)} ready")
+
+        return service.wait(root, name, timeout_s=timeout_s, tell=tell)
+
+
+def describe(replica: Replica) -> str:
+    """Return a replica's phase, place and reason in one line."""
+    where = f" on {replica.endpoint.host}" if replica.endpoint else ""
+    why = f" ({replica.note})" if replica.note else ""
+    return f"{replica.phase.value}{where}{why}"
+
+
+@click.command(name="ls")
+@home_option
+@json_option
+def ls(*, home: str | None, as_json: bool) -> None:
+    """List services."""
+    from hpc import service  # noqa: PLC0415
+
+    found = service.look(state.home(home))
+    if as_json:
+        print_json([as_dict(one) for one in found])
+        return
+    rows = [
+        [
+            one.spec.name,
+            one.spec.server,
+            f"{one.ready}/{len(one.replicas)}",
+            ", ".join(sorted({r.phase.value for r in one.replicas})),
+            ", ".join(r.job.job_id for r in one.replicas if r.job),
+            min((left(r.status.end_at) for r in one.replicas), default="-"),
+        ]
+        for one in found
+    ]
+    print_table(["NAME", "SERVER", "READY", "PHASES", "JOBS", "TIME LEFT"], rows)
+
+
+@click.command()
+@click.argument("name")
+@home_option
+@json_option
+def status(name: str, *, home: str | None, as_json: bool) -> None:
+    """Show the replicas of the service NAME."""
+    from hpc import service  # noqa: PLC0415
+
+    found = service.find(state.home(home), name)
+    if as_json:
+        print_json(as_dict(found))
+        return
+    rows = [
+        [
+            str(r.number),
+            r.phase.value,
+            r.job.job_id if r.job else "-",
+            r.status.state.value,
+            r.endpoint.host if r.endpoint else ",".join(r.status.nodes) or "-",
+            left(r.status.end_at),
+            r.note or "",
+        ]
+        for r in found.replicas
+    ]
+    print_table(["REPLICA", "PHASE", "JOB", "STATE", "NODE", "TIME LEFT", "NOTE"], rows)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--timeout", type=float, metavar="S", help="Seconds to wait at most.")
+@home_option
+@json_option
+def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -> None:
+    """Wait until all replicas of the service NAME are ready."""
+    found = await_ready(state.home(home), name, timeout_s=timeout)
+    if as_json:
+        print_json(as_dict(found))
+    else:
+        click.echo(f"{name} is ready: {found.ready} replica(s)")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option("--all", "all_", is_flag=True, help="Stop every service.")
+@home_option
+@json_option
+def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool) -> None:
+    """Stop the services NAME... and remove their records.
+
+    Replicas that serve are drained first: streams in flight get 20 s to end.
+    """
+    from hpc import service  # noqa: PLC0415
+
+    root = state.home(home)
+    if not names and not all_:
+        raise click.UsageError("give the NAME of a service, or --all")
+    stopped = []
+    for name in state.services(root) if all_ else names:
+        with spinner(f"stopping {name}"):
+            service.stop(root, name)
+        stopped.append(name)
+        if not as_json:
+            click.echo(f"stopped {name}")
+    if as_json:
+        print_json({"stopped": stopped})
+
+
+def as_dict(found: Service) -> dict[str, Any]:
+    """Return a service as scripts read it; it holds no secret."""
+    return {
+        "name": found.spec.name,
+        "ready": found.ready,
+        "spec": state.encode(found.spec),
+        "replicas": [
+            {
+                "replica": r.number,
+                "phase": r.phase.value,
+                "note": r.note,
+                "job": state.encode(r.job) if r.job else None,
+                "status": state.encode(r.status),
+                "endpoint": state.encode(r.endpoint) if r.endpoint else None,
+            }
+            for r in found.replicas
+        ],
+    }

@@ -1,0 +1,78 @@
+"""A replica's word about itself: one JSON file, rewritten at each phase and heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hpc import state
+from hpc.errors import StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpc.model import Endpoint, Phase
+
+log = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Publishes the endpoint of one replica.
+
+    A state directory that cannot be written for a while is logged and survived: a full or hanging
+    file system must not end a model that serves.
+
+    Args:
+        root: state directory.
+        endpoint: the first thing to say.
+    """
+
+    def __init__(self, root: Path, endpoint: Endpoint) -> None:
+        self._root = root
+        self.endpoint = endpoint
+
+    def __repr__(self) -> str:
+        return f"<Announcer {self.endpoint.service}/{self.endpoint.replica} {self.endpoint.phase}>"
+
+    def enter(
+        self,
+        phase: Phase,
+        *,
+        port: int | None = None,
+        slots: int | None = None,
+        cause: str | None = None,
+    ) -> None:
+        """Publish a new phase.
+
+        Args:
+            phase: what the replica does from now on.
+            port: the sidecar's port, once it is known.
+            slots: requests the engine serves at once, once that is known.
+            cause: why it failed, in one sentence.
+        """
+        now = time.time()
+        self.endpoint = replace(
+            self.endpoint,
+            phase=phase,
+            beat_at=now,
+            port=self.endpoint.port if port is None else port,
+            slots=self.endpoint.slots if slots is None else slots,
+            cause=cause,
+            phases={**self.endpoint.phases, phase.value: now},
+        )
+        log.info("phase %s%s", phase.value, f": {cause}" if cause else "")
+        self._publish()
+
+    def beat(self) -> None:
+        """Publish a heartbeat if the last is old enough."""
+        if time.time() - self.endpoint.beat_at >= state.BEAT_S:
+            self.endpoint = replace(self.endpoint, beat_at=time.time())
+            self._publish()
+
+    def _publish(self) -> None:
+        try:
+            state.save_endpoint(self._root, self.endpoint)
+        except StateError as error:
+            log.warning("%s", error)

@@ -1,0 +1,86 @@
+"""What a job finds out about where it landed."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc import assets
+from hpc.engines import INHERITED, Place, weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hpc.model import ServiceSpec
+
+DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+SOCKET = "engine.sock"
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Yield a folder on the node that only we can enter; it goes with the job.
+
+    It lies in /tmp rather than in $TMPDIR, since the path of a Unix socket may have 107 bytes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="hpc-serve-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]) -> Place:
+    """Return what an engine is told about this node.
+
+    Args:
+        spec: the service.
+        folder: the job's private folder.
+        secret: key the engine is to ask for.
+        env: the job's environment.
+    """
+    hf_home = weights.hf_home(spec, env)
+    return Place(
+        socket=str(folder / SOCKET),
+        port=None,
+        secret=secret,
+        devices=devices(env),
+        weights_cached=weights.cached(spec, hf_home),
+        hf_home=hf_home,
+        run_dir=str(folder),
+        gguf_server=str(assets.script("gguf_api_server.py")),
+        python=spec.python or sys.executable,
+        inherited={name: env[name] for name in INHERITED if env.get(name)},
+    )
+
+
+def devices(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the GPUs that Slurm gave the job, as it names them."""
+    named = next((env[name] for name in DEVICE_VARIABLES if env.get(name)), "")
+    return tuple(device for device in named.split(",") if device)
+
+
+def node_name(env: Mapping[str, str]) -> str:
+    """Return this machine's short name, as the cluster's other machines resolve it.
+
+    A fully qualified name may resolve to a link-local address on clusters with several networks.
+    """
+    return env.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
+
+
+def walltime_end(spec: ServiceSpec, env: Mapping[str, str]) -> float | None:
+    """Return the Unix time at which the job is ended; None without a limit.
+
+    ``SLURM_JOB_END_TIME`` is set from Slurm 23.02 on; before, we count from now.
+    """
+    told = env.get("SLURM_JOB_END_TIME", "")
+    if told.isdigit():
+        return float(told)
+    minutes = spec.resources.time_min
+    return time.time() + minutes * 60 if minutes else None

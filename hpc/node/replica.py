@@ -1,0 +1,232 @@
+"""One replica's life in its job, from the first phase to the last."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc import engines, process, state
+from hpc.errors import EngineError, HpcServeError, StateError
+from hpc.model import Endpoint, Phase
+from hpc.node import place, server
+from hpc.node.announce import Announcer
+
+if TYPE_CHECKING:
+    from hpc.model import ServiceSpec
+    from hpc.process import Process
+
+log = logging.getLogger(__name__)
+
+TERM_DRAIN_S = 20.0
+"""Seconds that streams in flight get after SIGTERM; Slurm's default KillWait is 30."""
+ENGINE_STOP_S = 5.0
+MAX_CRASHES = 3
+"""Engine crashes after it was ready that a job survives by starting it again."""
+
+
+class _Ended(Exception):  # noqa: N818 - a way out, not an error
+    """Somebody asked this replica to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeReplica:
+    """The job of one replica; submitit pickles it.
+
+    Attributes:
+        home: state directory.
+        service: name of the service.
+        replica: number of the replica, from 0.
+        program: the container program.
+    """
+
+    home: str
+    service: str
+    replica: int
+    program: str = "apptainer"
+
+    def __call__(self) -> None:
+        """Serve until told to end.
+
+        Raises:
+            EngineError: the model server did not start, or crashed too often.
+        """
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        serve(Path(self.home), self.service, self.replica, program=self.program)
+
+    def checkpoint(self) -> Any:
+        """Drain before the walltime or a preemption, and hand submitit the job to requeue."""
+        from submitit.core.utils import DelayedSubmission  # noqa: PLC0415 - only in a job
+
+        if _current is not None:
+            _current.close(Phase.DRAINING, drain_s=_current.spec.grace_s * 0.7)
+            _current.announcer.enter(Phase.QUEUED)
+        return DelayedSubmission(self)
+
+
+def serve(root: Path, service: str, replica: int, *, program: str = "apptainer") -> None:
+    """Run one replica in this process until SIGTERM, a crash, or the walltime.
+
+    Args:
+        root: state directory.
+        service: name of the service.
+        replica: number of the replica, from 0.
+        program: the container program.
+
+    Raises:
+        StateError: nobody asked for such a replica.
+        EngineError: the model server did not start, or crashed too often.
+    """
+    spec = state.load_spec(root, service)
+    if spec is None:
+        raise StateError(f"there is no service {service!r} in {root}")
+    with place.private_folder() as folder:
+        life = _Life(root, spec, replica, folder, program)
+        signal.signal(signal.SIGTERM, life.on_term)
+        life.run()
+
+
+_current: _Life | None = None
+
+
+class _Life:
+    """Holds what must be ended, whichever way the job ends."""
+
+    def __init__(
+        self, root: Path, spec: ServiceSpec, replica: int, folder: Path, program: str
+    ) -> None:
+        global _current  # noqa: PLW0603 - submitit calls checkpoint() on a copy of the job
+        self.root, self.spec, self.replica, self.folder = root, spec, replica, folder
+        self.program = program
+        self.started_at = time.time()
+        self.ends_at = place.walltime_end(spec, os.environ)
+        self.announcer = Announcer(root, self._first_word())
+        self.engine: server.Running | None = None
+        self.sidecar: Process[str] | None = None
+        self.crashes = 0
+        self.closed = False
+        _current = self
+
+    def _first_word(self) -> Endpoint:
+        on_slurm = "SLURM_JOB_ID" in os.environ
+        return Endpoint(
+            service=self.spec.name,
+            replica=self.replica,
+            model=self.spec.name,
+            host=place.node_name(os.environ) if on_slurm else "127.0.0.1",
+            port=0,
+            phase=Phase.STARTING,
+            job_id=os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", ""),
+            ends_at=self.ends_at,
+            beat_at=self.started_at,
+        )
+
+    def on_term(self, number: int, frame: object) -> None:
+        """Leave the main loop; the rest happens outside the signal handler."""
+        del frame
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Ended(signal.Signals(number).name)
+
+    def run(self) -> None:
+        """Serve; publish how it ended."""
+        try:
+            self._serve()
+        except _Ended:
+            self.close(Phase.DRAINING, drain_s=TERM_DRAIN_S)
+            self.announcer.enter(Phase.STOPPED)
+        except HpcServeError as error:
+            self.close(None, drain_s=0)
+            self.announcer.enter(Phase.FAILED, cause=str(error))
+            raise
+        finally:
+            self.close(None, drain_s=0)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._start()
+                self._watch()
+            except EngineError as error:
+                was_ready = Phase.READY.value in self.announcer.endpoint.phases
+                self.crashes += 1
+                if not was_ready or self.crashes > MAX_CRASHES:
+                    raise
+                log.warning("starting the engine again: %s", error)
+                self._stop_processes(drain_s=0)
+
+    def _start(self) -> None:
+        secret_file = self._fresh_secret()
+        self.announcer.enter(Phase.STARTING)
+        key = secrets.token_urlsafe(state.SECRET_BYTES)
+        found = place.find_place(self.spec, self.folder, key, os.environ)
+        launch = engines.launch(self.spec, found)
+        log_path = state.engine_log(self.root, self.spec.name, self.replica)
+        self.engine = server.start_engine(
+            self.spec, launch, run_dir=self.folder, log_path=log_path, program=self.program
+        )
+        self.announcer.enter(Phase.LOADING)
+        self._wait_ready(self.engine)
+        self.sidecar, port = server.start_sidecar(
+            self.engine,
+            secret_file=secret_file,
+            host="0.0.0.0" if "SLURM_JOB_ID" in os.environ else "127.0.0.1",  # noqa: S104 - asks for the secret
+            run_dir=self.folder,
+            log_path=log_path.with_name("sidecar.log"),
+        )
+        self.announcer.enter(Phase.READY, port=port, slots=launch.slots)
+
+    def _fresh_secret(self) -> Path:
+        try:
+            state.new_secret(self.root, self.spec.name, self.replica)
+        except StateError as error:
+            raise EngineError(str(error)) from error
+        return state.secret_path(self.root, self.spec.name, self.replica)
+
+    def _wait_ready(self, engine: server.Running) -> None:
+        patience = time.time() + self.spec.load_timeout_s
+        late = f"the engine was not ready within {self.spec.load_timeout_s} s"
+        if self.ends_at is not None and self.ends_at - self.spec.grace_s < patience:
+            patience = self.ends_at - self.spec.grace_s
+            limit = max(0, int(self.ends_at - self.started_at))
+            late = f"the walltime of {limit} s is too short to load the model"
+        server.wait_ready(
+            engine, deadline=patience, late=late, tick=self.announcer.beat, spec=self.spec
+        )
+
+    def _watch(self) -> None:
+        while self.engine is not None and self.sidecar is not None:
+            server.check_alive(self.engine, self.spec)
+            if self.sidecar.poll() is not None:
+                raise EngineError(f"the sidecar ended with exit status {self.sidecar.returncode}")
+            self.announcer.beat()
+            time.sleep(1)
+
+    def close(self, phase: Phase | None, *, drain_s: float) -> None:
+        """End everything this replica started; once.
+
+        Args:
+            phase: what to publish before, or None.
+            drain_s: seconds that streams in flight get.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        if phase is not None:
+            self.announcer.enter(phase)
+        self._stop_processes(drain_s=drain_s)
+        state.drop_secret(self.root, self.spec.name, self.replica)
+
+    def _stop_processes(self, *, drain_s: float) -> None:
+        with ExitStack() as stack:
+            if self.engine is not None:
+                stack.callback(process.stop, self.engine.process, grace_s=ENGINE_STOP_S)
+            if self.sidecar is not None:
+                stack.callback(process.stop, self.sidecar, grace_s=drain_s)
+        self.engine = self.sidecar = None

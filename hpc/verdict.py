@@ -1,0 +1,103 @@
+"""Joins what the scheduler says and what a replica says of itself into one phase and a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpc import state
+from hpc.model import JobState, JobStatus, Phase
+
+if TYPE_CHECKING:
+    from hpc.model import Endpoint, JobHandle, ServiceSpec
+
+SETTLE_S = 60.0
+"""Seconds a fresh job may be missing from the scheduler's answers."""
+
+ALIVE = {JobState.PENDING, JobState.RUNNING, JobState.ENDING, JobState.UNKNOWN}
+OVER = {Phase.STOPPED, Phase.FAILED}
+NO_ANSWER = JobStatus(JobState.UNKNOWN, reason="the scheduler does not answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What is known of one replica, from its own word and the scheduler's.
+
+    Attributes:
+        phase: the verdict of both.
+        note: why it is not ready, or None.
+        job: its job; None where none was submitted.
+        status: what the scheduler says.
+        endpoint: what its node says, or None.
+    """
+
+    number: int
+    phase: Phase
+    note: str | None
+    job: JobHandle | None
+    status: JobStatus
+    endpoint: Endpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service and its replicas."""
+
+    spec: ServiceSpec
+    replicas: tuple[Replica, ...]
+
+    @property
+    def ready(self) -> int:
+        """How many replicas answer requests."""
+        return sum(replica.phase is Phase.READY for replica in self.replicas)
+
+
+def verdict(
+    job: JobHandle | None, status: JobStatus, endpoint: Endpoint | None, *, now: float
+) -> tuple[Phase, str | None]:
+    """Join the scheduler's word and the node's into one phase and a reason.
+
+    Args:
+        job: the replica's job.
+        status: what the scheduler says of it.
+        endpoint: what the node last said.
+        now: Unix time.
+
+    Returns:
+        The phase, and why it is not ready or may not be, or None.
+    """
+    if job is None:
+        return Phase.FAILED, "no job was submitted"
+    own = endpoint if endpoint is not None and endpoint.job_id == job.job_id else None
+    if status.state is JobState.PENDING:
+        return Phase.QUEUED, status.reason
+    if status.state in {JobState.RUNNING, JobState.UNKNOWN}:
+        return _alive(status, own, now)
+    if status.state is JobState.ENDING:
+        return (own.phase, own.cause) if own and own.phase in OVER else (Phase.DRAINING, None)
+    if status.state is JobState.GONE and own is None and now - job.submitted_at < SETTLE_S:
+        return Phase.QUEUED, "just submitted"
+    return _over(status, own)
+
+
+def _alive(status: JobStatus, own: Endpoint | None, now: float) -> tuple[Phase, str | None]:
+    if own is None:
+        quiet = status.state is JobState.UNKNOWN
+        return (Phase.QUEUED if quiet else Phase.STARTING), status.reason
+    notes = [own.cause] if own.cause else []
+    if status.state is JobState.UNKNOWN:
+        notes.append(status.reason or "the scheduler does not answer")
+    if now - own.beat_at > state.STALE_S and own.phase not in OVER:
+        notes.append(f"no heartbeat for {now - own.beat_at:.0f} s")
+    return own.phase, "; ".join(notes) or None
+
+
+def _over(status: JobStatus, own: Endpoint | None) -> tuple[Phase, str | None]:
+    if own is not None and own.phase is Phase.FAILED:
+        return Phase.FAILED, own.cause
+    if own is not None and own.phase is Phase.STOPPED:
+        return Phase.STOPPED, status.reason
+    if status.state is JobState.DONE:
+        return Phase.STOPPED, status.reason
+    reason = status.reason or "the job left the queue and said nothing"
+    return Phase.FAILED, f"the job ended: {reason}" if status.reason else reason
