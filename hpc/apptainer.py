@@ -1,0 +1,87 @@
+"""Apptainer's command lines and the variables that reach a container. Pure.
+
+A container sees the node's devices (GPUs, fabric, ``/dev/shm`` for NCCL) and the site's own
+default binds, but neither the user's home nor the caller's folder nor variables: its HOME is a
+private folder of this start, since the real one may be read-only or hold a stray ``.local``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from hpc.model import Accelerator
+
+FLAGS: dict[Accelerator, tuple[str, ...]] = {"cuda": ("--nv",), "rocm": ("--rocm",), "none": ()}
+PREFIX = "APPTAINERENV_"
+FOREIGN = ("APPTAINERENV_", "SINGULARITYENV_")
+
+
+def exec_argv(
+    image: str,
+    argv: Sequence[str],
+    *,
+    run_dir: str,
+    binds: Sequence[str] = (),
+    accelerator: Accelerator = "none",
+    extra: Sequence[str] = (),
+    program: str = "apptainer",
+) -> tuple[str, ...]:
+    """Return the command that runs a program in an image.
+
+    Args:
+        image: path of the SIF.
+        argv: the program inside it.
+        run_dir: private folder of this start; ``run_dir/home`` becomes HOME.
+        binds: ``SRC[:DEST[:ro]]``.
+        accelerator: which driver libraries to bring in.
+        extra: further arguments of ``apptainer exec``; they come last and so win.
+        program: Apptainer's name or path.
+    """
+    return (
+        *(program, "exec", "--cleanenv", "--no-eval", "--no-mount", "cwd"),
+        *("--home", f"{run_dir}/home", "--pwd", run_dir),
+        *FLAGS[accelerator],
+        *(word for bind in binds for word in ("--bind", bind)),
+        *extra,
+        image,
+        *argv,
+    )
+
+
+def container_env(env: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the ``apptainer`` process, which hands on exactly *env*.
+
+    They go by environment and never by argument, as every user of a node can read arguments.
+
+    Args:
+        env: what the program in the container gets.
+        base: the caller's own variables, for Apptainer itself; those meant for other
+            containers are dropped.
+    """
+    kept = {key: value for key, value in base.items() if not key.startswith(FOREIGN)}
+    return kept | {PREFIX + key: value for key, value in env.items()}
+
+
+def build_argv(
+    image: Path,
+    definition: Path,
+    *,
+    binds: Sequence[str] = (),
+    extra: Sequence[str] = (),
+    program: str = "apptainer",
+) -> tuple[str, ...]:
+    """Return the command that builds an image as an ordinary user.
+
+    Args:
+        image: the SIF to write; it must not exist.
+        definition: the definition file.
+        binds: ``SRC:DEST`` seen by %post and %test.
+        extra: further arguments of ``apptainer build``.
+        program: Apptainer's name or path.
+    """
+    mounts = (word for bind in binds for word in ("--bind", bind))
+    return (program, "build", *mounts, *extra, str(image), str(definition))

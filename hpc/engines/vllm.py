@@ -1,0 +1,68 @@
+"""vLLM's OpenAI server, on GPUs or, built for it, on CPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpc.engines import options
+from hpc.engines.common import binds, environment, interpreter, listens
+from hpc.engines.types import Launch, Probe
+
+if TYPE_CHECKING:
+    from hpc.engines.types import Place
+    from hpc.engines.weights import Weights
+    from hpc.model import Scalar, ServiceSpec
+
+RESERVED = frozenset(
+    {
+        "api-key", "host", "model", "port", "revision", "served-model-name", "ssl-certfile",
+        "ssl-keyfile", "uds",
+    }
+)  # fmt: skip
+PARALLEL = ("data-parallel-size", "pipeline-parallel-size", "tensor-parallel-size")
+KEY_ENV = "VLLM_API_KEY"
+VARIABLES = {
+    "VLLM_HOST_IP": "127.0.0.1",  # else it asks an outside address which network it has
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+KV_CACHE_SHARE = 4
+"""One part in this many of a CPU job's memory goes to the KV cache."""
+KV_CACHE_DEFAULT = 1 << 30
+
+
+def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
+    """Return how to start vLLM; a 503 of its /health means dead, as it listens once loaded."""
+    given = options.given(spec, reserved=RESERVED)
+    tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
+    ours: dict[str, Scalar] = {
+        "model": weights.path or weights.repo or "",
+        "served-model-name": spec.name,
+        **({"revision": spec.revision} if spec.revision and weights.repo else {}),
+        **({} if any(key in given for key in PARALLEL) else tp),
+        **_kv_cache(spec, given),
+        **({"uds": place.socket} if place.socket else {"host": "127.0.0.1"}),
+        **({} if place.socket else {"port": place.port or 0}),
+    }
+    return Launch(
+        argv=(
+            *(interpreter(spec, place), "-m", "vllm.entrypoints.openai.api_server"),
+            *options.flags(ours | given, negate=True),
+        ),
+        env=environment(spec, place, weights, ours=VARIABLES, key_env=KEY_ENV),
+        folders=("home", "tmp", "cache"),
+        binds=binds(place, weights),
+        probe=Probe(),
+        slots=None,
+        address=listens(place),
+        key_env=KEY_ENV,
+    )
+
+
+def _kv_cache(spec: ServiceSpec, given: dict[str, Scalar]) -> dict[str, Scalar]:
+    """On CPUs vLLM wants nearly all memory of the machine unless told, and refuses to share."""
+    chosen = {"kv-cache-memory-bytes", "gpu-memory-utilization"} & given.keys()
+    if spec.resources.gpus or chosen or "VLLM_CPU_KVCACHE_SPACE" in spec.env:
+        return {}
+    memory = (spec.resources.mem_mb or 0) << 20
+    return {"kv-cache-memory-bytes": memory // KV_CACHE_SHARE or KV_CACHE_DEFAULT}

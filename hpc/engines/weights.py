@@ -1,0 +1,105 @@
+"""Where a model's weights come from, and whether the Hugging Face cache holds them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hpc.model import ServiceSpec
+
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Either a path on this cluster, or a repository of Hugging Face.
+
+    Attributes:
+        path: absolute path, or None.
+        repo: ``ORG/NAME``, or None.
+        file: the GGUF file in the repository; None takes what the engine wants of it.
+    """
+
+    path: str | None = None
+    repo: str | None = None
+    file: str | None = None
+
+
+def of(spec: ServiceSpec) -> Weights:
+    """Return where a model's weights come from.
+
+    Raises:
+        ConfigError: it is neither an absolute path nor a name that the engine understands.
+    """
+    if spec.model.startswith("/"):
+        return Weights(path=spec.model)
+    repo, _, file = spec.model.partition(":")
+    wants_file = spec.engine == "llamacpp"
+    if not REPO.fullmatch(repo) or wants_file != file.endswith(".gguf"):
+        allowed = "ORG/NAME:FILE.gguf" if wants_file else "ORG/NAME"
+        raise ConfigError(
+            f"model of {spec.name} is neither an absolute path nor {allowed}: {spec.model}"
+        )
+    return Weights(repo=repo, file=file or None)
+
+
+def hf_home(spec: ServiceSpec, environ: Mapping[str, str]) -> str:
+    """Return the Hugging Face cache of a model: its own, else the one of the environment."""
+    if spec.hf_home:
+        return spec.hf_home
+    if environ.get("HF_HOME"):
+        return environ["HF_HOME"]
+    cache = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/")) / ".cache")
+    return str(Path(cache) / "huggingface")
+
+
+def cached(spec: ServiceSpec, home: str) -> bool:
+    """Tell whether an engine can load a model without the network.
+
+    Args:
+        spec: the model; one with a path always can.
+        home: Hugging Face cache.
+    """
+    weights = of(spec)
+    if weights.repo is None:
+        return True
+    snapshot = _snapshot(Path(home) / "hub" / f"models--{weights.repo.replace('/', '--')}", spec)
+    if snapshot is None:
+        return False
+    if weights.file is not None:
+        return (snapshot / weights.file).is_file()
+    return (snapshot / "config.json").is_file() and _whole(snapshot)
+
+
+def _snapshot(folder: Path, spec: ServiceSpec) -> Path | None:
+    """Return the folder of a revision, which is a commit or the name of one."""
+    revision = spec.revision or "main"
+    try:
+        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+    except OSError:
+        commit = revision
+    snapshot = folder / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def _whole(snapshot: Path) -> bool:
+    """Tell whether every file of weights is there: links to unfinished downloads dangle."""
+    names: set[str] = set()
+    for index in snapshot.glob("*.index.json"):
+        try:
+            names.update(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError):
+            return False
+    if names:
+        return all((snapshot / name).is_file() for name in names)
+    kinds = ("*.safetensors", "*.bin", "*.pt")
+    return any(path.is_file() for kind in kinds for path in snapshot.glob(kind))

@@ -1,0 +1,51 @@
+"""Apptainer's command lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hpc import apptainer
+
+if TYPE_CHECKING:
+    from hpc.model import Accelerator
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "flags"), [("cuda", ["--nv"]), ("rocm", ["--rocm"]), ("none", [])]
+)
+def test_exec_shows_nothing_of_the_caller(accelerator: Accelerator, flags: list[str]) -> None:
+    argv = apptainer.exec_argv(
+        "/i/engine.sif",
+        ("serve", "--x"),
+        run_dir="/tmp/r",
+        binds=("/m:/m:ro",),
+        accelerator=accelerator,
+        extra=("--fakeroot",),
+    )
+
+    assert argv == (
+        *("apptainer", "exec", "--cleanenv", "--no-eval", "--no-mount", "cwd"),
+        *("--home", "/tmp/r/home", "--pwd", "/tmp/r", *flags, "--bind", "/m:/m:ro"),
+        *("--fakeroot", "/i/engine.sif", "serve", "--x"),
+    )
+
+
+def test_variables_go_by_environment_and_foreign_ones_are_dropped() -> None:
+    base = {"PATH": "/bin", "APPTAINERENV_X": "1", "SINGULARITYENV_Y": "2", "APPTAINER_BIND": "/s"}
+
+    assert apptainer.container_env({"KEY": "secret"}, base) == {
+        "PATH": "/bin",
+        "APPTAINER_BIND": "/s",
+        "APPTAINERENV_KEY": "secret",
+    }
+
+
+def test_build_reads_a_definition_and_binds() -> None:
+    argv = apptainer.build_argv(
+        Path("/i/x.sif"), Path("/d/x.def"), binds=("/w:/w",), extra=("--fakeroot",), program="a"
+    )
+
+    assert argv == ("a", "build", "--bind", "/w:/w", "--fakeroot", "/i/x.sif", "/d/x.def")
