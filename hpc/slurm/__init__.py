@@ -1,0 +1,18 @@
+"""All that knows squeue, sacct, scancel and sinfo."""
+
+from hpc.slurm.command import available, without_options
+from hpc.slurm.partitions import Partition, partitions
+from hpc.slurm.queue import cancel, has_accounting, just_submitted, statuses
+from hpc.slurm.states import expand_nodes
+
+__all__ = [
+    "Partition",
+    "available",
+    "cancel",
+    "expand_nodes",
+    "has_accounting",
+    "just_submitted",
+    "partitions",
+    "statuses",
+    "without_options",
+]

@@ -1,0 +1,78 @@
+"""How Slurm's programs are run: in time, in one language, without the caller's defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from hpc import process
+from hpc.errors import CommandError, SchedulerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TIMEOUT_S = 10.0
+"""Seconds that a Slurm program gets; by itself squeue takes 20 to give up on a lost slurmctld."""
+LINES = 3
+"""Lines of a complaint that are handed on, from its end."""
+
+_OPTIONS = re.compile(r"(SBATCH|SLURM|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCANCEL|SCONTROL|SUBMITIT)_")
+_FINDS_SLURM = re.compile(r"SLURM_(CONF|JWT)(_|$)")
+_PREFIX = re.compile(r"^(\w+: )?(error|fatal): |^slurm_\w+( error)?: ")
+
+
+def without_options(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the variables by which Slurm and submitit take options.
+
+    Variables of a job that we may be running in go too; those that say where Slurm is stay.
+    """
+    return {
+        name: value
+        for name, value in env.items()
+        if not _OPTIONS.match(name) or _FINDS_SLURM.match(name)
+    }
+
+
+def run(argv: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> process.Result:
+    """Run a Slurm program with times in UTC and messages in English.
+
+    Raises:
+        CommandError: it is not installed or failed; the message is Slurm's own.
+        CommandTimeout: it did not answer in time.
+    """
+    env = without_options(os.environ)
+    env |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
+    result = process.run(argv, timeout_s=timeout_s, env=env, check=False)
+    if result.returncode != 0:
+        raise CommandError(
+            f"{argv[0]}: {said(result.stderr) or f'exit status {result.returncode}'}",
+            returncode=result.returncode,
+            stderr=result.stderr,
+        )
+    return result
+
+
+def said(stderr: str) -> str:
+    """Return what a Slurm program complains of, on one line, without its prefixes."""
+    lines = (_PREFIX.sub("", line.strip()) for line in stderr.splitlines())
+    told = "; ".join(list(dict.fromkeys(line.rstrip(".") for line in lines if line))[-LINES:])
+    return told[:1].lower() + told[1:] if told[1:2].islower() else told
+
+
+def unanswered(error: CommandError) -> SchedulerError:
+    """Return the error that says Slurm did not answer, with what to do next."""
+    return SchedulerError(
+        f"Slurm did not answer: {error}",
+        hint="jobs go on without it; try again in a minute",
+    )
+
+
+def available() -> bool:
+    """Tell whether this machine can submit to Slurm and ask it; asks nothing."""
+    try:
+        for program in ("sbatch", "squeue", "scancel"):
+            process.find_program(program)
+    except CommandError:
+        return False
+    return True

@@ -1,0 +1,175 @@
+"""Jobs by their ids: where they are, and out with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from hpc.errors import CommandError, SchedulerError
+from hpc.model import JobState, JobStatus
+from hpc.slurm.command import run, said, unanswered
+from hpc.slurm.states import array_elements, status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+QUEUE_FIELDS = ("JobArrayID", "State", "StartTime", "EndTime", "NodeList", "exit_code", "Reason")
+ACCOUNTING_FIELDS = ("JobID", "State", "Start", "End", "NodeList", "ExitCode")
+APPEARS_S = 30.0
+"""Seconds in which a job that was just submitted may not be in the queue yet."""
+CANCEL_S = 20.0
+
+_LIVELY = (
+    JobState.RUNNING,
+    JobState.ENDING,
+    JobState.PENDING,
+    JobState.UNKNOWN,
+    JobState.FAILED,
+    JobState.DONE,
+    JobState.GONE,
+)
+_JOB_ID = re.compile(r"[1-9]\d*([_+]\d+)?")
+_ALREADY_OVER = re.compile(r"Invalid job id|already completing or completed", re.IGNORECASE)
+
+
+def statuses(job_ids: Sequence[str]) -> dict[str, JobStatus]:
+    """Ask Slurm about many of this user's jobs at once: one squeue, then perhaps one sacct.
+
+    Args:
+        job_ids: ids as sbatch gave them; elements of arrays as ``ID_INDEX``.
+
+    Returns:
+        A status for every id: UNKNOWN for all where squeue does not answer, GONE for a job that
+        neither the queue nor the accounting (which many sites lack) knows.
+    """
+    wanted = dict.fromkeys(job_ids)
+    if not wanted:
+        return {}
+    try:
+        found = _queue()
+    except CommandError as error:
+        silence = JobStatus(JobState.UNKNOWN, reason=f"Slurm did not answer: {error}")
+        return dict.fromkeys(wanted, silence)
+    left = [job_id for job_id in wanted if job_id not in found]
+    past = _accounting([job_id for job_id in left if _JOB_ID.fullmatch(job_id)])
+    nowhere = JobStatus(JobState.GONE, reason="neither the queue nor the accounting knows it")
+    return {job_id: found.get(job_id) or past.get(job_id, nowhere) for job_id in wanted}
+
+
+def just_submitted(answer: JobStatus, submitted_at: float, *, now: float | None = None) -> bool:
+    """Tell whether a job counts as GONE only because Slurm does not show it yet.
+
+    Args:
+        answer: what ``statuses`` says of it.
+        submitted_at: Unix time in seconds.
+        now: Unix time in seconds; None is the present.
+    """
+    age = (time.time() if now is None else now) - submitted_at
+    return answer.state is JobState.GONE and age < APPEARS_S
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """Ask Slurm to end jobs; those that are over already are fine.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or refused.
+    """
+    ids = [job_id for job_id in dict.fromkeys(job_ids) if _JOB_ID.fullmatch(job_id)]
+    if not ids:
+        return
+    try:
+        run(["scancel", *ids], timeout_s=CANCEL_S)
+    except CommandError as error:
+        if error.returncode is None:
+            raise unanswered(error) from error
+        faults = [line for line in error.stderr.splitlines() if not _ALREADY_OVER.search(line)]
+        if faults:
+            told = said("\n".join(faults))
+            raise SchedulerError(f"Slurm did not cancel {', '.join(ids)}: {told}") from error
+
+
+def has_accounting() -> bool:
+    """Tell whether sacct answers here."""
+    try:
+        run(["sacct", "--noheader", "--allocations", "--starttime=now"])
+    except CommandError:
+        return False
+    return True
+
+
+def _queue() -> dict[str, JobStatus]:
+    """Return all of this user's jobs that slurmctld remembers.
+
+    Asked by user: slurmctld then sends these jobs only, where a list of ids makes it send all,
+    and one id that it has forgotten fails the call. All states: without accounting the end of a
+    job is to be read here, for MinJobAge. No JSON: its shape differs between releases and some
+    builds lack it. The reason is the last field, since its text is free.
+
+    Raises:
+        CommandError: squeue failed, also where it exits with 0.
+    """
+    result = run(
+        [
+            "squeue",
+            "--local",
+            "--all",
+            "--noheader",
+            f"--user={os.getuid()}",
+            "--states=all",
+            "--Format=" + ",".join(f"{field}:|" for field in QUEUE_FIELDS),
+        ]
+    )
+    if not result.stdout.strip() and "error" in result.stderr:
+        raise CommandError(f"squeue: {said(result.stderr)}", returncode=0, stderr=result.stderr)
+    return _by_id(result.stdout)
+
+
+def _accounting(job_ids: Sequence[str]) -> dict[str, JobStatus]:
+    """Return what the accounting knows; nothing where there is none."""
+    if not job_ids:
+        return {}
+    fields = ",".join(ACCOUNTING_FIELDS)
+    argv = ["sacct", "--noheader", "--parsable2", "--allocations", f"--format={fields}"]
+    try:
+        result = run([*argv, f"--jobs={','.join(job_ids)}"])
+    except CommandError:
+        return {}
+    return {job_id: _settled(answer) for job_id, answer in _by_id(result.stdout).items()}
+
+
+def _settled(answer: JobStatus) -> JobStatus:
+    """Return an answer of the accounting on a job that is not in the queue any more."""
+    if answer.state in {JobState.DONE, JobState.FAILED, JobState.UNKNOWN}:
+        return answer
+    return JobStatus(JobState.UNKNOWN, reason="it left the queue, its accounting is not final yet")
+
+
+def _by_id(text: str) -> dict[str, JobStatus]:
+    """Return the rows by job id; an array as a whole is as alive as the most alive of its jobs."""
+    found: dict[str, JobStatus] = {}
+    for name, answer in _rows(text):
+        for job_id in (*array_elements(name), *_whole(name)):
+            known = found.get(job_id)
+            if known is None or _LIVELY.index(answer.state) < _LIVELY.index(known.state):
+                found[job_id] = answer
+    return found
+
+
+def _rows(text: str) -> Iterator[tuple[str, JobStatus]]:
+    """Yield id and status of each row; anything else on stdout is not about a job."""
+    for line in text.splitlines():
+        parts = line.strip().removesuffix("|").split("|", len(QUEUE_FIELDS) - 1)
+        if len(parts) < len(ACCOUNTING_FIELDS) or not parts[0][:1].isdigit():
+            continue
+        name, state, start, end, nodes, code, *rest = parts
+        reason = rest[0] if rest else ""
+        answer = status(state, reason=reason, nodes=nodes, start=start, end=end, code=code)
+        yield name, answer
+
+
+def _whole(name: str) -> tuple[str, ...]:
+    """Return the id of the array, or of the heterogeneous job, that a row is a part of."""
+    base = name.partition("_")[0].partition("+")[0]
+    return () if base == name else (base,)

@@ -1,0 +1,185 @@
+"""Slurm's words as ours: states, reasons, times, node lists. Pure."""
+
+from __future__ import annotations
+
+import calendar
+import itertools
+import re
+import time
+from typing import TYPE_CHECKING
+
+from hpc.model import JobState, JobStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STATES: dict[str, tuple[JobState, str | None]] = {
+    "PENDING": (JobState.PENDING, None),
+    "CONFIGURING": (JobState.PENDING, "its nodes are booting"),
+    "REQUEUED": (JobState.PENDING, "requeued"),
+    "REQUEUE_HOLD": (JobState.PENDING, "requeued and held"),
+    "REQUEUE_FED": (JobState.PENDING, "requeued by the federation"),
+    "RESV_DEL_HOLD": (JobState.PENDING, "held: its reservation is gone"),
+    "SPECIAL_EXIT": (JobState.PENDING, "held after a special exit"),
+    "POWER_UP_NODE": (JobState.PENDING, "its nodes are booting"),
+    "EXPEDITING": (JobState.PENDING, "requeued after a node failure"),
+    "RUNNING": (JobState.RUNNING, None),
+    "RESIZING": (JobState.RUNNING, "its size is changing"),
+    "SIGNALING": (JobState.RUNNING, "it is being signalled"),
+    "SUSPENDED": (JobState.RUNNING, "suspended"),
+    "STOPPED": (JobState.RUNNING, "stopped by a signal, keeps its nodes"),
+    "UPDATE_DB": (JobState.RUNNING, None),
+    "COMPLETING": (JobState.ENDING, None),
+    "STAGE_OUT": (JobState.ENDING, "its files are being moved out"),
+    "COMPLETED": (JobState.DONE, None),
+    "BOOT_FAIL": (JobState.FAILED, "a node did not boot"),
+    "CANCELLED": (JobState.FAILED, "cancelled"),
+    "DEADLINE": (JobState.FAILED, "its deadline passed"),
+    "FAILED": (JobState.FAILED, None),
+    "LAUNCH_FAILED": (JobState.FAILED, "it could not be launched"),
+    "NODE_FAIL": (JobState.FAILED, "a node failed"),
+    "OUT_OF_MEMORY": (JobState.FAILED, "out of memory"),
+    "PREEMPTED": (JobState.FAILED, "preempted by another job"),
+    "RECONFIG_FAIL": (JobState.FAILED, "a node could not be configured"),
+    "TIMEOUT": (JobState.FAILED, "reached its walltime"),
+    "REVOKED": (JobState.UNKNOWN, "it runs on another cluster of the federation"),
+}
+"""Every state of Slurm 25.05 and before."""
+
+REASONS = {
+    "Resources": "waits for free resources",
+    "Priority": "waits behind jobs of higher priority",
+    "Dependency": "waits for another job",
+    "BeginTime": "waits for its begin time",
+    "JobHeldUser": "held by its user",
+    "JobHeldAdmin": "held by an administrator",
+    "Reservation": "waits for its reservation",
+    "Licenses": "waits for a licence",
+    "ReqNodeNotAvail": "a node it needs is not available",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition is inactive",
+    "PartitionTimeLimit": "never starts: its walltime is over the partition's limit",
+    "PartitionNodeLimit": "never starts: its node count is outside the partition's limits",
+    "PartitionConfig": "never starts: no node of its partition is large enough",
+    "BadConstraints": "never starts: no node satisfies what it asks for",
+    "DependencyNeverSatisfied": "never starts: the job it waits for failed",
+    "AccountNotAllowed": "never starts: the partition refuses its account",
+    "QOSNotAllowed": "never starts: the partition refuses its QOS",
+    "InvalidAccount": "never starts: its account is not valid",
+    "InvalidQOS": "never starts: its QOS is not valid",
+    "RaisedSignal": "ended by a signal",
+    "NonZeroExitCode": "exited with an error",
+}
+_NO_REASON = {"", "None", "(null)", "NonZeroExitCode"}
+_TIME = "%Y-%m-%dT%H:%M:%S"
+_RANGE = re.compile(r"\[([^\]]*)\]")
+
+
+def status(
+    word: str, *, reason: str = "", nodes: str = "", start: str = "", end: str = "", code: str = ""
+) -> JobStatus:
+    """Return Slurm's answer about one job as ours.
+
+    Args:
+        word: its state, in full; sacct adds " by UID" to CANCELLED.
+        reason: Slurm's word on why it waits or ended.
+        nodes: a node list, such as ``c[1-3],gpu07``.
+        start: UTC time, or N/A and the like.
+        end: UTC time, or N/A and the like.
+        code: raw wait status (squeue), or ``EXIT:SIGNAL`` (sacct).
+    """
+    name, _, by = word.partition(" by ")
+    name = name.strip().rstrip("+")
+    state, text = STATES.get(name, (JobState.UNKNOWN, f"Slurm says {name or 'nothing'}"))
+    over = state in {JobState.DONE, JobState.FAILED}
+    exit_code, signal = _exit(code) if over else (None, 0)
+    if name == "FAILED":
+        text = _failure(exit_code, signal, reason)
+    elif name == "CANCELLED" and by:
+        text = f"cancelled by uid {by.strip()}"
+    elif state is JobState.PENDING:
+        text = _why(reason) or text
+    return JobStatus(
+        state=state,
+        reason=text,
+        nodes=expand_nodes(nodes),
+        start_at=when(start),
+        end_at=None if state is JobState.PENDING else when(end),
+        exit_code=exit_code,
+    )
+
+
+def when(text: str) -> float | None:
+    """Return a UTC time as Unix seconds; None for N/A, NONE, Unknown and whatever else."""
+    try:
+        return float(calendar.timegm(time.strptime(text.strip(), _TIME)))
+    except ValueError:
+        return None
+
+
+def expand_nodes(text: str) -> tuple[str, ...]:
+    """Return the nodes of a Slurm node list: ``c[1-2],g07`` is c1, c2, g07.
+
+    Args:
+        text: as squeue and sacct write it; also several ranges in one name.
+    """
+    if text.strip() in {"", "(null)", "None", "None assigned", "n/a"}:
+        return ()
+    groups = re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text.strip())
+    return tuple(name for group in groups for name in _expand_group(group))
+
+
+def array_elements(job_id: str) -> tuple[str, ...]:
+    """Return the jobs that one squeue row stands for: ``7_[0-1,4%2]`` is 7_0, 7_1, 7_4."""
+    base, _, rest = job_id.partition("_")
+    if not rest.startswith("["):
+        return (job_id,)
+    numbers = rest.strip("[]").split("%", maxsplit=1)[0]
+    return tuple(f"{base}_{n}" for n in _expand_range(numbers)) or (job_id,)
+
+
+def _expand_group(group: str) -> Iterator[str]:
+    parts = _RANGE.split(group)
+    choices = [
+        list(_expand_range(part)) if number % 2 else [part] for number, part in enumerate(parts)
+    ]
+    return ("".join(chosen) for chosen in itertools.product(*choices))
+
+
+def _expand_range(text: str) -> Iterator[str]:
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        high, _, step = high.partition(":")
+        if dash and low.isdigit() and high.isdigit():
+            numbers = range(int(low), int(high) + 1, int(step) if step.isdigit() else 1)
+            yield from (str(number).zfill(len(low)) for number in numbers)
+        elif part.isdigit():
+            yield part
+
+
+def _exit(code: str) -> tuple[int | None, int]:
+    """Return exit code and signal from ``3:0`` or from a wait status such as 768."""
+    first, colon, second = code.strip().partition(":")
+    if not first.isdigit():
+        return None, 0
+    if colon:
+        return int(first), int(second) if second.isdigit() else 0
+    return int(first) >> 8, int(first) & 0x7F
+
+
+def _failure(exit_code: int | None, signal: int, reason: str) -> str:
+    if signal:
+        return f"killed by signal {signal}"
+    why = _why(reason)
+    if exit_code and why is None:
+        return f"exit status {exit_code}"
+    return why or "it failed"
+
+
+def _why(reason: str) -> str | None:
+    """Return a Slurm reason in words with Slurm's own word behind it."""
+    plain = reason.strip()
+    if plain in _NO_REASON:
+        return None
+    text = REASONS.get(re.split(r"[,:( ]", plain, maxsplit=1)[0])
+    return f"{text} ({plain})" if text else plain
