@@ -1,1 +1,49 @@
-"""Ways from a laptop to a login node through SSH."""
+"""The way to a login node: one authenticated SSH connection for commands and forwarded ports."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hpc.errors import CommandError
+from hpc.process import find_program
+from hpc.tunnel.failures import Unreachable
+from hpc.tunnel.login import TRANSPORTS, Login, TransportName
+
+if TYPE_CHECKING:
+    from hpc.tunnel.link import Link
+
+__all__ = ["TRANSPORTS", "Login", "TransportName", "Unreachable", "default_transport", "open_link"]
+
+_MODULES: dict[TransportName, str] = {
+    "openssh": "hpc.tunnel.openssh",
+    "paramiko": "hpc.tunnel.inprocess",
+}
+
+
+def default_transport() -> TransportName:
+    """Return "openssh" where there is an ssh program that can share a connection."""
+    try:
+        find_program("ssh")
+    except CommandError:
+        return "paramiko"
+    return "openssh" if os.name == "posix" else "paramiko"
+
+
+def open_link(login: Login, *, transport: TransportName, interactive: bool) -> Link:
+    """Connect to a login node, verify its host key, then authenticate.
+
+    Args:
+        login: where to, and as whom.
+        transport: "openssh" runs the ssh program, "paramiko" stays in this process.
+        interactive: whether passwords and new host keys may be asked for on the terminal.
+
+    Raises:
+        TunnelError: the host or its key is not the one expected, or nobody let us in.
+        Unreachable: the host did not answer; it may later.
+    """
+    # Each transport brings in its libraries only where it is chosen.
+    module: Any = import_module(_MODULES[transport])
+    link: Link = module.open_link(login, interactive=interactive)
+    return link

@@ -1,0 +1,248 @@
+"""One suite over both transports, against a real sshd."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from hpc.errors import TunnelError
+from hpc.tunnel import Unreachable, open_link
+from hpc.tunnel.discovery import ensure_gateway
+from tests.fakes.login_node import (
+    CHUNKS,
+    KEY,
+    LoginNode,
+    free_port,
+    listening,
+    login_node,
+    missing,
+    processes_with,
+    until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hpc.tunnel.link import Link
+
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
+    lacking = missing()
+    if lacking:
+        assert not os.environ.get("CI"), lacking
+        pytest.skip(lacking)
+    with login_node(tmp_path_factory.mktemp("node")) as node:
+        yield node
+
+
+@pytest.fixture
+def node(running: LoginNode) -> LoginNode:
+    running.known()
+    running.answer_well()
+    return running
+
+
+@pytest.fixture(params=["openssh", "paramiko"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def link(node: LoginNode, transport: str) -> Iterator[Link]:
+    opened = open_link(node.login(), transport=transport, interactive=False)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(link: Link, node: LoginNode) -> Iterator[httpx.Client]:
+    port = free_port()
+    link.forward(port, ("127.0.0.1", node.gateway.server_port))
+    url = f"http://127.0.0.1:{port}/v1"
+    with httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=10) as opened:
+        yield opened
+
+
+def test_runs_a_command_and_tells_its_outputs_and_status_apart(link: Link) -> None:
+    result = link.run("echo out; echo err >&2; exit 3", timeout_s=10)
+    assert (result.stdout, result.stderr, result.returncode) == ("out\n", "err\n", 3)
+
+
+def test_a_command_that_hangs_is_given_up(link: Link) -> None:
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="did not end within"):
+        link.run("sleep 20", timeout_s=0.5)
+    assert time.monotonic() - began < 10
+
+
+def test_finds_the_gateway_behind_a_banner(link: Link, node: LoginNode) -> None:
+    gateway = ensure_gateway(link, node.login(), remote_command="hpc-serve")
+    assert (gateway.host, gateway.port) == ("127.0.0.1", node.gateway.server_port)
+    assert gateway.key == KEY
+    assert KEY not in repr(gateway)
+
+
+def test_forwards_requests(client: httpx.Client) -> None:
+    assert client.get("/models").json()["data"][0]["id"] == "demo"
+    assert client.get("/models", headers={"Authorization": "Bearer other"}).status_code == 401
+
+
+def test_a_stream_arrives_chunk_by_chunk(client: httpx.Client, node: LoginNode) -> None:
+    # The server sends a chunk only after the one before was seen here: buffering would hang.
+    seen = []
+    with client.stream("GET", "/stream") as response:
+        for line in response.iter_lines():
+            if line:
+                seen.append(line)
+                node.gateway.received.release()
+    assert seen == [f"data: {number}" for number in range(CHUNKS)]
+
+
+def test_requests_run_side_by_side(client: httpx.Client, node: LoginNode) -> None:
+    # Each answer waits until all have arrived at the server.
+    count = 24
+    node.gateway.together = threading.Barrier(count)
+    with ThreadPoolExecutor(count) as pool:
+        answers = pool.map(lambda _: client.get("/together").status_code, range(count))
+        assert list(answers) == [200] * count
+
+
+def test_the_local_end_is_on_loopback_only(link: Link, node: LoginNode) -> None:
+    port = free_port()
+    link.forward(port, ("127.0.0.1", node.gateway.server_port))
+    bound = [
+        line.split()[1] for line in _tcp_listeners() if line.split()[1].endswith(f":{port:04X}")
+    ]
+    assert bound == [f"0100007F:{port:04X}"]
+
+
+def test_a_port_in_use_is_named(link: Link, node: LoginNode) -> None:
+    with pytest.raises(TunnelError, match=f"port {node.port} of this machine is already in use"):
+        link.forward(node.port, ("127.0.0.1", node.gateway.server_port))
+    assert link.alive()
+
+
+def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: str) -> None:
+    opened = open_link(node.login(), transport=transport, interactive=False)
+    port = free_port()
+    opened.forward(port, ("127.0.0.1", node.gateway.server_port))
+    assert listening(port)
+    opened.close()
+    assert not listening(port)
+    assert not opened.alive()
+    until(lambda: not _ours(node), "no ssh process of ours is left")
+    opened.close()
+
+
+def test_a_dead_sshd_is_noticed(node: LoginNode, transport: str) -> None:
+    opened = open_link(node.login(), transport=transport, interactive=False)
+    try:
+        assert opened.alive()
+        node.stop()
+        until(lambda: not opened.alive(), "the link sees its end")
+        with pytest.raises(Unreachable):
+            opened.run("true", timeout_s=5)
+    finally:
+        opened.close()
+        node.start()
+
+
+def test_an_unknown_host_is_refused(node: LoginNode, transport: str) -> None:
+    node.known("")
+    with pytest.raises(TunnelError, match="host key of login is not known") as caught:
+        open_link(node.login(), transport=transport, interactive=False)
+    assert "fingerprint" in str(caught.value.hint)
+    _nobody_logged_in(node)
+
+
+def test_a_changed_host_key_is_refused_whatever_the_options_say(
+    node: LoginNode, transport: str
+) -> None:
+    node.known("stranger")
+    before = node.said().count("Accepted publickey")
+    login = node.login(options=(("StrictHostKeyChecking", "no"), *node.options))
+    with pytest.raises(TunnelError, match="host key of login has changed"):
+        open_link(login, transport=transport, interactive=False)
+    assert node.said().count("Accepted publickey") == before
+    _nobody_logged_in(node)
+
+
+def test_a_key_that_is_not_authorised_is_refused(node: LoginNode, transport: str) -> None:
+    login = node.login(identity=node.folder / "stranger")
+    with pytest.raises(TunnelError, match=r"permission denied by \S+@login") as caught:
+        open_link(login, transport=transport, interactive=False)
+    assert not isinstance(caught.value, Unreachable)
+
+
+def test_a_closed_port_is_unreachable(node: LoginNode, transport: str) -> None:
+    login = node.login(options=(("Port", str(free_port())), *node.options))
+    with pytest.raises(Unreachable, match="cannot reach login: Connection refused"):
+        open_link(login, transport=transport, interactive=False)
+
+
+def test_a_name_that_does_not_resolve_is_told(node: LoginNode, transport: str) -> None:
+    login = node.login(host="nowhere.invalid", options=())
+    with pytest.raises(Unreachable, match=r"cannot find a host named nowhere\.invalid"):
+        open_link(login, transport=transport, interactive=False)
+
+
+def test_the_ssh_configuration_is_read(node: LoginNode, transport: str) -> None:
+    lines = [f"{key} {value}\n" for key, value in node.options]
+    config = node.folder / "sections"
+    config.write_text(f"Host cluster\nIdentityFile {node.folder / 'user'}\n{''.join(lines)}")
+    login = node.login(host="cluster", identity=None, options=(), config=config)
+    opened = open_link(login, transport=transport, interactive=False)
+    try:
+        assert opened.run("echo here", timeout_s=10).stdout == "here\n"
+    finally:
+        opened.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence", "hint"),
+    [
+        ("exit 127", "cannot run hpc-serve on login", "pip install --user hpc-serve"),
+        ("echo hello", "did not say where its gateway listens", "older version"),
+        (
+            "echo warning >&2; echo 'hpc-serve: no free port' >&2; exit 8",
+            "the gateway on login did not start: no free port",
+            "hpc-serve gateway ensure",
+        ),
+    ],
+)
+def test_a_gateway_that_does_not_come_is_explained(
+    link: Link, node: LoginNode, script: str, sentence: str, hint: str
+) -> None:
+    node.answer(script)
+    with pytest.raises(TunnelError, match=sentence) as caught:
+        ensure_gateway(link, node.login(), remote_command="hpc-serve")
+    assert hint in str(caught.value.hint)
+
+
+def test_a_missing_program_is_told_with_how_to_install_it(link: Link, node: LoginNode) -> None:
+    with pytest.raises(TunnelError, match="cannot run no-such-hpc-serve on login"):
+        ensure_gateway(link, node.login(), remote_command="no-such-hpc-serve")
+
+
+def _nobody_logged_in(node: LoginNode) -> None:
+    assert not _ours(node)
+
+
+def _ours(node: LoginNode) -> list[str]:
+    """Command lines of ssh clients of this test's node."""
+    return [line for line in processes_with(f"Port={node.port}") if line.startswith("ssh ")]
+
+
+def _tcp_listeners() -> list[str]:
+    with open("/proc/net/tcp") as four:  # noqa: PTH123
+        lines = four.read().splitlines()[1:]
+    return [line for line in lines if line.split()[3] == "0A"]

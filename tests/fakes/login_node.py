@@ -1,0 +1,250 @@
+"""A login node on this machine: a real sshd on loopback, a home of its own, and what answers there.
+
+The sshd, its keys and the ssh that reaches it are real. The program `hpc-serve` on the node's PATH
+and the HTTP server behind it stand for the other side of the tunnel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc.tunnel.login import Login
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KEY = "sk-only-in-the-tunnel"
+CHUNKS = 4
+WAIT_S = 10.0
+
+
+def missing() -> str | None:
+    """Say what this machine lacks for a login node, or None."""
+    for name in ("sshd", "ssh", "ssh-keygen"):
+        if program(name) is None:
+            return f"{name} is not installed (Debian: openssh-server, openssh-client)"
+    return None
+
+
+def program(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"after {timeout_s:g} s, still not so: {what}"
+        time.sleep(0.05)
+
+
+def processes_with(text: str) -> list[str]:
+    """Return the command lines of this machine that hold a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if text in line:
+                found.append(line)
+    return found
+
+
+class Gateway(ThreadingHTTPServer):
+    """Answers as a gateway would; each chunk of a stream waits until the client has the last."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.received = threading.Semaphore(0)
+        self.together = threading.Barrier(1)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __exit__(self, *args: object) -> None:
+        self.shutdown()
+        super().__exit__(*args)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gateway
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] != f"Bearer {KEY}":
+            self._send(401, {"error": {"message": "no such key"}})
+        elif self.path == "/v1/models":
+            self._send(200, {"object": "list", "data": [{"id": "demo", "object": "model"}]})
+        elif self.path == "/v1/together":
+            self.server.together.wait(WAIT_S)
+            self._send(200, {})
+        else:
+            self._stream()
+
+    def _send(self, status: int, body: object) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for number in range(CHUNKS):
+            self.wfile.write(f"data: {number}\n\n".encode())
+            if not self.server.received.acquire(timeout=WAIT_S):
+                return
+        self.close_connection = True
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class LoginNode:
+    """A running sshd and the files on either side of it."""
+
+    folder: Path
+    port: int
+    gateway: Gateway
+    sshd: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("Port", str(self.port)),
+            ("HostName", "127.0.0.1"),
+            ("UserKnownHostsFile", str(self.folder / "known_hosts")),
+            ("GlobalKnownHostsFile", "/dev/null"),
+        )
+
+    def login(self, **changes: object) -> Login:
+        """Return who may log in, with the key that is let in."""
+        fields: dict[str, object] = {
+            "host": "login",
+            "user": getpass.getuser(),
+            "identity": self.folder / "user",
+            "options": self.options,
+            "config": self.folder / "ssh_config",
+        }
+        return Login(**(fields | changes))  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        """Start sshd and wait until it listens."""
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)
+        sshd = program("sshd")
+        assert sshd is not None
+        with (self.folder / "sshd.log").open("ab") as log:
+            argv = [sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+            self.sshd = subprocess.Popen(argv, stderr=log, stdin=subprocess.DEVNULL)
+        until(lambda: listening(self.port), f"sshd listens: {self.said()}")
+
+    def stop(self) -> None:
+        """End sshd and the sessions it holds, as a reboot of the node would."""
+        assert self.sshd is not None
+        for child in self._children(self.sshd.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, 9)
+        self.sshd.terminate()
+        self.sshd.wait(WAIT_S)
+
+    def said(self) -> str:
+        return (self.folder / "sshd.log").read_text(errors="replace")
+
+    def answer(self, script: str) -> None:
+        """Put a program of this text onto the node's PATH as hpc-serve."""
+        path = self.home / ".local/bin/hpc-serve"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def answer_well(self) -> None:
+        reply = {"host": "127.0.0.1", "port": self.gateway.server_port, "key": KEY}
+        line = json.dumps(reply | {"version": "0.1.0"})
+        self.answer(f'[ "$*" = "gateway ensure --json" ] || exit 2\necho starting\necho \'{line}\'')
+
+    def known(self, key: str = "host") -> None:
+        """Let the laptop know the host by one of the keys, or by none."""
+        lines = []
+        if key:
+            kind, data = (self.folder / f"{key}.pub").read_text().split()[:2]
+            lines = [f"[127.0.0.1]:{self.port} {kind} {data}\n"]
+        (self.folder / "known_hosts").write_text("".join(lines))
+
+    @staticmethod
+    def _children(pid: int) -> list[int]:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in listed]
+
+
+@contextlib.contextmanager
+def login_node(folder: Path) -> Iterator[LoginNode]:
+    """Run a login node whose files lie in a folder."""
+    with Gateway() as gateway:
+        node = LoginNode(folder, free_port(), gateway)
+        _write_files(node)
+        node.start()
+        try:
+            yield node
+        finally:
+            node.stop()
+
+
+def _write_files(node: LoginNode) -> None:
+    folder = node.folder
+    for name in ("host", "user", "stranger"):
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(argv, check=True)
+    (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
+    (folder / "ssh_config").write_text("")
+    node.home.mkdir()
+    (node.home / ".bash_profile").write_text('echo "Welcome to {the cluster}"\n')
+    node.known()
+    node.answer_well()
+    settings = {
+        "Port": node.port,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": folder / "host",
+        "AuthorizedKeysFile": folder / "authorized_keys",
+        "PidFile": "none",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "MaxStartups": "100",
+        "SetEnv": f"HOME={node.home}",
+    }
+    text = "".join(f"{key} {value}\n" for key, value in settings.items())
+    (folder / "sshd_config").write_text(text)
