@@ -1,0 +1,97 @@
+"""The command line of the gateway and of a replica's sidecar."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway_lite.settings import Settings
+from hpc import __version__
+from hpc.errors import HpcServeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULTS = Settings()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run ``gateway-lite``.
+
+    Args:
+        argv: arguments after the program's name; None takes those of the process.
+    """
+    options = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    settings = replace(DEFAULTS, drain_s=options.drain_timeout, idle_s=options.upstream_timeout)
+    try:
+        _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)
+    except HpcServeError as error:
+        print(f"gateway-lite: {error}", file=sys.stderr)  # noqa: T201 - what a program prints
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> None:
+    from gateway_lite.server import run_loop  # noqa: PLC0415 - a sidecar needs less than a gateway
+    from gateway_lite.serving import Address, serve  # noqa: PLC0415
+    from hpc import config  # noqa: PLC0415
+
+    resolved = config.load(models_file=options.models, home=options.home)
+    port = resolved.site.gateway_port if options.port is None else options.port
+    run_loop(serve(resolved, Address(options.host, port, options.or_any_port), settings))
+
+
+def _sidecar(options: argparse.Namespace, settings: Settings) -> None:
+    from gateway_lite.server import run_loop  # noqa: PLC0415
+    from gateway_lite.sidecar import Door, serve  # noqa: PLC0415
+
+    door = Door(
+        unix=options.upstream_unix,
+        port=options.upstream_port,
+        secret_file=options.secret_file,
+        engine_key_env=options.engine_key_env,
+        host=options.host,
+        bind_port=options.port,
+        ready_file=options.ready_file,
+    )
+    run_loop(serve(door, settings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gateway-lite", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"gateway-lite {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="serve the models of a state directory")
+    run.add_argument("--home", metavar="DIR", help="state directory")
+    run.add_argument("--models", metavar="FILE", help="models.yaml with static backends")
+    run.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
+    run.add_argument("--port", type=int, help="TCP port; 0 takes a free one [8081]")
+    run.add_argument(
+        "--or-any-port", action="store_true", help="take a free port where that one is in use"
+    )
+    door = commands.add_parser("sidecar", help="be the only door of one engine")
+    upstream = door.add_mutually_exclusive_group(required=True)
+    upstream.add_argument("--upstream-unix", metavar="PATH", help="the engine's Unix socket")
+    upstream.add_argument("--upstream-port", metavar="N", type=int, help="its port on loopback")
+    door.add_argument("--secret-file", metavar="FILE", type=Path, required=True)
+    door.add_argument("--engine-key-env", metavar="NAME", help="variable with the engine's key")
+    door.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
+    door.add_argument("--port", type=int, default=0, help="TCP port [a free one]")
+    door.add_argument("--ready-file", metavar="FILE", type=Path, required=True)
+    for command in (run, door):
+        command.add_argument("--drain-timeout", metavar="S", type=float, default=DEFAULTS.drain_s)
+        command.add_argument("--upstream-timeout", metavar="S", type=float, default=DEFAULTS.idle_s)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

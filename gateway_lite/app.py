@@ -1,0 +1,99 @@
+"""The gateway as one ASGI application: its parts, put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+
+from gateway_lite import errors
+from gateway_lite.auth import Keys
+from gateway_lite.balance import Balancer
+from gateway_lite.catalog import Catalog, Scanner
+from gateway_lite.edge import Edge, Gate
+from gateway_lite.forward import Forward
+from gateway_lite.proxy import Upstream
+from gateway_lite.routes import Pages
+from gateway_lite.watch import Watcher
+from hpc import state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from gateway_lite.asgi import App, Receive, Scope, Send
+    from gateway_lite.settings import Settings
+    from hpc.config import Backend
+
+POST_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+WRONG_METHOD = 405
+
+
+class Gateway:
+    """Everything that one gateway process holds; made in its event loop.
+
+    Args:
+        root: the state directory.
+        backends: static servers.
+        settings: limits.
+        beat: publishes that this gateway lives, or None.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        backends: Sequence[Backend],
+        settings: Settings,
+        *,
+        beat: Callable[[], None] | None = None,
+    ) -> None:
+        self.gate = Gate()
+        self.catalog = Catalog()
+        self._upstream = Upstream(settings)
+        self._balancer = Balancer(settings)
+        keys = Keys(state.keys_path(root))
+        self.watcher = Watcher(
+            Scanner(root, backends), keys, beat=beat, publish=self._publish, settings=settings
+        )
+        forward = Forward(
+            catalog=lambda: self.catalog,
+            upstream=self._upstream,
+            balancer=self._balancer,
+            watcher=self.watcher,
+            gate=self.gate,
+            settings=settings,
+        )
+        inner = _router(forward, Pages(lambda: self.catalog))
+        self.app = Edge(inner, keys.find, self.gate, open_health=True)
+
+    async def start(self) -> None:
+        """Read the state directory for the first time, and go on with that."""
+        self.watcher.start()
+        await self.watcher.again(timeout_s=10.0)
+
+    async def close(self) -> None:
+        """Close every connection to replicas."""
+        self.watcher.stop()
+        await self._upstream.close()
+
+    def _publish(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._balancer.update(catalog.pools())
+
+
+def _router(forward: Forward, pages: Pages) -> App:
+    posts = [Route(path, forward, methods=["POST"]) for path in POST_PATHS]
+    router = Router([*posts, *pages.routes()], redirect_slashes=False)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = router
+        try:
+            await router(scope, receive, send)
+        except HTTPException as error:
+            path = scope["path"]
+            if error.status_code == WRONG_METHOD:
+                raise errors.wrong_method(scope["method"], path) from error
+            raise errors.not_found(path) from error
+
+    return dispatch

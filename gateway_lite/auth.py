@@ -1,0 +1,60 @@
+"""Who may use what: client keys, read again whenever their file changes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from gateway_lite import errors
+from hpc import keys
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+class Keys:
+    """The keys in force.
+
+    ``refresh`` blocks and belongs to the watching thread; ``find`` never does.
+
+    Args:
+        path: keys.yaml.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: keys.Stamp | None = None
+        self._ring: keys.Keyring | None = keys.Keyring()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the file may be used."""
+        return self._ring is not None
+
+    def refresh(self) -> None:
+        """Read the file if it changed; what cannot be used admits nobody."""
+        try:
+            found = keys.stamp(self._path)
+            if found == self._stamp and self._ring is not None:
+                return
+            entries = keys.load(self._path)
+        except ConfigError as error:
+            if self._ring is not None:
+                log.error("%s; nobody is let in until that is mended", error)  # noqa: TRY400
+            self._ring = None
+            return
+        self._stamp, self._ring = found, keys.Keyring(entries)
+        log.info("keys: %d in the file", len(entries))
+
+    def find(self, token: bytes) -> keys.ClientKey | None:
+        """Return the key in force that was presented, or None.
+
+        Raises:
+            ApiError: the file may not be used.
+        """
+        if self._ring is None:
+            raise errors.keys_unusable()
+        return self._ring.find(token)

@@ -1,0 +1,85 @@
+"""The answers that need no replica: models, readiness, version."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from gateway_lite import errors
+from hpc import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from gateway_lite.catalog import Catalog, Model
+
+
+class Pages:
+    """What can be told from the catalog.
+
+    Args:
+        catalog: returns the current one.
+    """
+
+    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+        self._catalog = catalog
+        self._created = int(time.time())
+
+    def routes(self) -> list[Route]:
+        """Return the paths served here."""
+        return [
+            Route("/v1/models", self.models),
+            Route("/v1/models/{name:path}", self.model),
+            Route("/readyz", self.ready),
+            Route("/version", self.version),
+        ]
+
+    async def models(self, request: Request) -> JSONResponse:
+        """List the models that the key may use."""
+        allowed = request.scope["principal"].allows
+        known = self._catalog().models.values()
+        data = [self._describe(model) for model in known if allowed(model.name)]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> JSONResponse:
+        """Describe one model.
+
+        Raises:
+            ApiError: it is unknown, or the key may not use it.
+        """
+        name = request.path_params["name"]
+        if not request.scope["principal"].allows(name):
+            raise errors.model_not_allowed(name)
+        model = self._catalog().models.get(name)
+        if model is None:
+            raise errors.model_not_found(name)
+        return JSONResponse(self._describe(model))
+
+    async def ready(self, request: Request) -> JSONResponse:
+        """Tell whether a request could be served."""
+        del request
+        models = self._catalog().models.values()
+        ready = sum(1 for model in models if model.replicas)
+        status = "ok" if ready else "no model is ready"
+        body = {"status": status, "models": len(models), "ready": ready}
+        return JSONResponse(body, status_code=200 if ready else 503)
+
+    async def version(self, request: Request) -> JSONResponse:
+        """Tell which version runs."""
+        del request
+        return JSONResponse({"name": "hpc-serve", "version": __version__})
+
+    def _describe(self, model: Model) -> dict[str, Any]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "hpc-serve",
+            "phase": model.phase.value,
+            "replicas": {"ready": len(model.replicas), "asked": model.asked},
+        }

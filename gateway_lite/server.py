@@ -1,0 +1,106 @@
+"""A listening socket, and uvicorn on it, which on SIGTERM finishes its streams before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from hpc.errors import GatewayError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import FrameType
+
+    from gateway_lite.asgi import App
+    from gateway_lite.edge import Gate
+    from gateway_lite.settings import Settings
+
+BACKLOG = 2048
+LAST_WORDS_S = 2.0
+"""Seconds for the error frames of streams that were cut at the deadline."""
+
+
+def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
+    """Return a socket that already listens.
+
+    Args:
+        host: address or name to bind.
+        port: TCP port; 0 takes a free one.
+        or_any: take a free port where this one is in use.
+
+    Raises:
+        GatewayError: it cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if or_any:
+            return listen(host, 0)
+        raise GatewayError(
+            f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
+        ) from error
+
+
+class Server(uvicorn.Server):
+    """Uvicorn with our way to end.
+
+    Args:
+        app: what it serves.
+        gate: counts what is under way.
+        settings: how long streams may go on after SIGTERM.
+    """
+
+    def __init__(self, app: App, gate: Gate, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=int(settings.client_idle_s),
+            timeout_graceful_shutdown=int(LAST_WORDS_S),
+        )
+        super().__init__(config)
+        self._gate = gate
+        self._drain_s = settings.drain_s
+        self._loop = asyncio.get_running_loop()
+        self._ending: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end at the first signal, and end at once at the second."""
+        del sig, frame
+        self._loop.call_soon_threadsafe(self.end)
+
+    def end(self) -> None:
+        """Refuse new requests, and stop when those under way are done; called in the loop."""
+        if self._gate.draining:
+            self._gate.expire()
+        self._gate.draining = True
+        if self._ending is None:
+            self._ending = self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        idle = asyncio.ensure_future(self._gate.idle.wait())
+        ends: set[asyncio.Future[Any]] = {idle, self._gate.expired}
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait(ends, timeout=self._drain_s, return_when=first)
+        self._gate.expire()
+        await asyncio.wait({idle}, timeout=LAST_WORDS_S)
+        idle.cancel()
+        self.should_exit = True
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, on uvloop where that is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every machine
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)

@@ -1,0 +1,127 @@
+"""A thread that reads the state directory, so that a hanging file system never stops a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from hpc.errors import HpcServeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway_lite.auth import Keys
+    from gateway_lite.catalog import Catalog, Scanner
+    from gateway_lite.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+"""Seconds between two looks at the keys: a revoked one must end within two."""
+
+
+class Watcher:
+    """Keeps the catalog and the keys as they are on disk.
+
+    It is a daemon thread: where a read never returns, the gateway still serves what it knows, and
+    still ends when told to.
+
+    Args:
+        scanner: reads the catalog.
+        keys: reads itself.
+        beat: publishes that this gateway lives, or None.
+        publish: takes a new catalog, in the event loop.
+        settings: how often.
+    """
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        keys: Keys,
+        *,
+        beat: Callable[[], None] | None,
+        publish: Callable[[Catalog], None],
+        settings: Settings,
+    ) -> None:
+        self._scanner = scanner
+        self._keys = keys
+        self._beat = beat
+        self._publish = publish
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._refused: set[str] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._complaint = ""
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the read under way, for which nobody waits."""
+        self._stopped = True
+        self._wake.set()
+
+    async def again(self, *, refused: str | None = None, timeout_s: float = 3.0) -> None:
+        """Read now rather than later, and wait for that, but not for ever.
+
+        Args:
+            refused: key of a replica that did not take its secret.
+            timeout_s: seconds after which we go on with what we know.
+        """
+        if refused is not None:
+            self._refused.add(refused)
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(done)
+        self._wake.set()
+        await asyncio.wait({done}, timeout=timeout_s)
+
+    def _run(self) -> None:
+        scan_at = 0.0
+        while not self._stopped:
+            asked = self._wake.is_set()
+            self._wake.clear()
+            waiting, self._waiting = self._waiting, []
+            try:
+                self._keys.refresh()
+                if asked or time.monotonic() >= scan_at:
+                    self._scan(waiting)
+                    scan_at = time.monotonic() + self._settings.scan_s
+            except Exception:
+                if self._stopped:
+                    return
+                log.exception("reading the state directory failed")
+            self._wake.wait(TICK_S)
+
+    def _scan(self, waiting: list[asyncio.Future[None]]) -> None:
+        refused, self._refused = self._refused, set()
+        try:
+            catalog = self._scanner.scan(time.time(), refused)
+            self._loop.call_soon_threadsafe(self._publish, catalog)
+            if self._beat is not None:
+                self._beat()
+        except (OSError, HpcServeError) as error:
+            self._complain(f"trouble with the state directory, serving what is known: {error}")
+        else:
+            self._complain("")
+        finally:
+            self._loop.call_soon_threadsafe(_resolve, waiting)
+
+    def _complain(self, text: str) -> None:
+        """Log what is wrong when that changes."""
+        if text != self._complaint:
+            log.warning("%s", text or "the state directory is well again")
+        self._complaint = text
+
+
+def _resolve(waiting: list[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        with contextlib.suppress(asyncio.InvalidStateError):
+            future.set_result(None)

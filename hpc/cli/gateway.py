@@ -1,0 +1,129 @@
+"""Commands for the gateway of this machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpc import state
+from hpc.cli import output
+from hpc.errors import GatewayError
+
+if TYPE_CHECKING:
+    from hpc.model import GatewayRecord
+
+host_option = click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to bind."
+)
+port_option = click.option(
+    "--port", type=click.IntRange(0, 65535), help="TCP port [default: the site's, 8081]."
+)
+
+
+@click.group()
+def gateway() -> None:
+    """Run the gateway on this machine: one address for every model, with keys."""
+
+
+@gateway.command()
+@host_option
+@port_option
+@output.models_option
+@output.home_option
+def run(host: str, port: int | None, models_file: str | None, home: str | None) -> None:
+    """Run it here, in the foreground, until Ctrl-C."""
+    from hpc import gateway as use  # noqa: PLC0415 - help must stay quick
+
+    use.run(state.home(home), host=host, port=port, models_file=models_file)
+
+
+@gateway.command()
+@host_option
+@port_option
+@output.models_option
+@output.home_option
+@output.json_option
+def start(
+    host: str, port: int | None, models_file: str | None, home: str | None, *, as_json: bool
+) -> None:
+    """Start it in the background, unless it runs already."""
+    from hpc import gateway as use  # noqa: PLC0415
+
+    root = state.home(home)
+    with output.spinner("starting the gateway"):
+        record, started = use.start(root, host=host, port=port, models_file=models_file)
+    if as_json:
+        return output.print_json({**asdict(record), "started": started})
+    verb = "started" if started else "runs already"
+    click.echo(f"the gateway {verb}: http://{_address(record)}/v1 on {record.hostname}")
+    return None
+
+
+@gateway.command()
+@output.home_option
+def stop(home: str | None) -> None:
+    """Stop the one on this machine, after its streams."""
+    from hpc import gateway as use  # noqa: PLC0415
+
+    with output.spinner("stopping the gateway"):
+        stopped = use.stop(state.home(home))
+    click.echo("the gateway is stopped" if stopped else "no gateway runs on this machine")
+
+
+@gateway.command()
+@output.home_option
+@output.json_option
+def status(home: str | None, *, as_json: bool) -> None:
+    """List the gateways of all machines; exit with 8 where none answers on this one."""
+    from hpc import gateway as use  # noqa: PLC0415
+
+    root = state.home(home)
+    here = use.find(root)
+    rows = [_describe(record, here) for record in use.find_all(root)]
+    if as_json:
+        output.print_json(rows)
+    elif rows:
+        keys = ("hostname", "address", "state", "up", "pid", "version")
+        cells = [[str(row[key]) for key in keys] for row in rows]
+        output.print_table([key.upper() for key in keys], cells)
+    else:
+        click.echo("no gateway runs")
+    if here is None:
+        click.get_current_context().exit(GatewayError.exit_code)
+
+
+@gateway.command()
+@output.models_option
+@output.home_option
+@output.json_option
+def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
+    """Start what is missing; print address and the owner's key in one line of JSON."""
+    from hpc import gateway as use  # noqa: PLC0415
+
+    del as_json
+    access = use.ensure(state.home(home), models_file=models_file)
+    click.echo(json.dumps(asdict(access)))
+
+
+def _address(record: GatewayRecord) -> str:
+    host = f"[{record.host}]" if ":" in record.host else record.host
+    return f"{host}:{record.port}"
+
+
+def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
+    """Return a row; a gateway of another machine is known by its heartbeat only."""
+    if record.hostname == socket.gethostname():
+        alive = here is not None
+    else:
+        alive = time.time() - record.beat_at <= state.STALE_S
+    return {
+        **asdict(record),
+        "address": _address(record),
+        "state": "running" if alive else "gone",
+        "up": output.duration(time.time() - record.started_at) if alive else "-",
+    }

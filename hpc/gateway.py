@@ -1,0 +1,255 @@
+"""The gateway of this machine: start it, find it, stop it, and open it to its owner."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from hpc import keys, process, state
+from hpc.config import find_models
+from hpc.errors import GatewayError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hpc.model import GatewayRecord
+
+HOST = "127.0.0.1"
+MARKER = "lite run"
+"""What the command line of every gateway holds: ``gateway_lite run`` or ``gateway-lite run``."""
+START_S = 30.0
+POLL_S = 0.05
+SHOWN_LINES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the owner's tunnel needs to know.
+
+    Attributes:
+        key: the owner's own key.
+    """
+
+    host: str
+    port: int
+    key: str
+    version: str
+
+
+def find(root: Path) -> GatewayRecord | None:
+    """Return the gateway that runs on this machine and answers, or None."""
+    record = state.load_gateway(root, socket.gethostname())
+    if record is None or not process.alive(record.pid, marker=MARKER):
+        return None
+    return record if _healthy(record) else None
+
+
+def find_all(root: Path) -> list[GatewayRecord]:
+    """Return what the gateways of all machines last said of themselves, by machine."""
+    folder = state.gateway_dir(root, "")
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return []
+    found = (state.load_gateway(root, name) for name in names)
+    return [record for record in found if record is not None]
+
+
+def program(
+    root: Path,
+    *,
+    host: str = HOST,
+    port: int | None = None,
+    models_file: str | None = None,
+    or_any_port: bool = False,
+) -> tuple[str, ...]:
+    """Return the command that runs a gateway in the foreground.
+
+    Args:
+        root: the state directory.
+        host: address to bind.
+        port: TCP port; None is the site's.
+        models_file: models.yaml with static backends; None looks where configuration says.
+        or_any_port: take a free port where that one is in use.
+
+    Raises:
+        ConfigError: the models file is named and is not there.
+    """
+    models = find_models(models_file)
+    argv = [sys.executable, "-m", "gateway_lite", "run", "--home", str(root), "--host", host]
+    if port is not None:
+        argv += ["--port", str(port)]
+    if models is not None:
+        argv += ["--models", str(models)]
+    if or_any_port:
+        argv.append("--or-any-port")
+    return tuple(argv)
+
+
+def run(root: Path, *, host: str, port: int | None, models_file: str | None) -> NoReturn:
+    """Become a gateway in the foreground.
+
+    The working folder is left first, as Python would import from it, and others may write there.
+
+    Raises:
+        GatewayError: one runs on this machine already.
+        ConfigError: the models file is named and is not there.
+    """
+    record = find(root)
+    if record is not None:
+        raise GatewayError(
+            f"a gateway runs on {record.hostname} already, on port {record.port}",
+            hint="hpc-serve gateway stop",
+        )
+    argv = program(root, host=host, port=port, models_file=models_file)
+    os.chdir(root)
+    os.execv(argv[0], argv)  # noqa: S606 - our own program, in our place
+
+
+def start(
+    root: Path,
+    *,
+    host: str = HOST,
+    port: int | None = None,
+    models_file: str | None = None,
+) -> tuple[GatewayRecord, bool]:
+    """Start a gateway on this machine that outlives us, unless one runs.
+
+    Args:
+        root: the state directory.
+        host: address to bind.
+        port: TCP port; None is the site's, or a free one where somebody else has that.
+        models_file: models.yaml with static backends.
+
+    Returns:
+        The gateway, and whether it was started now.
+
+    Raises:
+        GatewayError: it did not start; says why.
+    """
+    with _one_at_a_time(root):
+        record = find(root)
+        if record is not None:
+            return record, False
+        argv = program(
+            root, host=host, port=port, models_file=models_file, or_any_port=port is None
+        )
+        return _launch(root, argv), True
+
+
+def stop(root: Path) -> bool:
+    """End the gateway of this machine, after its streams.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        GatewayError: it does not end.
+    """
+    hostname = socket.gethostname()
+    record = state.load_gateway(root, hostname)
+    if record is None:
+        return False
+    running = process.alive(record.pid, marker=MARKER)
+    if not process.stop_pid(record.pid, marker=MARKER, grace_s=40.0):
+        raise GatewayError(f"the gateway on {hostname} (pid {record.pid}) does not end")
+    state.drop_gateway(root, hostname)
+    return running
+
+
+def ensure(root: Path, *, models_file: str | None = None) -> Access:
+    """Return the way into this machine's gateway for its owner, starting what is missing.
+
+    Raises:
+        GatewayError: it did not start; says why.
+        ConfigError: the keys file may not be used.
+    """
+    key = owner_key(root)
+    record, _ = start(root, models_file=models_file)
+    return Access(host=record.host, port=record.port, key=key, version=record.version)
+
+
+def owner_key(root: Path) -> str:
+    """Return the owner's own key, made where it is missing, revoked or expired.
+
+    Raises:
+        ConfigError: the keys file may not be used.
+    """
+    path, ours = state.keys_path(root), state.owner_key_path(root)
+    while True:
+        kept = (state.read_text(ours) or "").strip()
+        known = keys.load(path)
+        if kept and keys.Keyring(known).find(kept.encode()) is not None:
+            return kept
+        for entry in known:
+            if entry.name == keys.OWNER and entry.revoked is None:
+                keys.revoke(path, entry.id)
+        made, _ = keys.add(path, keys.OWNER)
+        state.write_text(ours, made + "\n")
+
+
+def _launch(root: Path, argv: tuple[str, ...]) -> GatewayRecord:
+    log = state.gateway_dir(root, socket.gethostname()) / "gateway.log"
+    begin = log.stat().st_size if log.exists() else 0
+    child = process.spawn(argv, log=log, cwd=root)
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise GatewayError(f"the gateway did not start: {_last_words(log, begin)}")
+        record = find(root)
+        if record is not None and record.pid == child.pid:
+            return record
+        time.sleep(POLL_S)
+    process.stop(child)
+    raise GatewayError(f"the gateway did not answer within {START_S:g} s", hint=f"see {log}")
+
+
+def _last_words(log: Path, begin: int) -> str:
+    """Return the sentence with which the gateway gave up."""
+    try:
+        with log.open("rb") as file:
+            file.seek(begin)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"no log in {log}: {error.strerror}"
+    said = [line.removeprefix("gateway-lite: ") for line in lines if line.startswith("gateway-l")]
+    return said[-1] if said else "; ".join(lines[-SHOWN_LINES:]) or f"it said nothing in {log}"
+
+
+def _healthy(record: GatewayRecord) -> bool:
+    host = {"0.0.0.0": HOST, "::": "::1"}.get(record.host, record.host)  # noqa: S104 - compared
+    connection = http.client.HTTPConnection(host, record.port, timeout=2.0)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Keep two of our commands on this machine from starting two gateways.
+
+    An abstract socket's name is free again when its process ends, whatever ends it, and needs no
+    file. Somebody else on this machine could take the name: then we go on without it.
+    """
+    mark = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guard:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            try:
+                guard.bind(f"\0hpc-serve-gateway-{os.getuid()}-{mark}")
+                break
+            except OSError:
+                time.sleep(POLL_S)
+        yield

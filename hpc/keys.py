@@ -1,0 +1,279 @@
+"""The keys of the gateway's users: only their SHA-256 is kept, in a file closed to others."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import stat
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from hpc import state
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+PREFIX = "hs-"
+KEY_BYTES = 32
+OWNER = "owner"
+ALL: Literal["all"] = "all"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+class ClientKey(BaseModel):
+    """One entry of keys.yaml.
+
+    Attributes:
+        id: short name that never changes.
+        name: whose key it is; unique among the keys in force.
+        sha256: of the key, in hexadecimal.
+        models: names it may use, or "all".
+        expires: when it ends by itself.
+        revoked: when it was revoked.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[0-9a-f]{8}$")
+    name: str = Field(pattern=_NAME)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    models: tuple[str, ...] | Literal["all"] = ALL
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+    revoked: AwareDatetime | None = None
+
+    def in_force(self, now: datetime) -> bool:
+        """Tell whether the key opens anything at that time."""
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+    def allows(self, model: str) -> bool:
+        """Tell whether the key may use a model."""
+        return self.models == ALL or model in self.models
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    keys: tuple[ClientKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes when the file does; read through an open file, which NFS revalidates."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+    mode: int
+
+
+class Keyring:
+    """The keys of one reading of the file, ready to be asked.
+
+    Args:
+        keys: the file's entries.
+    """
+
+    def __init__(self, keys: Iterable[ClientKey] = ()) -> None:
+        self._by_prefix: defaultdict[str, list[ClientKey]] = defaultdict(list)
+        for key in keys:
+            self._by_prefix[key.sha256[:4]].append(key)
+
+    def find(self, presented: bytes, now: datetime | None = None) -> ClientKey | None:
+        """Return the key in force that was presented, or None.
+
+        Args:
+            presented: what the client sent.
+            now: the time; None is the present.
+        """
+        digest = hashlib.sha256(presented).hexdigest()
+        at = now or datetime.now(timezone.utc)
+        found = None
+        for key in self._by_prefix.get(digest[:4], ()):
+            if hmac.compare_digest(key.sha256, digest) and key.in_force(at):
+                found = key
+        return found
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return what tells one version of the file from the next; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    return Stamp(found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
+
+
+def load(path: Path) -> tuple[ClientKey, ...]:
+    """Return all keys, in the order of their making; none where there is no file.
+
+    Args:
+        path: keys.yaml.
+
+    Raises:
+        ConfigError: others can read the file, or it is not what we write; names file and key.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            _check_private(path, os.fstat(file.fileno()))
+            data = yaml.load(file, Loader=_Loader)  # noqa: S506 - a SafeLoader in C
+        return _File.model_validate(data or {}).keys
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from error
+
+
+def add(
+    path: Path,
+    name: str,
+    *,
+    models: tuple[str, ...] = (),
+    expires: datetime | None = None,
+) -> tuple[str, ClientKey]:
+    """Make a key, and keep its hash.
+
+    Args:
+        path: keys.yaml; made where there is none.
+        name: whose key it is.
+        models: names it may use; none means all.
+        expires: when it ends by itself.
+
+    Returns:
+        The key, which is nowhere else, and its entry.
+
+    Raises:
+        ConfigError: the name is not allowed, or a key in force has it; or the file is unusable.
+        StateError: the file cannot be written.
+    """
+    known = load(path)
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    if any(key.name == name and key.in_force(now) for key in known):
+        raise ConfigError(
+            f"there is a key named {name!r} already", hint=f"hpc-serve keys revoke {name}"
+        )
+    secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    try:
+        entry = ClientKey(
+            id=_new_id(known),
+            name=name,
+            sha256=hashlib.sha256(secret.encode()).hexdigest(),
+            models=models or ALL,
+            created=now,
+            expires=expires,
+        )
+    except ValidationError as error:
+        raise ConfigError(
+            f"{name!r} is not a name for a key; allowed: up to 63 letters, digits, and . _ @ -"
+        ) from error
+    _save(path, (*known, entry))
+    return secret, entry
+
+
+def revoke(path: Path, which: str) -> ClientKey:
+    """End a key.
+
+    Args:
+        path: keys.yaml.
+        which: its name or id.
+
+    Raises:
+        ConfigError: there is no such key in force; or the file is unusable.
+        StateError: the file cannot be written.
+    """
+    known = load(path)
+    for index, key in enumerate(known):
+        if which in (key.id, key.name) and key.revoked is None:
+            now = datetime.now(timezone.utc).replace(microsecond=0)
+            ended = key.model_copy(update={"revoked": now})
+            _save(path, (*known[:index], ended, *known[index + 1 :]))
+            return ended
+    names = ", ".join(sorted({key.name for key in known if key.revoked is None})) or "none"
+    raise ConfigError(f"there is no key {which!r} to revoke; there are: {names}")
+
+
+def parse_expiry(text: str, now: datetime | None = None) -> datetime:
+    """Return when a key ends.
+
+    Args:
+        text: ``12h``, ``30d`` or ``4w`` from now, or a date such as ``2027-03-31``, in UTC.
+        now: the time; None is the present.
+
+    Raises:
+        ValueError: it is neither, or lies in the past.
+    """
+    at = (now or datetime.now(timezone.utc)).replace(microsecond=0)
+    span = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
+    if span:
+        return at + int(span[1]) * _UNITS[span[2]]
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an expiry; allowed: 12h, 30d, 4w, or 2027-03-31"
+        ) from None
+    if day <= at:
+        raise ValueError(f"{text} is in the past")
+    return day
+
+
+_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.getuid():
+        raise ConfigError(f"{path} belongs to uid {found.st_uid}, not to you")
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(found.st_mode)
+        raise ConfigError(
+            f"{path} is open to others (mode {mode:o}) and is not used",
+            hint=f"chmod 600 {path}",
+        )
+
+
+def _save(path: Path, known: tuple[ClientKey, ...]) -> None:
+    plain = _File(keys=known).model_dump()
+    for entry in plain["keys"]:
+        entry["models"] = entry["models"] if entry["models"] == ALL else list(entry["models"])
+    data = {"version": plain["version"], "keys": list(plain["keys"])}
+    state.write_text(path, yaml.safe_dump(data, sort_keys=False))
+
+
+def _new_id(known: tuple[ClientKey, ...]) -> str:
+    taken = {key.id for key in known}
+    while (made := secrets.token_hex(4)) in taken:
+        pass
+    return made
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first complaint, without the value, which may be a key put there by mistake."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the file"
+    message = first["msg"]
+    return f"{place}: {message[:1].lower()}{message[1:]}"
+
+
+def _one_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, " if mark is not None else ""
+    return place + str(getattr(error, "problem", None) or "bad text")
