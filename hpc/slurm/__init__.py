@@ -1,17 +1,19 @@
 """All that knows squeue, sacct, scancel and sinfo."""
 
-from hpc.slurm.command import available, without_options
+from hpc.slurm.command import available, options, without_options
 from hpc.slurm.partitions import Partition, partitions
-from hpc.slurm.queue import cancel, has_accounting, just_submitted, statuses
+from hpc.slurm.queue import cancel, drain, has_accounting, just_submitted, statuses
 from hpc.slurm.states import expand_nodes
 
 __all__ = [
     "Partition",
     "available",
     "cancel",
+    "drain",
     "expand_nodes",
     "has_accounting",
     "just_submitted",
+    "options",
     "partitions",
     "statuses",
     "without_options",

@@ -22,16 +22,18 @@ _FINDS_SLURM = re.compile(r"SLURM_(CONF|JWT)(_|$)")
 _PREFIX = re.compile(r"^(\w+: )?(error|fatal): |^slurm_\w+( error)?: ")
 
 
-def without_options(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables by which Slurm and submitit take options.
+def options(env: Mapping[str, str]) -> list[str]:
+    """Return the variables by which Slurm and submitit would take options, or see another job.
 
-    Variables of a job that we may be running in go too; those that say where Slurm is stay.
+    Those that say where Slurm is are not among them.
     """
-    return {
-        name: value
-        for name, value in env.items()
-        if not _OPTIONS.match(name) or _FINDS_SLURM.match(name)
-    }
+    return [name for name in env if _OPTIONS.match(name) and not _FINDS_SLURM.match(name)]
+
+
+def without_options(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what ``options`` finds in it."""
+    hidden = set(options(env))
+    return {name: value for name, value in env.items() if name not in hidden}
 
 
 def run(argv: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> process.Result:

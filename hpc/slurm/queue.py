@@ -1,4 +1,4 @@
-"""Jobs by their ids: where they are, and out with them."""
+"""Jobs by their ids: how they are, and how they are ended."""
 
 from __future__ import annotations
 
@@ -70,17 +70,33 @@ def just_submitted(answer: JobStatus, submitted_at: float, *, now: float | None 
     return answer.state is JobState.GONE and age < APPEARS_S
 
 
-def cancel(job_ids: Sequence[str]) -> None:
-    """Ask Slurm to end jobs; those that are over already are fine.
+def drain(job_ids: Sequence[str]) -> None:
+    """Cancel what still waits, and send SIGTERM to the batch command of what runs.
 
     Raises:
         SchedulerError: Slurm did not answer, or refused.
     """
+    _scancel(job_ids, "--state=PENDING")
+    # scancel would retry for ever to signal a job that is still pending.
+    _scancel(job_ids, "--state=RUNNING", "--signal=TERM", "--batch")
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """End jobs: Slurm sends SIGTERM to all of their processes, and SIGKILL after KillWait.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or refused.
+    """
+    _scancel(job_ids)
+
+
+def _scancel(job_ids: Sequence[str], *options: str) -> None:
+    """Run one scancel; jobs that are over already are fine."""
     ids = [job_id for job_id in dict.fromkeys(job_ids) if _JOB_ID.fullmatch(job_id)]
     if not ids:
         return
     try:
-        run(["scancel", *ids], timeout_s=CANCEL_S)
+        run(["scancel", *options, *ids], timeout_s=CANCEL_S)
     except CommandError as error:
         if error.returncode is None:
             raise unanswered(error) from error

@@ -1,0 +1,199 @@
+"""Jobs wherever they run: hands each to Slurm or to this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hpc import local, process, slurm, state
+from hpc.errors import CommandError, ConfigError
+from hpc.model import JobHandle, JobState, JobStatus, Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hpc.config import Site
+    from hpc.model import ServiceSpec
+
+Cluster = Literal["slurm", "local"]
+
+VARIABLE = "HPC_SERVE_CLUSTER"
+
+
+def default_cluster() -> Cluster:
+    """Return where jobs run: as HPC_SERVE_CLUSTER says, else on Slurm if sbatch is on PATH.
+
+    Raises:
+        ConfigError: the variable says something else.
+    """
+    said = os.environ.get(VARIABLE)
+    choices: dict[str, Cluster] = {"slurm": "slurm", "local": "local"}
+    if said in choices:
+        return choices[said]
+    if said:
+        raise ConfigError(f"{VARIABLE}={said!r} is not allowed; allowed: slurm, local")
+    try:
+        process.find_program("sbatch")
+    except CommandError:
+        return "local"
+    return "slurm"
+
+
+def submit_replica(
+    spec: ServiceSpec, root: Path, replica: int, *, cluster: Cluster, site: Site
+) -> JobHandle:
+    """Submit the job of one replica.
+
+    Args:
+        spec: the service.
+        root: state directory.
+        replica: its number, from 0.
+        cluster: where it runs.
+        site: names the container program and templates that win over ours.
+
+    Raises:
+        SubmitError: it was refused; nothing is left of the attempt.
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc import submit  # noqa: PLC0415 - submitit costs more than a squeue
+    from hpc.node import ServeReplica  # noqa: PLC0415
+
+    task = ServeReplica(str(root), spec.name, replica, site.apptainer)
+    folder = state.jobs_dir(root, spec.name)
+    if cluster == "slurm":
+        return submit.to_slurm(
+            task,
+            folder=folder,
+            text=submit.script(spec, root, replica, templates=site.templates),
+            minutes=spec.resources.time_min,
+            restarts=spec.max_restarts,
+            hide=slurm.options(os.environ),
+        )
+    gpus = local.pick_gpus(spec.resources.gpus, replica, os.environ)
+    return _submit_here(
+        task,
+        folder,
+        spec.resources,
+        setup=spec.setup,
+        gpus=gpus,
+        grace_s=spec.grace_s,
+        restarts=spec.max_restarts,
+    )
+
+
+def submit_callable(
+    task: Callable[[], Any],
+    *,
+    name: str,
+    resources: Resources,
+    root: Path,
+    setup: Sequence[str] = (),
+    cluster: Cluster = "slurm",
+    site: Site | None = None,
+) -> JobHandle:
+    """Submit a job that serves nothing, such as the build of an image.
+
+    Args:
+        task: picklable by reference.
+        name: of the job and its folder.
+        resources: what it asks for.
+        root: state directory.
+        setup: shell lines before it.
+        cluster: where it runs.
+        site: names templates that win over ours.
+
+    Raises:
+        SubmitError: it was refused; nothing is left of the attempt.
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc import submit  # noqa: PLC0415 - submitit costs more than a squeue
+
+    folder = root / "jobs" / name
+    if cluster == "slurm":
+        return submit.to_slurm(
+            task,
+            folder=folder,
+            text=submit.plain_script(
+                name, resources, folder, setup=setup, templates=site.templates if site else None
+            ),
+            minutes=resources.time_min,
+            hide=slurm.options(os.environ),
+        )
+    gpus = local.pick_gpus(resources.gpus, 0, os.environ)
+    return _submit_here(task, folder, resources, setup=setup, gpus=gpus)
+
+
+def _submit_here(
+    task: Callable[[], Any],
+    folder: Path,
+    resources: Resources,
+    *,
+    setup: Sequence[str],
+    gpus: Sequence[str],
+    grace_s: int = 30,
+    restarts: int = 0,
+) -> JobHandle:
+    from hpc import submit  # noqa: PLC0415
+
+    minutes = resources.time_min or submit.ENDLESS_MIN
+
+    def start(command: str) -> int:
+        return local.start(
+            folder,
+            command,
+            env=slurm.without_options(os.environ) | submit.safe_path(),
+            devices=gpus,
+            minutes=minutes,
+            grace_s=grace_s,
+            setup=setup,
+        )
+
+    return submit.to_local(task, folder=folder, start=start, minutes=minutes, restarts=restarts)
+
+
+def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
+    """Tell how jobs are, by job id; one squeue for all that run on Slurm.
+
+    Args:
+        handles: jobs of either kind. One that Slurm does not show yet is PENDING.
+    """
+    here, there = _split(handles)
+    found = slurm.statuses([handle.job_id for handle in there])
+    for handle in there:
+        if slurm.just_submitted(found[handle.job_id], handle.submitted_at):
+            found[handle.job_id] = JobStatus(JobState.PENDING, reason="just submitted")
+    return found | local.statuses(here)
+
+
+def drain(handles: Sequence[JobHandle]) -> None:
+    """Ask jobs to end by themselves; those that have not started are cancelled.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or a job runs on another machine.
+    """
+    here, there = _split(handles)
+    local.drain(here)
+    slurm.drain([handle.job_id for handle in there])
+
+
+def cancel(handles: Sequence[JobHandle]) -> None:
+    """End jobs, with all the processes they started.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or a job runs on another machine.
+    """
+    here, there = _split(handles)
+    local.cancel(here)
+    slurm.cancel([handle.job_id for handle in there])
+
+
+def logs(handle: JobHandle) -> tuple[Path, Path]:
+    """Return the files with a job's standard output and standard error."""
+    folder = Path(handle.folder)
+    return folder / f"{handle.job_id}_0_log.out", folder / f"{handle.job_id}_0_log.err"
+
+
+def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandle]]:
+    here = [handle for handle in handles if handle.cluster == "local"]
+    return here, [handle for handle in handles if handle.cluster != "local"]

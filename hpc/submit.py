@@ -1,0 +1,257 @@
+"""Jobs through submitit: its ids, pickles, logs and requeues, with our batch script."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
+from submitit.local.local import LocalExecutor, LocalJob
+from submitit.slurm.slurm import SlurmExecutor
+
+import hpc
+from hpc import render, state
+from hpc.errors import ConfigError, SubmitError
+from hpc.model import JobHandle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from hpc.model import Resources, ServiceSpec
+
+ENDLESS_MIN = 10 * 365 * 24 * 60
+"""Minutes that stand for no walltime where submitit wants a number."""
+
+_PREFIX = re.compile(r"^(sbatch: )?((error|fatal): )?")
+_FAILED = "Batch job submission failed: "
+
+
+def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | None = None) -> str:
+    """Return the batch script that submitting one replica would send, byte for byte.
+
+    Args:
+        spec: the service.
+        root: state directory.
+        replica: its number, from 0.
+        templates: a folder whose templates win over ours.
+
+    Raises:
+        ConfigError: a value cannot stand in a batch script.
+    """
+    folder = state.jobs_dir(root, spec.name)
+    stdout, stderr = log_patterns(folder)
+    job = render.SbatchJob(
+        command=task_command(folder),
+        stdout=stdout,
+        stderr=stderr,
+        job_name=f"hpc-serve-{spec.name}-{replica}",
+        signal_s=spec.grace_s,
+    )
+    return render.sbatch(spec, job, templates)
+
+
+def plain_script(
+    name: str,
+    resources: Resources,
+    folder: Path,
+    *,
+    setup: Sequence[str] = (),
+    templates: Path | None = None,
+) -> str:
+    """Return the batch script of a job that serves nothing, such as an image build.
+
+    Args:
+        name: of the job.
+        resources: what it asks for.
+        folder: where submitit keeps its files.
+        setup: shell lines before it.
+        templates: a folder whose templates win over ours.
+
+    Raises:
+        ConfigError: a value cannot stand in a batch script.
+    """
+    stdout, stderr = log_patterns(folder)
+    job = render.SbatchJob(
+        command=task_command(folder),
+        stdout=stdout,
+        stderr=stderr,
+        job_name=f"hpc-serve-{name}",
+        requeue=False,
+    )
+    return render.script("batch", job, resources, setup=setup, templates=templates)
+
+
+def task_command(folder: Path) -> str:
+    """Return the shell command by which submitit runs the task of a job."""
+    return f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+
+
+def log_patterns(folder: Path) -> tuple[str, str]:
+    """Return where a job's outputs go, as sbatch file name patterns.
+
+    Raises:
+        ConfigError: the folder has a % in its path.
+    """
+    if "%" in str(folder):
+        raise ConfigError(f"Slurm and submitit cannot write to {folder}: it has a % in its path")
+    paths = JobPaths(folder)
+    return str(paths.stdout).replace("%t", "0"), str(paths.stderr).replace("%t", "0")
+
+
+def to_slurm(
+    task: Callable[[], Any],
+    *,
+    folder: Path,
+    text: str,
+    minutes: int | None,
+    restarts: int = 0,
+    hide: Iterable[str] = (),
+) -> JobHandle:
+    """Submit a task to Slurm.
+
+    Args:
+        task: picklable by reference, since the job's Python imports it.
+        folder: where script, pickles and logs go.
+        text: the batch script.
+        minutes: its walltime; 0 is UNLIMITED, None the partition's default.
+        restarts: requeues at walltime.
+        hide: variables of ours that sbatch must not see.
+
+    Raises:
+        SubmitError: Slurm refused; nothing is left of the attempt.
+    """
+    # Without a known walltime every USR2 counts as one, so that restarts stay limited.
+    limit = {None: 0, 0: ENDLESS_MIN}.get(minutes, minutes)
+    with _staging(folder) as staging:
+        executor = _Slurm(staging, task_command(folder), text, list(hide))
+        executor.max_num_timeout = restarts
+        executor.parameters["time"] = limit
+        return _submit(executor, task, folder, "slurm")
+
+
+def to_local(
+    task: Callable[[], Any],
+    *,
+    folder: Path,
+    start: Callable[[str], int],
+    minutes: int | None,
+    restarts: int = 0,
+) -> JobHandle:
+    """Submit a task to this machine.
+
+    Args:
+        task: picklable by reference.
+        folder: where pickles and logs go.
+        start: starts submitit's controller with a command, and returns its process id.
+        minutes: its walltime; 0 and None are no limit.
+        restarts: restarts at walltime.
+    """
+    with _staging(folder) as staging:
+        executor = _Local(staging, task_command(folder), start)
+        executor.max_num_timeout = restarts
+        executor.parameters["timeout_min"] = minutes or ENDLESS_MIN
+        return _submit(executor, task, folder, "local")
+
+
+class _Slurm(SlurmExecutor):
+    """Submitit's executor with our text; its files lie in a folder that we move or remove."""
+
+    def __init__(self, staging: Path, command: str, text: str, hide: Sequence[str]) -> None:
+        super().__init__(staging)
+        self._command = command
+        self._text = text
+        self._hide = hide
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Count as available: our scripts need no srun, which submitit looks for."""
+        return 2
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return self._command
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        del command, uid
+        return self._text
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        hidden = [f"--unset={name}" for name in self._hide]
+        extra = [f"{name}={value}" for name, value in safe_path().items()]
+        return ["env", *hidden, *extra, "sbatch", str(submission_file_path)]
+
+
+class _Local(LocalExecutor):
+    """Submitit's executor with a controller that outlives our terminal."""
+
+    def __init__(self, staging: Path, command: str, start: Callable[[str], int]) -> None:
+        super().__init__(staging)
+        self._command = command
+        self._start = start
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return self._command
+
+    def _submit_command(self, command: str) -> LocalJob[Any]:
+        return LocalJob(folder=self.folder, job_id=str(self._start(command)))
+
+
+def _submit(
+    executor: SlurmExecutor | LocalExecutor, task: Callable[[], Any], folder: Path, cluster: Any
+) -> JobHandle:
+    told = io.StringIO()
+    submitted_at = time.time()
+    try:
+        with contextlib.redirect_stderr(told):
+            job = executor.submit(task)
+    except FailedJobError as error:
+        raise SubmitError(f"Slurm refused the job: {_refusal(str(error))}") from error
+    except FailedSubmissionError as error:
+        first = str(error).splitlines()[0]
+        raise SubmitError(f"sbatch gave no job id: {first}") from error
+    except OSError as error:
+        raise SubmitError(f"cannot submit from {folder}: {error.strerror or error}") from error
+    for path in (job.paths.submission_file, job.paths.submitted_pickle):
+        if path.exists():
+            path.rename(folder / path.name)
+    return JobHandle(job.job_id, cluster, str(folder), submitted_at)
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside the job's files; it goes, with all that a refused job left there.
+
+    A job that starts at once waits for its pickle, so the move may follow the submission.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=".submit-", dir=folder) as staging:
+            yield Path(staging)
+    except OSError as error:
+        raise SubmitError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _refusal(stderr: str) -> str:
+    """Return sbatch's most telling words, which come before its general ones."""
+    lines = [_PREFIX.sub("", line.strip()) for line in stderr.splitlines()]
+    lines = [line for line in lines if line] or ["it did not say why"]
+    special = [line for line in lines if not line.startswith(_FAILED)]
+    told = "; ".join(special) if special else lines[-1].removeprefix(_FAILED)
+    return told[:1].lower() + told[1:] if told[1:2].islower() else told
+
+
+def safe_path() -> dict[str, str]:
+    """Return what keeps modules of the user's folder out of a job's Python (3.11 and newer).
+
+    Nothing where we ourselves come from that folder.
+    """
+    ours = Path(hpc.__file__).resolve().parent.parent
+    return {} if ours == Path.cwd() else {"PYTHONSAFEPATH": "1"}
