@@ -1,0 +1,347 @@
+"""OpenAI-compatible server over llama-cpp-python: one model, one request at a time, in order.
+
+Requests queue and never abort one another; a client that leaves stops its generation at the next
+token, or leaves the queue. Variables configure it:
+
+    MODEL_NAME      path of a GGUF file, or ORG/NAME:FILE.gguf of Hugging Face (with REVISION)
+    MODEL_ALIAS     the model's name in the API [default: its file's name]
+    SOCKET          Unix socket to listen on
+    HOST, PORT      TCP address without SOCKET [127.0.0.1, 8080]; port 0 takes a free one
+    CONTEXT_SIZE    tokens of prompt and answer together [4096]; 0 is what the model was trained on
+    API_KEY         key that clients must present; none is asked for without it
+    N_GPU_LAYERS    layers on the GPU, -1 is all [-1 if CUDA_VISIBLE_DEVICES names any, else 0]
+    N_THREADS       CPU threads [those this process may use]
+    QUEUE_SIZE      requests that may wait [64]
+    CHAT_FORMAT     llama-cpp-python's name of a chat format [the template in the GGUF file]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from gguf_worker import Job, Settings, Worker
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+    from gguf_worker import Model
+
+log = logging.getLogger("gguf_api_server")
+
+BUSY = 503
+DRAIN_S = 3
+"""Seconds that answers in progress get after SIGTERM."""
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's ``stream_options``."""
+
+    include_usage: bool = False
+
+
+class Body(BaseModel):
+    """What both kinds of completions take; anything else is ignored, as other servers do."""
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = None
+    min_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0)
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    logit_bias: dict[str, float] | None = None
+
+
+class ChatBody(Body):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class TextBody(Body):
+    """POST /v1/completions."""
+
+    prompt: str | list[int] | list[str]
+    echo: bool | None = None
+    logprobs: int | None = None
+
+
+class ApiError(Exception):
+    """An answer in OpenAI's error schema."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+    def response(self) -> JSONResponse:
+        """Return it as an answer; a full or loading server says when to come back."""
+        headers = {"Retry-After": "1"} if self.status == BUSY else None
+        return JSONResponse(self.body, self.status, headers)
+
+
+def explained(error: Exception) -> ApiError:
+    """Return what a failed request means to its client."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return ApiError(400, f"{where}: {first['msg']}")
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail))
+    if isinstance(error, ValueError):
+        long = "exceed context window" in str(error)
+        return ApiError(400, str(error), code="context_length_exceeded" if long else None)
+    return ApiError(500, "the model failed on this request", kind="server_error")
+
+
+def text_only(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages whose text parts are joined, as chat templates expect them.
+
+    Raises:
+        ApiError: a part is not text.
+    """
+    found = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+                raise ApiError(400, "this server reads text only")
+            content = "".join(str(part.get("text", "")) for part in content)
+        found.append({**message, "content": content})
+    return found
+
+
+class Api:
+    """The HTTP side of the server.
+
+    Args:
+        settings: what the environment says.
+        worker: the thread that generates.
+    """
+
+    def __init__(self, settings: Settings, worker: Worker) -> None:
+        self.settings, self.worker = settings, worker
+        self.created = int(time.time())
+
+    def app(self) -> FastAPI:
+        """Return the application: /health is open to all, the rest asks for the key."""
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        app.get("/health")(self.health)
+        guarded = APIRouter(dependencies=[Depends(self.check_key)])
+        guarded.get("/metrics")(self.metrics)
+        guarded.get("/v1/models")(self.models)
+        guarded.post("/v1/completions")(self.complete)
+        guarded.post("/v1/chat/completions")(self.chat)
+        app.include_router(guarded)
+        for kind in (ApiError, RequestValidationError, HTTPException, Exception):
+            app.exception_handler(kind)(self.on_error)
+        return app
+
+    async def on_error(self, request: Request, error: Exception) -> Response:
+        """Answer any error in OpenAI's schema."""
+        del request
+        return explained(error).response()
+
+    async def check_key(self, request: Request) -> None:
+        """Refuse who does not present the key."""
+        given = request.headers.get("authorization", "").encode()
+        wanted = f"Bearer {self.settings.key}".encode()
+        if self.settings.key and not hmac.compare_digest(given, wanted):
+            raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key")
+
+    async def health(self) -> Response:
+        """Tell whether the model is loaded."""
+        loaded = self.worker.model is not None
+        return JSONResponse({"status": "ok" if loaded else "loading"}, 200 if loaded else BUSY)
+
+    async def metrics(self) -> Response:
+        """Return counters in Prometheus' text format."""
+        return Response(generate_latest(self.worker.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def models(self) -> dict[str, Any]:
+        """List the one model."""
+        name, created = self.settings.name, self.created
+        model = {"id": name, "object": "model", "created": created, "owned_by": "hpc-serve"}
+        return {"object": "list", "data": [model]}
+
+    async def chat(self, body: ChatBody, request: Request) -> Response:
+        """Answer a conversation."""
+        given = self.arguments(body) | {"messages": text_only(body.messages)}
+        if body.max_completion_tokens is not None:
+            given["max_tokens"] = body.max_completion_tokens
+        return await self.answer(request, body, lambda model: model.create_chat_completion(**given))
+
+    async def complete(self, body: TextBody, request: Request) -> Response:
+        """Continue a text."""
+        given = self.arguments(body)
+        if isinstance(body.prompt, list) and body.prompt and isinstance(body.prompt[0], str):
+            if len(body.prompt) > 1:
+                raise ApiError(400, "prompt: one text per request")
+            given["prompt"] = body.prompt[0]
+        return await self.answer(request, body, lambda model: model.create_completion(**given))
+
+    def arguments(self, body: Body) -> dict[str, Any]:
+        """Return the library's arguments, with OpenAI's defaults where the library has its own.
+
+        Raises:
+            ApiError: another model is asked for.
+        """
+        name = self.settings.name
+        if body.model not in {None, name}:
+            raise ApiError(404, f"there is no model {body.model!r} here", code="model_not_found")
+        apart = {"stream_options", "n", "max_completion_tokens", "messages"}
+        given = body.model_dump(exclude_none=True, exclude=apart)
+        return {"temperature": 1.0, "top_p": 1.0, "repeat_penalty": 1.0, **given, "model": name}
+
+    async def answer(self, request: Request, body: Body, call: Callable[[Model], Any]) -> Response:
+        """Queue a request and answer it; the status waits for the first chunk, and so tells."""
+        if self.worker.model is None:
+            raise ApiError(BUSY, "the model is still loading", kind="overloaded_error")
+        job = Job(call)
+        if not self.worker.submit(job):
+            raise ApiError(BUSY, "too many requests wait here", kind="overloaded_error")
+        watch = asyncio.create_task(self.watch(request, job))
+        events = self.events(job, watch)
+        first = await anext(events, None)
+        if isinstance(first, Exception):
+            raise explained(first)
+        if first is None or not body.stream:
+            await events.aclose()
+            return JSONResponse(first)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        stream = self.stream(job, first, events, usage=usage)
+        return StreamingResponse(stream, media_type="text/event-stream")
+
+    async def watch(self, request: Request, job: Job) -> None:
+        """Wait until the client leaves or has its answer; then nobody needs the job."""
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self.worker.leave(job)
+
+    async def events(
+        self, job: Job, watch: asyncio.Task[None]
+    ) -> AsyncGenerator[dict[str, Any] | Exception, None]:
+        """Yield what the worker says; whoever stops listening ends the job."""
+        try:
+            while (event := await job.events.get()) is not None:
+                yield event
+        finally:
+            watch.cancel()
+            self.worker.leave(job)
+
+    async def stream(
+        self,
+        job: Job,
+        first: dict[str, Any],
+        events: AsyncGenerator[dict[str, Any] | Exception, None],
+        *,
+        usage: bool,
+    ) -> AsyncIterator[str]:
+        """Yield server-sent events, as OpenAI's clients read them."""
+        async with contextlib.aclosing(events):
+            yield sse(first)
+            async for event in events:
+                yield sse(explained(event).body if isinstance(event, Exception) else event)
+        if usage and job.usage:
+            yield sse({**first, "choices": [], "usage": job.usage})
+        yield "data: [DONE]\n\n"
+
+
+def sse(event: dict[str, Any]) -> str:
+    """Return one server-sent event."""
+    return f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Return the bound socket: a Unix socket that only we can open, or a TCP port.
+
+    Raises:
+        OSError: the address is in use, or cannot be ours.
+    """
+    if settings.socket is None:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        bound.bind(settings.socket)
+    finally:
+        os.umask(mask)
+    return bound
+
+
+def main() -> int:
+    """Serve until SIGTERM; return the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    try:
+        settings = Settings.model_validate({k: v for k, v in os.environ.items() if v})
+        bound = listen(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        log.error("%s: %s", first["loc"][0], first["msg"])  # noqa: TRY400 - one clear line
+        return 2
+    except OSError as error:
+        where = "SOCKET" if os.environ.get("SOCKET") else "PORT"
+        log.error("cannot listen where %s says: %s", where, error.strerror)  # noqa: TRY400
+        return 1
+    log.info("listening on %s", bound.getsockname())
+    worker = Worker(settings, on_failure=lambda: setattr(server, "should_exit", True))
+    config = uvicorn.Config(
+        Api(settings, worker).app(),
+        log_level="warning",
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    server = uvicorn.Server(config)
+    worker.start()
+    server.run(sockets=[bound])
+    worker.stop()
+    if settings.socket:
+        Path(settings.socket).unlink(missing_ok=True)
+    if worker.failure is not None:
+        log.error("cannot load %s: %s", settings.model, worker.failure)
+    sys.stdout.flush()
+    # Not sys.exit: a thread still in llama.cpp would crash when its library is torn down.
+    os._exit(1 if worker.failure is not None else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
