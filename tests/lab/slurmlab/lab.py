@@ -1,0 +1,308 @@
+"""The lab: a login node, two compute nodes and an off-cluster laptop on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from . import daemons, debian, network, project, slurm
+from .host import FILES, CommandError, LabError, ProcessId, install_programs, locked
+from .host import remove_tree, require_root
+from .node import USERS, Bind, Node, home_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .node import NodeProcess
+
+NODES = ("login", "c1", "c2", "laptop")
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+# A laptop has neither Slurm nor Apptainer.
+NOT_ON_LAPTOP = [f"/usr/bin/{name}" for name in [*slurm.COMMANDS, "apptainer", "singularity"]]
+
+
+class Lab:
+    """One lab; several can run side by side under different names.
+
+    Args:
+        name: which lab; `$HPC_SERVE_LAB_NAME`, else "default".
+        root: folder of all labs and of what they share; `$HPC_SERVE_LAB_DIR`, else under /var/tmp.
+    """
+
+    def __init__(self, name: str | None = None, root: Path | None = None) -> None:
+        self.name = name or os.environ.get("HPC_SERVE_LAB_NAME") or "default"
+        default = os.environ.get("HPC_SERVE_LAB_DIR") or "/var/tmp/hpc-serve-lab"  # noqa: S108
+        self.root = (root or Path(default)).absolute()
+        self.cache = self.root / "cache"
+        self.folder = self.root / "labs" / self.name
+        self.homes = self.folder / "home"
+        self.laptop_homes = self.folder / "laptop-home"
+        self.nodes = {name: Node(name, self.folder / "nodes" / name) for name in NODES}
+        self._lock_depth = 0
+
+    # Life of the lab
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from changing this lab; may be nested.
+
+        Raises:
+            LabError: another process holds the lab.
+        """
+        require_root()
+        _own_folder(self.root)
+        self._lock_depth += 1
+        try:
+            if self._lock_depth > 1:
+                yield
+            else:
+                with locked(self.folder / "lock", f'the lab "{self.name}"'):
+                    yield
+        finally:
+            self._lock_depth -= 1
+
+    def build(self) -> Path:
+        """Build the nodes' root file system unless it is there, and return its path."""
+        with self.locked():
+            install_programs()
+            return debian.build_rootfs(self.cache, self._rootfs_in_use())
+
+    def up(self, *, accounting: bool = False) -> None:
+        """Start the lab from a clean state, after clearing away what an earlier one left.
+
+        Args:
+            accounting: whether slurmdbd runs, so that sacct answers.
+        """
+        with self.locked():
+            rootfs = self.build()
+            self.down()
+            try:
+                self._start(rootfs, accounting=accounting)
+            except BaseException:
+                self.down()
+                raise
+
+    def down(self) -> None:
+        """Stop everything of the lab; logs and homes stay on disk until the next `up`."""
+        with self.locked():
+            for record in sorted((self.folder / "nodes").glob("*/pid")):
+                Node(record.parent.name, record.parent).stop()
+
+    def is_up(self) -> bool:
+        """Say whether all four nodes run."""
+        return all(node.pid() for node in self.nodes.values())
+
+    def status(self) -> dict[str, str]:
+        """Return, for each node, its process number and the daemons that run on it."""
+        answer = {}
+        for name, node in self.nodes.items():
+            pid = node.pid()
+            running = [d for d in daemons.DAEMONS if daemons.pid(node, d)] if pid else []
+            answer[name] = f"up, process {pid}: {' '.join(running) or '-'}" if pid else "down"
+        return answer
+
+    def report(self) -> str:
+        """Return what Slurm says of itself and the tail of its log, for looking into a failure."""
+        try:
+            return slurm.report(self.nodes["login"])
+        except LabError as error:
+            return str(error)
+
+    # Commands and files on a node
+
+    def run(
+        self, node: str, argv: Sequence[str], **options: object
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a node to its end; options as for `Node.run`."""
+        return self._node(node).run(argv, **options)  # type: ignore[arg-type]
+
+    def popen(self, node: str, argv: Sequence[str], **options: object) -> NodeProcess:
+        """Start a command on a node and return at once; options as for `Node.popen`."""
+        return self._node(node).popen(argv, **options)  # type: ignore[arg-type]
+
+    def node_pid(self, node: str) -> int | None:
+        """Return the number, on this machine, of a node's process 1, or None when it is down."""
+        return self._node(node).pid()
+
+    def write_file(
+        self, path: str, content: str, owner: str = "owner", node: str = "login", mode: str = "644"
+    ) -> None:
+        """Write a file on a node as an account, making the folders it needs."""
+        self._write(node, path, owner, mode, subprocess.PIPE, content)
+
+    def copy_in(
+        self, source: Path, path: str, owner: str = "owner", node: str = "login", mode: str = "644"
+    ) -> None:
+        """Copy a file of this machine to a path on a node, owned by an account."""
+        with source.open("rb") as file:
+            self._write(node, path, owner, mode, file, None)
+
+    def copy_out(self, path: str, target: Path, owner: str = "owner", node: str = "login") -> None:
+        """Copy a file that an account can read on a node to a path on this machine."""
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                self.run(node, ["cat", path], user=owner, stdout=file, timeout=600)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    # What goes wrong at real sites
+
+    def start(self, node: str, daemon: str) -> None:
+        """Start one of `daemons.DAEMONS` on a node."""
+        daemons.start(self._node(node), daemon)
+
+    def stop(self, node: str, daemon: str) -> None:
+        """Stop a daemon on a node and wait until it is gone."""
+        daemons.stop(self._node(node), daemon)
+
+    def signal(self, node: str, daemon: str, sig: int) -> None:
+        """Send a daemon a signal, such as SIGSTOP for a controller that hangs."""
+        daemons.send_signal(self._node(node), daemon, sig)
+
+    def cut(self, node: str = "laptop") -> None:
+        """Take down a node's only network link; `restore` brings it back."""
+        network.set_link(self._node(node), "down")
+
+    def restore(self, node: str = "laptop") -> None:
+        """Bring back the link that `cut` took down."""
+        network.set_link(self._node(node), "up")
+
+    def set_accounting(self, *, on: bool) -> None:
+        """Turn Slurm's accounting on or off while the lab runs; does nothing when it is so."""
+        if on != (daemons.pid(self.nodes["login"], "slurmdbd") is not None):
+            slurm.switch_accounting(self.nodes, accounting=on)
+
+    def wait_idle(self, timeout: float = 60) -> None:
+        """Wait until no job runs or ends on either compute node."""
+        slurm.wait_idle(self.nodes["login"], timeout)
+
+    # The project
+
+    def install_project(
+        self,
+        wheel: Path,
+        *,
+        extras: Sequence[str] = (),
+        packages: Sequence[str] = (),
+        constraints: Path | None = None,
+    ) -> bool:
+        """Install a wheel for all nodes at /opt/hpc-serve; quick when it is there already.
+
+        Args:
+            wheel: the built project.
+            extras: its extras to install.
+            packages: further requirements.
+            constraints: pip constraints file; with hashes, it must cover wheel and packages.
+
+        Returns:
+            Whether anything had to be installed.
+        """
+        wanted = project.Wanted(wheel, tuple(extras), tuple(packages), constraints)
+        with self.locked():
+            return project.install(self, wanted)
+
+    @contextmanager
+    def workshop(self, name: str, binds: Sequence[Bind] = ()) -> Iterator[Node]:
+        """Run a passing node that shares this machine's network, for what needs registries."""
+        node = Node(name, self.folder / "nodes" / f"{name}-{os.getpid()}", own_network=False)
+        with self.locked():
+            rootfs = self.build()
+            try:
+                node.prepare({**_common_files(), "/etc/pip.conf": project.pip_conf()})
+                node.start(rootfs, binds)
+                yield node
+            finally:
+                node.stop()
+                remove_tree(node.folder)
+
+    def _start(self, rootfs: Path, *, accounting: bool) -> None:
+        for folder in (self.homes, self.laptop_homes):
+            _make_homes(folder, rootfs)
+        (self.folder / "opt").mkdir(exist_ok=True)
+        for name, node in self.nodes.items():
+            files = {**_common_files(), "/etc/hosts": network.hosts(name), "/etc/hostname": name}
+            if name != "laptop":
+                files.update(slurm.config_files(accounting=accounting))
+                files["/etc/pip.conf"] = project.pip_conf()
+            node.prepare(files, masked=NOT_ON_LAPTOP if name == "laptop" else ())
+            node.start(rootfs, self._binds(name))
+        network.connect(self.nodes)
+        self._start_sshd()
+        slurm.start(self.nodes, accounting=accounting)
+
+    def _binds(self, node: str) -> list[Bind]:
+        homes = self.laptop_homes if node == "laptop" else self.homes
+        binds = [Bind(homes, "/home", writable=True)]
+        # Writable by root alone, and so that what lies below /opt here can be bound there too.
+        binds.append(Bind(self.folder / "opt", "/opt", writable=True))
+        if node != "laptop":
+            binds += project.package_folders()
+        return binds
+
+    def _start_sshd(self) -> None:
+        """Start sshd on login, with the laptop's owner let in and login's key known to the laptop."""
+        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f"]
+        self.run("login", [*keygen, HOST_KEY], user="root")
+        self.run("laptop", ["mkdir", "-m", "700", ".ssh"])
+        self.run("laptop", [*keygen, ".ssh/id_ed25519"])
+        key = self.run("laptop", ["cat", ".ssh/id_ed25519.pub"]).stdout
+        self.write_file("/home/owner/.ssh/authorized_keys", key, mode="600")
+        kind, public, *_ = self.run("login", ["cat", f"{HOST_KEY}.pub"]).stdout.split()
+        known = f"login,{network.OUTSIDE['login']} {kind} {public}\n"
+        self.write_file("/home/owner/.ssh/known_hosts", known, node="laptop")
+        self.write_file("/etc/ssh/sshd_config.d/lab.conf", (FILES / "sshd.conf").read_text(), "root")
+        self.start("login", "sshd")
+
+    def _node(self, name: str) -> Node:
+        if name not in self.nodes:
+            msg = f"no node {name}; there are {', '.join(self.nodes)}"
+            raise LabError(msg)
+        return self.nodes[name]
+
+    def _write(
+        self, node: str, path: str, user: str, mode: str, source: int | IO[bytes], text: str | None
+    ) -> None:
+        script = 'mkdir -p "$(dirname "$0")" && umask 077 && cat > "$0" && chmod "$1" "$0"'
+        argv = ["sh", "-c", script, path, mode]
+        self.run(node, argv, user=user, stdin=source, input=text, timeout=600)
+
+    def _rootfs_in_use(self) -> frozenset[Path]:
+        """Return what root file systems the running nodes of all labs stand on."""
+        records = [ProcessId.read(path) for path in self.root.glob("labs/*/nodes/*/pid")]
+        commands = [
+            Path(f"/proc/{record.pid}/cmdline").read_bytes().decode().split("\0")
+            for record in records
+            if record and record.alive()
+        ]
+        return frozenset(Path(word) for words in commands for word in words if word)
+
+
+def _own_folder(path: Path) -> None:
+    """Make a folder that only root can have made, for it may lie where anybody can write."""
+    path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if path.is_symlink() or path.stat().st_uid != 0:
+        msg = f"{path} is not a folder of root's own"
+        raise LabError(msg)
+
+
+def _make_homes(folder: Path, rootfs: Path) -> None:
+    remove_tree(folder)
+    folder.mkdir(parents=True)
+    for user, number in USERS.items():
+        home = folder / Path(home_of(user)).name
+        shutil.copytree(rootfs / "etc/skel", home)
+        for path in (home, *home.iterdir()):
+            os.chown(path, number, number)
+        home.chmod(0o700)
+
+
+def _common_files() -> dict[str, str]:
+    """Return files of this machine that make its network usable from a node, by path."""
+    paths = [Path("/etc/resolv.conf"), debian.CA_BUNDLE]
+    return {str(path): path.read_text() for path in paths if path.exists()}

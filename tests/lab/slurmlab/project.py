@@ -1,0 +1,126 @@
+"""The project as the nodes see it: a virtual environment at /opt/hpc-serve, made from a wheel."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .host import LabError, remove_tree
+from .node import Bind
+
+if TYPE_CHECKING:
+    from .lab import Lab
+
+PREFIX = "/opt/hpc-serve"
+# A dictionary entry of `pip config list`: [global.]find-links='/srv/wheels'.
+_PIP_SETTING = re.compile(r"^(global|install|:env:)\.([a-z-]+)=(.*)$")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to install.
+
+    Args:
+        wheel: the built project.
+        extras: its extras.
+        packages: further requirements.
+        constraints: pip constraints file.
+    """
+
+    wheel: Path
+    extras: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    constraints: Path | None = None
+
+    def stamp(self, rootfs: Path) -> str:
+        """Return a text that differs whenever the result would."""
+        content = [self.wheel.read_bytes(), repr((self.extras, self.packages)).encode()]
+        content += [self.constraints.read_bytes() if self.constraints else b"", rootfs.name.encode()]
+        return hashlib.sha256(b"\0".join(content)).hexdigest()
+
+    def requirements(self) -> str:
+        """Return a pip requirements file."""
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        name = self.wheel.name.split("-")[0]
+        line = f"{name}{extras} @ file:///mnt/wheel/{self.wheel.name}"
+        if self.constraints and "--hash=" in self.constraints.read_text():
+            line += f" --hash=sha256:{hashlib.sha256(self.wheel.read_bytes()).hexdigest()}"
+        return "\n".join([line, *self.packages, ""])
+
+
+def install(lab: Lab, wanted: Wanted) -> bool:
+    """Install for all nodes of a lab, up or down, unless the same is there already.
+
+    Returns:
+        Whether anything had to be installed.
+
+    Raises:
+        LabError: the wheel is missing, or pip failed; what was there before stays.
+    """
+    if not wanted.wheel.is_file():
+        msg = f"no wheel at {wanted.wheel}"
+        raise LabError(msg)
+    final = lab.folder / "opt" / "hpc-serve"
+    stamp = final / "stamp"
+    key = wanted.stamp(lab.build())
+    if stamp.exists() and stamp.read_text() == key:
+        return False
+    building = lab.folder / "opt-building"
+    remove_tree(building)
+    building.mkdir(parents=True)
+    final.parent.mkdir(exist_ok=True)
+    _build(lab, wanted, building)
+    (building / "stamp").write_text(key)
+    remove_tree(final)
+    building.rename(final)
+    return True
+
+
+def _build(lab: Lab, wanted: Wanted, target: Path) -> None:
+    cache = lab.cache / "pip"
+    cache.mkdir(parents=True, exist_ok=True)
+    binds = [
+        Bind(target, PREFIX, writable=True),
+        Bind(cache, "/root/.cache/pip", writable=True),
+        Bind(wanted.wheel.absolute().parent, "/mnt/wheel"),
+        *package_folders(),
+    ]
+    pip = [f"{PREFIX}/bin/pip", "install", "--quiet", "--requirement", "/tmp/requirements.txt"]  # noqa: S108
+    with lab.workshop("installer", binds) as node:
+        node.run(["python3", "-m", "venv", PREFIX], user="root")
+        node.run(["tee", "/tmp/requirements.txt"], user="root", input=wanted.requirements())  # noqa: S108
+        if wanted.constraints:
+            text = wanted.constraints.read_text()
+            node.run(["tee", "/tmp/constraints.txt"], user="root", input=text)  # noqa: S108
+            pip += ["--constraint", "/tmp/constraints.txt"]  # noqa: S108
+        node.run(pip, user="root", timeout=1800)
+
+
+def pip_conf() -> str:
+    """Return a pip configuration file that says what this machine's pip is told."""
+    lines = [f"{key} = {value}" for key, value in sorted(_pip_settings().items())]
+    return "\n".join(["[global]", *lines, ""])
+
+
+def package_folders() -> list[Bind]:
+    """Return binds for the folders of packages on this machine that its pip looks into."""
+    words = [word for value in _pip_settings().values() for word in value.split()]
+    paths = {Path(word.removeprefix("file://")) for word in words}
+    return [Bind(p, str(p)) for p in sorted(paths) if p.is_absolute() and p.is_dir()]
+
+
+@functools.cache
+def _pip_settings() -> dict[str, str]:
+    argv = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    found = [match.groups() for match in map(_PIP_SETTING.match, listed.splitlines()) if match]
+    # An environment variable comes after the files here, and wins as it does in pip.
+    ordered = sorted(found, key=lambda entry: entry[0] == ":env:")
+    return {key: " ".join(str(ast.literal_eval(text)).split()) for _, key, text in ordered}
