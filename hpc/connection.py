@@ -68,6 +68,7 @@ class Connection:
         self._on_event = on_event or _ignore
         self._root = state.home()
         self._closing = threading.Event()
+        self._closed = False
         self._link, self._gateway = self._establish()
         self._watcher = threading.Thread(target=self._watch, name="hpc-connect", daemon=True)
         self._watcher.start()
@@ -142,12 +143,15 @@ class Connection:
 
     def close(self) -> None:
         """End the connection; leaves no process, port, socket or file behind."""
+        if self._closed:
+            return
         atexit.unregister(self.close)
         self._closing.set()
         if threading.current_thread() is not self._watcher:
             self._watcher.join()
         self._link.close()
         records.drop(self._root, self.port)
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self

@@ -71,7 +71,7 @@ def _read(line: str) -> RemoteGateway | None:
         return None
     try:
         said: dict[str, Any] = json.loads(line)
-        return RemoteGateway(
+        found = RemoteGateway(
             host=str(said["host"]),
             port=int(said["port"]),
             key=str(said["key"]),
@@ -79,6 +79,7 @@ def _read(line: str) -> RemoteGateway | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
+    return found if found.key.isascii() and found.key.isprintable() else None
 
 
 def _explain(login: Login, result: Result, remote_command: str) -> TunnelError:
@@ -102,7 +103,8 @@ def _explain(login: Login, result: Result, remote_command: str) -> TunnelError:
 
 def _told(result: Result) -> str:
     """The remote program's own sentence, which it marks with its name."""
-    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    printable = "".join(c if c.isprintable() else "\n" for c in result.stderr)
+    lines = [line.strip() for line in printable.splitlines() if line.strip()]
     marked = [line for line in lines if line.startswith("hpc-serve: ")]
     if marked:
         return marked[-1].removeprefix("hpc-serve: ")

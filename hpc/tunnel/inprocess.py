@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paramiko
+from paramiko.hostkeys import InvalidHostKey
 from sshtunnel import BaseSSHTunnelForwarderError, SSHTunnelForwarder
 
 from hpc.errors import ConfigError, TunnelError
@@ -148,15 +149,22 @@ def open_link(login: Login, *, interactive: bool) -> InProcess:
     settings = _settings(login)
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    for path in settings.known_hosts:
-        if path.is_file():
-            client.load_system_host_keys(str(path))
     try:
+        _load_known_hosts(client, settings.known_hosts)
         _connect(client, login, settings)
     except BaseException:
         client.close()
         raise
     return InProcess(login, client)
+
+
+def _load_known_hosts(client: paramiko.SSHClient, paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        try:
+            if path.is_file():
+                client.get_host_keys().load(str(path))
+        except (InvalidHostKey, OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the known hosts in {path}: {error}") from error
 
 
 def _connect(client: paramiko.SSHClient, login: Login, settings: _Settings) -> None:

@@ -12,7 +12,7 @@ from hpc.errors import ConfigError
 TransportName = Literal["openssh", "paramiko"]
 TRANSPORTS: tuple[TransportName, ...] = get_args(TransportName)
 
-_DESTINATION = re.compile(r"(?:(?P<user>[^\s@-][^\s@]*)@)?(?P<host>[^\s@:/-][^\s@/]*)")
+_DESTINATION = re.compile(r"(?:(?P<user>[^\s@-]\S*)@)?(?P<host>[^\s@:/-][^\s@:/]*)")
 _OPTION = re.compile(r"\s*(?P<key>[A-Za-z][A-Za-z0-9]*)\s*[=\s]\s*(?P<value>\S.*?)\s*")
 
 
@@ -58,7 +58,10 @@ def parse_login(
     """
     match = _DESTINATION.fullmatch(destination)
     if match is None:
-        raise ConfigError(f"not a login node: {destination!r}", hint="write USER@HOST")
+        raise ConfigError(
+            f"not a login node: {destination!r}",
+            hint="write USER@HOST; another port is --ssh-option Port=2222",
+        )
     return Login(
         host=match["host"],
         user=match["user"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,7 @@ from tests.fakes.login_node import (
     LoginNode,
     free_port,
     listening,
-    login_node,
-    missing,
-    processes_with,
+    shared_node,
     until,
 )
 
@@ -36,12 +33,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
-    lacking = missing()
-    if lacking:
-        assert not os.environ.get("CI"), lacking
-        pytest.skip(lacking)
-    with login_node(tmp_path_factory.mktemp("node")) as node:
-        yield node
+    yield from shared_node(tmp_path_factory)
 
 
 @pytest.fixture
@@ -136,10 +128,11 @@ def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: str) 
     port = free_port()
     opened.forward(port, ("127.0.0.1", node.gateway.server_port))
     assert listening(port)
+    assert bool(node.clients()) == (transport == "openssh")
     opened.close()
     assert not listening(port)
     assert not opened.alive()
-    until(lambda: not _ours(node), "no ssh process of ours is left")
+    until(lambda: not node.clients(), "no ssh process of ours is left")
     opened.close()
 
 
@@ -161,7 +154,7 @@ def test_an_unknown_host_is_refused(node: LoginNode, transport: str) -> None:
     with pytest.raises(TunnelError, match="host key of login is not known") as caught:
         open_link(node.login(), transport=transport, interactive=False)
     assert "fingerprint" in str(caught.value.hint)
-    _nobody_logged_in(node)
+    assert not node.clients()
 
 
 def test_a_changed_host_key_is_refused_whatever_the_options_say(
@@ -173,7 +166,7 @@ def test_a_changed_host_key_is_refused_whatever_the_options_say(
     with pytest.raises(TunnelError, match="host key of login has changed"):
         open_link(login, transport=transport, interactive=False)
     assert node.said().count("Accepted publickey") == before
-    _nobody_logged_in(node)
+    assert not node.clients()
 
 
 def test_a_key_that_is_not_authorised_is_refused(node: LoginNode, transport: str) -> None:
@@ -231,15 +224,6 @@ def test_a_gateway_that_does_not_come_is_explained(
 def test_a_missing_program_is_told_with_how_to_install_it(link: Link, node: LoginNode) -> None:
     with pytest.raises(TunnelError, match="cannot run no-such-hpc-serve on login"):
         ensure_gateway(link, node.login(), remote_command="no-such-hpc-serve")
-
-
-def _nobody_logged_in(node: LoginNode) -> None:
-    assert not _ours(node)
-
-
-def _ours(node: LoginNode) -> list[str]:
-    """Command lines of ssh clients of this test's node."""
-    return [line for line in processes_with(f"Port={node.port}") if line.startswith("ssh ")]
 
 
 def _tcp_listeners() -> list[str]:

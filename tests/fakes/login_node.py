@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from hpc.tunnel.login import Login
 
 if TYPE_CHECKING:
@@ -104,6 +106,21 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._stream()
 
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Authorization"] != f"Bearer {KEY}" or body["stream"] is not True:
+            self._send(401, {"error": {"message": "no such key"}})
+            return
+        # Says back what was asked, a word at a time.
+        self._start_stream()
+        for word in [body["model"], *body["messages"][0]["content"].split(" ")]:
+            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
+            choice = {"index": 0, "delta": {"content": f"{word}|"}, "finish_reason": None}
+            data = json.dumps(chunk | {"choices": [choice]})
+            self.wfile.write(f"data: {data}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
     def _send(self, status: int, body: object) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
@@ -112,11 +129,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self) -> None:
+    def _start_stream(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
+
+    def _stream(self) -> None:
+        self._start_stream()
         for number in range(CHUNKS):
             self.wfile.write(f"data: {number}\n\n".encode())
             if not self.server.received.acquire(timeout=WAIT_S):
@@ -159,6 +179,16 @@ class LoginNode:
             "config": self.folder / "ssh_config",
         }
         return Login(**(fields | changes))  # type: ignore[arg-type]
+
+    def arguments(self) -> list[str]:
+        """Return what the command line needs to come in."""
+        login = self.login()
+        pairs = [f"--ssh-option={key}={value}" for key, value in login.options]
+        return [str(login), f"--identity={login.identity}", f"--ssh-config={login.config}", *pairs]
+
+    def clients(self) -> list[str]:
+        """Return the command lines of ssh programs that lead here."""
+        return [line for line in processes_with(f"Port={self.port}") if line.startswith("ssh ")]
 
     def start(self) -> None:
         """Start sshd and wait until it listens."""
@@ -220,6 +250,16 @@ def login_node(folder: Path) -> Iterator[LoginNode]:
             yield node
         finally:
             node.stop()
+
+
+def shared_node(factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
+    """Yield a login node for a module's tests; without sshd, skip them except in CI."""
+    lacking = missing()
+    if lacking:
+        assert not os.environ.get("CI"), lacking
+        pytest.skip(lacking)
+    with login_node(factory.mktemp("node")) as node:
+        yield node
 
 
 def _write_files(node: LoginNode) -> None:

@@ -1,0 +1,278 @@
+"""The Python interface and the command, over both transports, against a real sshd."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+import hpc
+from hpc import state
+from hpc.errors import TunnelError
+from tests.fakes.login_node import KEY, LoginNode, free_port, listening, shared_node, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hpc.connection import Connection
+
+COMMAND = [sys.executable, "-m", "hpc", "connect"]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
+    yield from shared_node(tmp_path_factory)
+
+
+@pytest.fixture
+def node(
+    running: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LoginNode]:
+    # The laptop's own folders, and proxies that must not see what goes to 127.0.0.1.
+    monkeypatch.setenv("HPC_SERVE_HOME", str(tmp_path / "laptop"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    running.known()
+    running.answer_well()
+    yield running
+    until(lambda: not running.clients(), "no ssh process is left")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert not list((tmp_path / "t").glob("hpc-*"))
+    assert not list((tmp_path / "laptop/connections").glob("*"))
+
+
+@pytest.fixture(params=["openssh", "paramiko"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def connect(node: LoginNode, transport: str, **changes: object) -> Connection:
+    login = node.login()
+    options: dict[str, object] = {
+        "identity": login.identity,
+        "ssh_config": login.config,
+        "ssh_options": tuple(f"{key}={value}" for key, value in login.options),
+        "transport": transport,
+    }
+    return hpc.connect(str(login), **(options | changes))
+
+
+def test_a_program_gets_models_and_clients(node: LoginNode, transport: str) -> None:
+    with connect(node, transport) as cluster:
+        assert cluster.models() == ["demo"]
+        with cluster.openai() as client:
+            assert [model.id for model in client.models.list()] == ["demo"]
+        with cluster.httpx() as plain:
+            assert plain.get("/models").status_code == 200
+        assert cluster.key == KEY
+        assert repr(cluster) == f"<hpc.connect {cluster.login}: {cluster.base_url}, connected>"
+        port = cluster.port
+    assert repr(cluster).endswith("closed>")
+    assert not listening(port)
+
+
+def test_the_key_is_kept_private_and_only_while_connected(node: LoginNode, transport: str) -> None:
+    with connect(node, transport) as cluster:
+        assert cluster.key_file.read_text() == f"{KEY}\n"
+        assert cluster.key_file.stat().st_mode & 0o777 == 0o600
+        assert cluster.key_file.parent.stat().st_mode & 0o777 == 0o700
+        record = cluster.key_file.with_suffix(".json").read_text()
+        assert KEY not in record
+        assert json.loads(record)["port"] == cluster.port
+    assert not cluster.key_file.exists()
+
+
+def test_the_same_port_comes_back_after_the_node_did(node: LoginNode, transport: str) -> None:
+    events: list[str] = []
+    with connect(node, transport, on_event=lambda kind, _: events.append(kind)) as cluster:
+        before = cluster.base_url
+        node.stop()
+        until(lambda: "down" in events, "the loss is told")
+        # What the gateway is called now is asked again after a loss.
+        assert "reconnecting" in repr(cluster)
+        node.start()
+        until(lambda: events[-1] == "up", "it is connected again")
+        assert cluster.base_url == before
+        assert cluster.models() == ["demo"]
+
+
+def test_a_key_withdrawn_meanwhile_ends_the_connection(node: LoginNode, transport: str) -> None:
+    authorized = node.folder / "authorized_keys"
+    with connect(node, transport) as cluster:
+        node.stop()
+        authorized.write_text("")
+        node.start()
+        try:
+            with pytest.raises(TunnelError, match="permission denied"):
+                cluster.wait()
+        finally:
+            authorized.write_text((node.folder / "user.pub").read_text())
+
+
+def test_a_port_held_by_another_connection_is_named_so(node: LoginNode, transport: str) -> None:
+    port = free_port()
+    with _command(node, transport, f"--port={port}", "--json") as process:
+        _first_event(process)
+        with pytest.raises(TunnelError) as caught:
+            connect(node, transport, port=port)
+        login = node.login()
+        assert str(caught.value) == (
+            f"port {port} of this machine is already in use "
+            f"by hpc-serve connect {login} (process {process.pid})"
+        )
+        assert "--port" in str(caught.value.hint)
+        _end(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ending_the_command_leaves_nothing(
+    node: LoginNode, transport: str, number: signal.Signals
+) -> None:
+    with _command(node, transport, "--port=0", "--json") as process:
+        up = _first_event(process)
+        key = Path(up["key_file"]).read_text().strip()
+        headers = {"Authorization": f"Bearer {key}"}
+        url = f"{up['base_url']}/models"
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+        assert _end(process, number) == 0
+    assert not listening(int(up["base_url"].split(":")[2].split("/")[0]))
+
+
+def test_killing_the_command_leaves_no_tunnel(node: LoginNode, transport: str) -> None:
+    with _command(node, transport, "--port=0", "--json") as process:
+        up = _first_event(process)
+        assert _end(process, signal.SIGKILL) == -signal.SIGKILL
+    until(lambda: not node.clients(), "ssh has left by itself")
+    port = int(up["base_url"].split(":")[2].split("/")[0])
+    assert not listening(port)
+    # What a killed process could not remove is told apart from a live connection's.
+    with connect(node, transport, port=port) as cluster:
+        assert cluster.models() == ["demo"]
+    for folder in Path(os.environ["TMPDIR"]).glob("hpc-*"):
+        assert {path.name for path in folder.iterdir()} <= {"log"}
+        (folder / "log").unlink()
+        folder.rmdir()
+
+
+def test_the_lines_can_be_read_by_a_shell(node: LoginNode, transport: str) -> None:
+    with _command(node, transport, "--port=0") as process:
+        assert process.stdout is not None
+        lines = process.stdout.readline() + process.stdout.readline()
+        assert KEY not in lines
+        script = f'{lines}echo "$OPENAI_BASE_URL $OPENAI_API_KEY"'
+        told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+        assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/v1 {KEY}\n", told.stdout)
+        _end(process, signal.SIGINT)
+
+
+def test_an_error_is_one_sentence_and_a_hint(node: LoginNode, transport: str) -> None:
+    node.known("stranger")
+    argv = [*COMMAND, *node.arguments(), f"--transport={transport}", "--port=0"]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert done.returncode == 7
+    first, second = done.stderr.splitlines()
+    assert first == "hpc-serve: the host key of login has changed, so nothing was sent to it"
+    assert second.startswith("  somebody may be listening in")
+    assert done.stdout == ""
+
+
+def test_on_a_terminal_ssh_asks_about_a_new_host(node: LoginNode) -> None:
+    node.known("")
+    ours, theirs = pty.openpty()
+    argv = ["setsid", "--ctty", *COMMAND, *node.arguments(), "--transport=openssh", "--port=0"]
+    process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        _read_until(ours, "continue connecting")
+        os.write(ours, b"yes\n")
+        said = _read_until(ours, "Ctrl-C closes")
+        assert f"OPENAI_API_KEY={KEY}" in said
+        os.write(ours, b"\x03")
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert f"[127.0.0.1]:{node.port}" in (node.folder / "known_hosts").read_text()
+
+
+def test_importing_costs_nothing_until_it_is_used() -> None:
+    script = (
+        "import hpc, sys; heavy = {'paramiko', 'sshtunnel', 'httpx', 'click', 'hpc.tunnel'};"
+        "print(sorted(heavy & set(sys.modules)));"
+        "hpc.connect; print(sorted(heavy & set(sys.modules)))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "[]\n['hpc.tunnel']\n"
+
+
+def test_nothing_is_written_for_a_login_that_failed(node: LoginNode, transport: str) -> None:
+    node.answer("exit 127")
+    with pytest.raises(TunnelError, match="cannot run hpc-serve"):
+        connect(node, transport)
+    assert not list((state.home() / "connections").glob("*"))
+
+
+@pytest.mark.parametrize("name", ["curl.sh", "openai_chat.py", "httpx_chat.py"])
+def test_the_examples_stream_through_the_tunnel(node: LoginNode, transport: str, name: str) -> None:
+    question = 'What is a "login\\node"?'
+    program = [sys.executable] if name.endswith(".py") else ["sh"]
+    with connect(node, transport) as cluster:
+        env = os.environ | {"OPENAI_BASE_URL": cluster.base_url, "OPENAI_API_KEY": cluster.key}
+        argv = [*program, str(EXAMPLES / name), "demo", question]
+        told = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
+    if name == "curl.sh":
+        events = [json.loads(line[6:]) for line in told.stdout.splitlines() if line[6:7] == "{"]
+        said = "".join(event["choices"][0]["delta"]["content"] for event in events)
+    else:
+        said = told.stdout.rstrip("\n")
+    assert said == "demo|" + "".join(f"{word}|" for word in question.split(" "))
+
+
+@contextlib.contextmanager
+def _command(node: LoginNode, transport: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    argv = [*COMMAND, *node.arguments(), f"--transport={transport}", *arguments]
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _first_event(process: subprocess.Popen[str]) -> dict[str, str]:
+    assert process.stdout is not None
+    event: dict[str, str] = json.loads(process.stdout.readline())
+    assert event["event"] == "up"
+    return event
+
+
+def _end(process: subprocess.Popen[str], number: int) -> int:
+    process.send_signal(number)
+    return process.wait(15)
+
+
+def _read_until(terminal: int, text: str) -> str:
+    said = ""
+    while text not in said:
+        said += os.read(terminal, 4096).decode()
+    return said
