@@ -9,7 +9,7 @@ from hpc.engines.weights import SPLIT_GGUF
 from hpc.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hpc.engines.types import Address, Place
     from hpc.engines.weights import Weights
@@ -92,20 +92,20 @@ def _devices(spec: ServiceSpec, place: Place) -> dict[str, str]:
     return {name: ",".join(place.devices) if spec.resources.gpus else ""}
 
 
-def binds(place: Place, weights: Weights, *, server: str = "") -> tuple[str, ...]:
+def binds(place: Place, weights: Weights, *, scripts: Sequence[str] = ()) -> tuple[str, ...]:
     """Return what a container must see of the node.
 
     Args:
         place: where the engine runs; its run folder is bound read-write.
         weights: a path is bound read-only, a repository means the cache, read-write.
-        server: a script that the image does not hold.
+        scripts: files that the image does not hold.
     """
     found = [f"{_escaped(place.run_dir)}:{_escaped(place.run_dir)}"]
     if weights.path is None:
         found.append(f"{_escaped(place.hf_home)}:{_escaped(place.hf_home)}")
     found += [
         f"{_escaped(path)}:{_escaped(path)}:ro"
-        for path in (_model_root(weights.path), server)
+        for path in (_model_root(weights.path), *scripts)
         if path
     ]
     return tuple(found)

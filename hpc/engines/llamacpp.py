@@ -34,6 +34,8 @@ GGUF_SERVER = {
     "chat-format": "CHAT_FORMAT",
 }
 """What engine_args may say to gguf_api_server.py, and the variable that says it."""
+MODULES = ("gguf_schema.py", "gguf_worker.py")
+"""What gguf_api_server.py imports from its own folder."""
 
 
 def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
@@ -81,6 +83,7 @@ def launch_python(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
                 f"engine_args of {spec.name}: llama-cpp-python has no {key}",
                 hint=f"allowed: {', '.join(GGUF_SERVER)}",
             )
+    folder = place.gguf_server.rpartition("/")[0]
     ours = {
         "MODEL_NAME": weights.path or f"{weights.repo}:{weights.file}",
         "MODEL_ALIAS": spec.name,
@@ -95,7 +98,9 @@ def launch_python(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
         argv=(interpreter(spec, place), place.gguf_server),
         env=environment(spec, place, weights, ours=ours, key_env="API_KEY"),
         folders=("home", "tmp", "cache"),
-        binds=binds(place, weights, server=place.gguf_server),
+        binds=binds(
+            place, weights, scripts=[place.gguf_server, *(f"{folder}/{name}" for name in MODULES)]
+        ),
         probe=LOADING,
         slots=1,
         address=listens(place),

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from hpc import assets
+from hpc.engines import llamacpp
 from hpc.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("name", ["base", "vllm", "llamacpp", "batch", "gateway"])
 def test_every_batch_template_is_there(name: str) -> None:
     assert (assets.folder("slurm_templates") / f"{name}.sbatch.j2").is_file()
+
+
+@pytest.mark.parametrize("name", ["gguf_api_server.py", *llamacpp.MODULES])
+def test_the_gguf_server_is_there_and_shipped(name: str) -> None:
+    wheel = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+
+    assert assets.script(name).is_file()
+    assert f'"scripts/{name}" = "hpc/_assets/scripts/{name}"' in wheel
 
 
 def test_the_sites_templates_come_first(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_container_sees_cache_or_model_and_its_run_folder_only() -> None:
         run,
         "/models/tiny.gguf:/models/tiny.gguf:ro",
         "/opt/hpc/gguf_api_server.py:/opt/hpc/gguf_api_server.py:ro",
+        "/opt/hpc/gguf_schema.py:/opt/hpc/gguf_schema.py:ro",
+        "/opt/hpc/gguf_worker.py:/opt/hpc/gguf_worker.py:ro",
     )
 
 

@@ -1,0 +1,112 @@
+"""What gguf_api_server.py reads and answers: OpenAI's requests and errors."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+BUSY = 503
+
+
+class StreamOptions(BaseModel):
+    """OpenAI's ``stream_options``."""
+
+    include_usage: bool = False
+
+
+class Body(BaseModel):
+    """What both kinds of completions take; anything else is ignored, as other servers do."""
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = None
+    min_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0)
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    logit_bias: dict[str, float] | None = None
+
+
+class ChatBody(Body):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class TextBody(Body):
+    """POST /v1/completions."""
+
+    prompt: str | list[int] | list[str]
+    echo: bool | None = None
+    logprobs: int | None = None
+
+
+class ApiError(Exception):
+    """An answer in OpenAI's error schema."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+    def response(self) -> JSONResponse:
+        """Return it as an answer; a full or loading server says when to come back."""
+        headers = {"Retry-After": "1"} if self.status == BUSY else None
+        return JSONResponse(self.body, self.status, headers)
+
+
+def explained(error: Exception) -> ApiError:
+    """Return what a failed request means to its client."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return ApiError(400, f"{where}: {first['msg']}")
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, str(error.detail))
+    if isinstance(error, ValueError):
+        long = "exceed context window" in str(error)
+        return ApiError(400, str(error), code="context_length_exceeded" if long else None)
+    return ApiError(500, "the model failed on this request", kind="server_error")
+
+
+def text_only(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages whose text parts are joined, as chat templates expect them.
+
+    Raises:
+        ApiError: a part is not text.
+    """
+    found = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
+                raise ApiError(400, "this server reads text only")
+            content = "".join(str(part.get("text", "")) for part in content)
+        found.append({**message, "content": content})
+    return found
