@@ -107,5 +107,5 @@ def _told(result: Result) -> str:
     lines = [line.strip() for line in printable.splitlines() if line.strip()]
     marked = [line for line in lines if line.startswith("hpc-serve: ")]
     if marked:
-        return marked[-1].removeprefix("hpc-serve: ")
+        return marked[-1].removeprefix("hpc-serve: ").removeprefix("the gateway did not start: ")
     return lines[-1] if lines else f"exit status {result.returncode}"

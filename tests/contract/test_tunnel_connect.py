@@ -7,7 +7,9 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,15 +45,15 @@ def node(
     # The laptop's own folders, and proxies that must not see what goes to 127.0.0.1.
     monkeypatch.setenv("HPC_SERVE_HOME", str(tmp_path / "laptop"))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    (tmp_path / "t").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
     running.known()
     running.answer_well()
-    yield running
-    until(lambda: not running.clients(), "no ssh process is left")
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    assert not list((tmp_path / "t").glob("hpc-*"))
+    # Short, as sockets need it: a long one is passed over for /tmp.
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield running
+        until(lambda: not running.clients(), "no ssh process is left")
+        assert not list(Path(folder).iterdir())
     assert not list((tmp_path / "laptop/connections").glob("*"))
 
 
@@ -152,6 +154,18 @@ def test_ending_the_command_leaves_nothing(
     assert not listening(int(up["base_url"].split(":")[2].split("/")[0]))
 
 
+def test_giving_up_while_connecting_leaves_nothing(node: LoginNode, transport: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        login = node.login(options=(("Port", str(silent.getsockname()[1])), *node.options))
+        pairs = [f"-o{key}={value}" for key, value in login.options]
+        argv = [*COMMAND, "me@login", *pairs, f"--transport={transport}", "--port=0"]
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as process:
+            asked, _ = silent.accept()
+            with asked:
+                assert asked.recv(4) == b"SSH-"
+                assert _end(process, signal.SIGINT) == 130
+
+
 def test_killing_the_command_leaves_no_tunnel(node: LoginNode, transport: str) -> None:
     with _command(node, transport, "--port=0", "--json") as process:
         up = _first_event(process)
@@ -162,10 +176,10 @@ def test_killing_the_command_leaves_no_tunnel(node: LoginNode, transport: str) -
     # What a killed process could not remove is told apart from a live connection's.
     with connect(node, transport, port=port) as cluster:
         assert cluster.models() == ["demo"]
-    for folder in Path(os.environ["TMPDIR"]).glob("hpc-*"):
-        assert {path.name for path in folder.iterdir()} <= {"log"}
-        (folder / "log").unlink()
-        folder.rmdir()
+    left = [path for path in Path(os.environ["TMPDIR"]).rglob("*") if not path.is_dir()]
+    assert [path.name for path in left] == (["log"] if transport == "openssh" else [])
+    for path in left:
+        shutil.rmtree(path.parent)
 
 
 def test_the_lines_can_be_read_by_a_shell(node: LoginNode, transport: str) -> None:
