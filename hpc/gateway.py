@@ -17,7 +17,7 @@ from hpc.config import find_models
 from hpc.errors import GatewayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from hpc.model import GatewayRecord
@@ -27,6 +27,8 @@ MARKER = "lite run"
 """What the command line of every gateway holds: ``gateway_lite run`` or ``gateway-lite run``."""
 START_S = 30.0
 POLL_S = 0.05
+KEYS_S = 10.0
+"""Seconds in which a running gateway must have read a changed keys file."""
 SHOWN_LINES = 3
 
 
@@ -174,6 +176,11 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
     """
     key = owner_key(root)
     record, _ = start(root, models_file=models_file)
+    deadline = time.monotonic() + KEYS_S
+    while not _accepts(record, key):
+        if time.monotonic() > deadline:
+            raise GatewayError(f"the gateway on {record.hostname} does not take its owner's key")
+        time.sleep(POLL_S)
     return Access(host=record.host, port=record.port, key=key, version=record.version)
 
 
@@ -225,10 +232,19 @@ def _last_words(log: Path, begin: int) -> str:
 
 
 def _healthy(record: GatewayRecord) -> bool:
+    return _answers(record, "/healthz", {})
+
+
+def _accepts(record: GatewayRecord, key: str) -> bool:
+    """Tell whether a gateway that was running has read a key that was just made."""
+    return _answers(record, "/v1/models", {"Authorization": f"Bearer {key}"})
+
+
+def _answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> bool:
     host = {"0.0.0.0": HOST, "::": "::1"}.get(record.host, record.host)  # noqa: S104 - compared
     connection = http.client.HTTPConnection(host, record.port, timeout=2.0)
     try:
-        connection.request("GET", "/healthz")
+        connection.request("GET", path, headers=dict(headers))
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -110,6 +110,22 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
     click.echo(json.dumps(asdict(access)))
 
 
+@gateway.command()
+@output.models_option
+@output.home_option
+def env(models_file: str | None, home: str | None) -> None:
+    r"""Start what is missing; print the lines that open it to this shell.
+
+    \b
+    eval "$(hpc-serve gateway env)"
+    """
+    from hpc import gateway as use  # noqa: PLC0415
+
+    access = use.ensure(state.home(home), models_file=models_file)
+    click.echo(f"export OPENAI_BASE_URL=http://{access.host}:{access.port}/v1")
+    click.echo(f"export OPENAI_API_KEY={access.key}")
+
+
 def _address(record: GatewayRecord) -> str:
     host = f"[{record.host}]" if ":" in record.host else record.host
     return f"{host}:{record.port}"

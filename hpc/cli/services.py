@@ -129,6 +129,7 @@ def submit(
 
     entry = adhoc_entry(name, engine, model, engine_args)
     loaded = config.load(models_file=models_file, flags=flags, home=home, adhoc=entry)
+    started = time.monotonic()
     spec = service.submit(loaded, entry["name"] if entry else str(name))
     if wait_:
         await_ready(loaded.home, spec.name, timeout_s=None)
@@ -141,7 +142,8 @@ def submit(
         click.echo(f"submitted {spec.name}: {spec.replicas} replica(s), job {ids}")
         click.echo(f"  next: hpc-serve wait {spec.name}")
         return
-    click.echo(f"{spec.name} is ready: {found.ready} replica(s)")
+    took = time.monotonic() - started
+    click.echo(f"{spec.name} is ready: {found.ready} replica(s), {took:.1f} s after submission")
     click.echo("  next: hpc-serve gateway start")
 
 
