@@ -36,7 +36,6 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
     given = options.given(spec, reserved=RESERVED)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
     ours: dict[str, Scalar] = {
-        "model": weights.path or weights.repo or "",
         "served-model-name": spec.name,
         **({"revision": spec.revision} if spec.revision and weights.repo else {}),
         **({} if any(key in given for key in PARALLEL) else tp),
@@ -46,7 +45,8 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
     }
     return Launch(
         argv=(
-            *(interpreter(spec, place), "-m", "vllm.entrypoints.openai.api_server"),
+            *_program(spec, place),
+            *("serve", weights.path or weights.repo or ""),
             *options.flags(ours | given, negate=True),
         ),
         env=environment(spec, place, weights, ours=VARIABLES, key_env=KEY_ENV),
@@ -57,6 +57,13 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
         address=listens(place),
         key_env=KEY_ENV,
     )
+
+
+def _program(spec: ServiceSpec, place: Place) -> tuple[str, ...]:
+    """Return vLLM's command; without a container, that of an interpreter and not of PATH."""
+    if spec.container == "apptainer":
+        return ("vllm",)
+    return (interpreter(spec, place), "-m", "vllm.entrypoints.cli.main")
 
 
 def _kv_cache(spec: ServiceSpec, given: dict[str, Scalar]) -> dict[str, Scalar]:

@@ -103,7 +103,7 @@ def test_vllm_serves_under_the_service_name_and_takes_arguments() -> None:
     launch = engines.launch(spec(engine_args=args), PLACE)
 
     assert option(launch, "--served-model-name") == "mistral"
-    assert option(launch, "--model") == "mistralai/Mistral-7B"
+    assert launch.argv[:3] == ("vllm", "serve", "mistralai/Mistral-7B")
     assert option(launch, "--max-model-len") == "8192"
     assert "--enforce-eager" in launch.argv
     assert "--no-enable-prefix-caching" in launch.argv
