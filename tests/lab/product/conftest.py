@@ -1,0 +1,53 @@
+"""The project installed in the lab, and the images and models that its users have."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+
+ROOT = Path(__file__).resolve().parents[3]
+DEMO = ROOT / "examples/demo-model"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    argv = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    subprocess.run([*argv, str(ROOT)], check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def cluster(lab, wheel: Path) -> Cluster:
+    """Return the lab with the project, the demo model and its images, as `owner` uses it."""
+    lab.install_project(
+        wheel, extras=("gateway",), packages=("openai",), constraints=ROOT / "constraints/dev.txt"
+    )
+    lab.copy_in(DEMO / "demo-f16.gguf", "/home/owner/models/demo-f16.gguf")
+    for file in sorted((DEMO / "hf").iterdir()):
+        lab.copy_in(file, f"/home/owner/models/hf/{file.name}")
+    return Cluster(lab)
+
+
+@pytest.fixture(scope="session")
+def llamacpp_image(cluster: Cluster) -> str:
+    """Return the path of a llama.cpp image, built by `hpc-serve build` with real Apptainer."""
+    return cluster.build_image("llamacpp-debian")
+
+
+@pytest.fixture(scope="session")
+def vllm_image(cluster: Cluster) -> str:
+    """Return the path of an image with vLLM's CPU build."""
+    return cluster.build_image("vllm-cpu")
+
+
+@pytest.fixture
+def clean(cluster: Cluster):
+    """Leave no service, job or gateway to the next test, and see that none was left."""
+    yield cluster
+    cluster.reset()

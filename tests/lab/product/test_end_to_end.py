@@ -1,0 +1,140 @@
+"""From `submit` on a login node to tokens on a laptop: the main job, on real parts."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from cluster import Cluster
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+STREAM = """
+import json, sys, openai
+client = openai.OpenAI()
+seen = {}
+for _ in range(int(sys.argv[2])):
+    raw = client.chat.completions.with_raw_response.create(
+        model=sys.argv[1], stream=True, temperature=0, max_tokens=24,
+        messages=[{"role": "user", "content": "Who wrote Emma?"}])
+    pieces = [c.choices[0].delta.content or "" for c in raw.parse() if c.choices]
+    seen.setdefault(raw.headers["x-gateway-backend"], []).append(pieces)
+print(json.dumps({"models": [m.id for m in client.models.list()], "seen": seen}))
+"""
+
+NEIGHBOUR = """
+import http.client, json, os, socket, sys
+answers = {}
+for host, port in json.loads(sys.argv[1]):
+    for key in (None, "hs-guess", "0" * 43):
+        for path in ("/v1/models", "/v1/chat/completions", "/metrics", "/health", "/invocations"):
+            link = http.client.HTTPConnection(host, port, timeout=5)
+            try:
+                link.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+                answers[f"{host}:{port}{path} {key}"] = link.getresponse().status
+            except OSError as error:
+                answers[f"{host}:{port}{path} {key}"] = type(error).__name__
+print(json.dumps(answers))
+"""
+
+
+def stream(cluster: Cluster, env: dict[str, str], model: str, times: int) -> dict[str, Any]:
+    """Ask from the laptop, with the openai package, and return which replica said what."""
+    answer: dict[str, Any] = json.loads(
+        cluster.on_laptop(STREAM, env, model, str(times), timeout=300)
+    )
+    return answer
+
+
+def refusals(cluster: Cluster, node: str, addresses: list[tuple[str, int]]) -> dict[str, Any]:
+    """Return what another user of a node is answered at these addresses."""
+    argv = ["/opt/hpc-serve/bin/python", "-c", NEIGHBOUR, json.dumps(addresses)]
+    answers: dict[str, Any] = json.loads(
+        cluster.lab.run(node, argv, user="neighbour", timeout=120).stdout
+    )
+    return answers
+
+
+def test_the_main_job(clean: Cluster, llamacpp_image: str) -> None:
+    """Two replicas on two nodes, a gateway, a tunnel, tokens from both; then nothing is left."""
+    submitted = clean.json(
+        *("submit", "demo", "--engine", "llamacpp", "--model", "models/demo-f16.gguf"),
+        *("--image", llamacpp_image, "--partition", "gpu", "--replicas", "2", "--gpus", "1"),
+        *("--cpus", "3", "--mem", "2G", "--time", "10", "--accelerator", "cuda", "--wait"),
+        timeout=240,
+    )
+    hosts = {replica["endpoint"]["host"] for replica in submitted["replicas"]}
+
+    assert submitted["ready"] == 2
+    assert hosts == {"c1", "c2"}
+
+    clean.hpc("gateway", "start")
+    with clean.tunnel() as env:
+        got = stream(clean, env, "demo", 8)
+        assert got["models"] == ["demo"]
+        assert len(got["seen"]) == 2
+        for answers in got["seen"].values():
+            for pieces in answers:
+                assert "".join(pieces).strip() == "Jane Austen wrote Emma."
+                assert len(pieces) > 2
+        _refuse_the_neighbour(clean, submitted, env)
+
+    clean.hpc("stop", "demo", timeout=180)
+    clean.hpc("gateway", "stop")
+    assert clean.leftovers() == []
+
+
+def _refuse_the_neighbour(cluster: Cluster, submitted: dict[str, Any], env: dict[str, str]) -> None:
+    """Another account, on the compute nodes and on the login node, is refused everywhere."""
+    doors = [(r["endpoint"]["host"], r["endpoint"]["port"]) for r in submitted["replicas"]]
+    gateway = cluster.json("gateway", "status")[0]
+    key = env["OPENAI_API_KEY"]
+    for node in ("c1", "c2"):
+        answers = refusals(cluster, node, doors)
+        assert set(answers.values()) <= {401, 404}, answers
+        assert all(
+            answer == 401 for address, answer in answers.items() if "/v1/models" in address
+        ), answers
+        files = cluster.shell(
+            node,
+            "cat /home/owner/.local/state/hpc-serve/services/demo/replicas/*/secret;"
+            "for d in /tmp/hpc-serve-*; do ls $d; cat $d/*; curl -s --unix-socket $d/engine.sock x/health; done",
+            user="neighbour",
+            check=False,
+        )
+        assert files.stdout == ""
+        everyones = cluster.shell(
+            node, "ps -eo args; cat /proc/*/environ", user="neighbour", check=False
+        )
+        assert "LLAMA_API_KEY" not in everyones.stdout
+        assert key not in everyones.stdout
+    answers = refusals(cluster, "login", [("127.0.0.1", gateway["port"]), *doors])
+    assert set(answers.values()) <= {200, 401, 404}, answers
+    assert not [a for a, code in answers.items() if code == 200 and not a.startswith("x")], answers
+
+
+def test_vllm_serves_the_same_model(clean: Cluster, vllm_image: str) -> None:
+    """The same way with vLLM's CPU build on the safetensors, on both nodes."""
+    submitted = clean.json(
+        *("submit", "tiny", "--engine", "vllm", "--model", "models/hf"),
+        *("--image", vllm_image, "--partition", "gpu", "--replicas", "2", "--accelerator", "none"),
+        *("--cpus", "3", "--mem", "6G", "--time", "20", "--wait"),
+        *("--engine-arg", "max-model-len=1024", "--engine-arg", "enforce-eager"),
+        *("--engine-arg", "dtype=float32", "--engine-arg", "kv-cache-memory-bytes=67108864"),
+        timeout=600,
+    )
+    assert submitted["ready"] == 2
+    assert {r["endpoint"]["host"] for r in submitted["replicas"]} == {"c1", "c2"}
+
+    with clean.tunnel("--transport", "paramiko") as env:
+        got = stream(clean, env, "tiny", 8)
+    texts = {"".join(p).strip() for answers in got["seen"].values() for p in answers}
+
+    assert len(got["seen"]) == 2
+    assert texts == {"Jane Austen wrote Emma."}
+    clean.hpc("stop", "tiny", timeout=180)
+    clean.hpc("gateway", "stop")
+    assert clean.leftovers() == []
