@@ -7,10 +7,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .host import LabError
 from .lab import NODES, Lab
 from .node import USERS, login_environment
+
+if TYPE_CHECKING:
+    from .node import Network
 
 
 def main() -> int:
@@ -29,7 +33,8 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scripts/lab", description="A real Slurm cluster on this machine, for tests. Needs root."
+        prog="scripts/lab",
+        description="A real Slurm cluster on this machine, for tests. Needs root.",
     )
     parser.add_argument("--name", help="which lab; several can run side by side")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -41,10 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
     command("build", _build, "build the nodes' root file system, unless it is there")
     up = command("up", _up, "start the lab afresh")
-    up.add_argument("--accounting", action="store_true", help="with slurmdbd, so that sacct answers")
+    up.add_argument(
+        "--accounting", action="store_true", help="with slurmdbd, so that sacct answers"
+    )
     command("down", lambda lab, _: lab.down(), "stop the lab and leave nothing running")
     command("status", _status, "say what runs")
-    command("report", lambda lab, _: print(lab.report()), "show queue, nodes and slurmctld's log")
+    command("report", lambda lab, _: _say(lab.report()), "show queue, nodes and slurmctld's log")
     switch = command("accounting", _accounting, "turn accounting on or off in the running lab")
     switch.add_argument("state", choices=["on", "off"])
     install = command("install", _install, "install a wheel of the project for all nodes")
@@ -52,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--extra", action="append", default=[], help="an extra of the project")
     install.add_argument("--package", action="append", default=[], help="a further requirement")
     install.add_argument("-c", "--constraints", type=Path, help="pip constraints file")
+    image = command("base-image", _base_image, "build a base image for Apptainer definitions")
+    image.add_argument("suite", help="a Debian release, such as bookworm")
     for name, about in (
         ("shell", "open a shell on a node, or run a command there with this terminal"),
         ("run", "run a command on a node"),
@@ -66,18 +75,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(lab: Lab, _: argparse.Namespace) -> None:
     start = time.monotonic()
-    print(f"{lab.build()} ({time.monotonic() - start:.0f} s)")
+    _say(f"{lab.build()} ({time.monotonic() - start:.0f} s)")
 
 
 def _up(lab: Lab, arguments: argparse.Namespace) -> None:
     start = time.monotonic()
     lab.up(accounting=arguments.accounting)
-    print(f"lab up in {time.monotonic() - start:.1f} s")
+    _say(f"lab up in {time.monotonic() - start:.1f} s")
 
 
 def _status(lab: Lab, _: argparse.Namespace) -> int:
     for node, state in lab.status().items():
-        print(f"{node:8}{state}")
+        _say(f"{node:8}{state}")
     return 0 if lab.is_up() else 3
 
 
@@ -93,17 +102,25 @@ def _install(lab: Lab, arguments: argparse.Namespace) -> None:
         packages=arguments.package,
         constraints=arguments.constraints,
     )
-    print("installed" if changed else "already installed")
+    _say("installed" if changed else "already installed")
+
+
+def _base_image(lab: Lab, arguments: argparse.Namespace) -> None:
+    _say(lab.base_image(arguments.suite))
 
 
 def _shell(lab: Lab, arguments: argparse.Namespace) -> None:
     argv = arguments.argv or ["bash", "--login"]
-    network = "host" if arguments.host_network else "node"
+    network: Network = "host" if arguments.host_network else "node"
     command = lab.nodes[arguments.node].enter(argv, arguments.user, None, network)
     env = login_environment(arguments.user)
     if "TERM" in os.environ:
         env["TERM"] = os.environ["TERM"]
     os.execve(command[0], command, env)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
 
 
 if __name__ == "__main__":

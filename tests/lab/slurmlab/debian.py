@@ -11,11 +11,31 @@ from pathlib import Path
 from .host import FILES, LabError, install_programs, locked, remove_tree, sh
 
 SUITE = "trixie"
-PACKAGES = (
-    "ca-certificates curl debootstrap fakeroot fuse-overlayfs fuse2fs iproute2 iputils-ping "
-    "mariadb-server munge nftables openssh-client openssh-server procps python3 python3-venv "
-    "slurm-client slurmctld slurmd slurmdbd squashfs-tools squashfuse uidmap"
-).split()
+PACKAGES = [
+    "ca-certificates",
+    "curl",
+    "debootstrap",
+    "fakeroot",
+    "fuse-overlayfs",
+    "fuse2fs",
+    "iproute2",
+    "iputils-ping",
+    "mariadb-server",
+    "munge",
+    "nftables",
+    "openssh-client",
+    "openssh-server",
+    "procps",
+    "python3",
+    "python3-venv",
+    "slurm-client",
+    "slurmctld",
+    "slurmd",
+    "slurmdbd",
+    "squashfs-tools",
+    "squashfuse",
+    "uidmap",
+]
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -39,20 +59,24 @@ def mirror() -> str:
 
 def _apt_mirror() -> str | None:
     targets = sh(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"])
-    archives = [line.split("|")[2] for line in targets.splitlines() if line[:14] == "Debian|Debian|"]
+    archives = [
+        line.split("|")[2] for line in targets.splitlines() if line[:14] == "Debian|Debian|"
+    ]
     return archives[0] if archives else None
 
 
-def _apt_options() -> str:
+def apt_options() -> str:
     """Return how this machine reaches its mirrors: proxies, retries, what is checked."""
     wanted = re.compile(r"Acquire::(Check-|Retries|https?::|ForceIPv)")
-    return "".join(line for line in sh(["apt-config", "dump"]).splitlines(True) if wanted.match(line))
+    return "".join(
+        line for line in sh(["apt-config", "dump"]).splitlines(True) if wanted.match(line)
+    )
 
 
 def rootfs_path(cache: Path) -> Path:
     """Return where the root file system of the present recipe lies, built or not."""
     provision = (FILES / "provision.sh").read_text()
-    recipe = "\n".join([SUITE, mirror(), *PACKAGES, _apt_options(), provision])
+    recipe = "\n".join([SUITE, mirror(), *PACKAGES, apt_options(), provision])
     return cache / f"rootfs-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
 
@@ -89,7 +113,7 @@ def _bootstrap(root: Path, debs: Path) -> None:
     sh(["debootstrap", "--variant=minbase", cached, include, SUITE, str(root), archive])
     apt = root / "etc/apt"
     (apt / "sources.list.d/sid.list").write_text(f"deb {archive} sid main\n")
-    (apt / "apt.conf.d/50site").write_text(_apt_options())
+    (apt / "apt.conf.d/50site").write_text(apt_options())
     for name in ("/etc/resolv.conf", str(CA_BUNDLE)):
         if Path(name).exists():
             shutil.copyfile(name, root / name.lstrip("/"))

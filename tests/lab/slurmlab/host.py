@@ -57,7 +57,7 @@ def sh(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> str:
         CommandError: the program is missing or ended with a non-zero status.
     """
     try:
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             argv, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError as error:

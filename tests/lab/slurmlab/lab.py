@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from . import daemons, debian, network, project, slurm
-from .host import FILES, CommandError, LabError, ProcessId, install_programs, locked
-from .host import remove_tree, require_root
-from .node import USERS, Bind, Node, home_of
+from . import boot, daemons, debian, images, network, project, slurm
+from .host import LabError, ProcessId, install_programs, locked, remove_tree, require_root
+from .node import Node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .node import NodeProcess
+    from .node import Bind, NodeProcess
 
 NODES = ("login", "c1", "c2", "laptop")
-HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
-# A laptop has neither Slurm nor Apptainer.
-NOT_ON_LAPTOP = [f"/usr/bin/{name}" for name in [*slurm.COMMANDS, "apptainer", "singularity"]]
 
 
 class Lab:
@@ -35,9 +30,10 @@ class Lab:
 
     def __init__(self, name: str | None = None, root: Path | None = None) -> None:
         self.name = name or os.environ.get("HPC_SERVE_LAB_NAME") or "default"
-        default = os.environ.get("HPC_SERVE_LAB_DIR") or "/var/tmp/hpc-serve-lab"  # noqa: S108
+        default = os.environ.get("HPC_SERVE_LAB_DIR") or "/var/tmp/hpc-serve-lab"
         self.root = (root or Path(default)).absolute()
         self.cache = self.root / "cache"
+        self.images = self.root / "images"
         self.folder = self.root / "labs" / self.name
         self.homes = self.folder / "home"
         self.laptop_homes = self.folder / "laptop-home"
@@ -81,7 +77,7 @@ class Lab:
             rootfs = self.build()
             self.down()
             try:
-                self._start(rootfs, accounting=accounting)
+                boot.start(self, rootfs, accounting=accounting)
             except BaseException:
                 self.down()
                 raise
@@ -207,6 +203,16 @@ class Lab:
         with self.locked():
             return project.install(self, wanted)
 
+    def build_binds(self) -> str:
+        """Return what `apptainer build --bind` needs so that pip works in a %post section."""
+        return images.build_binds()
+
+    def base_image(self, suite: str) -> str:
+        """Build a Debian base image for Apptainer unless it is there; see `images.base_image`."""
+        with self.locked():
+            self.images.mkdir(exist_ok=True)
+            return images.base_image(self, suite)
+
     @contextmanager
     def workshop(self, name: str, binds: Sequence[Bind] = ()) -> Iterator[Node]:
         """Run a passing node that shares this machine's network, for what needs registries."""
@@ -214,50 +220,11 @@ class Lab:
         with self.locked():
             rootfs = self.build()
             try:
-                node.prepare({**_common_files(), "/etc/pip.conf": project.pip_conf()})
-                node.start(rootfs, binds)
+                boot.start_workshop(node, rootfs, binds)
                 yield node
             finally:
                 node.stop()
                 remove_tree(node.folder)
-
-    def _start(self, rootfs: Path, *, accounting: bool) -> None:
-        for folder in (self.homes, self.laptop_homes):
-            _make_homes(folder, rootfs)
-        (self.folder / "opt").mkdir(exist_ok=True)
-        for name, node in self.nodes.items():
-            files = {**_common_files(), "/etc/hosts": network.hosts(name), "/etc/hostname": name}
-            if name != "laptop":
-                files.update(slurm.config_files(accounting=accounting))
-                files["/etc/pip.conf"] = project.pip_conf()
-            node.prepare(files, masked=NOT_ON_LAPTOP if name == "laptop" else ())
-            node.start(rootfs, self._binds(name))
-        network.connect(self.nodes)
-        self._start_sshd()
-        slurm.start(self.nodes, accounting=accounting)
-
-    def _binds(self, node: str) -> list[Bind]:
-        homes = self.laptop_homes if node == "laptop" else self.homes
-        binds = [Bind(homes, "/home", writable=True)]
-        # Writable by root alone, and so that what lies below /opt here can be bound there too.
-        binds.append(Bind(self.folder / "opt", "/opt", writable=True))
-        if node != "laptop":
-            binds += project.package_folders()
-        return binds
-
-    def _start_sshd(self) -> None:
-        """Start sshd on login, with the laptop's owner let in and login's key known to the laptop."""
-        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f"]
-        self.run("login", [*keygen, HOST_KEY], user="root")
-        self.run("laptop", ["mkdir", "-m", "700", ".ssh"])
-        self.run("laptop", [*keygen, ".ssh/id_ed25519"])
-        key = self.run("laptop", ["cat", ".ssh/id_ed25519.pub"]).stdout
-        self.write_file("/home/owner/.ssh/authorized_keys", key, mode="600")
-        kind, public, *_ = self.run("login", ["cat", f"{HOST_KEY}.pub"]).stdout.split()
-        known = f"login,{network.OUTSIDE['login']} {kind} {public}\n"
-        self.write_file("/home/owner/.ssh/known_hosts", known, node="laptop")
-        self.write_file("/etc/ssh/sshd_config.d/lab.conf", (FILES / "sshd.conf").read_text(), "root")
-        self.start("login", "sshd")
 
     def _node(self, name: str) -> Node:
         if name not in self.nodes:
@@ -289,20 +256,3 @@ def _own_folder(path: Path) -> None:
     if path.is_symlink() or path.stat().st_uid != 0:
         msg = f"{path} is not a folder of root's own"
         raise LabError(msg)
-
-
-def _make_homes(folder: Path, rootfs: Path) -> None:
-    remove_tree(folder)
-    folder.mkdir(parents=True)
-    for user, number in USERS.items():
-        home = folder / Path(home_of(user)).name
-        shutil.copytree(rootfs / "etc/skel", home)
-        for path in (home, *home.iterdir()):
-            os.chown(path, number, number)
-        home.chmod(0o700)
-
-
-def _common_files() -> dict[str, str]:
-    """Return files of this machine that make its network usable from a node, by path."""
-    paths = [Path("/etc/resolv.conf"), debian.CA_BUNDLE]
-    return {str(path): path.read_text() for path in paths if path.exists()}

@@ -53,10 +53,8 @@ def set_link(node: Node, state: str) -> None:
 
 
 def _cable(node: Node, address: str, other: Node, far_end: str) -> None:
-    sh(
-        ["ip", "link", "add", UPLINK, "netns", _pid(node), "type", "veth"]
-        + ["peer", "name", far_end, "netns", _pid(other)]
-    )
+    ends = f"{UPLINK} netns {_pid(node)} type veth peer name {far_end} netns {_pid(other)}"
+    sh(["ip", "link", "add", *ends.split()])
     _ip(node, f"address add {address}/24 dev {UPLINK}")
     _ip(node, f"link set {UPLINK} up")
     _ip(other, f"link set {far_end} up")

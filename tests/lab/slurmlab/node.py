@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from .host import FILES, CommandError, LabError, ProcessId, remove_tree, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 Network = Literal["node", "host"]
 USERS = {"owner": 2001, "neighbour": 2002}
@@ -47,10 +48,8 @@ class NodeProcess(subprocess.Popen[str]):
 
     def kill_all(self) -> None:
         """Kill the command and what it started in its session, and reap it."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.wait()
 
 
@@ -113,19 +112,19 @@ class Node:
         ready, said = os.pipe()
         argv.insert(argv.index(self.name), str(said))
         log = self.folder / "init.log"
-        with os.fdopen(ready) as heard, log.open("w") as output:
-            holder = subprocess.Popen(  # noqa: S603
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[said],
-                start_new_session=True,
-            )
+        os.set_inheritable(said, True)
+        files = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        with os.fdopen(ready) as heard:
+            # Not Popen, which would complain that the process outlives it.
+            holder = os.posix_spawnp(argv[0], argv, os.environ, file_actions=files, setsid=True)
+            ProcessId.of(holder).write(self.record)
             os.close(said)
-            ProcessId.of(holder.pid).write(self.record)
             if heard.readline() != "ready\n":
-                holder.wait()
+                os.waitpid(holder, 0)
                 msg = f"node {self.name} did not start: {log.read_text()}"
                 raise LabError(msg)
 
@@ -250,8 +249,6 @@ def _text(output: bytes | str | None) -> str:
 
 def _running(holder: ProcessId) -> bool:
     """Say whether the process runs, reaping it when it was our child."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(holder.pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
     return holder.alive()

@@ -42,7 +42,10 @@ class Wanted:
     def stamp(self, rootfs: Path) -> str:
         """Return a text that differs whenever the result would."""
         content = [self.wheel.read_bytes(), repr((self.extras, self.packages)).encode()]
-        content += [self.constraints.read_bytes() if self.constraints else b"", rootfs.name.encode()]
+        content += [
+            self.constraints.read_bytes() if self.constraints else b"",
+            rootfs.name.encode(),
+        ]
         return hashlib.sha256(b"\0".join(content)).hexdigest()
 
     def requirements(self) -> str:
@@ -90,16 +93,15 @@ def _build(lab: Lab, wanted: Wanted, target: Path) -> None:
         Bind(target, PREFIX, writable=True),
         Bind(cache, "/root/.cache/pip", writable=True),
         Bind(wanted.wheel.absolute().parent, "/mnt/wheel"),
-        *package_folders(),
     ]
-    pip = [f"{PREFIX}/bin/pip", "install", "--quiet", "--requirement", "/tmp/requirements.txt"]  # noqa: S108
+    pip = [f"{PREFIX}/bin/pip", "install", "--quiet", "--requirement", "/tmp/requirements.txt"]
     with lab.workshop("installer", binds) as node:
         node.run(["python3", "-m", "venv", PREFIX], user="root")
-        node.run(["tee", "/tmp/requirements.txt"], user="root", input=wanted.requirements())  # noqa: S108
+        node.run(["tee", "/tmp/requirements.txt"], user="root", input=wanted.requirements())
         if wanted.constraints:
             text = wanted.constraints.read_text()
-            node.run(["tee", "/tmp/constraints.txt"], user="root", input=text)  # noqa: S108
-            pip += ["--constraint", "/tmp/constraints.txt"]  # noqa: S108
+            node.run(["tee", "/tmp/constraints.txt"], user="root", input=text)
+            pip += ["--constraint", "/tmp/constraints.txt"]
         node.run(pip, user="root", timeout=1800)
 
 
@@ -112,14 +114,16 @@ def pip_conf() -> str:
 def package_folders() -> list[Bind]:
     """Return binds for the folders of packages on this machine that its pip looks into."""
     words = [word for value in _pip_settings().values() for word in value.split()]
-    paths = {Path(word.removeprefix("file://")) for word in words}
+    named = {Path(word.removeprefix("file://")) for word in words}
+    # An index links to files that lie beside its "simple" folder.
+    paths = {path.parent if path.name == "simple" else path for path in named}
     return [Bind(p, str(p)) for p in sorted(paths) if p.is_absolute() and p.is_dir()]
 
 
 @functools.cache
 def _pip_settings() -> dict[str, str]:
     argv = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout  # noqa: S603
+    listed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
     found = [match.groups() for match in map(_PIP_SETTING.match, listed.splitlines()) if match]
     # An environment variable comes after the files here, and wins as it does in pip.
     ordered = sorted(found, key=lambda entry: entry[0] == ":env:")

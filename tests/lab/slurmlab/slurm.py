@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CLUSTER_NODES = ("login", "c1", "c2")
 COMPUTE_NODES = ("c1", "c2")
 CONFIG = "/etc/slurm/slurm.conf"
-COMMANDS = "sacct salloc sbatch scancel scontrol sinfo squeue srun".split()
+COMMANDS = ["sacct", "salloc", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"]
 _DATABASE = (
     "CREATE DATABASE IF NOT EXISTS slurm_acct_db;"
     "CREATE USER IF NOT EXISTS slurm@localhost IDENTIFIED VIA unix_socket;"
