@@ -91,8 +91,7 @@ def status(
     name, _, by = word.partition(" by ")
     name = name.strip().rstrip("+")
     state, text = STATES.get(name, (JobState.UNKNOWN, f"Slurm says {name or 'nothing'}"))
-    over = state in {JobState.DONE, JobState.FAILED}
-    exit_code, signal = _exit(code) if over else (None, 0)
+    exit_code, signal = _exit(code) if name in {"COMPLETED", "FAILED"} else (None, 0)
     if name == "FAILED":
         text = _failure(exit_code, signal, reason)
     elif name == "CANCELLED" and by:

@@ -1,0 +1,233 @@
+"""What hpc.slurm, hpc.submit and hpc.jobs promise of a cluster.
+
+The tests are taken over by a module for each cluster, which says what the fixture `slurm` is.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.contract.clusters import Cluster
+
+
+def test_a_job_that_ended_well_is_done(slurm: Cluster) -> None:
+    """Its times are right even where the user lives half an hour off the clock."""
+    before = time.time()
+    found = slurm.python(
+        "tell(until(sleep(1), 'DONE'))", env={"TZ": "Asia/Kolkata", "SLURM_TIME_FORMAT": "relative"}
+    )
+    assert found["state"] == "DONE"
+    assert found["exit_code"] == 0
+    assert len(found["nodes"]) == 1
+    assert before - 2 <= found["start_at"] <= found["end_at"] <= time.time() + 2
+
+
+def test_a_job_that_failed_tells_its_exit_status(slurm: Cluster) -> None:
+    found = slurm.python("tell(until(call(functools.partial(os._exit, 3)), 'FAILED'))")
+    assert (found["state"], found["exit_code"]) == ("FAILED", 3)
+    assert found["reason"] == "exit status 3"
+
+
+def test_a_running_job_tells_node_and_walltime(slurm: Cluster) -> None:
+    found = slurm.python("h = sleep(); found = until(h, 'RUNNING'); jobs.cancel([h]); tell(found)")
+    assert found["state"] == "RUNNING"
+    assert found["nodes"]
+    assert found["end_at"] - found["start_at"] == 600
+    assert found["exit_code"] is None
+
+
+def test_a_fresh_job_is_pending_or_further(slurm: Cluster) -> None:
+    found = slurm.python("h = sleep(); found = jobs.statuses([h]); jobs.cancel([h]); tell(found)")
+    assert {answer["state"] for answer in found.values()} <= {"PENDING", "RUNNING"}
+
+
+def test_a_held_job_says_why_it_waits(slurm: Cluster) -> None:
+    found = slurm.python(
+        "h = sleep(extra={'hold': ''}); time.sleep(1); found = until(h, 'PENDING');"
+        "jobs.cancel([h]); tell(found)"
+    )
+    assert found["state"] == "PENDING"
+    assert found["reason"] == "held by its user (JobHeldUser)"
+
+
+def test_unknown_jobs_are_gone(slurm: Cluster) -> None:
+    found = slurm.python("tell(slurm.statuses(['999999', 'junk', '-1', '999999']))")
+    assert {job_id: answer["state"] for job_id, answer in found.items()} == {
+        "999999": "GONE",
+        "junk": "GONE",
+        "-1": "GONE",
+    }
+
+
+def test_unknown_jobs_do_not_hide_known_ones(slurm: Cluster) -> None:
+    found = slurm.python(
+        "h = sleep(); until(h, 'RUNNING'); found = slurm.statuses(['999999', h.job_id]);"
+        "jobs.cancel([h]); tell([found['999999'], found[h.job_id]])"
+    )
+    assert [answer["state"] for answer in found] == ["GONE", "RUNNING"]
+
+
+def test_a_cancelled_job_says_so_and_may_be_cancelled_again(slurm: Cluster) -> None:
+    found = slurm.python(
+        "h = sleep(); until(h, 'RUNNING'); jobs.cancel([h]); found = until(h, 'FAILED');"
+        "jobs.cancel([h]); jobs.cancel([JobHandle('999999', 'slurm', '')]); tell(found)"
+    )
+    assert found["state"] == "FAILED"
+    assert found["reason"].startswith("cancelled")
+    assert found["exit_code"] is None
+
+
+def test_drain_cancels_what_waits_and_asks_what_runs(slurm: Cluster) -> None:
+    """Submitit takes the SIGTERM in this task, so that it goes on running."""
+    waiting, running, log = slurm.python(
+        """
+held, busy = sleep(extra={'hold': ''}), sleep()
+until(busy, 'RUNNING')
+time.sleep(3)
+started = time.monotonic()
+jobs.drain([held, busy])
+assert time.monotonic() - started < 5
+time.sleep(1)
+found = jobs.statuses([held, busy])
+log = jobs.logs(busy)[1].read_text()
+jobs.cancel([busy])
+tell([found[held.job_id], found[busy.job_id], log])
+"""
+    )
+    assert waiting["reason"].startswith("cancelled")
+    assert running["state"] == "RUNNING"
+    assert "Bypassing signal SIGTERM" in log
+
+
+def test_the_signal_before_the_walltime_requeues_a_checkpointed_job(slurm: Cluster) -> None:
+    state, log = slurm.python(
+        """
+from submitit.helpers import FunctionSequence
+task = FunctionSequence(verbose=True)
+task.add(time.sleep, 60)
+h = submit.to_slurm(task, folder=root / 'jobs' / 'again', minutes=10, restarts=1,
+    text=submit.plain_script('again', Resources(mem_mb=100), root / 'jobs' / 'again')
+    .replace('--no-requeue', '--requeue'))
+until(h, 'RUNNING')
+time.sleep(3)
+subprocess.run(['scancel', '--signal=USR2', '--batch', h.job_id], check=True)
+time.sleep(3)
+found = jobs.statuses([h])[h.job_id].state
+log = jobs.logs(h)[0].read_text() + jobs.logs(h)[1].read_text()
+jobs.cancel([h])
+tell([found, log])
+"""
+    )
+    assert state in {"PENDING", "RUNNING", "ENDING"}
+    assert "Calling checkpoint method" in log
+    assert "Requeued job" in log
+
+
+@pytest.mark.parametrize("kind", ["down", "silent"])
+def test_without_an_answer_everything_is_unknown(slurm: Cluster, kind: str) -> None:
+    handle = slurm.python("h = sleep(); until(h, 'RUNNING'); tell(h)")
+    ask = f"h = JobHandle(**{handle}); started = time.monotonic();"
+    with slurm.outage(kind):
+        found, fault, took = slurm.python(
+            ask + "found = slurm.statuses([h.job_id, '999999']);"
+            "took = time.monotonic() - started; tell([found, attempt(slurm.partitions), took])"
+        )
+    after = slurm.python(ask + "found = until(h, 'RUNNING'); jobs.cancel([h]); tell(found)")
+    assert {answer["state"] for answer in found.values()} == {"UNKNOWN"}
+    assert found[handle["job_id"]]["reason"].startswith("Slurm did not answer: squeue")
+    assert fault[0] == "SchedulerError"
+    assert took < 12
+    assert after["state"] == "RUNNING"
+
+
+def test_a_refusal_is_slurms_own_sentence_and_leaves_nothing(slurm: Cluster) -> None:
+    partition, clock, left = slurm.python(
+        "tell([attempt(sleep, name='refused', partition='nosuch'),"
+        "attempt(sleep, name='refused', extra={'time': 'soon'}),"
+        "os.listdir(root / 'jobs' / 'refused')])"
+    )
+    refused = "Slurm refused the job: invalid "
+    assert partition == ["SubmitError", f"{refused}partition specified: nosuch"]
+    assert clock[0] == "SubmitError"
+    assert clock[1].startswith(f"{refused}--time specification")
+    assert left == []
+
+
+def test_submitting_to_nobody_fails_and_leaves_nothing(slurm: Cluster) -> None:
+    with slurm.outage("down"):
+        fault, left = slurm.python(
+            "tell([attempt(sleep, name='lost'), os.listdir(root / 'jobs' / 'lost')])"
+        )
+    assert fault[0] == "SubmitError"
+    assert "unable to contact slurm controller" in fault[1].lower()
+    assert left == []
+
+
+def test_options_of_the_callers_environment_do_not_leak(slurm: Cluster) -> None:
+    found, log, kept = slurm.python(
+        """
+h = sleep(0, setup=['env'])
+found = until(h, 'DONE')
+tell([found, jobs.logs(h)[0].read_text(), dict(os.environ)])
+""",
+        env={
+            "SBATCH_PARTITION": "nosuch",
+            "SBATCH_REQUEUE": "1",
+            "SLURM_MEM_PER_GPU": "7",
+            "SUBMITIT_PREEMPT_SIGNAL": "USR1",
+            "SQUEUE_FORMAT": "%j",
+            "SINFO_FORMAT": "%j",
+            "MINE": "kept",
+        },
+    )
+    assert found["state"] == "DONE"
+    names = {line.partition("=")[0] for line in log.splitlines()}
+    assert not names & {"SBATCH_PARTITION", "SLURM_MEM_PER_GPU", "SUBMITIT_PREEMPT_SIGNAL"}
+    assert "MINE" in names
+    assert kept["SBATCH_PARTITION"] == "nosuch"
+
+
+SPEC = (
+    "spec = ServiceSpec('tiny', 'llamacpp', 'llama-server', '/m.gguf', container='none',"
+    "resources=Resources(mem_mb=100, time_min=5), setup=('export GREETING=\"a b\"',));"
+)
+
+
+def test_what_render_shows_is_what_slurm_gets(slurm: Cluster) -> None:
+    """The job itself fails, since nobody wrote down the service it is to serve."""
+    job_id, shown, kept, found = slurm.python(
+        SPEC
+        + """
+from hpc.config import Site
+h = jobs.submit_replica(spec, root, 3, cluster='slurm', site=Site())
+kept = pathlib.Path(h.folder, f'{h.job_id}_submission.sh').read_text()
+tell([h.job_id, submit.script(spec, root, 3), kept, until(h, 'FAILED')])
+"""
+    )
+    assert slurm.received(job_id).strip() == shown.strip()
+    assert kept == shown
+    assert found["reason"] == "exit status 1"
+
+
+def test_files_of_a_job_are_named_by_it(slurm: Cluster) -> None:
+    job_id, names = slurm.python(
+        "h = sleep(0, name='files'); until(h, 'DONE');"
+        "tell([h.job_id, sorted(os.listdir(root / 'jobs' / 'files'))])"
+    )
+    ends = ["0_log.err", "0_log.out", "0_result.pkl", "submission.sh", "submitted.pkl"]
+    assert names == [f"{job_id}_{end}" for end in ends]
+
+
+def test_partitions_tell_limits_and_gpus(slurm: Cluster) -> None:
+    found = {row["name"]: row for row in slurm.python("tell(slurm.partitions())")}
+    assert [name for name, row in found.items() if row["default"]] == ["cpu"]
+    assert found["cpu"]["max_minutes"] == 24 * 60
+    assert found["cpu"]["default_minutes"] == 60
+    assert found["gpu"]["gpus"] == 2
+    assert found["gpu"]["gpu_types"] == ["h100"]
+    assert found["gpu"]["nodes"] == 2
+    assert found["gpu"]["up"] is True
