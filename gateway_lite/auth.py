@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway_lite import errors
 from hpc import keys
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,24 +28,30 @@ class Keys:
         self._path = path
         self._stamp: keys.Stamp | None = None
         self._ring: keys.Keyring | None = keys.Keyring()
-
-    @property
-    def usable(self) -> bool:
-        """Whether the file may be used."""
-        return self._ring is not None
+        self._complaint = ""
 
     def refresh(self) -> None:
-        """Read the file if it changed; what cannot be used admits nobody."""
+        """Read the file if it changed.
+
+        One that may not be used admits nobody; one that cannot be read just now changes nothing.
+        """
+        complaint = ""
         try:
-            found = keys.stamp(self._path)
-            if found == self._stamp and self._ring is not None:
-                return
-            entries = keys.load(self._path)
+            self._read()
+        except StateError as error:
+            complaint = f"{error}; the keys known so far count"
         except ConfigError as error:
-            if self._ring is not None:
-                log.error("%s; nobody is let in until that is mended", error)  # noqa: TRY400
-            self._ring = None
+            self._stamp = self._ring = None
+            complaint = f"{error}; nobody is let in until that is mended"
+        if complaint and complaint != self._complaint:
+            log.error("%s", complaint)
+        self._complaint = complaint
+
+    def _read(self) -> None:
+        found = keys.stamp(self._path)
+        if found == self._stamp and self._ring is not None:
             return
+        entries = keys.load(self._path)
         self._stamp, self._ring = found, keys.Keyring(entries)
         log.info("keys: %d in the file", len(entries))
 

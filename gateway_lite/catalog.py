@@ -82,10 +82,10 @@ def identity(endpoint: Endpoint) -> str:
 def static_models(backends: Sequence[Backend]) -> dict[str, list[Replica]]:
     """Return the servers that somebody else runs, by model."""
     found: dict[str, list[Replica]] = {}
-    for number, backend in enumerate(backends):
+    for backend in backends:
         replica = Replica(
-            key=f"{backend.name}#{number}",
-            name=f"{backend.name}#{number}",
+            key=f"{backend.name} {backend.url}",
+            name=backend.name,
             url=backend.url.rstrip("/").removesuffix("/v1"),
             secret=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
         )

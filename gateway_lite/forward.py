@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.asgi import header, read_body, while_connected
+from gateway_lite.asgi import read_body, while_connected
 from gateway_lite.balance import NoReplicaError
-from gateway_lite.proxy import Fault, UpstreamError, relay
+from gateway_lite.proxy import Fault, UpstreamError, relay, upstream_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = (b"content-type", b"accept", b"traceparent", b"tracestate")
-"""Headers of a client that engines get; above all not its key."""
 UNAUTHORIZED = 401
 UNAVAILABLE = 503
 ELSEWHERE = frozenset({502, UNAVAILABLE, 504})
@@ -55,17 +53,6 @@ class Exchange:
     def name(self) -> str:
         """The request's name in logs."""
         return self.headers["x-request-id"]
-
-
-def upstream_headers(scope: Scope) -> dict[str, str]:
-    """Return what an engine gets of a client's headers, and the request's name."""
-    found = {
-        name.decode(): value.decode("latin-1")
-        for name in PASSED_ON
-        if (value := header(scope, name)) is not None
-    }
-    found.setdefault("content-type", "application/json")
-    return {**found, "accept-encoding": "identity", "x-request-id": scope["request_id"].decode()}
 
 
 def model_of(body: bytes) -> str:

@@ -9,15 +9,18 @@ import aiohttp
 from yarl import URL
 
 from gateway_lite import errors
+from gateway_lite.asgi import header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway_lite.asgi import Send
+    from gateway_lite.asgi import Scope, Send
     from gateway_lite.settings import Settings
 
 EVENTS = b"text/event-stream"
 JSON = b"application/json"
+PASSED_ON = (b"content-type", b"accept", b"traceparent", b"tracestate")
+"""Headers of a client that engines get; above all not its key."""
 PASSED_BACK = (
     "content-encoding",
     "retry-after",
@@ -185,6 +188,17 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept", "Content-Type"),
         )
+
+
+def upstream_headers(scope: Scope) -> dict[str, str]:
+    """Return what an engine gets of a client's headers, and the request's name."""
+    found = {
+        name.decode(): value.decode("latin-1")
+        for name in PASSED_ON
+        if (value := header(scope, name)) is not None
+    }
+    found.setdefault("content-type", "application/json")
+    return {**found, "accept-encoding": "identity", "x-request-id": scope["request_id"].decode()}
 
 
 async def relay(reply: Reply, send: Send, headers: list[tuple[bytes, bytes]]) -> None:

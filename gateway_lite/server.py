@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,13 @@ def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
     except OSError as error:
         if or_any:
             return listen(host, 0)
-        raise GatewayError(
-            f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}"
-        ) from error
+        raise GatewayError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    """Return the plain reason; the library adds the address once more, or has its own numbers."""
+    known = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno).lower() if known and error.errno else str(error).lower()
 
 
 class Server(uvicorn.Server):

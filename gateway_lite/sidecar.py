@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from gateway_lite import errors
 from gateway_lite.asgi import read_body, while_connected
 from gateway_lite.edge import Edge, Gate
-from gateway_lite.forward import upstream_headers
-from gateway_lite.proxy import Fault, Upstream, UpstreamError, relay
+from gateway_lite.proxy import Fault, Upstream, UpstreamError, relay, upstream_headers
 from gateway_lite.server import Server, listen
 from hpc import state
 from hpc.errors import ConfigError

@@ -138,13 +138,7 @@ def start(
         GatewayError: it did not start; says why.
     """
     with _one_at_a_time(root):
-        record = find(root)
-        if record is not None:
-            return record, False
-        argv = program(
-            root, host=host, port=port, models_file=models_file, or_any_port=port is None
-        )
-        return _launch(root, argv), True
+        return _start(root, host=host, port=port, models_file=models_file)
 
 
 def stop(root: Path) -> bool:
@@ -174,8 +168,9 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
         GatewayError: it did not start; says why.
         ConfigError: the keys file may not be used.
     """
-    key = owner_key(root)
-    record, _ = start(root, models_file=models_file)
+    with _one_at_a_time(root):
+        key = owner_key(root)
+        record, _ = _start(root, host=HOST, port=None, models_file=models_file)
     deadline = time.monotonic() + KEYS_S
     while not _accepts(record, key):
         if time.monotonic() > deadline:
@@ -201,6 +196,16 @@ def owner_key(root: Path) -> str:
                 keys.revoke(path, entry.id)
         made, _ = keys.add(path, keys.OWNER)
         state.write_text(ours, made + "\n")
+
+
+def _start(
+    root: Path, *, host: str, port: int | None, models_file: str | None
+) -> tuple[GatewayRecord, bool]:
+    record = find(root)
+    if record is not None:
+        return record, False
+    argv = program(root, host=host, port=port, models_file=models_file, or_any_port=port is None)
+    return _launch(root, argv), True
 
 
 def _launch(root: Path, argv: tuple[str, ...]) -> GatewayRecord:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from hpc import state
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,14 +108,18 @@ class Keyring:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Return what tells one version of the file from the next; None where there is none."""
+    """Return what tells one version of the file from the next; None where there is none.
+
+    Raises:
+        StateError: it cannot be told, as the file system does not answer well.
+    """
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        if isinstance(error, FileNotFoundError) and path.parent.is_dir():
+            return None
+        raise StateError(f"cannot read {path}: {error.strerror}") from error
     return Stamp(found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
 
 
@@ -127,6 +131,7 @@ def load(path: Path) -> tuple[ClientKey, ...]:
 
     Raises:
         ConfigError: others can read the file, or it is not what we write; names file and key.
+        StateError: it cannot be read.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -136,7 +141,7 @@ def load(path: Path) -> tuple[ClientKey, ...]:
     except FileNotFoundError:
         return ()
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise StateError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
     except ValidationError as error:
@@ -163,7 +168,7 @@ def add(
 
     Raises:
         ConfigError: the name is not allowed, or a key in force has it; or the file is unusable.
-        StateError: the file cannot be written.
+        StateError: the file cannot be read or written.
     """
     known = load(path)
     now = datetime.now(timezone.utc).replace(microsecond=0)
@@ -198,7 +203,7 @@ def revoke(path: Path, which: str) -> ClientKey:
 
     Raises:
         ConfigError: there is no such key in force; or the file is unusable.
-        StateError: the file cannot be written.
+        StateError: the file cannot be read or written.
     """
     known = load(path)
     for index, key in enumerate(known):

@@ -1,0 +1,220 @@
+"""Servers that play the engine: a real uvicorn that does as the request says, and raw sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FRAME = 'data: {{"choices":[{{"index":0,"delta":{{"content":"t{}"}}}}]}}\n\n'
+
+
+def frame(number: int) -> bytes:
+    """Return one event of a stream."""
+    return FRAME.format(number).encode()
+
+
+@dataclass
+class Seen:
+    """One request as the engine saw it."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    left_at: float | None = None
+    began_at: float = 0.0
+    ended_at: float = 0.0
+
+
+@dataclass
+class Engine:
+    """An engine that obeys the fields of a request.
+
+    ``wait`` sleeps before the head, ``prefill`` between head and first frame, ``gap`` between
+    frames, ``n`` counts the frames, ``hold`` stops after the first frame until ``go`` is set,
+    ``die`` breaks the connection after so many frames, ``status`` answers with that.
+    """
+
+    name: str = "engine"
+    secret: str | None = None
+    status: int | None = None
+    seen: list[Seen] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        headers = {k.decode(): v.decode() for k, v in scope["headers"]}
+        request = Seen(scope["path"], headers, json.loads(body or b"{}"), began_at=time.monotonic())
+        self._note(lambda: self.seen.append(request))
+        work = asyncio.ensure_future(self._answer(request, send))
+        gone = asyncio.ensure_future(receive())
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            self._note(lambda: setattr(request, "left_at", time.monotonic()))
+            work.cancel()
+        gone.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+        self._note(lambda: setattr(request, "ended_at", time.monotonic()))
+        if work.done() and not work.cancelled():
+            work.result()
+
+    async def _answer(self, request: Seen, send: Any) -> None:
+        ask = request.body
+        await asyncio.sleep(ask.get("wait", 0))
+        status = self.status or ask.get("status") or 200
+        if self.secret and request.headers.get("authorization") != f"Bearer {self.secret}":
+            status = 401
+        if not ask.get("stream") or status != 200:
+            return await self._whole(status, ask, send)
+        head = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await asyncio.sleep(ask.get("prefill", 0))
+        for number in range(ask.get("n", 3)):
+            if ask.get("die") == number:
+                raise BrokenEngineError
+            part = {"type": "http.response.body", "body": frame(number), "more_body": True}
+            await send(part)
+            if ask.get("hold") and number == 0:
+                await asyncio.to_thread(self.go.wait, 10)
+            await asyncio.sleep(ask.get("gap", 0))
+        return await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    async def _whole(self, status: int, ask: dict[str, Any], send: Any) -> None:
+        answer = {"object": "chat.completion", "engine": self.name, "choices": []}
+        content = json.dumps(answer).encode()
+        head = [(b"content-type", b"application/json"), (b"retry-after", b"7")]
+        length = (b"content-length", str(len(content)).encode())
+        start = {"type": "http.response.start", "status": status, "headers": [*head, length]}
+        await send(start)
+        if "die" in ask:
+            await send({"type": "http.response.body", "body": content[:5], "more_body": True})
+            raise BrokenEngineError
+        await send({"type": "http.response.body", "body": content})
+
+    def _note(self, change: Callable[[], object]) -> None:
+        with self.changed:
+            change()
+            self.changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+        """Wait until something holds of what was seen."""
+        with self.changed:
+            return self.changed.wait_for(condition, timeout)
+
+    def wait_left(self, timeout: float = 3.0) -> Seen:
+        """Wait until the client of the last request has left."""
+        assert self.wait_for(lambda: bool(self.seen) and self.seen[-1].left_at is not None, timeout)
+        return self.seen[-1]
+
+
+class BrokenEngineError(Exception):
+    """The engine fails on purpose; uvicorn then breaks the connection."""
+
+
+class _Quiet(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def serve(engine: Engine, unix: Path | None = None) -> Iterator[str]:
+    """Serve an engine in a thread; yields its address, or the path of its socket."""
+    if unix is None:
+        sock = socket.create_server(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    else:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(unix))
+        address = str(unix)
+    config = uvicorn.Config(
+        engine, log_config=None, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
+    )
+    server = _Quiet(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    try:
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        sock.close()
+
+
+class Raw:
+    """A server on raw sockets, for what no decent one does.
+
+    Args:
+        script: called with each connection, in a thread of its own.
+    """
+
+    def __init__(self, script: Callable[[socket.socket, int], None]) -> None:
+        self._script = script
+        self._sock = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.connections = 0
+        self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._sock.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.append(connection)
+            number = self.connections
+            threading.Thread(target=self._play, args=(connection, number), daemon=True).start()
+
+    def _play(self, connection: socket.socket, number: int) -> None:
+        with connection, contextlib.suppress(OSError):
+            self._script(connection, number)
+
+    def close(self) -> None:
+        """Stop listening, and close what is open."""
+        self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        self._thread.join(5)
+        for connection in self._open:
+            connection.close()
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """Read one request with a Content-Length; empty when the client closed."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = connection.recv(65536)
+        if not more:
+            return b""
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = [line.split(b":", 1) for line in head.lower().split(b"\r\n")[1:]]
+    length = int(dict(lines).get(b"content-length", b"0"))
+    while len(body) < length:
+        body += connection.recv(65536)
+    return data
+
+
+def send_json(connection: socket.socket, body: bytes = b'{"raw":1}') -> None:
+    """Answer one request and keep the connection."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    connection.sendall(head % len(body) + body)

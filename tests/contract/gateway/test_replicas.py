@@ -1,0 +1,176 @@
+"""Replicas found through the state directory: they join, leave, and change their secrets."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hpc import keys, state
+from hpc.model import Phase
+from tests.contract.gateway.engines import Engine, serve
+from tests.contract.gateway.programs import (
+    Running,
+    run_gateway,
+    save_replica,
+    save_service,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def model(gateway: Running) -> dict[str, Any]:
+    """Return what the gateway says of the model ``m``."""
+    with gateway.client() as client:
+        found: dict[str, Any] = client.get("/v1/models/m").json()
+    return found
+
+
+def wait_phase(gateway: Running, phase: str, ready: int = 0) -> None:
+    """Wait until the model is in a phase with so many replicas ready."""
+    want = (phase, ready)
+    wait_until(
+        lambda: (
+            (
+                (found := model(gateway)).get("phase"),
+                found.get("replicas", {}).get("ready"),
+            )
+            == want
+        )
+    )
+
+
+def test_a_model_says_what_it_waits_for(home: Path, engine: Engine) -> None:
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        for phase in (None, Phase.STARTING, Phase.LOADING, Phase.DRAINING, Phase.FAILED):
+            if phase is not None:
+                save_replica(home, url, phase=phase)
+            name = "QUEUED" if phase is None else phase.value
+            wait_phase(gateway, name)
+            answer = gateway.post({})
+            assert answer.status_code == 503
+            assert answer.headers["x-model-phase"] == name
+            assert int(answer.headers["retry-after"]) > 0
+            error = answer.json()["error"]
+            assert error["code"] == "model_not_ready"
+            assert name in error["message"]
+
+
+def test_a_replica_joins_when_ready_and_leaves_when_its_heart_stops(
+    home: Path, engine: Engine
+) -> None:
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        engine.secret = save_replica(home, url)
+        wait_phase(gateway, "READY", ready=1)
+        answer = gateway.post({})
+        assert (answer.status_code, answer.headers["x-gateway-backend"]) == (200, "m/0")
+        assert engine.seen[-1].headers["authorization"] == f"Bearer {engine.secret}"
+        save_replica(home, url, beat_at=time.time() - state.STALE_S - 1)
+        wait_phase(gateway, "STOPPED")
+        assert gateway.post({}).status_code == 503
+        state.drop_service(home, "m")
+        wait_until(lambda: gateway.post({}).status_code == 404)
+
+
+def test_a_new_secret_is_read_when_the_old_one_is_refused(home: Path, engine: Engine) -> None:
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        old = engine.secret = save_replica(home, url)
+        wait_phase(gateway, "READY", ready=1)
+        assert gateway.post({}).status_code == 200
+        engine.secret = state.new_secret(home, "m", 0)
+        assert engine.secret != old
+        assert gateway.post({}).status_code == 200
+        engine.secret = "something else"
+        answer = gateway.post({})
+        assert answer.status_code == 502
+        assert "refuses the gateway's secret" in answer.json()["error"]["message"]
+
+
+def test_one_slot_means_one_request_at_a_time(home: Path, engine: Engine) -> None:
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        engine.secret = save_replica(home, url, slots=1)
+        wait_phase(gateway, "READY", ready=1)
+        bodies = [{"wait": 0.1, "stream": n % 2 == 0} for n in range(6)]
+        codes = []
+        threads = [
+            threading.Thread(target=lambda body=body: codes.append(gateway.post(body).status_code))
+            for body in bodies
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert codes == [200] * 6
+    spans = sorted((seen.began_at, seen.ended_at) for seen in engine.seen)
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spans))
+
+
+def test_a_file_system_that_hangs_stops_nothing(home: Path, engine: Engine) -> None:
+    """A read that never returns: what is known is served, and the gateway still ends."""
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        engine.secret = save_replica(home, url)
+        wait_phase(gateway, "READY", ready=1)
+        record = home / "services/m/replicas/0/endpoint.json"
+        record.unlink()
+        os.mkfifo(record)
+        time.sleep(3)
+        assert [gateway.post({}).status_code for _ in range(5)] == [200] * 5
+        assert gateway.terminate(timeout=5) == 0
+
+
+def test_a_state_directory_that_is_gone_stops_nothing(home: Path, engine: Engine) -> None:
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        engine.secret = save_replica(home, url)
+        wait_phase(gateway, "READY", ready=1)
+        away = home.rename(home.parent / "away")
+        time.sleep(3)
+        assert not home.exists()
+        answer = gateway.post({})
+        assert answer.status_code == 200
+        away.rename(home)
+        time.sleep(3)
+        assert gateway.post({}).status_code == 200
+
+
+def test_a_revoked_key_ends_within_two_seconds(gateway: Running, home: Path) -> None:
+    assert gateway.post({}).status_code == 200
+    keys.revoke(state.keys_path(home), "tester")
+    began = time.monotonic()
+    wait_until(lambda: gateway.post({}).status_code == 401, timeout=2.0)
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_key_made_while_it_runs_counts(gateway: Running, home: Path) -> None:
+    gateway.key, _ = keys.add(state.keys_path(home), "second")
+    wait_until(lambda: gateway.post({}).status_code == 200, timeout=3.0)
+
+
+@pytest.mark.parametrize("spoil", ["mode", "text"])
+def test_a_keys_file_that_may_not_be_used_lets_nobody_in(
+    gateway: Running, home: Path, spoil: str
+) -> None:
+    path = state.keys_path(home)
+    good = path.read_text()
+    if spoil == "mode":
+        path.chmod(0o644)
+    else:
+        path.write_text("keys: [")
+    answer = wait_until(lambda: (found := gateway.post({})).status_code != 200 and found)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "keys_unusable"
+    state.write_text(path, good)
+    wait_until(lambda: gateway.post({}).status_code == 200)
+    log = gateway.log.read_text()
+    assert ("chmod" in log or "open to others" in log) if spoil == "mode" else "not YAML" in log

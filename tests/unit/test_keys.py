@@ -1,0 +1,171 @@
+"""Client keys: only hashes are kept, in a file that others cannot read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from hpc import keys
+from hpc.errors import ConfigError, StateError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "keys.yaml"
+
+
+def test_a_key_is_shown_once_and_kept_as_its_hash(path: Path) -> None:
+    secret, entry = keys.add(path, "alice", models=("a", "b"))
+    text = path.read_text()
+    assert secret.startswith("hs-")
+    assert len(secret) >= 3 + 43
+    assert secret not in text
+    assert secret[3:] not in text
+    assert entry.sha256 == hashlib.sha256(secret.encode()).hexdigest()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert keys.load(path) == (entry,)
+
+
+def test_the_ring_finds_keys_in_force_only(path: Path) -> None:
+    plain, _ = keys.add(path, "plain")
+    dated, _ = keys.add(path, "dated", expires=NOW)
+    ended, _ = keys.add(path, "ended")
+    keys.revoke(path, "ended")
+    ring = keys.Keyring(keys.load(path))
+
+    def name(secret: str, at: datetime) -> str | None:
+        found = ring.find(secret.encode(), at)
+        return found.name if found else None
+
+    assert name(plain, NOW) == "plain"
+    assert name(dated, NOW - timedelta(seconds=1)) == "dated"
+    assert name(dated, NOW) is None
+    assert name(ended, NOW) is None
+    for wrong in ("", "hs-", plain[:-1], plain + "x", plain.upper()):
+        assert name(wrong, NOW) is None
+    assert ring.find(b"\xff\x00") is None
+
+
+def test_an_allow_list_is_exact(path: Path) -> None:
+    _, some = keys.add(path, "some", models=("llama",))
+    _, all_ = keys.add(path, "all")
+    assert (some.allows("llama"), some.allows("llama2"), some.allows("all")) == (True, False, False)
+    assert all_.allows("anything")
+
+
+def test_a_name_is_free_again_after_revocation(path: Path) -> None:
+    _, first = keys.add(path, "alice")
+    with pytest.raises(ConfigError, match="there is a key named 'alice' already"):
+        keys.add(path, "alice")
+    assert keys.revoke(path, "alice").id == first.id
+    _, second = keys.add(path, "alice")
+    assert keys.revoke(path, second.id).id == second.id
+    assert [key.revoked is None for key in keys.load(path)] == [False, False]
+    with pytest.raises(ConfigError, match="there is no key 'alice' to revoke; there are: none"):
+        keys.revoke(path, "alice")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "-a", "x" * 64, "a/b"])
+def test_a_name_must_be_plain(path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="is not a name for a key"):
+        keys.add(path, name)
+    assert not path.exists()
+
+
+def test_no_file_is_no_keys(path: Path) -> None:
+    assert keys.load(path) == ()
+    assert keys.stamp(path) is None
+
+
+def test_a_folder_that_is_gone_is_not_a_file_without_keys(path: Path) -> None:
+    with pytest.raises(StateError, match="cannot read"):
+        keys.stamp(path.parent / "gone" / "keys.yaml")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o601])
+def test_a_file_open_to_others_is_not_used(path: Path, mode: int) -> None:
+    keys.add(path, "alice")
+    path.chmod(mode)
+    for use in (
+        lambda: keys.load(path),
+        lambda: keys.add(path, "bob"),
+        lambda: keys.revoke(path, "alice"),
+    ):
+        with pytest.raises(ConfigError, match=r"is open to others \(mode 6\d\d\)") as caught:
+            use()
+        assert caught.value.hint == f"chmod 600 {path}"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_a_file_of_somebody_else_is_not_used(path: Path) -> None:
+    keys.add(path, "alice")
+    os.chown(path, 12345, -1)
+    with pytest.raises(ConfigError, match="belongs to uid 12345"):
+        keys.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("keys: [", "is not YAML: line 2"),
+        ("- 1", "the file: "),
+        ("version: 2\nkeys: []", "version: "),
+        ("keys: [{name: alice}]", r"keys\.0\.id: field required"),
+        ("kyes: []", "kyes: extra inputs are not permitted"),
+    ],
+)
+def test_a_bad_file_is_told_with_its_place(path: Path, text: str, message: str) -> None:
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match=message):
+        keys.load(path)
+
+
+def test_a_complaint_never_shows_a_value(path: Path) -> None:
+    path.write_text("keys:\n- {id: hs-secret, name: alice, sha256: hs-secret}\n")
+    path.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        keys.load(path)
+    assert "hs-secret" not in str(caught.value)
+
+
+def test_the_file_reads_well_and_survives_an_edit_by_hand(path: Path) -> None:
+    _, entry = keys.add(path, "alice", models=("m",), expires=NOW)
+    data = yaml.safe_load(path.read_text())
+    assert data["version"] == 1
+    assert data["keys"][0]["models"] == ["m"]
+    assert data["keys"][0]["expires"] == NOW
+    path.write_text(path.read_text().replace("2026-11-20 12:00:00+00:00", "2026-11-20T12:00:00Z"))
+    path.chmod(0o600)
+    assert keys.load(path) == (entry,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("12h", NOW + timedelta(hours=12)),
+        ("30d", NOW + timedelta(days=30)),
+        ("4w", NOW + timedelta(weeks=4)),
+        ("2027-03-31", datetime(2027, 3, 31, tzinfo=timezone.utc)),
+    ],
+)
+def test_expiries(text: str, expected: datetime) -> None:
+    assert keys.parse_expiry(text, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "30", "0d", "-1d", "1.5d", "soon", "2026-11-20", "31-03-2027"]
+)
+def test_what_is_no_expiry(text: str) -> None:
+    with pytest.raises(ValueError, match=r"allowed|in the past"):
+        keys.parse_expiry(text, NOW)
