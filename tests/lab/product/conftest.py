@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +27,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(lab, wheel: Path) -> Cluster:
     """Return the lab with the project, the demo model and its images, as `owner` uses it."""
     lab.install_project(
-        wheel, extras=("gateway",), packages=("openai",), constraints=ROOT / "constraints/dev.txt"
+        wheel, extras=("gateway",), packages=("openai",), constraints=versions(wheel.parent)
     )
     lab.copy_in(DEMO / "demo-f16.gguf", "/home/owner/models/demo-f16.gguf")
     for file in sorted((DEMO / "hf").iterdir()):
         lab.copy_in(file, f"/home/owner/models/hf/{file.name}")
     return Cluster(lab)
+
+
+def versions(folder: Path) -> Path:
+    """Return a constraints file with the locked versions; pip takes hashes for all or for none."""
+    locked = (ROOT / "constraints/dev.txt").read_text().splitlines()
+    pins = [line.rstrip(" \\") for line in locked if re.match(r"[\w.-]+==", line)]
+    path = folder / "versions.txt"
+    path.write_text("\n".join(pins) + "\n")
+    return path
 
 
 @pytest.fixture(scope="session")
