@@ -1,6 +1,6 @@
 """Stream one answer and print the time to its first token.
 
-    OPENAI_BASE_URL=http://127.0.0.1:8081/v1 OPENAI_API_KEY=... python examples/first_token.py Hello
+OPENAI_BASE_URL=http://127.0.0.1:8081/v1 OPENAI_API_KEY=... python examples/first_token.py Hello
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def main() -> None:
@@ -42,7 +45,9 @@ def main() -> None:
             sys.stdout.write(piece)
             sys.stdout.flush()
     total_s = time.perf_counter() - asked
-    print(f"\n\ntime to first token: {first_s * 1000:.0f} ms; whole answer: {total_s * 1000:.0f} ms")
+    print(
+        f"\n\ntime to first token: {first_s * 1000:.0f} ms; whole answer: {total_s * 1000:.0f} ms"
+    )
 
 
 def deltas(client: httpx.Client, body: dict[str, object]) -> Iterator[str]:

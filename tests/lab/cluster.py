@@ -91,7 +91,8 @@ class Cluster:
         found: list[str] = []
         pattern = "[h]pc-serve|[g]ateway_lite|[s]ubmitit|[l]lama-server|[v]llm"
         for node in ("login", *COMPUTE):
-            script = f"ps -eo user:20,args | grep -E '^owner .*({pattern})' ; ls -d /tmp/hpc-serve-* 2>/dev/null"
+            ours = f"ps -eo user:20,args | grep -E '^owner .*({pattern})'"
+            script = f"{ours}; ls -d /tmp/hpc-serve-* 2>/dev/null"
             found += [f"{node}: {line}" for line in self._lines(node, script)]
         found += self._lines("login", f"find {STATE} -name secret -o -name '*.sock'")
         found += self._lines("login", "squeue --noheader --user owner")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hpc import config
 from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXAMPLE = """\
 version: 1
@@ -132,7 +135,7 @@ def test_a_bad_flag_and_a_bad_variable_are_named(
 
 def test_a_named_models_file_must_exist() -> None:
     """A wrong path is not silently replaced by another file."""
-    with pytest.raises(ConfigError, match="there is no models file .*nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"there is no models file .*nowhere\.yaml"):
         config.load(models_file="nowhere.yaml")
 
 
@@ -151,7 +154,8 @@ def test_a_relative_gguf_is_looked_for_beside_its_file(tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "models.yaml").write_text(
-        "models: [{name: t, backend: llamacpp, model: w/t.gguf}, {name: v, backend: vllm, model: o/n}]"
+        "models: [{name: t, backend: llamacpp, model: w/t.gguf},"
+        " {name: v, backend: vllm, model: o/n}]"
     )
     (folder / "w").mkdir()
     (folder / "w/t.gguf").touch()

@@ -6,9 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from cluster import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from slurmlab import Lab
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "examples/demo-model"
@@ -24,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cluster(lab, wheel: Path) -> Cluster:
+def cluster(lab: Lab, wheel: Path) -> Cluster:
     """Return the lab with the project, the demo model and its images, as `owner` uses it."""
     lab.install_project(
         wheel, extras=("gateway",), packages=("openai",), constraints=versions(wheel.parent)
@@ -57,7 +63,7 @@ def vllm_image(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def clean(cluster: Cluster):
+def clean(cluster: Cluster) -> Iterator[Cluster]:
     """Leave no service, job or gateway to the next test, and see that none was left."""
     yield cluster
     cluster.reset()

@@ -101,7 +101,8 @@ def _refuse_the_neighbour(cluster: Cluster, submitted: dict[str, Any], env: dict
         files = cluster.shell(
             node,
             "cat /home/owner/.local/state/hpc-serve/services/demo/replicas/*/secret;"
-            "for d in /tmp/hpc-serve-*; do ls $d; cat $d/*; curl -s --unix-socket $d/engine.sock x/health; done",
+            "for d in /tmp/hpc-serve-*; do ls $d; cat $d/*;"
+            "curl -s --unix-socket $d/engine.sock http://engine/health; done",
             user="neighbour",
             check=False,
         )

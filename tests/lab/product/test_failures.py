@@ -66,9 +66,7 @@ def test_the_engine_crashes_at_start(clean: Cluster, llamacpp_image: str) -> Non
     """A file that is no model: the cause comes from the engine's log."""
     clean.lab.write_file("/home/owner/models/broken.gguf", "this is no model")
 
-    said = clean.refused(
-        *submit(llamacpp_image, "--wait", model="models/broken.gguf"), code=ENGINE
-    )
+    said = clean.refused(*submit(llamacpp_image, "--wait", model="models/broken.gguf"), code=ENGINE)
 
     assert said.startswith("replica 0 of 'demo' failed: ")
     assert "model" in said
