@@ -241,7 +241,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _refusal(stderr: str) -> str:
     """Return sbatch's most telling words, which come before its general ones."""
-    lines = [_PREFIX.sub("", line.strip()) for line in stderr.splitlines()]
+    lines = [_PREFIX.sub("", line.strip()).rstrip(".") for line in stderr.splitlines()]
     lines = [line for line in lines if line] or ["it did not say why"]
     special = [line for line in lines if not line.startswith(_FAILED)]
     told = "; ".join(special) if special else lines[-1].removeprefix(_FAILED)

@@ -1,8 +1,8 @@
 """All that knows squeue, sacct, scancel and sinfo."""
 
 from hpc.slurm.command import available, options, without_options
-from hpc.slurm.partitions import Partition, partitions
 from hpc.slurm.queue import cancel, drain, has_accounting, just_submitted, statuses
+from hpc.slurm.sinfo import Partition, partitions
 from hpc.slurm.states import expand_nodes
 
 __all__ = [

@@ -157,13 +157,15 @@ def _expand_range(text: str) -> Iterator[str]:
 
 
 def _exit(code: str) -> tuple[int | None, int]:
-    """Return exit code and signal from ``3:0`` or from a wait status such as 768."""
+    """Return exit code or signal from ``3:0`` or from a wait status such as 768."""
     first, colon, second = code.strip().partition(":")
     if not first.isdigit():
         return None, 0
     if colon:
-        return int(first), int(second) if second.isdigit() else 0
-    return int(first) >> 8, int(first) & 0x7F
+        exit_code, signal = int(first), int(second) if second.isdigit() else 0
+    else:
+        exit_code, signal = int(first) >> 8, int(first) & 0x7F
+    return (None if signal else exit_code), signal
 
 
 def _failure(exit_code: int | None, signal: int, reason: str) -> str:

@@ -1,0 +1,242 @@
+"""Slurm's words as ours: recorded output of real releases, and what sites make of it."""
+
+from __future__ import annotations
+
+import calendar
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpc.model import JobState, JobStatus
+from hpc.slurm import command, just_submitted, options, queue, sinfo, states
+
+RECORDED = Path(__file__).parents[1] / "golden/slurm"
+
+
+def recorded_queue(release: str) -> dict[str, JobStatus]:
+    return queue._by_id((RECORDED / release / "squeue.txt").read_text())
+
+
+@pytest.mark.parametrize(
+    ("job_id", "state", "reason", "code"),
+    [
+        ("57", JobState.DONE, None, 0),
+        ("58", JobState.FAILED, "exit status 3", 3),
+        ("59", JobState.FAILED, "killed by signal 9", None),
+        ("60", JobState.FAILED, "reached its walltime", None),
+        ("62", JobState.FAILED, "cancelled", None),
+        ("63", JobState.PENDING, "held by its user (JobHeldUser)", None),
+        ("64", JobState.RUNNING, None, None),
+        (
+            "65",
+            JobState.PENDING,
+            "never starts: its walltime is over the partition's limit (PartitionTimeLimit)",
+            None,
+        ),
+        ("67", JobState.PENDING, "waits for free resources (Resources)", None),
+        ("68_0", JobState.PENDING, "waits behind jobs of higher priority (Priority)", None),
+        ("68_5", JobState.PENDING, "waits behind jobs of higher priority (Priority)", None),
+        ("68", JobState.PENDING, "waits behind jobs of higher priority (Priority)", None),
+        ("69_3", JobState.RUNNING, None, None),
+        ("69", JobState.RUNNING, None, None),
+        ("71", JobState.PENDING, "waits for another job (Dependency)", None),
+        ("72", JobState.PENDING, "waits for free resources (Resources)", None),
+    ],
+)
+def test_a_recorded_queue_is_read(
+    job_id: str, state: JobState, reason: str | None, code: int | None
+) -> None:
+    found = recorded_queue("22.05.8")[job_id]
+    assert (found.state, found.reason, found.exit_code) == (state, reason, code)
+
+
+def test_recorded_times_are_utc_and_words_for_none_are_none() -> None:
+    found = recorded_queue("22.05.8")
+    assert found["64"].start_at == calendar.timegm((2026, 11, 20, 20, 7, 58))
+    assert found["64"].end_at == calendar.timegm((2026, 11, 20, 21, 7, 58))
+    assert found["66"].end_at is None  # NONE: UNLIMITED
+    assert found["63"].start_at is None  # N/A
+    assert found["70"].start_at == calendar.timegm((2026, 11, 20, 21, 7, 58))  # expected
+    assert found["70"].end_at is None
+
+
+def test_only_what_is_there_is_found() -> None:
+    found = recorded_queue("22.05.8")
+    assert "68_6" not in found
+    assert "99" not in found
+
+
+def test_noise_on_stdout_is_no_job() -> None:
+    """Federations print a heading, and some sites greet their users from a wrapper."""
+    text = "CLUSTER: alpha\n\nWelcome!|a|b|c|d|e|f\n7|RUNNING|N/A|N/A|c1|0|None|\n8|RUNNING\n"
+    assert set(queue._by_id(text)) == {"7"}
+
+
+def test_an_array_is_as_alive_as_its_most_alive_job() -> None:
+    row = "7_{}|{}|N/A|N/A||0|None|\n"
+    text = row.format(0, "COMPLETED") + row.format(1, "RUNNING") + row.format("[2-9]", "PENDING")
+    assert queue._by_id(text)["7"].state is JobState.RUNNING
+    assert queue._by_id(text)["7_9"].state is JobState.PENDING
+
+
+def test_a_reason_may_hold_the_delimiter() -> None:
+    found = queue._by_id("7|PENDING|N/A|N/A||0|ReqNodeNotAvail, UnavailableNodes:c[1-2]|x|\n")
+    assert found["7"].reason == (
+        "a node it needs is not available (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "reason"),
+    [
+        ("CANCELLED by 1000", JobState.FAILED, "cancelled by uid 1000"),
+        ("CANCELLED+", JobState.FAILED, "cancelled"),
+        ("COMPLETING", JobState.ENDING, None),
+        ("CONFIGURING", JobState.PENDING, "its nodes are booting"),
+        ("NODE_FAIL", JobState.FAILED, "a node failed"),
+        ("OUT_OF_MEMORY", JobState.FAILED, "out of memory"),
+        ("PREEMPTED", JobState.FAILED, "preempted by another job"),
+        ("REQUEUED", JobState.PENDING, "requeued"),
+        ("REQUEUE_HOLD", JobState.PENDING, "requeued and held"),
+        ("REVOKED", JobState.UNKNOWN, "it runs on another cluster of the federation"),
+        ("SUSPENDED", JobState.RUNNING, "suspended"),
+        ("TIMEOUT", JobState.FAILED, "reached its walltime"),
+        ("NEW_IN_2030", JobState.UNKNOWN, "Slurm says NEW_IN_2030"),
+        ("", JobState.UNKNOWN, "Slurm says nothing"),
+    ],
+)
+def test_states(word: str, state: JobState, reason: str | None) -> None:
+    found = states.status(word)
+    assert (found.state, found.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "text"),
+    [
+        ("3:0", "", "exit status 3"),
+        ("0:15", "", "killed by signal 15"),
+        ("256", "NonZeroExitCode", "exit status 1"),
+        ("9", "JobLaunchFailure", "killed by signal 9"),
+        ("", "", "it failed"),
+        (
+            "0:0",
+            "BadConstraints",
+            "never starts: no node satisfies what it asks for (BadConstraints)",
+        ),
+    ],
+)
+def test_failures(code: str, reason: str, text: str) -> None:
+    assert states.status("FAILED", code=code, reason=reason).reason == text
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"),
+    [
+        ("c1", ("c1",)),
+        ("c[1-3,7],gpu01", ("c1", "c2", "c3", "c7", "gpu01")),
+        ("n[008-010]", ("n008", "n009", "n010")),
+        ("r[1-2]n[0-1]-ib", ("r1n0-ib", "r1n1-ib", "r2n0-ib", "r2n1-ib")),
+        ("", ()),
+        ("(null)", ()),
+        ("None assigned", ()),
+    ],
+)
+def test_node_lists(text: str, nodes: tuple[str, ...]) -> None:
+    assert states.expand_nodes(text) == nodes
+
+
+@given(st.text(max_size=40))
+def test_no_node_list_breaks_the_reader(text: str) -> None:
+    states.expand_nodes(text)
+    states.array_elements(text)
+
+
+@pytest.mark.parametrize("text", ["N/A", "NONE", "Unknown", "19:39:47", "Tomorr 10:00", ""])
+def test_other_words_than_times_are_no_time(text: str) -> None:
+    assert states.when(text) is None
+
+
+def test_a_job_missing_right_after_its_submission_is_not_gone() -> None:
+    gone = JobStatus(JobState.GONE)
+    assert just_submitted(gone, 1000.0, now=1010.0)
+    assert not just_submitted(gone, 1000.0, now=1031.0)
+    assert not just_submitted(JobStatus(JobState.DONE), 1000.0, now=1010.0)
+
+
+def test_a_recorded_sinfo_is_read() -> None:
+    lines = (RECORDED / "22.05.8/sinfo.txt").read_text().splitlines()
+    cpu, gpu = (sinfo._parse(line) for line in lines)
+    assert cpu == sinfo.Partition(
+        name="cpu",
+        default=True,
+        max_minutes=1440,
+        default_minutes=60,
+        nodes=2,
+        cpus=4,
+        mem_mb=4000,
+        gpus=2,
+        gpu_types=("h100",),
+    )
+    assert gpu is not None
+    assert (gpu.default, gpu.max_minutes, gpu.default_minutes) == (False, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus", "types"),
+    [
+        ("(null)", 0, ()),
+        ("gpu:2", 2, ()),
+        ("gpu:a100:4(S:0-3),craynetwork:4", 4, ("a100",)),
+        ("gpu:a100_1g.5gb:3,gpu:a100:1", 4, ("a100_1g.5gb", "a100")),
+    ],
+)
+def test_gpus_of_a_partition(gres: str, gpus: int, types: tuple[str, ...]) -> None:
+    found = sinfo._parse(f"p|down|30:00|n/a|12|64+|512000+|{gres}")
+    assert found is not None
+    assert (found.gpus, found.gpu_types, found.cpus, found.up) == (gpus, types, 64, False)
+    assert found.max_minutes == 30
+
+
+def test_groups_of_nodes_make_one_partition() -> None:
+    rows = [
+        "p|up|infinite|n/a|10|64|256000|gpu:a100:4",
+        "p|up|infinite|n/a|2|128|512000|gpu:h100:8",
+    ]
+    one, other = (sinfo._parse(row) for row in rows)
+    assert one is not None
+    assert other is not None
+    both = sinfo._merge(one, other)
+    assert (both.nodes, both.cpus, both.gpus, both.gpu_types) == (12, 128, 8, ("a100", "h100"))
+
+
+def test_options_are_hidden_and_where_slurm_is_stays() -> None:
+    env = dict.fromkeys(
+        [
+            "SBATCH_PARTITION",
+            "SLURM_JOB_ID",
+            "SUBMITIT_EXECUTOR",
+            "SLURM_CONF",
+            "SLURM_JWT",
+            "PATH",
+        ],
+        "x",
+    )
+    assert options(env) == ["SBATCH_PARTITION", "SLURM_JOB_ID", "SUBMITIT_EXECUTOR"]
+
+
+@pytest.mark.parametrize(
+    ("stderr", "text"),
+    [
+        (
+            "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n",
+            "unable to contact slurm controller (connect failure)",
+        ),
+        ("squeue: error: Invalid user: nobodyx\n\n", "invalid user: nobodyx"),
+        ("a: error: x 1\na: error: x 1\na: error: x 2\n", "x 1; x 2"),
+        ("", ""),
+    ],
+)
+def test_complaints_lose_their_prefixes(stderr: str, text: str) -> None:
+    assert command.said(stderr) == text

@@ -1,0 +1,68 @@
+"""What is sent to Slurm, and what is made of its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from submitit.slurm.slurm import SlurmExecutor
+
+from hpc import submit
+from hpc.errors import ConfigError
+from hpc.model import Resources, ServiceSpec
+
+ERROR = "sbatch: error: "
+FAILED = f"{ERROR}Batch job submission failed: "
+SPEC = ServiceSpec("tiny", "llamacpp", "llama-server", "/m.gguf", resources=Resources(time_min=480))
+
+
+def test_the_command_is_submitits_own(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a folder"
+    executor = submit._Slurm(folder, "ours", "", [])
+    theirs = SlurmExecutor._submitit_command_str.fget(executor)  # type: ignore[attr-defined]
+    assert submit.task_command(folder) == theirs
+
+
+def test_a_script_names_job_logs_and_signal(tmp_path: Path) -> None:
+    lines = submit.script(SPEC, tmp_path, 3).splitlines()
+    jobs = f"{tmp_path}/services/tiny/jobs"
+    assert "#SBATCH --job-name=hpc-serve-tiny-3" in lines
+    assert f"#SBATCH --output={jobs}/%j_0_log.out" in lines
+    assert f"#SBATCH --error={jobs}/%j_0_log.err" in lines
+    assert "#SBATCH --signal=B:USR2@90" in lines
+    assert "#SBATCH --requeue" in lines
+    assert f"exec {submit.task_command(Path(jobs))}" in lines
+
+
+def test_a_job_that_serves_nothing_is_not_requeued(tmp_path: Path) -> None:
+    text = submit.plain_script("build", Resources(), tmp_path, setup=["module load x"])
+    assert "#SBATCH --no-requeue" in text
+    assert "module load x" in text
+
+
+def test_a_folder_that_slurm_would_expand_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has a % in its path"):
+        submit.script(SPEC, tmp_path / "100%j", 0)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "text"),
+    [
+        (
+            f"{ERROR}invalid partition specified: nosuch\n{FAILED}Invalid partition name\n",
+            "invalid partition specified: nosuch",
+        ),
+        (
+            f"{FAILED}Requested node configuration is not available\n",
+            "requested node configuration is not available",
+        ),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit\n", "QOSMaxSubmitJobPerUserLimit"),
+        (
+            f"{ERROR}Please name an account.\n{ERROR}See the wiki.\n{FAILED}Unspecified error\n",
+            "please name an account; See the wiki",
+        ),
+        ("", "it did not say why"),
+    ],
+)
+def test_a_refusal_keeps_the_words_that_tell_most(stderr: str, text: str) -> None:
+    assert submit._refusal(stderr) == text
