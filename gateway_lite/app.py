@@ -10,7 +10,7 @@ from starlette.routing import Route, Router
 from gateway_lite import errors
 from gateway_lite.auth import Keys
 from gateway_lite.balance import Balancer
-from gateway_lite.catalog import Catalog, Scanner
+from gateway_lite.catalog import Scanner
 from gateway_lite.edge import Edge, Gate
 from gateway_lite.forward import Forward
 from gateway_lite.proxy import Upstream
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway_lite.asgi import App, Receive, Scope, Send
+    from gateway_lite.catalog import Catalog
     from gateway_lite.settings import Settings
     from hpc.config import Backend
 
@@ -49,7 +50,7 @@ class Gateway:
         beat: Callable[[], None] | None = None,
     ) -> None:
         self.gate = Gate()
-        self.catalog = Catalog()
+        self._catalog: Catalog | None = None
         self._upstream = Upstream(settings)
         self._balancer = Balancer(settings)
         keys = Keys(state.keys_path(root))
@@ -57,14 +58,14 @@ class Gateway:
             Scanner(root, backends), keys, beat=beat, publish=self._publish, settings=settings
         )
         forward = Forward(
-            catalog=lambda: self.catalog,
+            catalog=self._known,
             upstream=self._upstream,
             balancer=self._balancer,
             watcher=self.watcher,
             gate=self.gate,
             settings=settings,
         )
-        inner = _router(forward, Pages(lambda: self.catalog))
+        inner = _router(forward, Pages(self._known))
         self.app = Edge(inner, keys.find, self.gate, open_health=True)
 
     async def start(self) -> None:
@@ -77,8 +78,13 @@ class Gateway:
         self.watcher.stop()
         await self._upstream.close()
 
+    def _known(self) -> Catalog:
+        if self._catalog is None:
+            raise errors.starting()
+        return self._catalog
+
     def _publish(self, catalog: Catalog) -> None:
-        self.catalog = catalog
+        self._catalog = catalog
         self._balancer.update(catalog.pools())
 
 

@@ -27,7 +27,7 @@ class Keys:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp: keys.Stamp | None = None
-        self._ring: keys.Keyring | None = keys.Keyring()
+        self._ring: keys.Keyring | None = None
         self._complaint = ""
 
     def refresh(self) -> None:
@@ -59,7 +59,7 @@ class Keys:
         """Return the key in force that was presented, or None.
 
         Raises:
-            ApiError: the file may not be used.
+            ApiError: the file may not be used, or was not read yet.
         """
         if self._ring is None:
             raise errors.keys_unusable()

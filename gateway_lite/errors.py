@@ -13,6 +13,8 @@ SERVER = "server_error"
 DONE = b"data: [DONE]\n\n"
 RETRY_AFTER_S = {"QUEUED": 30, "STARTING": 10, "LOADING": 5, "DRAINING": 10, "READY": 5}
 """Seconds after which a model in that phase is worth another try; 60 for the rest."""
+RETRY_S = 5
+"""Seconds after which a replica that cannot be reached may be replaced."""
 
 
 class ApiError(Exception):
@@ -134,6 +136,22 @@ def queue_timeout(model: str) -> ApiError:
         kind=SERVER,
         headers=retry_after(10),
     )
+
+
+def starting() -> ApiError:
+    """Return what everybody gets until the state directory was read for the first time."""
+    return ApiError(
+        503,
+        "the gateway has not read its state directory yet",
+        code="starting",
+        kind=SERVER,
+        headers=retry_after(2),
+    )
+
+
+def upstream_unreachable(message: str) -> ApiError:
+    """Return what a request gets that reached no replica, so that the client may try again."""
+    return ApiError(502, message, code="upstream_error", kind=SERVER, headers=retry_after(RETRY_S))
 
 
 def upstream_error(message: str) -> ApiError:

@@ -77,7 +77,7 @@ class Forward:
     """Serves the POST paths that engines serve.
 
     Args:
-        catalog: returns the current one.
+        catalog: returns the current one, or raises an ApiError.
         upstream: connections to replicas.
         balancer: places requests.
         watcher: reads a secret again that was refused.
@@ -166,7 +166,8 @@ class Forward:
             self._balancer.shun(replica)
             if self._balancer.others(exchange.model, exchange.tried):
                 return
-        elif error.fault is Fault.BROKEN and not exchange.replayed:
+            raise errors.upstream_unreachable(message) from error
+        if error.fault is Fault.BROKEN and not exchange.replayed:
             exchange.replayed = True
             return
         raise errors.upstream_error(message) from error
@@ -180,8 +181,11 @@ class Forward:
 
     def _better_elsewhere(self, exchange: Exchange, replica: Replica, status: int) -> bool:
         """Tell whether to ask another replica; one that says 503 has done no work."""
-        tried = {*exchange.tried, replica.key}
-        if status not in ELSEWHERE or not self._balancer.others(exchange.model, tried):
+        if status not in ELSEWHERE:
+            return False
+        log.warning("request %s: %s answers %d", exchange.name, replica.name, status)
+        self._balancer.shun(replica)
+        if not self._balancer.others(exchange.model, {*exchange.tried, replica.key}):
             return False
         if status != UNAVAILABLE:
             if exchange.replayed:

@@ -23,7 +23,7 @@ class Pages:
     """What can be told from the catalog.
 
     Args:
-        catalog: returns the current one.
+        catalog: returns the current one, or raises an ApiError.
     """
 
     def __init__(self, catalog: Callable[[], Catalog]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
@@ -17,9 +18,11 @@ from hpc import state
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from gateway_lite.asgi import Receive, Scope, Send
+    from gateway_lite.proxy import Reply
     from gateway_lite.settings import Settings
 
 PATHS = frozenset(
@@ -91,25 +94,34 @@ class Engine:
             headers["authorization"] = f"Bearer {self._key}"
         method, url = scope["method"], self._base + scope["path"]
         content = body if method == "POST" else None
-        try:
-            try:
-                reply = await self._upstream.open(method, url, headers=headers, body=content)
-            except UpstreamError as error:
-                if error.fault is not Fault.BROKEN:
-                    raise
-                reply = await self._upstream.open(
-                    method, url, headers=headers, body=content, fresh=True
-                )
-        except UpstreamError as error:
-            message = f"the engine {error.fault.value}"
-            failed = (
-                errors.upstream_timeout if error.fault is Fault.SILENT else errors.upstream_error
-            )
-            raise failed(message) from error
+        ask = partial(self._upstream.open, method, url, headers=headers, body=content)
+        reply = await _twice(ask)
         try:
             await relay(reply, send, [])
         finally:
             reply.close()
+
+
+async def _twice(ask: Callable[..., Awaitable[Reply]]) -> Reply:
+    """Ask the engine, and again where a kept connection was perhaps closed under us."""
+    try:
+        return await ask()
+    except UpstreamError as error:
+        if error.fault is not Fault.BROKEN:
+            raise _answer(error) from error
+    try:
+        return await ask(fresh=True)
+    except UpstreamError as error:
+        raise _answer(error) from error
+
+
+def _answer(error: UpstreamError) -> errors.ApiError:
+    message = f"the engine {error.fault.value}"
+    if error.fault is Fault.SILENT:
+        return errors.upstream_timeout(message)
+    if error.fault is Fault.UNREACHABLE:
+        return errors.upstream_unreachable(message)
+    return errors.upstream_error(message)
 
 
 async def serve(door: Door, settings: Settings) -> None:

@@ -14,7 +14,30 @@ from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import BODY, Running, run_gateway
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """Return one engine for all tests here."""
+    return Engine()
+
+
+@pytest.fixture(scope="module")
+def shared(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Run one gateway for all tests here."""
+    home = state.home(str(tmp_path_factory.mktemp("shared") / "home"))
+    with serve(engine) as url, run_gateway(home, {"m": url}) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(shared: Running, engine: Engine) -> Running:
+    """Return the gateway, whose engine has seen nothing yet."""
+    engine.seen.clear()
+    engine.go.clear()
+    return shared
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
@@ -199,10 +222,11 @@ def test_a_stream_that_breaks_says_so_and_ends(gateway: Running) -> None:
     assert raw.content.endswith(b'"code":"upstream_error"}}\n\ndata: [DONE]\n\n')
 
 
-def test_no_log_holds_a_key_or_a_prompt(gateway: Running) -> None:
-    gateway.post({"messages": [{"role": "user", "content": "a-secret-prompt"}], "die": 0})
-    gateway.post({"stream": True, "n": 3, "die": 1})
-    gateway.terminate()
+def test_no_log_holds_a_key_or_a_prompt(home: Path) -> None:
+    with serve(Engine()) as url, run_gateway(home, {"m": url}) as gateway:
+        gateway.post({"messages": [{"role": "user", "content": "a-secret-prompt"}], "die": 0})
+        gateway.post({"stream": True, "n": 3, "die": 1})
+        assert gateway.terminate() == 0
     log = gateway.log.read_text()
     assert gateway.key not in log
     assert "a-secret-prompt" not in log

@@ -20,6 +20,8 @@ MADE = [
     (errors.queue_full("m"), 429, "queue_full"),
     (errors.queue_timeout("m"), 503, "queue_timeout"),
     (errors.upstream_error("x"), 502, "upstream_error"),
+    (errors.upstream_unreachable("x"), 502, "upstream_error"),
+    (errors.starting(), 503, "starting"),
     (errors.upstream_timeout("x"), 504, "upstream_timeout"),
     (errors.draining(), 503, "draining"),
     (errors.too_large(9), 413, "request_too_large"),
@@ -37,7 +39,9 @@ def test_the_form(error: errors.ApiError, status: int, code: str) -> None:
     assert set(said) == {"message", "type", "param", "code"}
     assert said["type"] in {"invalid_request_error", "server_error", "rate_limit_error"}
     assert said["param"] is None or isinstance(said["param"], str)
-    assert (b"retry-after" in dict(error.headers)) is (status in {429, 503})
+    headers = dict(error.headers)
+    again = b"retry-after" in headers
+    assert again is (status in {429, 502, 503} and b"x-should-retry" not in headers)
 
 
 def test_a_stream_ends_with_the_error_and_the_end_mark() -> None:
