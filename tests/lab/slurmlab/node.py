@@ -47,10 +47,14 @@ class NodeProcess(subprocess.Popen[str]):
             os.kill(child, sig)
 
     def kill_all(self) -> None:
-        """Kill the command and what it started in its session, and reap it."""
+        """Kill the command and what it started in its session, reap it and close its pipes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from string import Template
 from typing import TYPE_CHECKING
 
@@ -77,25 +78,22 @@ def stop_accounting(login: Node) -> None:
 def switch_accounting(nodes: Mapping[str, Node], *, accounting: bool) -> None:
     """Turn accounting on or off in a running cluster; its jobs live on."""
     login = nodes["login"]
+    for name in CLUSTER_NODES:
+        nodes[name].run(["tee", CONFIG], user="root", input=config(accounting=accounting))
     if accounting:
         start_accounting(login)
     daemons.stop(login, "slurmctld")
-    for name in CLUSTER_NODES:
-        nodes[name].run(["tee", CONFIG], user="root", input=config(accounting=accounting))
+    # It names the cluster by a number, which slurmdbd would find to be another one.
+    login.run(["rm", "-f", "/var/lib/slurm/slurmctld/clustername"], user="root")
     daemons.start(login, "slurmctld")
-    wait_until(lambda: _succeeds(login, ["sinfo"]), "slurmctld answers", timeout=30)
+    wait_until(lambda: _nodes_answer(login), "both compute nodes have reported", timeout=60)
     if not accounting:
         stop_accounting(login)
 
 
 def wait_idle(login: Node, timeout: float = 60) -> None:
     """Wait until both compute nodes are idle, with no job left on them."""
-    argv = ["sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%T"]
-
-    def idle() -> bool:
-        return login.run(argv, check=False).stdout.split() == ["idle", "idle"]
-
-    wait_until(idle, "both compute nodes are idle", timeout)
+    wait_until(lambda: _states(login) == ["idle", "idle"], "both compute nodes are idle", timeout)
 
 
 def report(login: Node) -> str:
@@ -107,6 +105,18 @@ def report(login: Node) -> str:
     )
     done = login.run(["timeout", "20", "sh", "-c", script], user="root", check=False)
     return done.stdout + done.stderr
+
+
+def _states(login: Node) -> list[str]:
+    argv = ["sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%T"]
+    return login.run(argv, check=False).stdout.split()
+
+
+def _nodes_answer(login: Node) -> bool:
+    """Say whether slurmctld has heard from every compute node since it started."""
+    states = _states(login)
+    bad = re.compile(r"down|unknown|\*$")
+    return len(states) == len(COMPUTE_NODES) and not any(map(bad.search, states))
 
 
 def _succeeds(node: Node, argv: list[str]) -> bool:
