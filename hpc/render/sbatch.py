@@ -1,27 +1,23 @@
-"""Text for others to run: batch scripts and container definitions, from Jinja2 templates."""
+"""Batch scripts for Slurm."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpc import assets
 from hpc.config import format_time
 from hpc.errors import ConfigError
+from hpc.render.template import CONTROL, fill
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    from jinja2 import Environment
 
     from hpc.model import Resources, ServiceSpec
 
 PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 OPTION = re.compile(r"[a-z][a-z0-9-]*")
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 OURS = frozenset(
     {"array", "error", "job-name", "open-mode", "output", "requeue", "no-requeue", "signal", "wrap"}
 )
@@ -87,8 +83,14 @@ def script(
     for option in resources.extra:
         if option in OURS or not OPTION.fullmatch(option):
             raise ConfigError(f"{option!r} is no sbatch option that a model or site can set")
-    values = {"job": job, "resources": resources, "setup": setup}
-    return _render("slurm_templates", f"{template}.sbatch.j2", values, templates)
+    values = {
+        "job": job,
+        "resources": resources,
+        "setup": setup,
+        "directive": directive,
+        "format_time": format_time,
+    }
+    return fill("slurm_templates", f"{template}.sbatch.j2", values, templates)
 
 
 def directive(option: str, value: str | int | None = None) -> str:
@@ -109,31 +111,3 @@ def directive(option: str, value: str | int | None = None) -> str:
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         text = f'"{escaped}"'
     return f"#SBATCH --{option}={text}"
-
-
-def _render(kind: assets.Kind, name: str, values: Mapping[str, Any], templates: Path | None) -> str:
-    from jinja2 import TemplateError  # noqa: PLC0415 - most commands render nothing
-
-    try:
-        text: str = _environment(kind, templates).get_template(name).render(values)
-    except TemplateError as error:
-        raise ConfigError(
-            f"cannot render {name}: {error.message or type(error).__name__}"
-        ) from error
-    return text
-
-
-def _environment(kind: assets.Kind, templates: Path | None) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
-
-    environment = Environment(
-        loader=FileSystemLoader(assets.folders(kind, templates)),
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - shell scripts, no HTML
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quote"] = lambda value: shlex.quote(str(value))
-    environment.globals |= {"directive": directive, "format_time": format_time}
-    return environment

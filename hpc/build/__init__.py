@@ -1,0 +1,232 @@
+"""Container images: built by Apptainer as an ordinary user, here or in a job; all or nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc import apptainer, jobs, process, render
+from hpc.build import pipconf
+from hpc.errors import CommandError, ConfigError, StateError
+from hpc.model import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hpc.model import JobHandle
+
+POLL_S = 0.2
+JOB_POLL_S = 3.0
+LAST_WORDS = 12
+SUPERUSER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where debootstrap and what it calls lie, which is not on an ordinary user's PATH."""
+OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
+DEBIAN = ("stable", "testing", "sid", "unstable", "bullseye", "bookworm", "trixie", "forky", "duke")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildImage:
+    """One image to build; callable, and picklable as the task of a job.
+
+    Attributes:
+        name: one of ``render.DEFINITIONS``.
+        output: the SIF, absolute.
+        settings: variables of the definition, see ``render.definition``.
+        binds: folders of this machine that %post and %test see, ``SRC[:DEST]``.
+        wheel_dir: folder of wheels that pip looks into first, or None.
+        apptainer_args: further arguments of ``apptainer build``.
+        program: Apptainer's name or path.
+        templates: a folder whose templates win over ours, or None.
+        force: replace an image that is there.
+    """
+
+    name: str
+    output: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    binds: tuple[str, ...] = ()
+    wheel_dir: str | None = None
+    apptainer_args: tuple[str, ...] = ()
+    program: str = "apptainer"
+    templates: str | None = None
+    force: bool = False
+
+    def __call__(self) -> None:
+        """Build, showing Apptainer's output line by line."""
+        build(self, tell=lambda line: print(line, flush=True))  # noqa: T201 - a job's log
+
+    @property
+    def log(self) -> Path:
+        """The file with Apptainer's output."""
+        return Path(self.output).with_suffix(".build.log")
+
+
+def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Path:
+    """Build an image; its file appears when it is whole and has passed its own test.
+
+    Args:
+        order: what to build.
+        tell: called with each line that Apptainer writes.
+
+    Returns:
+        The SIF.
+
+    Raises:
+        StateError: the image is there already, or its folder cannot be written.
+        ConfigError: the definition cannot be rendered.
+        CommandError: Apptainer is not installed, or failed; says how.
+    """
+    check(order)
+    output = Path(order.output)
+    process.find_program(order.program, hint="build on a node that has it: --in-job")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{order.name}-", dir=output.parent, ignore_cleanup_errors=True
+        ) as folder:
+            image, definition = _run(order, Path(folder), tell)
+            definition.replace(output.with_suffix(".def"))
+            image.replace(output)
+    except OSError as error:
+        raise StateError(f"cannot write {output}: {error.strerror}") from error
+    return output
+
+
+def check(order: BuildImage) -> str:
+    """Return the definition of an image to build.
+
+    Raises:
+        StateError: the image is there already.
+        ConfigError: the definition cannot be rendered, or a bind is no folder.
+    """
+    if Path(order.output).exists() and not order.force:
+        raise StateError(f"the image {order.output} is there already", hint="replace it: --force")
+    sources = [bind.partition(":")[0] for bind in _binds(order)]
+    missing = next((path for path in sources if not Path(path).is_dir()), None)
+    if missing is not None:
+        raise ConfigError(f"there is no folder {missing} to show to the build")
+    return render.definition(
+        order.name,
+        _settings(order.settings),
+        folders=[bind.rpartition(":")[2] for bind in _binds(order)],
+        templates=Path(order.templates) if order.templates else None,
+    )
+
+
+def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | None = None) -> Path:
+    """Wait until the job that builds an image is over.
+
+    Args:
+        order: what it builds.
+        job: what was submitted.
+        tell: called with each line that the job writes.
+
+    Returns:
+        The SIF.
+
+    Raises:
+        CommandError: it ended without an image; says how.
+    """
+    seen = 0
+    while True:
+        status = jobs.statuses([job])[job.job_id]
+        seen = _follow(order.log, seen, tell)
+        if status.state in OVER:
+            break
+        time.sleep(JOB_POLL_S)
+    made = Path(order.output)
+    if not made.exists() or made.stat().st_mtime < job.submitted_at:
+        raise CommandError(
+            f"job {job.job_id} ended without the image {order.output}", hint=f"see {order.log}"
+        )
+    return made
+
+
+def debian_mirror() -> str:
+    """Return the Debian mirror that this machine's apt uses.
+
+    Raises:
+        ConfigError: it has no apt, or apt knows no Debian mirror.
+    """
+    argv = ("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)")
+    try:
+        listed = process.run(argv).stdout
+    except CommandError:
+        listed = ""
+    for line in listed.splitlines():
+        release, _, uri = line.partition(" ")
+        if release in DEBIAN:
+            return uri.rstrip("/")
+    raise ConfigError(
+        "this machine's apt knows no Debian mirror",
+        hint="set debian_mirror in the site file, or give --mirror",
+    )
+
+
+def _settings(given: Mapping[str, str]) -> dict[str, str]:
+    wanted = given.get("bootstrap") == "debootstrap" and not given.get("mirror")
+    return {**given, "mirror": debian_mirror()} if wanted else dict(given)
+
+
+def _binds(order: BuildImage) -> tuple[str, ...]:
+    """Return all binds as ``SRC:DEST``, but that of pip's settings."""
+    wheels = [f"{order.wheel_dir}:{render.WHEEL_FOLDER}"] if order.wheel_dir else []
+    given = [bind if ":" in bind else f"{bind}:{bind}" for bind in order.binds]
+    found = [f"{path}:{path}" for path in pipconf.folders(pipconf.read(os.environ))]
+    return tuple(dict.fromkeys([*wheels, *given, *found]))
+
+
+def _run(order: BuildImage, folder: Path, tell: Callable[[str], None] | None) -> tuple[Path, Path]:
+    """Run Apptainer in a folder; return the image and the definition it left there."""
+    definition, image = folder / "image.def", folder / "image.sif"
+    definition.write_text(check(order), encoding="utf-8")
+    settings = folder / "settings"
+    pipconf.write(settings, pipconf.read(os.environ), render.BUILD_FOLDER, render.WHEEL_FOLDER)
+    argv = apptainer.build_argv(
+        image,
+        definition,
+        binds=(f"{settings}:{render.BUILD_FOLDER}", *_binds(order)),
+        extra=order.apptainer_args,
+        program=order.program,
+    )
+    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SUPERUSER_PATH}"}
+    order.log.unlink(missing_ok=True)
+    running = process.spawn(argv, log=order.log, env=env, cwd=folder)
+    seen = 0
+    try:
+        while running.poll() is None:
+            time.sleep(POLL_S)
+            seen = _follow(order.log, seen, tell)
+    finally:
+        code = process.stop(running)
+    _follow(order.log, seen, tell)
+    if code != 0 or not image.exists():
+        raise CommandError(
+            f"apptainer could not build {order.name}: {_last_words(order.log)}",
+            hint=f"all it said is in {order.log}",
+            returncode=code,
+        )
+    return image, definition
+
+
+def _follow(log: Path, seen: int, tell: Callable[[str], None] | None) -> int:
+    """Tell the lines of a log from an offset in bytes; return the offset after them."""
+    if tell is None or not log.exists():
+        return seen
+    with log.open("rb") as file:
+        file.seek(seen)
+        whole, mark, _ = file.read().rpartition(b"\n")
+    for line in whole.decode(errors="replace").splitlines():
+        tell(line)
+    return seen + len(whole) + len(mark)
+
+
+def _last_words(log: Path) -> str:
+    """Return what a failed build said last, but for Apptainer's own conclusion."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    lines = [line for line in lines[-LAST_WORDS:] if line]
+    telling = [line for line in lines if not line.startswith(("INFO:", "FATAL:", "+"))]
+    return (telling or lines or ["it said nothing"])[-1][:300]

@@ -1,0 +1,56 @@
+"""render: print what would be submitted or built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hpc.cli.build import DEFINITION_OPTIONS, definition_settings, with_options
+from hpc.cli.output import home_option, models_option
+from hpc.cli.services import FLAGS as SERVICE_FLAGS
+
+
+@click.group()
+def render() -> None:
+    """Print a script or definition; submit nothing."""
+
+
+@render.command()
+@click.argument("name")
+@click.option("--replica", type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@with_options(SERVICE_FLAGS)
+@models_option
+@home_option
+def sbatch(
+    name: str, *, replica: int, models_file: str | None, home: str | None, **flags: Any
+) -> None:
+    """Print the batch script of one replica of NAME, as submit would send it."""
+    from hpc import config, service, submit  # noqa: PLC0415 - help must not pay for submitit
+    from hpc.errors import ConfigError  # noqa: PLC0415
+
+    loaded = config.load(models_file=models_file, flags=flags, home=home)
+    spec = service.wanted(loaded, name)
+    if replica >= spec.replicas:
+        raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
+    text = submit.script(spec, loaded.home, replica, templates=loaded.site.templates)
+    click.echo(text, nl=False)
+
+
+@render.command()
+@click.argument("engine")
+@with_options(DEFINITION_OPTIONS)
+@home_option
+def apptainer(engine: str, *, home: str | None, **options: Any) -> None:
+    """Print the definition of ENGINE, as build would use it."""
+    from hpc import config  # noqa: PLC0415
+    from hpc import render as rendering  # noqa: PLC0415
+
+    loaded = config.load(home=home)
+    settings = definition_settings(loaded, engine, options)
+    if settings.get("bootstrap") == "debootstrap" and not settings.get("mirror"):
+        from hpc import build  # noqa: PLC0415
+
+        settings["mirror"] = build.debian_mirror()
+    text = rendering.definition(engine, settings, templates=loaded.site.templates)
+    click.echo(text, nl=False)

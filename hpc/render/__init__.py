@@ -1,0 +1,15 @@
+"""Text for others to run: batch scripts and container definitions, from Jinja2 templates."""
+
+from hpc.render.definition import BUILD_FOLDER, DEFINITIONS, WHEEL_FOLDER, definition
+from hpc.render.sbatch import SbatchJob, directive, sbatch, script
+
+__all__ = [
+    "BUILD_FOLDER",
+    "DEFINITIONS",
+    "WHEEL_FOLDER",
+    "SbatchJob",
+    "definition",
+    "directive",
+    "sbatch",
+    "script",
+]

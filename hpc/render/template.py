@@ -1,0 +1,56 @@
+"""Jinja2 as this project uses it: strict, for shells, the site's templates before ours."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from hpc import assets
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from jinja2 import Environment
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""What cannot stand in one line of a script."""
+
+
+def fill(kind: assets.Kind, name: str, values: Mapping[str, Any], templates: Path | None) -> str:
+    """Return a template's text.
+
+    Args:
+        kind: which templates.
+        name: file name of one.
+        values: its variables; one that is missing is an error.
+        templates: a folder whose templates win over ours.
+
+    Raises:
+        ConfigError: a template is missing or faulty, or needs a variable that is not there.
+    """
+    from jinja2 import TemplateError  # noqa: PLC0415 - most commands render nothing
+
+    try:
+        text: str = _environment(kind, templates).get_template(name).render(values)
+    except TemplateError as error:
+        told = error.message or type(error).__name__
+        raise ConfigError(f"cannot render {name}: {told}") from error
+    return text
+
+
+def _environment(kind: assets.Kind, templates: Path | None) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
+
+    environment = Environment(
+        loader=FileSystemLoader(assets.folders(kind, templates)),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - shell scripts, no HTML
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    return environment
