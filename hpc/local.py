@@ -18,7 +18,7 @@ from hpc.errors import SchedulerError, StateError, SubmitError
 from hpc.model import JobState, JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from hpc.model import JobHandle
     from hpc.process import Process
@@ -143,18 +143,18 @@ def cancel(handles: Sequence[JobHandle], *, grace_s: float = 5.0) -> None:
     running = [handle for handle in handles if _is_here(handle) and _alive(handle)]
     family = {member for handle in running for member in _family(int(handle.job_id))}
     drain(running)
-    _wait(running, grace_s)
+    _wait(lambda: not any(_alive(handle) for handle in running), grace_s)
     for handle in running:
         family.update(_family(int(handle.job_id)))
-    for pid, started in family:
-        if _started(pid) == started:
-            _signal(pid, signal.SIGKILL)
-    _wait(running, KILL_S)
+    left = [(pid, started) for pid, started in family if _started(pid) == started]
+    for pid, _ in left:
+        _signal(pid, signal.SIGKILL)
+    _wait(lambda: all(_started(pid) != started for pid, started in left), KILL_S)
 
 
-def _wait(handles: Sequence[JobHandle], patience_s: float) -> None:
+def _wait(holds: Callable[[], bool], patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    while any(_alive(handle) for handle in handles) and time.monotonic() < deadline:
+    while not holds() and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
@@ -239,10 +239,10 @@ def _started(pid: int) -> str:
 
 
 def _stat(pid: int) -> tuple[int, str]:
-    """Return parent and start time of a process; 0 and "" where it is gone."""
+    """Return parent and start time of a process; 0 and "" where it is gone or a zombie."""
     text = state.read_text(Path(f"/proc/{pid}/stat")) or ""
     fields = text.rpartition(")")[2].split()
-    return (int(fields[1]), fields[19]) if len(fields) > 19 else (0, "")
+    return (0, "") if len(fields) < 20 or fields[0] == "Z" else (int(fields[1]), fields[19])
 
 
 def _count_gpus() -> int:

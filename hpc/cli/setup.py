@@ -1,0 +1,28 @@
+"""The command that makes a new user's first files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hpc.cli import output
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option(
+    "--dir", "folder", default=".", metavar="DIR", help="Where models.yaml goes [default: here]."
+)
+@output.json_option
+def init(folder: str, *, force: bool, as_json: bool) -> None:
+    """Write models.yaml and the site file from what Slurm and this machine report."""
+    from hpc import setup  # noqa: PLC0415 - help must stay quick
+
+    written = setup.init(Path(folder), force=force)
+    if as_json:
+        return output.print_json({"models": str(written.models), "site": str(written.site)})
+    click.echo(f"wrote {written.models}")
+    click.echo(f"wrote {written.site}")
+    click.echo(f"next: look through both, then hpc-serve render sbatch {written.service}", err=True)
+    return None

@@ -1,0 +1,82 @@
+"""`hpc-serve init` on the fake Slurm, and on a machine without any."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fakes.slurm import FakeSlurm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeSlurm]:
+    made = FakeSlurm.install(tmp_path / "slurm")
+    yield made
+    made.close()
+
+
+def init(home: Path, *options: str, path: str) -> subprocess.CompletedProcess[str]:
+    home.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "hpc", "init", *options],
+        cwd=home,
+        env={"HOME": str(home), "PATH": path, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+def test_it_writes_two_files_and_no_third_time(fake: FakeSlurm, tmp_path: Path) -> None:
+    home, path = tmp_path / "home", f"{fake.bin}:/usr/bin:/bin"
+    first = init(home, path=path)
+    models, site = home / "models.yaml", home / ".config/hpc-serve/site.yaml"
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines() == [f"wrote {models}", f"wrote {site}"]
+    assert "partition: gpu" in models.read_text()
+    assert "partition: cpu" in site.read_text()
+
+    models.write_text("mine")
+    second = init(home, path=path)
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"hpc-serve: {models} exists already\n")
+    assert models.read_text() == "mine"
+
+    third = init(home, "--force", path=path)
+    assert third.returncode == 0
+    assert "version: 1" in models.read_text()
+
+
+def test_a_site_file_alone_is_enough_to_refuse(fake: FakeSlurm, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    site = home / ".config/hpc-serve/site.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text("mine")
+    done = init(home, path=f"{fake.bin}:/usr/bin:/bin")
+    assert done.returncode == 2
+    assert not (home / "models.yaml").exists()
+
+
+def test_where_slurm_does_not_answer_nothing_is_written(fake: FakeSlurm, tmp_path: Path) -> None:
+    fake.set(controller="down")
+    done = init(tmp_path / "home", path=f"{fake.bin}:/usr/bin:/bin")
+    assert done.returncode == 4
+    assert done.stderr.startswith("hpc-serve: Slurm did not answer: sinfo: unable to contact")
+    assert os.listdir(tmp_path / "home") == []  # noqa: PTH208
+
+
+def test_without_slurm_the_files_describe_this_machine(tmp_path: Path) -> None:
+    done = init(tmp_path / "home", "--dir", "fresh", path=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "container: none" in (tmp_path / "home/fresh/models.yaml").read_text()
