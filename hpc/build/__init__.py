@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import apptainer, jobs, process, render
-from hpc.build import pipconf
+from hpc.build import debian, pipconf
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.model import JobState
 
@@ -25,7 +25,6 @@ LAST_WORDS = 12
 SUPERUSER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where debootstrap and what it calls lie, which is not on an ordinary user's PATH."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
-DEBIAN = ("stable", "testing", "sid", "unstable", "bullseye", "bookworm", "trixie", "forky", "duke")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,30 +144,9 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
     return made
 
 
-def debian_mirror() -> str:
-    """Return the Debian mirror that this machine's apt uses.
-
-    Raises:
-        ConfigError: it has no apt, or apt knows no Debian mirror.
-    """
-    argv = ("apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)")
-    try:
-        listed = process.run(argv).stdout
-    except CommandError:
-        listed = ""
-    for line in listed.splitlines():
-        release, _, uri = line.partition(" ")
-        if release in DEBIAN:
-            return uri.rstrip("/")
-    raise ConfigError(
-        "this machine's apt knows no Debian mirror",
-        hint="set debian_mirror in the site file, or give --mirror",
-    )
-
-
 def _settings(given: Mapping[str, str]) -> dict[str, str]:
     wanted = given.get("bootstrap") == "debootstrap" and not given.get("mirror")
-    return {**given, "mirror": debian_mirror()} if wanted else dict(given)
+    return {**given, "mirror": debian.mirror()} if wanted else dict(given)
 
 
 def _binds(order: BuildImage) -> tuple[str, ...]:
@@ -185,6 +163,7 @@ def _run(order: BuildImage, folder: Path, tell: Callable[[str], None] | None) ->
     definition.write_text(check(order), encoding="utf-8")
     settings = folder / "settings"
     pipconf.write(settings, pipconf.read(os.environ), render.BUILD_FOLDER, render.WHEEL_FOLDER)
+    (settings / "apt.conf").write_text(debian.options(), encoding="utf-8")
     argv = apptainer.build_argv(
         image,
         definition,

@@ -49,8 +49,8 @@ def apptainer(engine: str, *, home: str | None, **options: Any) -> None:
     loaded = config.load(home=home)
     settings = definition_settings(loaded, engine, options)
     if settings.get("bootstrap") == "debootstrap" and not settings.get("mirror"):
-        from hpc import build  # noqa: PLC0415
+        from hpc.build import debian  # noqa: PLC0415
 
-        settings["mirror"] = build.debian_mirror()
+        settings["mirror"] = debian.mirror()
     text = rendering.definition(engine, settings, templates=loaded.site.templates)
     click.echo(text, nl=False)
