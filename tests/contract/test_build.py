@@ -1,0 +1,127 @@
+"""Image builds are whole or nothing, with a program in Apptainer's place; the lab has the real."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hpc import build
+from hpc.build import BuildImage
+from hpc.errors import CommandError, ConfigError, StateError
+from hpc.process import alive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAKE = """#!/bin/sh
+# apptainer build [--bind SRC:DEST]... IMAGE DEFINITION
+echo "INFO:    Starting build"
+for word; do previous=$image image=$definition definition=$word; done
+[ "$1" = build ] || exit 64
+{body}
+"""
+GOOD = 'cat "$definition" > "$image"; for word; do echo "$word"; done'
+BAD = 'echo half > "$image"; echo "E: Unable to locate package" ; echo "FATAL:   %post"; exit 255'
+SLOW = 'echo half > "$image"; echo begun $$; exec sleep 60'
+
+
+def order(folder: Path, body: str, **changes: object) -> BuildImage:
+    program = folder / "apptainer"
+    program.write_text(FAKE.replace("{body}", body))
+    program.chmod(0o755)
+    made = BuildImage("llamacpp-debian", str(folder / "images" / "x.sif"), program=str(program))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "images").iterdir())
+
+
+def test_a_whole_image_appears_with_its_definition(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    made = build.build(order(tmp_path, GOOD), tell=said.append)
+
+    assert made.read_text() == made.with_suffix(".def").read_text()
+    assert made.read_text().startswith("Bootstrap: docker\nFrom: debian:forky-slim\n")
+    assert said[0] == "INFO:    Starting build"
+    assert left(tmp_path) == ["x.build.log", "x.def", "x.sif"]
+
+
+def test_binds_and_arguments_reach_the_program(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    made = order(tmp_path, GOOD, wheel_dir=str(tmp_path / "wheels"), apptainer_args=("--fakeroot",))
+    said: list[str] = []
+
+    build.build(made, tell=said.append)
+
+    assert f"{tmp_path}/wheels:/opt/hpc-serve-wheels" in said
+    assert "--fakeroot" in said
+    assert any(line.endswith("/settings:/opt/hpc-serve-build") for line in said)
+
+
+def test_a_failed_build_leaves_its_log_only(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"could not build .*: E: Unable to locate") as caught:
+        build.build(order(tmp_path, BAD))
+
+    assert left(tmp_path) == ["x.build.log"]
+    assert str(tmp_path / "images/x.build.log") in str(caught.value.hint)
+
+
+def test_a_failed_rebuild_keeps_the_image_that_was_there(tmp_path: Path) -> None:
+    build.build(order(tmp_path, GOOD))
+    before = (tmp_path / "images/x.sif").read_bytes()
+
+    with pytest.raises(StateError, match="is there already"):
+        build.build(order(tmp_path, GOOD))
+    with pytest.raises(CommandError):
+        build.build(order(tmp_path, BAD, force=True))
+
+    assert (tmp_path / "images/x.sif").read_bytes() == before
+
+
+def test_without_apptainer_it_says_where_to_build(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="apptainer-that-is-not-here") as caught:
+        build.build(order(tmp_path, GOOD, program="apptainer-that-is-not-here"))
+
+    assert "--in-job" in str(caught.value.hint)
+
+
+def test_a_folder_to_show_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no folder /nowhere"):
+        build.build(order(tmp_path, GOOD, binds=("/nowhere",)))
+
+
+def test_an_order_can_be_a_jobs_task(tmp_path: Path) -> None:
+    made = order(tmp_path, GOOD)
+
+    pickle.loads(pickle.dumps(made))()
+
+    assert (tmp_path / "images/x.sif").exists()
+
+
+def test_a_build_that_is_interrupted_ends_with_all_it_started(tmp_path: Path) -> None:
+    made = order(tmp_path, SLOW)
+    code = (
+        f"import pickle; from hpc import build; build.build(pickle.loads({pickle.dumps(made)!r}))"
+    )
+    running = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not made.log.exists() or "begun" not in made.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    running.send_signal(signal.SIGINT)
+    running.wait(20)
+
+    assert left(tmp_path) == ["x.build.log"]
+    pid = int(re.findall(r"begun (\d+)", made.log.read_text())[0])
+    assert not alive(pid, marker="sleep")

