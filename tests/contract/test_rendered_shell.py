@@ -1,7 +1,8 @@
-"""Rendered batch scripts under the real bash and shellcheck."""
+"""Rendered scripts and definitions under the real shells and shellcheck."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from dataclasses import replace
@@ -65,3 +66,23 @@ def test_a_setup_line_that_fails_ends_the_job_and_says_so(tmp_path: Path) -> Non
     assert done.returncode != 0
     assert "went on" not in done.stdout
     assert "a setup line of the job failed: false" in done.stderr
+
+
+SECTION = re.compile(
+    r"^%(setup|post|environment|runscript|test)\n(.*?)(?=^%|^Bootstrap:|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@pytest.mark.parametrize("name", render.DEFINITIONS)
+def test_definitions_are_sound_shell(name: str, tmp_path: Path) -> None:
+    """SC2016 is about a $ in single quotes, which is what quoting is for."""
+    sections = SECTION.findall(render.definition(name, folders=["/srv/it's here"]))
+
+    assert {kind for kind, _ in sections} == {"setup", "post", "environment", "runscript", "test"}
+    for number, (kind, body) in enumerate(sections):
+        path = tmp_path / f"{number}-{kind}.sh"
+        path.write_text(f"#!/bin/sh\n{body}")
+        for tool in (["sh", "-n"], ["shellcheck", "--exclude=SC2016", "--shell=sh"]):
+            done = subprocess.run([*tool, str(path)], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
