@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from . import debian, project
@@ -67,5 +68,6 @@ def _build(lab: Lab, text: str, image: Path) -> None:
         argv = ["apptainer", "build", *FAST, "base.sif", "base.def"]
         node.run(argv, env=path, cwd=work, timeout=1200)
         built = node.folder / "tmp" / "base.sif"
+        os.chown(built, 0, 0)
         built.chmod(0o644)
         built.replace(image)

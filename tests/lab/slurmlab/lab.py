@@ -194,7 +194,7 @@ class Lab:
             wheel: the built project.
             extras: its extras to install.
             packages: further requirements.
-            constraints: pip constraints file; with hashes, it must cover wheel and packages.
+            constraints: pip constraints file, of which the versions are used and hashes are not.
 
         Returns:
             Whether anything had to be installed.

@@ -53,9 +53,12 @@ class Wanted:
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
         name = self.wheel.name.split("-")[0]
         line = f"{name}{extras} @ file:///mnt/wheel/{self.wheel.name}"
-        if self.constraints and "--hash=" in self.constraints.read_text():
-            line += f" --hash=sha256:{hashlib.sha256(self.wheel.read_bytes()).hexdigest()}"
         return "\n".join([line, *self.packages, ""])
+
+    def pins(self) -> str:
+        """Return the constraints without hashes, which pip would want for the wheel's own too."""
+        text = self.constraints.read_text() if self.constraints else ""
+        return re.sub(r"\\\n|--hash=\S+", "", text)
 
 
 def install(lab: Lab, wanted: Wanted) -> bool:
@@ -94,14 +97,12 @@ def _build(lab: Lab, wanted: Wanted, target: Path) -> None:
         Bind(cache, "/root/.cache/pip", writable=True),
         Bind(wanted.wheel.absolute().parent, "/mnt/wheel"),
     ]
-    pip = [f"{PREFIX}/bin/pip", "install", "--quiet", "--requirement", "/tmp/requirements.txt"]
+    pip = [f"{PREFIX}/bin/pip", "install", "--quiet", "-r", "/tmp/requirements.txt"]
+    pip += ["--constraint", "/tmp/constraints.txt"]
     with lab.workshop("installer", binds) as node:
         node.run(["python3", "-m", "venv", PREFIX], user="root")
         node.run(["tee", "/tmp/requirements.txt"], user="root", input=wanted.requirements())
-        if wanted.constraints:
-            text = wanted.constraints.read_text()
-            node.run(["tee", "/tmp/constraints.txt"], user="root", input=text)
-            pip += ["--constraint", "/tmp/constraints.txt"]
+        node.run(["tee", "/tmp/constraints.txt"], user="root", input=wanted.pins())
         node.run(pip, user="root", timeout=1800)
 
 
