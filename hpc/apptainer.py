@@ -36,7 +36,7 @@ def exec_argv(
         image: path of the SIF.
         argv: the program inside it.
         run_dir: private folder of this start; ``run_dir/home`` becomes HOME.
-        binds: ``SRC[:DEST[:ro]]``.
+        binds: ``SRC[:DEST[:ro]]`` as for --bind, or ``type=bind,...`` as for --mount.
         accelerator: which driver libraries to bring in.
         extra: further arguments of ``apptainer exec``; they come last and so win.
         program: Apptainer's name or path.
@@ -45,11 +45,15 @@ def exec_argv(
         *(program, "exec", "--cleanenv", "--no-eval", "--no-mount", "cwd"),
         *("--home", f"{run_dir}/home", "--pwd", run_dir),
         *FLAGS[accelerator],
-        *(word for bind in binds for word in ("--bind", bind)),
+        *(word for bind in binds for word in (_bind_flag(bind), bind)),
         *extra,
         image,
         *argv,
     )
+
+
+def _bind_flag(bind: str) -> str:
+    return "--mount" if bind.startswith("type=") else "--bind"
 
 
 def container_env(env: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:

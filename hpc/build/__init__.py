@@ -103,10 +103,12 @@ def check(order: BuildImage) -> str:
     """
     if Path(order.output).exists() and not order.force:
         raise StateError(f"the image {order.output} is there already", hint="replace it: --force")
-    sources = [bind.partition(":")[0] for bind in _binds(order)]
-    missing = next((path for path in sources if not Path(path).is_dir()), None)
-    if missing is not None:
-        raise ConfigError(f"there is no folder {missing} to show to the build")
+    for bind in _binds(order):
+        if "," in bind or bind.count(":") != 1:
+            raise ConfigError(f"Apptainer cannot bind {bind}: it splits at colons and commas")
+        source = bind.partition(":")[0]
+        if not Path(source).is_dir():
+            raise ConfigError(f"there is no folder {source} to show to the build")
     return render.definition(
         order.name,
         _settings(order.settings),

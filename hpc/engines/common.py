@@ -100,15 +100,9 @@ def binds(place: Place, weights: Weights, *, scripts: Sequence[str] = ()) -> tup
         weights: a path is bound read-only, a repository means the cache, read-write.
         scripts: files that the image does not hold.
     """
-    found = [f"{_escaped(place.run_dir)}:{_escaped(place.run_dir)}"]
-    if weights.path is None:
-        found.append(f"{_escaped(place.hf_home)}:{_escaped(place.hf_home)}")
-    found += [
-        f"{_escaped(path)}:{_escaped(path)}:ro"
-        for path in (_model_root(weights.path), *scripts)
-        if path
-    ]
-    return tuple(found)
+    writable = [place.run_dir, *([place.hf_home] if weights.path is None else [])]
+    readable = [path for path in (_model_root(weights.path), *scripts) if path]
+    return (*(_bind(path) for path in writable), *(_bind(path, ",ro") for path in readable))
 
 
 def _model_root(path: str | None) -> str | None:
@@ -121,6 +115,8 @@ def _model_root(path: str | None) -> str | None:
     return str(pure.parent) if SPLIT_GGUF.search(pure.name) else path
 
 
-def _escaped(path: str) -> str:
-    """Return a path as Apptainer's --bind reads it, where colon and comma separate."""
-    return path.replace(":", r"\:").replace(",", r"\,")
+def _bind(path: str, mode: str = "") -> str:
+    """Return a bind as Apptainer's --mount reads it: CSV, so that colons and commas may be."""
+    fields = [f"source={path}", f"destination={path}"]
+    quoted = [f'"{field.replace(chr(34), 2 * chr(34))}"' for field in fields]
+    return f"type=bind,{','.join(quoted)}{mode}"

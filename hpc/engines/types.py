@@ -61,7 +61,7 @@ class Launch:
         argv: the program, as its container or the node's environment knows it; no secret in it.
         env: every variable that it gets in a container; the engine's key is one of them.
         folders: folders to make in ``Place.run_dir``, mode 0700.
-        binds: Apptainer binds, ``SRC:DEST[:ro]``, colons and commas in paths escaped.
+        binds: what the container sees, as ``hpc.apptainer.exec_argv`` takes it.
         probe: how to see that it is ready.
         slots: requests served at once; None where the engine batches as it likes.
         address: whether it listens on a Unix socket or on 127.0.0.1.

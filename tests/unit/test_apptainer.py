@@ -21,14 +21,15 @@ def test_exec_shows_nothing_of_the_caller(accelerator: Accelerator, flags: list[
         "/i/engine.sif",
         ("serve", "--x"),
         run_dir="/tmp/r",
-        binds=("/m:/m:ro",),
+        binds=("type=bind,source=/r,destination=/r", "/m:/m:ro"),
         accelerator=accelerator,
         extra=("--fakeroot",),
     )
 
     assert argv == (
         *("apptainer", "exec", "--cleanenv", "--no-eval", "--no-mount", "cwd"),
-        *("--home", "/tmp/r/home", "--pwd", "/tmp/r", *flags, "--bind", "/m:/m:ro"),
+        *("--home", "/tmp/r/home", "--pwd", "/tmp/r", *flags),
+        *("--mount", "type=bind,source=/r,destination=/r", "--bind", "/m:/m:ro"),
         *("--fakeroot", "/i/engine.sif", "serve", "--x"),
     )
 

@@ -147,33 +147,38 @@ def test_cached_weights_are_loaded_offline() -> None:
     assert missing.env["HF_HOME"] == "/scratch/hf"
 
 
+def bind(path: str, mode: str = "") -> str:
+    return f'type=bind,"source={path}","destination={path}"{mode}'
+
+
 def test_container_sees_cache_or_model_and_its_run_folder_only() -> None:
-    run = "/tmp/hs-1:/tmp/hs-1"
+    run = bind("/tmp/hs-1")
     split = "/models/big-00001-of-00003.gguf"
     linked = "/scratch/hf/hub/models--a--b/snapshots/c0ffee"
 
-    assert engines.launch(spec(), PLACE).binds == (run, "/scratch/hf:/scratch/hf")
-    assert engines.launch(spec(model="/m/x"), PLACE).binds == (run, "/m/x:/m/x:ro")
-    assert engines.launch(spec(model=linked), PLACE).binds[1] == (
-        "/scratch/hf/hub/models--a--b:/scratch/hf/hub/models--a--b:ro"
+    assert engines.launch(spec(), PLACE).binds == (run, bind("/scratch/hf"))
+    assert engines.launch(spec(model="/m/x"), PLACE).binds == (run, bind("/m/x", ",ro"))
+    assert engines.launch(spec(model=linked), PLACE).binds == (
+        run,
+        bind("/scratch/hf/hub/models--a--b", ",ro"),
     )
     assert engines.launch(spec("llama-server", model=split), PLACE).binds == (
         run,
-        "/models:/models:ro",
+        bind("/models", ",ro"),
     )
     assert engines.launch(spec("llama-cpp-python"), PLACE).binds == (
         run,
-        "/models/tiny.gguf:/models/tiny.gguf:ro",
-        "/opt/hpc/gguf_api_server.py:/opt/hpc/gguf_api_server.py:ro",
-        "/opt/hpc/gguf_schema.py:/opt/hpc/gguf_schema.py:ro",
-        "/opt/hpc/gguf_worker.py:/opt/hpc/gguf_worker.py:ro",
+        bind("/models/tiny.gguf", ",ro"),
+        bind("/opt/hpc/gguf_api_server.py", ",ro"),
+        bind("/opt/hpc/gguf_schema.py", ",ro"),
+        bind("/opt/hpc/gguf_worker.py", ",ro"),
     )
 
 
-def test_binds_escape_what_apptainer_splits_at() -> None:
-    launch = engines.launch(spec(model="/m/a:b,c"), PLACE)
+def test_binds_survive_quotes_colons_and_commas() -> None:
+    launch = engines.launch(spec(model='/m/a:b,c"d'), PLACE)
 
-    assert launch.binds[1] == r"/m/a\:b\,c:/m/a\:b\,c:ro"
+    assert launch.binds[1] == 'type=bind,"source=/m/a:b,c""d","destination=/m/a:b,c""d",ro'
 
 
 def test_llama_server_does_not_count_cores_by_itself() -> None:
