@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
 import subprocess
-import sys
-import time
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from slurmlab import CommandError, Lab, LabError
-from slurmlab.host import ProcessId, wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from slurmlab.host import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
@@ -241,132 +230,6 @@ def test_files_go_in_and_out(lab: Lab, tmp_path: Path) -> None:
 
     lab.copy_out("/home/neighbour/new/folder/file", tmp_path / "back", owner="neighbour")
     assert (tmp_path / "back").read_bytes() == source.read_bytes()
-
-
-def test_a_second_user_of_the_lab_is_refused(lab: Lab) -> None:
-    """While this session holds the lab, another command that would change it fails at once."""
-    argv = [ROOT / "scripts/lab", "down"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-
-    assert done.returncode == 1
-    assert f'lab: the lab "{lab.name}" is in use by another process' in done.stderr
-    assert lab.is_up()
-
-
-@pytest.fixture
-def other(lab: Lab) -> Iterator[Lab]:
-    """Return a second lab, down, that shares the first one's root file system."""
-    second = Lab(f"{lab.name}-second", lab.root)
-    yield second
-    second.down()
-
-
-def output(*argv: str) -> str:
-    """Return what a program of this machine prints."""
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-
-
-def traces(lab: Lab) -> dict[str, object]:
-    """Return what a lab could leave on this machine."""
-    commands = output("ps", "-ww", "-eo", "args").splitlines()
-    return {
-        "links": re.findall(r"^\d+: ([^:@]+)", output("ip", "-o", "link"), re.MULTILINE),
-        "mounts": Path("/proc/self/mounts").read_text(),
-        "processes": [line for line in commands if f"{lab.folder}/" in line],
-    }
-
-
-def spaces(lab: Lab) -> set[str]:
-    """Return the numbers of the namespaces of a lab's nodes."""
-    links = [Path(f"/proc/{node.pid()}/ns") for node in lab.nodes.values()]
-    kinds = ("net", "mnt", "pid", "ipc", "uts")
-    return {re.sub(r"\D", "", str((link / kind).readlink())) for link in links for kind in kinds}
-
-
-def test_down_leaves_nothing(other: Lab) -> None:
-    """After `down` there is no process, mount, link or namespace more than before."""
-    before = traces(other)
-    other.up()
-    during = traces(other)
-    inside = spaces(other)
-    holders = [ProcessId.read(node.record) for node in other.nodes.values()]
-    assert inside <= set(output("lsns", "--noheadings", "--output=NS").split())
-    other.down()
-
-    assert len(inside) == 20
-    assert isinstance(during["processes"], list)
-    assert len(during["processes"]) >= 4
-    assert traces(other) == before
-    assert not inside & set(output("lsns", "--noheadings", "--output=NS").split())
-    assert not any(holder.alive() for holder in holders if holder)
-    assert not other.is_up()
-
-
-def tiny_wheel(folder: Path, version: str) -> Path:
-    """Write a wheel with a module and a command, and return its path."""
-    info = f"tiny-{version}.dist-info"
-    files = {
-        "tiny.py": f"def main():\n    print({version!r})\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": "[console_scripts]\ntiny = tiny:main\n",
-    }
-    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    wheel = folder / f"tiny-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, content in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(name, content)
-    return wheel
-
-
-def test_a_wheel_is_installed_for_all_nodes_while_they_run(other: Lab, tmp_path: Path) -> None:
-    """Every node sees the command; the same wheel again costs nothing, another one replaces it."""
-    first, second = tiny_wheel(tmp_path, "1.0"), tiny_wheel(tmp_path, "2.0")
-    shutil.rmtree(other.folder / "opt", ignore_errors=True)
-    other.up()
-
-    assert other.install_project(first)
-    assert not other.install_project(first)
-    assert {other.run(node, ["tiny"]).stdout for node in other.nodes} == {"1.0\n"}
-    assert other.install_project(second)
-    assert other.run("login", ["srun", "tiny"]).stdout == "2.0\n"
-    with pytest.raises(LabError, match="no wheel at"):
-        other.install_project(tmp_path / "none.whl")
-    with pytest.raises(CommandError, match="No such file or directory"):
-        other.install_project(second, packages=["lost @ file:///lost-1-py3-none-any.whl"])
-    assert other.run("laptop", ["tiny"]).stdout == "2.0\n"
-
-
-def test_up_clears_what_a_killed_lab_left(other: Lab) -> None:
-    """A lab whose starter was killed half way is cleared away by the next `up`."""
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    argv = [sys.executable, "-m", "slurmlab", "--name", other.name, "up"]
-    starter = subprocess.Popen(argv, env={**environ, "HPC_SERVE_LAB_DIR": str(other.root)})
-    wait_until(lambda: other.nodes["c1"].pid() is not None, "the first nodes run", 20, every=0.01)
-    starter.send_signal(signal.SIGKILL)
-    starter.wait()
-    old = ProcessId.read(other.nodes["c1"].record)
-    assert old is not None
-    assert old.alive()
-
-    other.up()
-    assert not old.alive()
-    assert other.run("login", ["srun", "hostname"]).stdout in {"c1\n", "c2\n"}
-
-
-def test_a_recycled_process_number_is_not_ours(other: Lab) -> None:
-    """`down` leaves a process alone that merely has the number of a former node."""
-    bystander = subprocess.Popen(["sleep", "60"])
-    record = other.nodes["c1"].record
-    record.parent.mkdir(parents=True, exist_ok=True)
-    mine = ProcessId.of(bystander.pid)
-    ProcessId(mine.pid, str(int(mine.started) - 1), mine.boot).write(record)
-    other.down()
-    time.sleep(0.2)
-
-    assert bystander.poll() is None
-    bystander.kill()
-    bystander.wait()
 
 
 def test_what_cannot_be_asked_is_said(lab: Lab) -> None:
