@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ PASSED_BACK = (
     "openai-processing-ms",
 )
 """Headers of an engine's answer that clients get; the rest stays between it and us."""
+FAILURES = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 
 class Fault(Enum):
@@ -93,7 +95,7 @@ class Reply:
         """
         try:
             return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise _fault(error) from error
 
     async def prefetch(self, limit: int) -> None:
@@ -165,7 +167,7 @@ class Upstream:
                 data=body,
                 allow_redirects=False,
             )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise _fault(error) from error
         reply = Reply(response)
         try:
@@ -238,6 +240,6 @@ def _fault(error: Exception) -> UpstreamError:
     kind = Fault.BROKEN
     if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
         kind = Fault.UNREACHABLE
-    elif isinstance(error, TimeoutError):
+    elif isinstance(error, asyncio.TimeoutError):
         kind = Fault.SILENT
     return UpstreamError(kind, type(error).__name__)

@@ -86,13 +86,11 @@ class Watcher:
     def _run(self) -> None:
         scan_at = 0.0
         while not self._stopped:
-            asked = self._wake.is_set()
             self._wake.clear()
-            waiting, self._waiting = self._waiting, []
             try:
                 self._keys.refresh()
-                if asked or time.monotonic() >= scan_at:
-                    self._scan(waiting)
+                if self._waiting or time.monotonic() >= scan_at:
+                    self._scan()
                     scan_at = time.monotonic() + self._settings.scan_s
             except Exception:
                 if self._stopped:
@@ -100,8 +98,9 @@ class Watcher:
                 log.exception("reading the state directory failed")
             self._wake.wait(TICK_S)
 
-    def _scan(self, waiting: list[asyncio.Future[None]]) -> None:
+    def _scan(self) -> None:
         refused, self._refused = self._refused, set()
+        waiting, self._waiting = self._waiting, []
         try:
             catalog = self._scanner.scan(time.time(), refused)
             self._loop.call_soon_threadsafe(self._publish, catalog)

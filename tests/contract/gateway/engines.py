@@ -34,7 +34,7 @@ class Seen:
     body: dict[str, Any]
     left_at: float | None = None
     began_at: float = 0.0
-    ended_at: float = 0.0
+    worked_until: float = 0.0
 
 
 @dataclass
@@ -71,7 +71,6 @@ class Engine:
             work.cancel()
         gone.cancel()
         await asyncio.gather(work, gone, return_exceptions=True)
-        self._note(lambda: setattr(request, "ended_at", time.monotonic()))
         if work.done() and not work.cancelled():
             work.result()
 
@@ -82,6 +81,7 @@ class Engine:
         if self.secret and request.headers.get("authorization") != f"Bearer {self.secret}":
             status = 401
         if not ask.get("stream") or status != 200:
+            request.worked_until = time.monotonic()
             return await self._whole(status, ask, send)
         head = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
@@ -94,6 +94,7 @@ class Engine:
             if ask.get("hold") and number == 0:
                 await asyncio.to_thread(self.go.wait, 10)
             await asyncio.sleep(ask.get("gap", 0))
+        request.worked_until = time.monotonic()
         return await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
     async def _whole(self, status: int, ask: dict[str, Any], send: Any) -> None:

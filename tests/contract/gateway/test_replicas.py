@@ -111,7 +111,7 @@ def test_one_slot_means_one_request_at_a_time(home: Path, engine: Engine) -> Non
         for thread in threads:
             thread.join()
     assert codes == [200] * 6
-    spans = sorted((seen.began_at, seen.ended_at) for seen in engine.seen)
+    spans = sorted((seen.began_at, seen.worked_until) for seen in engine.seen)
     assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spans))
 
 
