@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 from slurmlab import CommandError, Lab, LabError
 from slurmlab.host import wait_until
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
