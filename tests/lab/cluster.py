@@ -108,9 +108,3 @@ class Cluster:
         self.hpc("gateway", "stop", check=False)
         self.shell("login", f"rm -rf {STATE}/services {STATE}/keys.yaml {STATE}/owner.key")
         self.lab.wait_idle()
-
-    def build_image(self, name: str) -> str:
-        """Build one of our images with `hpc-serve build` unless the lab has it; return its path."""
-        from slurmlab import images  # noqa: PLC0415
-
-        return str(images.product_image(self.lab, name))

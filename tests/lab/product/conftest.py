@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster import Cluster
+from images import build_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,8 @@ def cluster(lab: Lab, wheel: Path) -> Cluster:
     lab.install_project(
         wheel, extras=("gateway",), packages=("openai",), constraints=versions(wheel.parent)
     )
+    # What people do once, so that the command which comes by SSH is found too.
+    lab.write_file("/home/owner/.bash_profile", "export PATH=/opt/hpc-serve/bin:$PATH\n")
     lab.copy_in(DEMO / "demo-f16.gguf", "/home/owner/models/demo-f16.gguf")
     for file in sorted((DEMO / "hf").iterdir()):
         lab.copy_in(file, f"/home/owner/models/hf/{file.name}")
@@ -53,13 +56,13 @@ def versions(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def llamacpp_image(cluster: Cluster) -> str:
     """Return the path of a llama.cpp image, built by `hpc-serve build` with real Apptainer."""
-    return cluster.build_image("llamacpp-debian")
+    return build_image(cluster.lab, "llamacpp-debian")
 
 
 @pytest.fixture(scope="session")
 def vllm_image(cluster: Cluster) -> str:
     """Return the path of an image with vLLM's CPU build."""
-    return cluster.build_image("vllm-cpu")
+    return build_image(cluster.lab, "vllm-cpu")
 
 
 @pytest.fixture
