@@ -95,7 +95,8 @@ class Engine:
                 await asyncio.to_thread(self.go.wait, 10)
             await asyncio.sleep(ask.get("gap", 0))
         request.worked_until = time.monotonic()
-        return await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        return None
 
     async def _whole(self, status: int, ask: dict[str, Any], send: Any) -> None:
         answer = {"object": "chat.completion", "engine": self.name, "choices": []}
@@ -118,6 +119,10 @@ class Engine:
         """Wait until something holds of what was seen."""
         with self.changed:
             return self.changed.wait_for(condition, timeout)
+
+    def wait_seen(self, count: int) -> bool:
+        """Wait until so many requests have come."""
+        return self.wait_for(lambda: len(self.seen) >= count)
 
     def wait_left(self, timeout: float = 3.0) -> Seen:
         """Wait until the client of the last request has left."""

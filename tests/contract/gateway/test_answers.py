@@ -213,7 +213,7 @@ def test_a_stream_that_breaks_says_so_and_ends(gateway: Running) -> None:
             stream=True,
             extra_body={"n": 9, "die": 2},
         )
-        got = []
+        got: list[str | None] = []
         with pytest.raises(openai.APIError, match="broke off in mid-stream"):
             got.extend(chunk.choices[0].delta.content for chunk in stream)
     raw = gateway.post({"stream": True, "n": 9, "die": 2})

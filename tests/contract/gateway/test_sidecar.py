@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx
@@ -81,7 +82,7 @@ def test_all_other_paths_are_closed(sidecar: Running, engine: Engine) -> None:
                 f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {sidecar.key}\r\n"
                 "connection: close\r\ncontent-length: 0\r\n\r\n".encode()
             )
-            answer = b"".join(iter(lambda s=sock: s.recv(65536), b""))
+            answer = b"".join(iter(partial(sock.recv, 65536), b""))
         assert answer.startswith(b"HTTP/1.1 404 "), (method, path)
     assert engine.seen == []
 

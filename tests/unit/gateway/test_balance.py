@@ -101,7 +101,8 @@ def test_load_counts_from_selection_to_release() -> None:
 def test_no_replica_is_said_at_once() -> None:
     async def test() -> None:
         balancer = Balancer(Settings())
-        for pools in ({}, {"m": []}):
+        empty: list[dict[str, list[Replica]]] = [{}, {"m": []}]
+        for pools in empty:
             balancer.update(pools)
             with pytest.raises(NoReplicaError):
                 await balancer.acquire("m")
