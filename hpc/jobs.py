@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpc import local, process, slurm, state
-from hpc.errors import CommandError, ConfigError
+from hpc import local, slurm, state
+from hpc.errors import ConfigError
 from hpc.model import JobHandle, JobState, JobStatus, Resources
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ VARIABLE = "HPC_SERVE_CLUSTER"
 
 
 def default_cluster() -> Cluster:
-    """Return where jobs run: as HPC_SERVE_CLUSTER says, else on Slurm if sbatch is on PATH.
+    """Return where jobs run: as HPC_SERVE_CLUSTER says, else on Slurm if there is one.
 
     Raises:
         ConfigError: the variable says something else.
@@ -33,11 +33,7 @@ def default_cluster() -> Cluster:
         return choices[said]
     if said:
         raise ConfigError(f"{VARIABLE}={said!r} is not allowed; allowed: slurm, local")
-    try:
-        process.find_program("sbatch")
-    except CommandError:
-        return "local"
-    return "slurm"
+    return "slurm" if slurm.available() else "local"
 
 
 def submit_replica(

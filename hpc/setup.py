@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc import config, jobs, process, slurm, state
-from hpc.errors import CommandError, ConfigError
+from hpc.errors import CommandError, ConfigError, StateError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,14 +62,21 @@ def init(folder: Path, *, force: bool = False) -> Written:
     Raises:
         ConfigError: a file exists already; none is then written.
         SchedulerError: Slurm did not answer.
+        StateError: a file cannot be written.
     """
     models, site = folder.absolute() / MODELS, config.site_path()
     existing = next((path for path in (models, site) if path.exists()), None)
     if existing is not None and not force:
         raise ConfigError(f"{existing} exists already", hint="replace it with --force")
     facts = ask()
-    state.write_text(site, site_text(facts))
+    new = not models.exists()
     state.write_text(models, models_text(facts))
+    try:
+        state.write_text(site, site_text(facts))
+    except StateError:
+        if new:
+            models.unlink()
+        raise
     return Written(models, site, "mistral" if _gpu_partition(facts) else "qwen")
 
 

@@ -97,10 +97,13 @@ def log_patterns(folder: Path) -> tuple[str, str]:
     """Return where a job's outputs go, as sbatch file name patterns.
 
     Raises:
-        ConfigError: the folder has a % in its path.
+        ConfigError: the folder has a character in its path that is special in a pattern.
     """
-    if "%" in str(folder):
-        raise ConfigError(f"Slurm and submitit cannot write to {folder}: it has a % in its path")
+    for mark in "%\\":
+        if mark in str(folder):
+            raise ConfigError(
+                f"jobs cannot write to {folder}: Slurm expands the {mark} in its path"
+            )
     paths = JobPaths(folder)
     return str(paths.stdout).replace("%t", "0"), str(paths.stderr).replace("%t", "0")
 
@@ -183,7 +186,7 @@ class _Slurm(SlurmExecutor):
         return self._text
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        hidden = [f"--unset={name}" for name in self._hide]
+        hidden = [word for name in self._hide for word in ("-u", name)]
         extra = [f"{name}={value}" for name, value in safe_path().items()]
         return ["env", *hidden, *extra, "sbatch", str(submission_file_path)]
 
@@ -233,7 +236,9 @@ def _staging(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix=".submit-", dir=folder) as staging:
+        with tempfile.TemporaryDirectory(
+            prefix=".submit-", dir=folder, ignore_cleanup_errors=True
+        ) as staging:
             yield Path(staging)
     except OSError as error:
         raise SubmitError(f"cannot write to {folder}: {error.strerror}") from error

@@ -3,14 +3,12 @@
 from hpc.slurm.command import available, options, without_options
 from hpc.slurm.queue import cancel, drain, has_accounting, just_submitted, statuses
 from hpc.slurm.sinfo import Partition, partitions
-from hpc.slurm.states import expand_nodes
 
 __all__ = [
     "Partition",
     "available",
     "cancel",
     "drain",
-    "expand_nodes",
     "has_accounting",
     "just_submitted",
     "options",

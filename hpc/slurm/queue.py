@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hpc.errors import CommandError, SchedulerError
@@ -71,14 +72,16 @@ def just_submitted(answer: JobStatus, submitted_at: float, *, now: float | None 
 
 
 def drain(job_ids: Sequence[str]) -> None:
-    """Cancel what still waits, and send SIGTERM to the batch command of what runs.
+    """Cancel what still waits, and ask the batch command of what runs to end, by SIGTERM.
 
     Raises:
         SchedulerError: Slurm did not answer, or refused.
     """
     _scancel(job_ids, "--state=PENDING")
-    # scancel would retry for ever to signal a job that is still pending.
-    _scancel(job_ids, "--state=RUNNING", "--signal=TERM", "--batch")
+    # scancel retries for ever to signal a job that waits, and long where one is just starting;
+    # the latter is left to whoever sees that the job has not ended.
+    with suppress(SchedulerError):
+        _scancel(job_ids, "--state=RUNNING", "--signal=TERM", "--batch")
 
 
 def cancel(job_ids: Sequence[str]) -> None:

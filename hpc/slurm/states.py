@@ -71,6 +71,7 @@ REASONS = {
     "NonZeroExitCode": "exited with an error",
 }
 _NO_REASON = {"", "None", "(null)", "NonZeroExitCode"}
+SIGKILL = 9
 _TIME = "%Y-%m-%dT%H:%M:%S"
 _RANGE = re.compile(r"\[([^\]]*)\]")
 
@@ -170,7 +171,9 @@ def _exit(code: str) -> tuple[int | None, int]:
 
 def _failure(exit_code: int | None, signal: int, reason: str) -> str:
     if signal:
-        return f"killed by signal {signal}"
+        # Where memory is sampled and not confined by cgroups, Slurm kills and calls it FAILED.
+        perhaps = ", perhaps for lack of memory" if signal == SIGKILL else ""
+        return f"killed by signal {signal}{perhaps}"
     why = _why(reason)
     if exit_code and why is None:
         return f"exit status {exit_code}"

@@ -80,3 +80,11 @@ def test_without_slurm_the_files_describe_this_machine(tmp_path: Path) -> None:
     done = init(tmp_path / "home", "--dir", "fresh", path=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "container: none" in (tmp_path / "home/fresh/models.yaml").read_text()
+
+
+def test_where_the_site_file_cannot_be_written_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.config").write_text("a file where a folder should be")
+    done = init(tmp_path / "home", path=str(tmp_path))
+    assert done.returncode == 5
+    assert not (tmp_path / "home/models.yaml").exists()

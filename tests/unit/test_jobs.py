@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_jobs_run_on_slurm_where_sbatch_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_run_on_slurm_where_its_programs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HPC_SERVE_CLUSTER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert jobs.default_cluster() == "local"
-    (tmp_path / "sbatch").touch(mode=0o755)
+    for name in ("sbatch", "squeue", "scancel"):
+        (tmp_path / name).touch(mode=0o755)
     assert jobs.default_cluster() == "slurm"
     monkeypatch.setenv("HPC_SERVE_CLUSTER", "local")
     assert jobs.default_cluster() == "local"

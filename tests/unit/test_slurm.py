@@ -24,7 +24,7 @@ def recorded_queue(release: str) -> dict[str, JobStatus]:
     [
         ("57", JobState.DONE, None, 0),
         ("58", JobState.FAILED, "exit status 3", 3),
-        ("59", JobState.FAILED, "killed by signal 9", None),
+        ("59", JobState.FAILED, "killed by signal 9, perhaps for lack of memory", None),
         ("60", JobState.FAILED, "reached its walltime", None),
         ("62", JobState.FAILED, "cancelled", None),
         ("63", JobState.PENDING, "held by its user (JobHeldUser)", None),
@@ -50,6 +50,49 @@ def test_a_recorded_queue_is_read(
 ) -> None:
     found = recorded_queue("22.05.8")[job_id]
     assert (found.state, found.reason, found.exit_code) == (state, reason, code)
+
+
+@pytest.mark.parametrize(
+    ("job_id", "state", "reason", "code"),
+    [
+        ("1", JobState.DONE, None, 0),
+        ("2", JobState.FAILED, "exit status 3", 3),
+        ("3", JobState.FAILED, "killed by signal 9, perhaps for lack of memory", None),
+        ("4", JobState.FAILED, "reached its walltime", None),
+        ("6", JobState.FAILED, "cancelled", None),
+        ("7", JobState.PENDING, "held by its user (JobHeldUser)", None),
+        ("8", JobState.RUNNING, None, None),
+        ("12_4", JobState.PENDING, "waits for free resources (Resources)", None),
+        ("13", JobState.RUNNING, None, None),
+        ("16", JobState.PENDING, "waits for free resources (Resources)", None),
+    ],
+)
+def test_a_newer_queue_writes_exit_codes_otherwise(
+    job_id: str, state: JobState, reason: str | None, code: int | None
+) -> None:
+    found = recorded_queue("24.11.5")[job_id]
+    assert (found.state, found.reason, found.exit_code) == (state, reason, code)
+
+
+@pytest.mark.parametrize(
+    ("job_id", "state", "reason"),
+    [
+        ("1", JobState.DONE, None),
+        ("2", JobState.FAILED, "exit status 3"),
+        ("4", JobState.FAILED, "reached its walltime"),
+        ("6", JobState.FAILED, "cancelled by uid 2001"),
+        ("13_3", JobState.RUNNING, None),
+    ],
+)
+def test_a_recorded_accounting_is_read(job_id: str, state: JobState, reason: str | None) -> None:
+    found = queue._by_id((RECORDED / "24.11.5/sacct.txt").read_text())[job_id]
+    assert (found.state, found.reason) == (state, reason)
+
+
+def test_a_job_that_only_the_accounting_thinks_alive_is_unknown() -> None:
+    alive = queue._settled(JobStatus(JobState.RUNNING))
+    assert alive.state is JobState.UNKNOWN
+    assert queue._settled(JobStatus(JobState.DONE)).state is JobState.DONE
 
 
 def test_recorded_times_are_utc_and_words_for_none_are_none() -> None:
@@ -118,7 +161,7 @@ def test_states(word: str, state: JobState, reason: str | None) -> None:
         ("3:0", "", "exit status 3"),
         ("0:15", "", "killed by signal 15"),
         ("256", "NonZeroExitCode", "exit status 1"),
-        ("9", "JobLaunchFailure", "killed by signal 9"),
+        ("9", "JobLaunchFailure", "killed by signal 9, perhaps for lack of memory"),
         ("", "", "it failed"),
         (
             "0:0",

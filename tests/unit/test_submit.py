@@ -40,9 +40,10 @@ def test_a_job_that_serves_nothing_is_not_requeued(tmp_path: Path) -> None:
     assert "module load x" in text
 
 
-def test_a_folder_that_slurm_would_expand_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has a % in its path"):
-        submit.script(SPEC, tmp_path / "100%j", 0)
+@pytest.mark.parametrize("name", ["100%j", "back\\slash"])
+def test_a_folder_that_slurm_would_expand_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Slurm expands the"):
+        submit.script(SPEC, tmp_path / name, 0)
 
 
 @pytest.mark.parametrize(
