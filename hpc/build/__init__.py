@@ -140,8 +140,10 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
         time.sleep(JOB_POLL_S)
     made = Path(order.output)
     if not made.exists() or made.stat().st_mtime < job.submitted_at:
+        told = _last_words(order.log) if order.log.exists() else status.reason or "nothing is known"
         raise CommandError(
-            f"job {job.job_id} ended without the image {order.output}", hint=f"see {order.log}"
+            f"job {job.job_id} ended without the image {order.output}: {told}",
+            hint=f"all it said is in {order.log}",
         )
     return made
 
