@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Cluster = Literal["slurm", "local"]
 
 VARIABLE = "HPC_SERVE_CLUSTER"
+LOG_TAIL = 20_000
 
 
 def default_cluster() -> Cluster:
@@ -193,3 +194,14 @@ def logs(handle: JobHandle) -> tuple[Path, Path]:
 def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandle]]:
     here = [handle for handle in handles if handle.cluster == "local"]
     return here, [handle for handle in handles if handle.cluster != "local"]
+
+
+def last_words(job: JobHandle) -> str | None:
+    """Return why Slurm ended a job, if it wrote that into the job's log.
+
+    Args:
+        job: a job that has ended.
+    """
+    path = Path(job.folder) / f"{job.job_id}_0_log.err"
+    text = state.read_text(path) if job.cluster == "slurm" else None
+    return slurm.last_words(text[-LOG_TAIL:]) if text else None

@@ -173,6 +173,26 @@ def alive(pid: int, *, marker: str) -> bool:
     return marker in raw.replace(b"\0", b" ").decode(errors="replace")
 
 
+def identity(pid: int) -> str | None:
+    """Return what tells a process from every other that had or will have its id.
+
+    Source: proc_pid_stat(5); the start time counts from boot and is the 22nd field.
+
+    Args:
+        pid: its process id on this machine.
+
+    Returns:
+        Its id, the boot and its start time; None where there is none.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    state, started = stat.rpartition(")")[2].split()[:20:19]
+    return None if state == "Z" else f"{pid} {boot} {started}"
+
+
 def find_program(name: str, *, hint: str | None = None) -> str:
     """Return a program's full path.
 

@@ -118,6 +118,9 @@ def _service(
         endpoint = state.load_endpoint(root, spec.name, number)
         status = statuses.get(job.job_id, NO_ANSWER) if job else JobStatus(JobState.GONE)
         phase, note = verdict(job, status, endpoint, now=time.time())
+        if job and phase is Phase.FAILED and (endpoint is None or endpoint.cause is None):
+            told = jobs.last_words(job)
+            note = f"the job ended: {told}" if told else note
         replicas.append(Replica(number, phase, note, job, status, endpoint))
     return Service(spec, tuple(replicas))
 

@@ -14,15 +14,16 @@ import shutil
 import tempfile
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from hpc import model
 from hpc.errors import StateError
 from hpc.model import Endpoint, GatewayRecord, JobHandle, ServiceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -157,9 +158,15 @@ def read_record(path: Path, kind: type[T]) -> T | None:
 
 def decode(kind: type[T], data: Mapping[str, Any]) -> T:
     """Build a dataclass of ``hpc.model`` from parsed JSON, skipping unknown keys."""
-    hints = get_type_hints(kind, vars(model) | {"Mapping": dict})
+    hints = _hints(cast("Hashable", kind))
     known = {f.name: hints[f.name] for f in fields(kind) if f.name in data}  # type: ignore[arg-type]
     return kind(**{name: _decode_value(hint, data[name]) for name, hint in known.items()})
+
+
+@lru_cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    """Return the types of a record's fields; working them out costs more than reading the file."""
+    return get_type_hints(kind, vars(model) | {"Mapping": dict})
 
 
 def encode(record: object) -> dict[str, Any]:

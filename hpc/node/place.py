@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import assets
+from hpc import assets, process
 from hpc.engines import INHERITED, Place, weights
 
 if TYPE_CHECKING:
@@ -21,19 +22,44 @@ if TYPE_CHECKING:
 
 DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 SOCKET = "engine.sock"
+BASE = Path("/tmp")  # noqa: S108 - every folder below it is made with mode 0700
+PREFIX = "hpc-serve-"
+OWNER = "owner"
+"""File that names the process which a private folder belongs to."""
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
+def private_folder(base: Path = BASE) -> Iterator[Path]:
     """Yield a folder on the node that only we can enter; it goes with the job.
 
     It lies in /tmp rather than in $TMPDIR, since the path of a Unix socket may have 107 bytes.
+
+    Args:
+        base: folder of the node to make it in.
     """
-    folder = Path(tempfile.mkdtemp(prefix="hpc-serve-", dir="/tmp"))
+    sweep(base)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     try:
+        (folder / OWNER).write_text(process.identity(os.getpid()) or "", encoding="utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(base: Path = BASE) -> None:
+    """Remove what jobs of ours that were killed with SIGKILL have left on this node.
+
+    Args:
+        base: folder of the node that holds them.
+    """
+    for folder in base.glob(f"{PREFIX}*"):
+        try:
+            ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            owner = (folder / OWNER).read_text(encoding="utf-8")
+        except OSError:
+            continue
+        if ours and owner and process.identity(int(owner.split()[0])) != owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]) -> Place:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 TERM_DRAIN_S = 20.0
 """Seconds that streams in flight get after SIGTERM; Slurm's default KillWait is 30."""
 ENGINE_STOP_S = 5.0
+SIDECAR_EXIT_S = 4.0
+"""Seconds a sidecar may take to exit once its streams have ended."""
 MAX_CRASHES = 3
 """Engine crashes after it was ready that a job survives by starting it again."""
 
@@ -66,8 +68,7 @@ class ServeReplica:
         from submitit.core.utils import DelayedSubmission  # noqa: PLC0415 - only in a job
 
         if _current is not None:
-            _current.close(Phase.DRAINING, drain_s=_current.spec.grace_s * 0.7)
-            _current.announcer.enter(Phase.QUEUED)
+            _current.close_at_walltime()
         return DelayedSubmission(self)
 
 
@@ -179,6 +180,7 @@ class _Life:
             host="0.0.0.0" if "SLURM_JOB_ID" in os.environ else "127.0.0.1",  # noqa: S104 - asks for the secret
             run_dir=self.folder,
             log_path=log_path.with_name("sidecar.log"),
+            drain_s=max(self._walltime_drain_s() - SIDECAR_EXIT_S, 1),
         )
         self.announcer.enter(Phase.READY, port=port, slots=launch.slots)
 
@@ -207,6 +209,15 @@ class _Life:
                 raise EngineError(f"the sidecar ended with exit status {self.sidecar.returncode}")
             self.announcer.beat()
             time.sleep(1)
+
+    def _walltime_drain_s(self) -> float:
+        """Leave a part of the grace time for stopping the engine and for the requeue."""
+        return self.spec.grace_s * 0.7
+
+    def close_at_walltime(self) -> None:
+        """End before the job is requeued."""
+        self.close(Phase.DRAINING, drain_s=self._walltime_drain_s())
+        self.announcer.enter(Phase.QUEUED)
 
     def close(self, phase: Phase | None, *, drain_s: float) -> None:
         """End everything this replica started; once.

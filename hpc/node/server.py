@@ -71,6 +71,8 @@ def start_engine(
     preflight.check_files(spec)
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
+    socket = run_dir / "engine.sock"
+    socket.unlink(missing_ok=True)  # a killed engine's; the next could not bind
     argv, env = launch.argv, {**os.environ, **launch.env}
     if spec.container == "apptainer":
         argv = apptainer.exec_argv(
@@ -85,7 +87,7 @@ def start_engine(
         env = apptainer.container_env(launch.env, os.environ)
     log_start = log_path.stat().st_size if log_path.exists() else 0
     started = process.spawn(argv, log=log_path, env=env, cwd=run_dir)
-    return Running(started, launch, log_path, str(run_dir / "engine.sock"), log_start)
+    return Running(started, launch, log_path, str(socket), log_start)
 
 
 def wait_ready(
@@ -158,7 +160,7 @@ def last_line(text: str) -> str:
 
 
 def start_sidecar(
-    running: Running, *, secret_file: Path, host: str, run_dir: Path, log_path: Path
+    running: Running, *, secret_file: Path, host: str, run_dir: Path, log_path: Path, drain_s: float
 ) -> tuple[Process[str], int]:
     """Start the only door of a replica and return it with the port it bound.
 
@@ -168,6 +170,7 @@ def start_sidecar(
         host: address to bind.
         run_dir: the job's private folder.
         log_path: file that gets its output.
+        drain_s: seconds that it lets streams end.
 
     Raises:
         EngineError: it did not come up.
@@ -177,8 +180,9 @@ def start_sidecar(
     argv = [sys.executable, "-m", "gateway_lite", "sidecar", "--upstream-unix", running.socket]
     argv += ["--secret-file", str(secret_file), "--engine-key-env", ENGINE_KEY]
     argv += ["--host", host, "--port", "0", "--ready-file", str(ready)]
+    argv += ["--drain-timeout", f"{drain_s:g}"]
     env = {**os.environ, ENGINE_KEY: running.launch.env[running.launch.key_env]}
-    started = process.spawn(argv, log=log_path, env=env)
+    started = process.spawn(argv, log=log_path, env=env, cwd=run_dir)
     deadline = time.monotonic() + SIDECAR_START_S
     while time.monotonic() < deadline and started.poll() is None:
         if (text := state.read_text(ready)) is not None:

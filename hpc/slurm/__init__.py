@@ -3,6 +3,7 @@
 from hpc.slurm.command import available, options, without_options
 from hpc.slurm.queue import cancel, drain, has_accounting, just_submitted, statuses
 from hpc.slurm.sinfo import Partition, partitions
+from hpc.slurm.states import last_words
 
 __all__ = [
     "Partition",
@@ -11,6 +12,7 @@ __all__ = [
     "drain",
     "has_accounting",
     "just_submitted",
+    "last_words",
     "options",
     "partitions",
     "statuses",

