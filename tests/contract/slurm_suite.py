@@ -215,8 +215,8 @@ tell([h.job_id, submit.script(spec, root, 3), kept, until(h, 'FAILED')])
 
 def test_files_of_a_job_are_named_by_it(slurm: Cluster) -> None:
     job_id, names = slurm.python(
-        "h = sleep(0, name='files'); until(h, 'DONE');"
-        "tell([h.job_id, sorted(os.listdir(root / 'jobs' / 'files'))])"
+        "h = sleep(0, name=f'files{os.getpid()}'); until(h, 'DONE');"
+        "tell([h.job_id, sorted(os.listdir(h.folder))])"
     )
     ends = ["0_log.err", "0_log.out", "0_result.pkl", "submission.sh", "submitted.pkl"]
     assert names == [f"{job_id}_{end}" for end in ends]
