@@ -34,7 +34,7 @@ import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from gguf_schema import BUSY, ApiError, ChatBody, TextBody, explained, text_only
+from gguf_schema import BUSY, ApiError, ChatBody, TextBody, explained, json_schema, text_only
 from gguf_worker import Job, Settings, Worker
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
@@ -108,6 +108,8 @@ class Api:
     async def chat(self, body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""
         given = self.arguments(body) | {"messages": text_only(body.messages)}
+        if (wanted := json_schema(body.response_format)) is not None:
+            given["response_format"] = {"type": "json_object", "schema": wanted}
         if body.max_completion_tokens is not None:
             given["max_tokens"] = body.max_completion_tokens
         return await self.answer(request, body, lambda model: model.create_chat_completion(**given))
@@ -115,7 +117,7 @@ class Api:
     async def complete(self, body: TextBody, request: Request) -> Response:
         """Continue a text."""
         given = self.arguments(body)
-        if isinstance(body.prompt, list) and body.prompt and isinstance(body.prompt[0], str):
+        if isinstance(body.prompt, list) and isinstance(body.prompt[0], str):
             if len(body.prompt) > 1:
                 raise ApiError(400, "prompt: one text per request")
             given["prompt"] = body.prompt[0]
@@ -208,6 +210,7 @@ def listen(settings: Settings) -> socket.socket:
         bound.bind(settings.socket)
     finally:
         os.umask(mask)
+    bound.listen()
     return bound
 
 

@@ -53,7 +53,7 @@ class ChatBody(Body):
 class TextBody(Body):
     """POST /v1/completions."""
 
-    prompt: str | list[int] | list[str]
+    prompt: str | list[int] | list[str] = Field(min_length=1)
     echo: bool | None = None
     logprobs: int | None = None
 
@@ -93,6 +93,20 @@ def explained(error: Exception) -> ApiError:
         long = "exceed context window" in str(error)
         return ApiError(400, str(error), code="context_length_exceeded" if long else None)
     return ApiError(500, "the model failed on this request", kind="server_error")
+
+
+def json_schema(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the JSON schema that an answer must follow, which the library takes in its own way.
+
+    Raises:
+        ApiError: it is asked for, and not there.
+    """
+    if wanted is None or wanted.get("type") != "json_schema":
+        return None
+    schema = (wanted.get("json_schema") or {}).get("schema")
+    if not isinstance(schema, dict):
+        raise ApiError(400, "response_format: json_schema has no schema")
+    return schema
 
 
 def text_only(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hpc.model import ServiceSpec
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-SPLIT_GGUF = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+SPLIT_GGUF = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,17 @@ def cached(spec: ServiceSpec, home: str) -> bool:
     if snapshot is None:
         return False
     if weights.file is not None:
-        return (snapshot / weights.file).is_file()
+        return all((snapshot / part).is_file() for part in parts(weights.file))
     return (snapshot / "config.json").is_file() and _whole(snapshot)
+
+
+def parts(file: str) -> list[str]:
+    """Return the names of all files of a GGUF model, which may be split."""
+    match = SPLIT_GGUF.search(file)
+    if match is None:
+        return [file]
+    stem, count = file[: match.start()], match[1]
+    return [f"{stem}-{number:05d}-of-{count}.gguf" for number in range(1, int(count) + 1)]
 
 
 def _snapshot(folder: Path, spec: ServiceSpec) -> Path | None:

@@ -208,6 +208,43 @@ def test_completes_text(idle: Server, stream: bool) -> None:
     assert len(text.split()) >= 4
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_follows_a_json_schema(idle: Server, stream: bool) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"right": {"type": "boolean"}},
+        "required": ["right"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+    with openai.OpenAI(base_url=f"{idle.url}/v1", api_key=KEY, max_retries=0) as client:
+        told = client.chat.completions.create(
+            model="demo",
+            messages=[{"role": "user", "content": "Who wrote Emma?"}],
+            temperature=0,
+            max_tokens=40,
+            response_format=wanted,  # type: ignore[arg-type]
+            stream=stream,
+        )
+        text = (
+            "".join(chunk.choices[0].delta.content or "" for chunk in told)  # type: ignore[union-attr]
+            if stream
+            else told.choices[0].message.content  # type: ignore[union-attr]
+        )
+
+    assert isinstance(json.loads(text or "")["right"], bool)
+
+
+@pytest.mark.parametrize("prompt", ["", [], ["a", "b"]])
+def test_refuses_prompts_that_are_none_or_many(idle: Server, prompt: Any) -> None:
+    with idle.client() as client:
+        answer = client.post("/v1/completions", json={"prompt": prompt})
+
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert answer.json()["error"]["message"].startswith("prompt")
+
+
 def test_two_at_once_queue_and_neither_is_cut(idle: Server) -> None:
     def collect(text: str) -> tuple[float, float, list[str]]:
         with streaming(idle, max_tokens=300, messages=[{"role": "user", "content": text}]) as lines:
@@ -305,6 +342,7 @@ def test_a_full_queue_says_so(idle: Server) -> None:
         ({"temperature": -1}, 400, None),
         ({"n": 2}, 400, None),
         ({"logprobs": True, "top_logprobs": 2}, 400, None),
+        ({"response_format": {"type": "json_schema"}}, 400, None),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None),
     ],
 )

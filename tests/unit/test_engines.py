@@ -322,6 +322,15 @@ def test_one_gguf_file_is_enough(tmp_path: Any) -> None:
     assert not weights.cached(spec("llama-server", model="org/repo:m.gguf"), str(tmp_path))
 
 
+def test_a_split_gguf_needs_all_its_parts(tmp_path: Any) -> None:
+    made = spec("llama-server", model="org/repo:m-00001-of-00002.gguf")
+    snapshot(tmp_path, "org/repo", {"m-00001-of-00002.gguf": "x"})
+
+    assert not weights.cached(made, str(tmp_path))
+    (tmp_path / "hub/models--org--repo/snapshots/c0ffee/m-00002-of-00002.gguf").touch()
+    assert weights.cached(made, str(tmp_path))
+
+
 def test_cache_folder_is_the_models_then_the_users() -> None:
     home = {"HOME": "/home/a"}
 
