@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hpc import local, slurm, state
 from hpc.errors import ConfigError
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from hpc.config import Site
     from hpc.model import ServiceSpec
-
-Cluster = Literal["slurm", "local"]
+    from hpc.submit import Cluster
 
 VARIABLE = "HPC_SERVE_CLUSTER"
 LOG_TAIL = 20_000

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.local.local import LocalExecutor, LocalJob
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hpc.model import Resources, ServiceSpec
+
+Cluster = Literal["slurm", "local"]
 
 ENDLESS_MIN = 10 * 365 * 24 * 60
 """Minutes that stand for no walltime where submitit wants a number."""
@@ -155,6 +157,10 @@ def to_local(
         start: starts submitit's controller with a command, and returns its process id.
         minutes: its walltime; 0 and None are no limit.
         restarts: restarts at walltime.
+
+    Raises:
+        SubmitError: the folder cannot be written to.
+        CommandError: the controller did not start.
     """
     with _staging(folder) as staging:
         executor = _Local(staging, task_command(folder), start)
@@ -208,7 +214,7 @@ class _Local(LocalExecutor):
 
 
 def _submit(
-    executor: SlurmExecutor | LocalExecutor, task: Callable[[], Any], folder: Path, cluster: Any
+    executor: SlurmExecutor | LocalExecutor, task: Callable[[], Any], folder: Path, cluster: Cluster
 ) -> JobHandle:
     told = io.StringIO()
     submitted_at = time.time()
