@@ -70,7 +70,7 @@ REASONS = {
     "RaisedSignal": "ended by a signal",
     "NonZeroExitCode": "exited with an error",
 }
-_STEPD = ("slurmstepd: ", "srun: ")
+_STEPD = ("slurmstepd", "srun: ")
 _ENDINGS = {
     "oom": "out of memory",
     "exceeded memory limit": "out of memory",
