@@ -127,6 +127,7 @@ RULES = (
     _rule(
         r"outgoing traffic has been disabled|OfflineModeIsEnabled|LocalEntryNotFoundError"
         r"|cannot find the requested files in the local cache|We couldn't connect to"
+        r"|failed to load model ''"
         r"|Failed to resolve|Name or service not known|Temporary failure in name resolution",
         "the weights of {model} are not in the cache, and the node cannot download them",
     ),

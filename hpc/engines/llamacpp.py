@@ -57,10 +57,9 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
         "host": place.socket or "127.0.0.1",
         **({} if place.socket else {"port": place.port or 0}),
     }
-    cache = {"LLAMA_CACHE": f"{place.hf_home}/llama.cpp"} if weights.repo else {}
     return Launch(
         argv=("llama-server", *options.flags(ours | given, negate=False)),
-        env=environment(spec, place, weights, ours=cache, key_env="LLAMA_API_KEY"),
+        env=environment(spec, place, weights, ours={}, key_env="LLAMA_API_KEY"),
         folders=("home", "tmp", "cache"),
         binds=binds(place, weights),
         probe=LOADING,

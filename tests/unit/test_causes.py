@@ -57,6 +57,11 @@ NOT_CACHED_GGUF = (
     "on the Hub and we cannot find the requested files in the local cache. Please check your "
     "connection and try again or make sure your Internet connection is on."
 )
+NOT_CACHED_LLAMA = """\
+0.00.099.062 I srv    load_model: loading model 'org/x'
+0.00.099.148 E llama_model_load_from_file_impl: exactly one out metadata, path_model, and file must be defined
+0.00.099.741 E srv    load_model: failed to load model, ''
+0.00.099.727 E cmn  common_init_: failed to load model ''"""
 MISSING_FOLDER = """\
     validate_repo_id(arg_value)
 huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/nowhere/model'. Use `repo_type` argument if needed."""
@@ -144,6 +149,7 @@ NO_PROGRAM = 'FATAL:   "llama-server": executable file not found in $PATH'
         (NO_REPOSITORY, "there is no model org/model on Hugging Face, or it is private"),
         (NOT_CACHED, "the weights of org/model are not in the cache, and the node cannot"),
         (NOT_CACHED_GGUF, "the weights of org/model are not in the cache, and the node cannot"),
+        (NOT_CACHED_LLAMA, "the weights of org/model are not in the cache, and the node cannot"),
         (MISSING_FOLDER, "the model org/model is missing on the node"),
         (MISSING_GGUF, "the model org/model is missing on the node"),
         (NOT_GGUF, "the model org/model is not in the format that the engine reads"),
