@@ -44,7 +44,8 @@ RULES = (
         "the image {image} is missing on the node",
     ),
     _rule(
-        r"image format not recognized|FATAL: .*(?:corrupt|not a valid|invalid magic)",
+        r"image format not recognized|trying to read the squashfs image"
+        r"|FATAL: .*(?:corrupt|not a valid|invalid magic|input/output error)",
         "the image {image} is no container image, or damaged",
     ),
     _rule(

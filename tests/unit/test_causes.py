@@ -26,6 +26,19 @@ BAD_IMAGE = (
     "FATAL:   While checking container encryption: could not open image /tmp/bad.sif: "
     "image format not recognized"
 )
+CUT_IMAGE = (
+    "FATAL:   container creation failed: image driver mount failure: image driver squashfuse_ll "
+    "instance exited with error: squashfuse_ll exited: Something went wrong trying to read the "
+    "squashfs image."
+)
+DAMAGED_IMAGE = (
+    "FATAL:   failed to open /bin/sh for inspection: failed to open elf binary /bin/sh: "
+    "read /bin/sh: input/output error"
+)
+MISSING_BIND = (
+    "FATAL:   container creation failed: mount hook function failure: mount /nowhere->/x error: "
+    "while mounting /nowhere: mount source /nowhere doesn't exist"
+)
 CUDA_MEMORY = """\
 (EngineCore_DP0 pid=8884)     logits = logits.to(torch.float32)
 (EngineCore_DP0 pid=8884) torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 786.00 MiB.
@@ -132,6 +145,9 @@ NO_PROGRAM = 'FATAL:   "llama-server": executable file not found in $PATH'
     [
         (MISSING_IMAGE, "the image /i/vllm.sif is missing on the node"),
         (BAD_IMAGE, "the image /i/vllm.sif is no container image, or damaged"),
+        (CUT_IMAGE, "the image /i/vllm.sif is no container image, or damaged"),
+        (DAMAGED_IMAGE, "the image /i/vllm.sif is no container image, or damaged"),
+        (MISSING_BIND, "the path /nowhere that the container is to see is missing on the node"),
         (NO_PROGRAM, "the image /i/vllm.sif has no program llama-server"),
         (NO_PACKAGE, "the Python package vllm is not installed for the engine"),
         (BAD_OPTION, "the server does not know the option --frobnicate of engine_args"),
