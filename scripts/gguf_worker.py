@@ -41,7 +41,7 @@ class Settings(BaseModel):
     devices: str = Field("", alias="CUDA_VISIBLE_DEVICES")
     gpu_layers: int | None = Field(None, alias="N_GPU_LAYERS")
     threads: int = Field(len(os.sched_getaffinity(0)), alias="N_THREADS", ge=1)
-    queue: int = Field(64, alias="QUEUE_SIZE", ge=0)
+    queue: int = Field(64, alias="QUEUE_SIZE", ge=1)
     chat_format: str | None = Field(None, alias="CHAT_FORMAT")
 
     @property
