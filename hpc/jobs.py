@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc import local, slurm, state
 from hpc.errors import ConfigError
-from hpc.model import JobHandle, JobState, JobStatus, Resources
+from hpc.model import JobHandle, JobState, JobStatus, Phase, Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "HPC_SERVE_CLUSTER"
 LOG_TAIL = 20_000
+START_MARK = f"phase {Phase.STARTING.value}"
+"""What a replica logs when it begins, see ``hpc.node.announce``."""
 
 
 def default_cluster() -> Cluster:
@@ -203,4 +205,5 @@ def last_words(job: JobHandle) -> str | None:
     """
     path = Path(job.folder) / f"{job.job_id}_0_log.err"
     text = state.read_text(path) if job.cluster == "slurm" else None
-    return slurm.last_words(text[-LOG_TAIL:]) if text else None
+    # A requeued job goes on in the same file: only its last run counts.
+    return slurm.last_words(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None

@@ -11,9 +11,6 @@ from hpc.model import JobState, JobStatus, Phase
 if TYPE_CHECKING:
     from hpc.model import Endpoint, JobHandle, ServiceSpec
 
-SETTLE_S = 60.0
-"""Seconds a fresh job may be missing from the scheduler's answers."""
-
 ALIVE = {JobState.PENDING, JobState.RUNNING, JobState.ENDING, JobState.UNKNOWN}
 OVER = {Phase.STOPPED, Phase.FAILED}
 NO_ANSWER = JobStatus(JobState.UNKNOWN, reason="the scheduler does not answer")
@@ -70,14 +67,21 @@ def verdict(
         return Phase.FAILED, "no job was submitted"
     own = endpoint if endpoint is not None and endpoint.job_id == job.job_id else None
     if status.state is JobState.PENDING:
-        return Phase.QUEUED, status.reason
+        return Phase.QUEUED, _waits(status, now)
     if status.state in {JobState.RUNNING, JobState.UNKNOWN}:
         return _alive(status, own, now)
     if status.state is JobState.ENDING:
         return (own.phase, own.cause) if own and own.phase in OVER else (Phase.DRAINING, None)
-    if status.state is JobState.GONE and own is None and now - job.submitted_at < SETTLE_S:
-        return Phase.QUEUED, "just submitted"
     return _over(status, own)
+
+
+def _waits(status: JobStatus, now: float) -> str | None:
+    """Say why a job waits and when Slurm expects to start it, which is an upper bound."""
+    if status.start_at is None or status.start_at <= now:
+        return status.reason
+    minutes = max(1, round((status.start_at - now) / 60))
+    expected = f"expected to start within {minutes // 60}h{minutes % 60:02d}m"
+    return f"{status.reason}; {expected}" if status.reason else expected
 
 
 def _alive(status: JobStatus, own: Endpoint | None, now: float) -> tuple[Phase, str | None]:

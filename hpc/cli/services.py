@@ -184,6 +184,9 @@ def ls(*, home: str | None, as_json: bool) -> None:
     if as_json:
         print_json([as_dict(one) for one in found])
         return
+    if not found:
+        click.echo("no services; start one: hpc-serve submit NAME")
+        return
     rows = [
         [
             one.spec.name,

@@ -193,7 +193,8 @@ class _Resolver:
     layers: list[Settings]
 
     def spec(self, entry: ModelEntry) -> ServiceSpec:
-        resources = self._resources()
+        needs_gpu = entry.backend == "vllm" and self._last("accelerator", None) != "none"
+        resources = self._resources(default_gpus=1 if needs_gpu else 0)
         container = self._last("container", "apptainer")
         default: Server = "llama-server" if container == "apptainer" else "llama-cpp-python"
         server = self._last("server", "vllm" if entry.backend == "vllm" else default)
@@ -224,8 +225,8 @@ class _Resolver:
             max_restarts=self._last("max_restarts", 100),
         )
 
-    def _resources(self) -> Resources:
-        said: dict[str, Any] = {}
+    def _resources(self, *, default_gpus: int) -> Resources:
+        said: dict[str, Any] = {"gpus": default_gpus}
         extra: dict[str, str] = {}
         for layer in self.layers:
             values = layer.resources.model_dump(exclude_none=True)

@@ -66,7 +66,9 @@ class ResourcesEntry(Strict):
     account: Line | None = Field(None, description="account that is charged")
     qos: Line | None = Field(None, description="quality of service")
     constraint: Line | None = Field(None, description="features a node must have")
-    gpus: int | None = Field(None, ge=0, description="GPUs per replica")
+    gpus: int | None = Field(
+        None, ge=0, description="GPUs per replica; 1 for vllm unless accelerator is none"
+    )
     gpu_type: Line | None = Field(None, description="GRES type, as in gpu:h100:2")
     cpus: int | None = Field(None, ge=1, description="CPUs per replica")
     mem: Mib | None = Field(None, description="memory per replica, such as 64G")

@@ -72,7 +72,9 @@ REASONS = {
 }
 _STEPD = ("slurmstepd", "srun: ")
 _ENDINGS = {
-    "oom": "out of memory",
+    "oom_kill": "out of memory",
+    "oom-kill": "out of memory",
+    "oom killed": "out of memory",
     "exceeded memory limit": "out of memory",
     "exceeded job memory limit": "out of memory",
     "due to time limit": "reached its walltime",

@@ -87,7 +87,7 @@ def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert resources.partition == "file"
     assert resources.cpus == 4
     assert resources.mem_mb == 3072
-    assert resources.gpus == 0
+    assert resources.gpus == 1
     assert loaded.services["m"].binds == ("/scratch",)
 
 
@@ -131,6 +131,17 @@ def test_a_bad_flag_and_a_bad_variable_are_named(
     monkeypatch.setenv("HPC_SERVE_TIME", "soon")
     with pytest.raises(ConfigError, match=r"^HPC_SERVE_TIME: 'soon' is not a Slurm time"):
         config.load(models_file=path)
+
+
+def test_vllm_gets_a_gpu_unless_told_otherwise(tmp_path: Path) -> None:
+    """Nobody means its CPU build without saying so; llama.cpp is at home on CPUs."""
+    path = write(tmp_path, MANAGED + "  - {name: g, backend: llamacpp, model: /g.gguf}\n")
+
+    assert config.load(models_file=path).services["m"].resources.gpus == 1
+    assert config.load(models_file=path).services["g"].resources.gpus == 0
+    cpu = config.load(models_file=path, flags={"accelerator": "none"}).services["m"]
+    assert cpu.resources.gpus == 0
+    assert cpu.image == str(tmp_path / "home/images/vllm-cpu.sif")
 
 
 def test_a_named_models_file_must_exist() -> None:
