@@ -110,15 +110,11 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
     click.echo(json.dumps(asdict(access)))
 
 
-@gateway.command()
+@gateway.command(epilog=output.examples('eval "$(hpc-serve gateway env)"'))
 @output.models_option
 @output.home_option
 def env(models_file: str | None, home: str | None) -> None:
-    r"""Start what is missing; print the lines that open it to this shell.
-
-    \b
-    eval "$(hpc-serve gateway env)"
-    """
+    """Start what is missing; print the lines that open it to this shell."""
     from hpc import gateway as use  # noqa: PLC0415
 
     access = use.ensure(state.home(home), models_file=models_file)

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from hpc import state
-from hpc.cli.output import home_option, json_option, print_json
+from hpc.cli.output import examples, home_option, json_option, print_json
 from hpc.errors import ConfigError
 
 FOLLOW_EVERY_S = 0.5
 
 
-@click.command()
+@click.command(epilog=examples("hpc-serve logs mistral -f", "hpc-serve logs mistral --source job"))
 @click.argument("name")
 @click.option("--replica", "-r", type=int, metavar="N", help="Only this replica, from 0.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as more is written; end with Ctrl-C.")

@@ -28,6 +28,11 @@ models_option = click.option(
 )
 
 
+def examples(*lines: str) -> str:
+    """Return examples for the end of a command's help, each on a line of its own."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))

@@ -12,6 +12,7 @@ import click
 from hpc import state
 from hpc.cli.output import (
     duration,
+    examples,
     home_option,
     json_option,
     left,
@@ -98,7 +99,13 @@ def adhoc_entry(
     return {**entry, "engine_args": values} if values else entry
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hpc-serve submit mistral --replicas 2 --time 08:00:00 --wait",
+        "hpc-serve submit --engine llamacpp --model tiny.gguf --cpus 8",
+        "hpc-serve submit --engine vllm --model mistralai/Mistral-7B-Instruct-v0.3 --gpus 1",
+    )
+)
 @click.argument("name", required=False)
 @with_options(ADHOC)
 @with_options(FLAGS)
@@ -118,13 +125,7 @@ def submit(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    r"""Start the replicas of the service NAME of models.yaml.
-
-    \b
-    hpc-serve submit mistral --replicas 2 --time 08:00:00 --wait
-    hpc-serve submit --engine llamacpp --model tiny.gguf
-    hpc-serve submit --engine vllm --model mistralai/Mistral-7B-Instruct-v0.3 --gpus 1
-    """
+    """Start the replicas of the service NAME of models.yaml, or of --engine and --model."""
     from hpc import config, service  # noqa: PLC0415 - help must not pay for submitit
 
     entry = adhoc_entry(name, engine, model, engine_args)
@@ -173,7 +174,7 @@ def describe(replica: Replica) -> str:
     return f"{replica.phase.value}{where}{why}"
 
 
-@click.command(name="ls")
+@click.command(epilog=examples("hpc-serve ls", "hpc-serve ls --json"))
 @home_option
 @json_option
 def ls(*, home: str | None, as_json: bool) -> None:
@@ -201,7 +202,7 @@ def ls(*, home: str | None, as_json: bool) -> None:
     print_table(["NAME", "SERVER", "READY", "PHASES", "JOBS", "TIME LEFT"], rows)
 
 
-@click.command()
+@click.command(epilog=examples("hpc-serve status mistral"))
 @click.argument("name")
 @home_option
 @json_option
@@ -228,7 +229,7 @@ def status(name: str, *, home: str | None, as_json: bool) -> None:
     print_table(["REPLICA", "PHASE", "JOB", "STATE", "NODE", "TIME LEFT", "NOTE"], rows)
 
 
-@click.command()
+@click.command(epilog=examples("hpc-serve wait mistral --timeout 600"))
 @click.argument("name")
 @click.option("--timeout", type=float, metavar="S", help="Seconds to wait at most.")
 @home_option
@@ -242,7 +243,7 @@ def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -
         click.echo(f"{name} is ready: {found.ready} replica(s)")
 
 
-@click.command()
+@click.command(epilog=examples("hpc-serve stop mistral", "hpc-serve stop --all"))
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--all", "all_", is_flag=True, help="Stop every service.")
 @home_option

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,7 +19,6 @@ from hpc.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from hpc.engines import Launch
     from hpc.model import ServiceSpec
@@ -69,6 +69,8 @@ def start_engine(
         EngineError: the image or the model is not there.
     """
     preflight.check_files(spec)
+    if not spec.model.startswith("/"):
+        _make_cache(Path(launch.env["HF_HOME"]))
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
     socket = run_dir / "engine.sock"
@@ -88,6 +90,16 @@ def start_engine(
     log_start = log_path.stat().st_size if log_path.exists() else 0
     started = process.spawn(argv, log=log_path, env=env, cwd=run_dir)
     return Running(started, launch, log_path, str(socket), log_start)
+
+
+def _make_cache(folder: Path) -> None:
+    """Make the Hugging Face cache, since Apptainer binds no folder that is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(
+            f"cannot make the Hugging Face cache {folder}: {error.strerror}"
+        ) from error
 
 
 def wait_ready(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from typing import TYPE_CHECKING
 
-from slurmlab import debian, images, project
+from slurmlab import CommandError, debian, images, project
 from slurmlab.node import Bind
 
 from hpc import assets, render
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from slurmlab import Lab
 
 SECONDS = 3000
+OFFERED = re.compile(r"the mirror has no \S+ \S+, but: +\S+ \| +(\S+) \|")
+"""What a build says where Debian has replaced the pinned version, of which it keeps one only."""
 QUICK_CMAKE = (
     "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_LLAMAFILE=OFF -DGGML_CPU_REPACK=OFF "
     "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DCMAKE_C_FLAGS_RELEASE=-O2"
@@ -58,8 +61,15 @@ def _build(lab: Lab, name: str) -> None:
     binds = [Bind(lab.folder / "opt" / "hpc-serve", project.PREFIX)]
     sets = [f"--set={key}={value}" for key, value in SETTINGS.get(name, {}).items()]
     argv = ["hpc-serve", "build", name, "--bootstrap", "debootstrap", *sets]
+    rest = ["--output", "/tmp/image.sif", "--", *images.FAST]
     with lab.workshop(f"build-{name}", binds) as node:
-        node.run([*argv, "--output", "/tmp/image.sif", "--", *images.FAST], timeout=SECONDS)
+        try:
+            node.run([*argv, *rest], timeout=SECONDS)
+        except CommandError as error:
+            offered = OFFERED.search(str(error))
+            if offered is None:
+                raise
+            node.run([*argv, f"--set=version={offered[1]}", *rest], timeout=SECONDS)
         built = node.folder / "tmp" / "image.sif"
         os.chown(built, 0, 0)
         built.chmod(0o644)
