@@ -82,14 +82,30 @@ def _parser() -> argparse.ArgumentParser:
     upstream = door.add_mutually_exclusive_group(required=True)
     upstream.add_argument("--upstream-unix", metavar="PATH", help="the engine's Unix socket")
     upstream.add_argument("--upstream-port", metavar="N", type=int, help="its port on loopback")
-    door.add_argument("--secret-file", metavar="FILE", type=Path, required=True)
+    door.add_argument(
+        "--secret-file", metavar="FILE", type=Path, required=True, help="what requests must show"
+    )
     door.add_argument("--engine-key-env", metavar="NAME", help="variable with the engine's key")
     door.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
     door.add_argument("--port", type=int, default=0, help="TCP port [a free one]")
-    door.add_argument("--ready-file", metavar="FILE", type=Path, required=True)
+    door.add_argument(
+        "--ready-file", metavar="FILE", type=Path, required=True, help="where the port is written"
+    )
     for command in (run, door):
-        command.add_argument("--drain-timeout", metavar="S", type=float, default=DEFAULTS.drain_s)
-        command.add_argument("--upstream-timeout", metavar="S", type=float, default=DEFAULTS.idle_s)
+        command.add_argument(
+            "--drain-timeout",
+            metavar="S",
+            type=float,
+            default=DEFAULTS.drain_s,
+            help="seconds for streams to end after SIGTERM [%(default)g]",
+        )
+        command.add_argument(
+            "--upstream-timeout",
+            metavar="S",
+            type=float,
+            default=DEFAULTS.idle_s,
+            help="seconds of silence after which an engine counts as lost [%(default)g]",
+        )
     return parser
 
 

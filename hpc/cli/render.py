@@ -18,7 +18,14 @@ def render() -> None:
 
 @render.command()
 @click.argument("name")
-@click.option("--replica", type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--replica",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Which one, from 0.",
+)
 @with_options(SERVICE_FLAGS)
 @models_option
 @home_option

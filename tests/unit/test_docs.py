@@ -1,0 +1,225 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+
+from gateway_lite.__main__ import _parser
+from hpc import config, errors
+from hpc.cli.main import COMMANDS, root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).resolve().parents[2]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+GENERATOR = runpy.run_path(str(PROJECT / "scripts" / "make_config_reference"))
+
+REGISTRIES = {
+    "org": ("pypi", "pythonhosted", "npmjs", "debian", "pytorch", "anaconda"),
+    "com": ("npmjs", "ubuntu"),
+    "io": ("docker", "ghcr", "quay", "nvcr"),
+}
+FOLDERS = ("work", "root", "Users")
+
+
+def section(title: str) -> str:
+    """Return one section of the README."""
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield a command and all below it, with the words that call them."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, f"{path} {name}")
+
+
+EVERY = dict(commands(root, "hpc-serve"))
+
+
+def typed() -> Iterator[tuple[str, str]]:
+    """Yield every `hpc-serve ...` that a page tells people to type."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        spans = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^ {4}(.+)$", text, re.MULTILINE)
+        for span in spans:
+            line = re.split(r"[#|]| {2,}", span.strip())[0].strip()
+            if line.startswith("hpc-serve "):
+                yield page.name, line
+
+
+def test_the_reference_of_settings_is_up_to_date() -> None:
+    made = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+    assert made == GENERATOR["text"](), "run scripts/make_config_reference"
+
+
+def test_the_reference_names_the_defaults_that_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPC_SERVE_SITE", str(tmp_path / "none.yaml"))
+    for key in GENERATOR["SCALARS"]:
+        monkeypatch.delenv(f"HPC_SERVE_{key.upper()}", raising=False)
+    file = tmp_path / "models.yaml"
+    file.write_text("models: [{name: a, backend: llamacpp, model: /m.gguf}]\n")
+    spec = config.load(models_file=str(file), home=str(tmp_path / "state")).services["a"]
+    said = GENERATOR["RESOLVED"]
+
+    assert said["container"] == spec.container
+    assert said["replicas"] == str(spec.replicas)
+    assert said["cpus"] == str(spec.resources.cpus)
+    assert said["load_timeout"] == str(spec.load_timeout_s)
+    assert said["grace"] == str(spec.grace_s)
+    assert said["max_restarts"] == str(spec.max_restarts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    files = [target.partition("#")[0] for target in targets if "://" not in target]
+    missing = [name for name in files if name and not (page.parent / name).exists()]
+
+    assert missing == []
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    missing = [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in README]
+
+    assert missing == []
+
+
+def test_the_readme_names_every_command() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", section("Commands"), re.MULTILINE)
+    spans = [span for row in rows for span in re.findall(r"`([^`]+)`", row)]
+    named = {span.removeprefix("hpc-serve ").split()[0] for span in spans}
+
+    assert set(COMMANDS) - named == set()
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    listed = re.search(r"^Exit codes: (.+?)\. ", README, re.MULTILINE | re.DOTALL)
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, errors.HpcServeError)}
+
+    assert listed is not None
+    assert {int(code) for code in re.findall(r"\b\d\b", listed[1])} == codes | {0}
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(typed())))
+def test_what_a_page_tells_to_type_exists(page: str, line: str) -> None:
+    command: click.Command = root
+    words = line.split()[1:]
+    while words and isinstance(command, click.Group):
+        if words[0].startswith("-"):
+            break
+        below = command.get_command(click.Context(command), words.pop(0))
+        assert below is not None, f"{page}: {line}"
+        command = below
+    known = {flag for option in command.params for flag in option.opts} | {"--help", "--version"}
+    flags = {word.strip("[]").partition("=")[0] for word in words if word.lstrip("[")[:2] == "--"}
+
+    assert flags - known - {"--"} == set(), f"{page}: {line}"
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_every_flag_is_explained_in_help(path: str) -> None:
+    command = EVERY[path]
+    shown = command.get_help(click.Context(command, info_name=path))
+
+    assert command.help
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+            assert max(option.opts, key=len) in shown
+
+
+def test_every_flag_of_the_gateways_program_is_explained() -> None:
+    bare = [
+        " ".join(a.option_strings) for p in parsers(_parser()) for a in p._actions if not a.help
+    ]
+
+    assert [name for name in bare if name] == []
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+def test_every_dependency_has_its_reason() -> None:
+    text = (PROJECT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \|", text.partition("## Dependencies")[2], re.MULTILINE)
+    reasons = {name.strip().lower() for row in rows for name in row.split(",")}
+
+    assert {name.lower() for name in dependencies()} - reasons == set()
+
+
+def dependencies() -> list[str]:
+    """Return the packages that pyproject.toml asks for, extras included."""
+    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    project = text.partition("\n[project]\n")[2].partition("\n[project.scripts]\n")[0]
+    lists = re.findall(
+        r"^(?:dependencies|gateway|llamacpp|vllm|dev) = \[(.*?)\]",
+        project,
+        re.MULTILINE | re.DOTALL,
+    )
+    found = [
+        re.split(r"[<>=~!\[;]", quoted)[0]
+        for one in lists
+        for quoted in re.findall(r'"(.+?)"', one)
+    ]
+    assert {"submitit", "uvloop", "llama-cpp-python", "vllm", "uv"} <= set(found)
+    return found
+
+
+def tracked() -> Iterator[tuple[str, str]]:
+    """Yield the name and text of every text file in git."""
+    argv = ["git", "ls-files", "-z"]
+    listed = subprocess.run(argv, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    for name in listed.rstrip("\0").split("\0"):
+        path = PROJECT / name
+        data = path.read_bytes() if path.is_file() else b"\0"
+        if b"\0" not in data:
+            yield name, data.decode()
+
+
+def test_no_file_names_a_registrys_host() -> None:
+    hosts = "|".join(rf"{name}\.{top}" for top, names in REGISTRIES.items() for name in names)
+    pattern = re.compile(rf"\b(?:{hosts})\b")
+
+    assert places(pattern, tracked()) == []
+
+
+def test_no_file_names_a_path_of_a_developers_machine() -> None:
+    pattern = re.compile(rf"(?<![\w.$}}])/(?:{'|'.join(FOLDERS)})/")
+    # The lab's nodes have a root of their own.
+    elsewhere = (pair for pair in tracked() if not pair[0].startswith("tests/lab/"))
+
+    assert places(pattern, elsewhere) == []
+
+
+def places(pattern: re.Pattern[str], files: Any) -> list[str]:
+    """Return where a pattern occurs."""
+    return [
+        f"{name}:{number}: {line.strip()[:80]}"
+        for name, text in files
+        for number, line in enumerate(text.splitlines(), 1)
+        if pattern.search(line)
+    ]
