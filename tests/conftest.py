@@ -1,0 +1,9 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import signal
+
+# A test run that a script starts in the background ignores Ctrl-C, and so would all programs that
+# tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
