@@ -119,10 +119,13 @@ def write_text(path: Path, text: str, *, mode: int = 0o600) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
+        temporary = ""
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise StateError(f"cannot write {path}: {error.strerror}") from error
+    finally:  # also where a signal ends the write
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str | None:
