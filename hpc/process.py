@@ -111,9 +111,8 @@ def spawn(
         pipe = subprocess.PIPE if stdin is not None else subprocess.DEVNULL
         process = _popen(argv, env=env, cwd=cwd, stdin=pipe, stdout=target, stderr=target)
     if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(stdin or "")
-            process.stdin.close()
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe_end:
+            pipe_end.write(stdin or "")
     return process
 
 

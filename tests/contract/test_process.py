@@ -1,0 +1,279 @@
+"""Real programs, started and ended: nobody of a group survives, nobody else is hurt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hpc import process
+from hpc.errors import CommandError, CommandTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STUBBORN = "trap '' TERM; echo $$ > {0}/parent; (trap '' TERM; echo $BASHPID > {0}/child; sleep 60"
+STUBBORN += "; true) & wait; wait"
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has waited for does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def read(path: Path) -> str:
+    """Return a file's text once a line of it is whole."""
+    until(lambda: path.exists() and path.read_text().endswith("\n"))
+    return path.read_text().strip()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A program that somebody else started, which SIGTERM ends."""
+    child = subprocess.Popen(["sleep", "61.25"], start_new_session=True)
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_a_program_that_ends_leaves_its_words() -> None:
+    result = process.run(["bash", "-c", "echo out; echo err >&2; exit 3"], check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (3, "out\n", "err\n")
+
+
+def test_a_failure_says_who_and_what() -> None:
+    with pytest.raises(CommandError, match=r"^ls --no-such failed with exit status 2: ") as caught:
+        process.run(["ls", "--no-such", "secret-argument"])
+    assert caught.value.returncode == 2
+    assert "secret-argument" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_survived() -> None:
+    assert "\N{REPLACEMENT CHARACTER}" in process.run(["printf", "\\377"]).stdout
+
+
+@pytest.mark.parametrize("name", ["no-such-program", "/no/such/program"])
+def test_a_program_that_is_missing_is_named(name: str) -> None:
+    said = f"^{name} is not installed on this machine, or not on PATH$"
+    for start in (process.run, process.spawn, process.run_attached):
+        with pytest.raises(CommandError, match=said):
+            start([name, "argument"])
+
+
+def test_a_file_that_is_no_program_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("text")
+    with pytest.raises(CommandError, match=f"cannot run {path}: Permission denied"):
+        process.run([str(path)])
+
+
+def test_programs_are_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tool").touch(mode=0o755)
+    (tmp_path / "text").touch(mode=0o644)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert process.find_program("tool") == str(tmp_path / "tool")
+    for name in ("text", "folder", "nothing"):
+        with pytest.raises(CommandError, match=f"{name} is not installed") as caught:
+            process.find_program(name, hint="load a module")
+        assert caught.value.hint == "load a module"
+
+
+def test_nothing_of_our_environment_is_handed_on_unless_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OURS", "1")
+    assert "OURS=1" in process.run(["/usr/bin/env"]).stdout
+    assert process.run(["/usr/bin/env"], env={"A": "b"}).stdout == "A=b\n"
+
+
+def test_a_program_gets_no_standard_input_of_ours() -> None:
+    assert process.run(["cat"]).stdout == ""
+
+
+def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(CommandTimeout, match=r"^bash did not answer within 0.5 s$"):
+        process.run(["bash", "-c", STUBBORN.format(tmp_path)], timeout_s=0.5)
+    assert time.monotonic() - started < 5
+    pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
+    until(lambda: not any(runs(pid) for pid in pids))
+
+
+def test_an_interrupted_run_leaves_no_program(tmp_path: Path) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            process.run(["bash", "-c", STUBBORN.format(tmp_path)])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
+    until(lambda: not any(runs(pid) for pid in pids))
+
+
+def test_secrets_go_by_standard_input_and_are_in_no_command_line(tmp_path: Path) -> None:
+    assert process.run(["cat"], stdin="xyzzy").stdout == "xyzzy"
+    log = tmp_path / "log"
+    child = process.spawn(["bash", "-c", "cat; sleep 60"], stdin="xyzzy\n", log=log)
+    try:
+        assert read(log) == "xyzzy"
+        assert "xyzzy" not in Path(f"/proc/{child.pid}/cmdline").read_text()
+        assert "xyzzy" not in Path(f"/proc/{child.pid}/environ").read_text()
+    finally:
+        process.stop(child, grace_s=0)
+
+
+def test_a_program_that_reads_nothing_may_be_given_something() -> None:
+    child = process.spawn(["true"], stdin="x" * 1_000_000)
+    assert child.wait(10) == 0
+
+
+def test_a_log_is_private_and_appended_to(tmp_path: Path) -> None:
+    log = tmp_path / "made" / "engine.log"
+    before = os.umask(0)
+    try:
+        for word in ("one", "two"):
+            process.spawn(["bash", "-c", f"echo {word}; echo {word} >&2"], log=log).wait(10)
+    finally:
+        os.umask(before)
+    assert log.read_text() == "one\none\ntwo\ntwo\n"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert stat.S_IMODE(log.parent.stat().st_mode) == 0o700
+
+
+def test_a_log_that_cannot_be_opened_starts_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    with pytest.raises(CommandError, match=f"cannot open the log {tmp_path}: Is a directory"):
+        process.spawn(["touch", str(mark)], log=tmp_path)
+    assert not mark.exists()
+
+
+def test_a_spawned_program_has_a_session_of_its_own() -> None:
+    child = process.spawn(["sleep", "60"])
+    try:
+        assert os.getsid(child.pid) == child.pid != os.getsid(0)
+    finally:
+        assert process.stop(child) == -signal.SIGTERM
+
+
+def test_stopping_asks_first() -> None:
+    child = process.spawn(["bash", "-c", "trap 'exit 7' TERM; echo; sleep 60 & wait"])
+    until(lambda: Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text())
+    assert process.stop(child) == 7
+
+
+def test_stopping_kills_what_does_not_listen(tmp_path: Path) -> None:
+    child = process.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
+    pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
+    started = time.monotonic()
+    assert process.stop(child, grace_s=0.3) == -signal.SIGKILL
+    assert 0.3 <= time.monotonic() - started < 5
+    until(lambda: not any(runs(pid) for pid in pids))
+
+
+def test_stopping_ends_the_children_of_one_that_ended_before(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = process.spawn(["bash", "-c", "sleep 60 & echo $!; exit 4"], log=log)
+    orphan = int(read(log))
+    until(lambda: child.poll() is not None)
+    assert runs(orphan)
+    assert process.stop(child) == 4
+    until(lambda: not runs(orphan))
+    assert process.stop(child) == 4
+
+
+def test_a_pid_is_ended_by_its_marker_only(sleeper: subprocess.Popen[bytes]) -> None:
+    assert process.stop_pid(sleeper.pid, marker="gateway_lite run")
+    time.sleep(0.1)
+    assert sleeper.poll() is None
+    assert not process.alive(sleeper.pid, marker="gateway_lite run")
+    assert process.alive(sleeper.pid, marker="sleep 61.25")
+    assert process.stop_pid(sleeper.pid, marker="sleep 61.25")
+    assert sleeper.wait(10) == -signal.SIGTERM
+
+
+def test_a_pid_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    child = process.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
+    try:
+        read(tmp_path / "child")
+        assert process.stop_pid(child.pid, marker=str(tmp_path), grace_s=0.2)
+        assert child.wait(10) == -signal.SIGKILL
+    finally:
+        process.stop(child, grace_s=0)
+
+
+def test_a_pid_that_is_gone_is_gone() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert process.stop_pid(child.pid, marker="true")
+    assert not process.alive(child.pid, marker="")
+
+
+def test_an_identity_stays_and_is_nobody_elses(sleeper: subprocess.Popen[bytes]) -> None:
+    ours = process.identity(os.getpid())
+    assert ours is not None
+    assert ours == process.identity(os.getpid())
+    assert ours.split()[0] == str(os.getpid())
+    assert process.identity(sleeper.pid) != ours
+
+
+def test_an_id_that_is_used_again_has_another_identity() -> None:
+    """Two processes with one id, one after the other: each is first in a namespace of its own."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hpc import process; "
+    code += "print(process.identity(1))"
+    project = str(Path(__file__).parents[2])
+    argv = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    argv += [sys.executable, "-c", code, project]
+    found = []
+    for _ in range(2):
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no process namespaces here: {done.stderr.strip()}")
+        found.append(done.stdout.split())
+        time.sleep(0.05)
+    first, second = found
+    assert first[:2] == second[:2]
+    assert first[2] != second[2]
+
+
+def test_who_has_ended_has_no_identity() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{child.pid}").exists()
+    assert process.identity(child.pid) is None
+    child.wait()
+    assert process.identity(child.pid) is None
+
+
+def test_a_name_with_brackets_and_spaces_does_not_confuse(tmp_path: Path) -> None:
+    link = tmp_path / "a) Z 1 ("
+    link.symlink_to("/bin/sleep")
+    child = process.spawn([str(link), "60"])
+    try:
+        found = process.identity(child.pid)
+        assert found is not None
+        assert found.split()[2].isdecimal()
+    finally:
+        process.stop(child)
