@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+DRAWS = 30
+"""Requests after which a replica that is drawn by chance was surely drawn."""
+
 
 def dead_address() -> str:
     """Return an address where nobody listens."""
@@ -117,7 +120,7 @@ def test_an_answer_cut_short_is_asked_for_again(home: Path) -> None:
     """A JSON answer is complete before its first byte goes out, so that it can be replayed."""
     cut = Raw(saying(b"content-type: application/json\r\ncontent-length: 99\r\n\r\n{"))
     with serve(Engine()) as url, run_over(home, [cut.url, url]) as gateway:
-        answers = [gateway.post({}) for _ in range(8)]
+        answers = [gateway.post({}) for _ in range(DRAWS)]
         asked = cut.connections
     cut.close()
     assert {answer.status_code for answer in answers} == {200}
@@ -129,7 +132,7 @@ def test_an_engine_that_dies_in_prefill_is_replaced(home: Path) -> None:
     head = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     cut = Raw(saying(head))
     with serve(Engine()) as url, run_over(home, [cut.url, url]) as gateway:
-        answers = [gateway.post({"stream": True}) for _ in range(8)]
+        answers = [gateway.post({"stream": True}) for _ in range(DRAWS)]
         asked = cut.connections
     cut.close()
     assert {answer.status_code for answer in answers} == {200}
