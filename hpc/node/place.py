@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 import time
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import assets, process
+from hpc import assets, process, state
 from hpc.engines import INHERITED, Place, weights
 
 if TYPE_CHECKING:
@@ -53,13 +54,21 @@ def sweep(base: Path = BASE) -> None:
         base: folder of the node that holds them.
     """
     for folder in base.glob(f"{PREFIX}*"):
-        try:
-            ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
-            owner = (folder / OWNER).read_text(encoding="utf-8")
-        except OSError:
-            continue
-        if ours and owner and process.identity(int(owner.split()[0])) != owner:
+        owner = _owner(folder)
+        pid = owner.partition(" ")[0]
+        if pid.isdecimal() and process.identity(int(pid)) != owner:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner(folder: Path) -> str:
+    """Return what OWNER says in a folder of ours; nothing in somebody else's is opened."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return ""
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        return ""
+    return state.read_text(folder / OWNER) or ""
 
 
 def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]) -> Place:
