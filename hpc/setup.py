@@ -36,11 +36,15 @@ class Facts:
         partitions: those of Slurm; none where there is no Slurm.
         container: the container program on this machine, or None.
         accounting: whether sacct answers.
+        needs_account: whether Slurm takes no job without an association.
+        kill_wait_s: seconds from SIGTERM to SIGKILL of a cancelled job, or None.
     """
 
     partitions: tuple[Partition, ...] = ()
     container: str | None = None
     accounting: bool = False
+    needs_account: bool = False
+    kill_wait_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,17 @@ def ask() -> Facts:
     container = next((name for name in CONTAINERS if _installed(name)), None)
     if jobs.default_cluster() == "local":
         return Facts(container=container)
-    return Facts(tuple(slurm.partitions()), container, slurm.has_accounting())
+    partitions = tuple(slurm.partitions())
+    settings = slurm.site_settings()
+    enforced = settings.get("AccountingStorageEnforce", "").lower()
+    wait = re.match(r"(\d+) sec", settings.get("KillWait", ""))
+    return Facts(
+        partitions,
+        container,
+        slurm.has_accounting(),
+        needs_account="associations" in enforced,
+        kill_wait_s=int(wait[1]) if wait else None,
+    )
 
 
 def models_text(facts: Facts) -> str:
@@ -120,6 +134,10 @@ def site_text(facts: Facts) -> str:
             "#",
             "# sacct does not answer here: how a job ended is known for some minutes only.",
         ]
+    if facts.needs_account:
+        lines += ["#", "# Slurm takes no job here without an account that you belong to."]
+    if facts.kill_wait_s is not None:
+        lines += ["#", f"# A job that is cancelled gets {facts.kill_wait_s} s to end (KillWait)."]
     default = next((p for p in facts.partitions if p.default), None)
     if default is not None:
         lines += ["resources:", f"  partition: {_quoted(default.name)}"]

@@ -2,7 +2,7 @@
 
 from hpc.slurm.command import available, options, without_options
 from hpc.slurm.queue import cancel, drain, has_accounting, just_submitted, statuses
-from hpc.slurm.sinfo import Partition, partitions
+from hpc.slurm.sinfo import Partition, partitions, site_settings
 from hpc.slurm.states import last_words
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "last_words",
     "options",
     "partitions",
+    "site_settings",
     "statuses",
     "without_options",
 ]

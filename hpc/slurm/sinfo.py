@@ -1,4 +1,4 @@
-"""What sinfo reports: partitions, their limits and their GPUs."""
+"""What sinfo and scontrol report: partitions, their limits and GPUs, and the site's settings."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ def partitions() -> list[Partition]:
             known = found.get(row.name)
             found[row.name] = row if known is None else _merge(known, row)
     return list(found.values())
+
+
+def site_settings() -> dict[str, str]:
+    """Return slurm.conf as ``scontrol show config`` prints it; empty where it tells us nothing."""
+    try:
+        text = run(["scontrol", "show", "config"]).stdout
+    except CommandError:
+        return {}
+    pairs = (line.partition("=") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, mark, value in pairs if mark}
 
 
 def _parse(line: str) -> Partition | None:

@@ -46,6 +46,8 @@ def test_it_writes_two_files_and_no_third_time(fake: FakeSlurm, tmp_path: Path) 
     assert first.stdout.splitlines() == [f"wrote {models}", f"wrote {site}"]
     assert "partition: gpu" in models.read_text()
     assert "partition: cpu" in site.read_text()
+    assert "takes no job here without an account" in site.read_text()
+    assert "gets 30 s to end (KillWait)" in site.read_text()
 
     models.write_text("mine")
     second = init(home, path=path)

@@ -27,6 +27,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+CONFIG = """\
+Configuration data as of 2026-11-20T12:00:00
+AccountingStorageEnforce = associations,limits
+KillWait                = 30 sec
+"""
 COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
 FOLDER = "FAKE_SLURM"
 NODE = "fake1"
@@ -373,7 +378,10 @@ def sinfo(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
 
 
 def scontrol(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
-    """Requeue a job, as submitit does from inside it."""
+    """Requeue a job, as submitit does from inside it, or print settings."""
+    if argv == ["show", "config"]:
+        sys.stdout.write(CONFIG)
+        return
     if argv[0] != "requeue":
         _fail(f"this fake does not know scontrol {argv[0]}")
     fake.change(argv[1], requeue=True)

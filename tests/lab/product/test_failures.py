@@ -209,4 +209,5 @@ def test_init_describes_the_site(clean: Cluster) -> None:
 
     assert "--force" in again or "exists" in again
     assert "partition: " in listed
+    assert "(KillWait)" in listed
     clean.shell("login", "rm -rf fresh .config/hpc-serve")
