@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess  # noqa: TID251 - this module is the gate that others are sent to
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
 
 Process = subprocess.Popen
 STDERR_SHOWN = 2000
+LEASH = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+for number in signal.SIGPIPE, signal.SIGXFSZ:
+    signal.signal(number, signal.SIG_DFL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[3:])
+"""
+"""Python that asks for SIGTERM when its parent dies, and becomes another program.
+
+Source: PR_SET_PDEATHSIG in prctl(2). A ``preexec_fn`` would do it between fork and exec, where
+Python is not safe.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,7 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: str | None = None,
+    leashed: bool = False,
 ) -> Process[str]:
     """Start a program in a session of its own; end it with ``stop``.
 
@@ -100,10 +116,13 @@ def spawn(
         env: its whole environment; None hands on ours.
         cwd: its working folder.
         stdin: text for its standard input, which is then closed; the place for secrets.
+        leashed: end it with SIGTERM should the thread that calls us end, by SIGKILL too.
 
     Raises:
         CommandError: it is not installed, or the log cannot be opened.
     """
+    if leashed:
+        argv = _on_leash(argv, os.environ if env is None else env)
     with contextlib.ExitStack() as stack:
         target: IO[str] | int = subprocess.DEVNULL
         if log is not None:
@@ -228,6 +247,13 @@ def _popen(
         )
     except OSError as error:
         raise _not_run(argv[0], error) from error
+
+
+def _on_leash(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    program = shutil.which(argv[0], path=env.get("PATH"))
+    if program is None:
+        raise _not_run(argv[0], FileNotFoundError())
+    return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), program, *argv]
 
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from hpc.verdict import Replica, Service
 
+NAME_LENGTH = 63
+
 FLAGS: tuple[Callable[[Any], Any], ...] = (
     click.option("--replicas", type=int, metavar="N", help="Jobs that serve the model."),
     click.option("--partition", "-p", metavar="P", help="Slurm partition."),
@@ -72,7 +74,8 @@ def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], A
 def name_for(model: str) -> str:
     """Return a service's name for a model that came without one."""
     stem = Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "model"
+    name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
+    return name[:NAME_LENGTH].rstrip("-._") or "model"
 
 
 def adhoc_entry(

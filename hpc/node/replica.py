@@ -229,6 +229,7 @@ class _Life:
         if self.closed:
             return
         self.closed = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second end would leave this one half-done
         if phase is not None:
             self.announcer.enter(phase)
         self._stop_processes(drain_s=drain_s)

@@ -88,7 +88,7 @@ def start_engine(
         )
         env = apptainer.container_env(launch.env, os.environ)
     log_start = log_path.stat().st_size if log_path.exists() else 0
-    started = process.spawn(argv, log=log_path, env=env, cwd=run_dir)
+    started = process.spawn(argv, log=log_path, env=env, cwd=run_dir, leashed=True)
     return Running(started, launch, log_path, str(socket), log_start)
 
 

@@ -178,6 +178,49 @@ def test_a_spawned_program_has_a_session_of_its_own() -> None:
         assert process.stop(child) == -signal.SIGTERM
 
 
+PARENT = """
+import sys, time
+from pathlib import Path
+from hpc import process
+argv = ["bash", "-c", "echo $$; exec sleep 60"]
+child = process.spawn(argv, log=Path(sys.argv[1]), leashed=True)
+time.sleep(60)
+"""
+
+
+def test_a_leashed_program_ends_with_its_parent(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    project = Path(__file__).parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(log)], cwd=project)
+    try:
+        child = int(read(log))
+        assert runs(child)
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: not runs(child))
+
+
+def test_a_leash_changes_nothing_else(tmp_path: Path) -> None:
+    """Words, variables, ids and signals are those of a program that was started without one."""
+    code = "printf '%s\n' \"$0\" \"$@\"; grep -E '^Sig(Ign|Blk)' /proc/$$/status; env | sort"
+    said = []
+    for leashed in (False, True):
+        log = tmp_path / f"log-{leashed}"
+        argv = ["bash", "-c", code, "a b", "*", ""]
+        child = process.spawn(argv, log=log, env={"A": "b", "LC_ALL": "C.UTF-8"}, leashed=leashed)
+        assert child.wait(10) == 0
+        said.append(log.read_text())
+    assert said[0].splitlines()[:3] == ["a b", "*", ""]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("name", ["no-such-program", "/no/such/program"])
+def test_a_leashed_program_that_is_missing_is_named(name: str) -> None:
+    with pytest.raises(CommandError, match=f"^{name} is not installed on this machine"):
+        process.spawn([name], leashed=True)
+
+
 def test_stopping_asks_first() -> None:
     child = process.spawn(["bash", "-c", "trap 'exit 7' TERM; echo; sleep 60 & wait"])
     until(lambda: Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text())

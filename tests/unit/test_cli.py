@@ -13,6 +13,7 @@ from hpc import __version__, errors
 from hpc.cli import main
 from hpc.cli.output import duration, left
 from hpc.cli.services import adhoc_entry, name_for
+from hpc.config.schema import check_name
 from hpc.errors import HpcServeError
 
 if TYPE_CHECKING:
@@ -257,10 +258,13 @@ def test_lists_of_nothing_are_said_or_are_json(capsys: pytest.CaptureFixture[str
         ("..gguf", "model"),
         ("/", "model"),
         ("Ü", "model"),
+        ("x" * 60 + "-q4_k_m.gguf", "x" * 60 + "-q4"),
+        ("x" * 62 + ".-y.gguf", "x" * 62),
     ],
 )
 def test_a_model_without_a_name_gets_one(model: str, name: str) -> None:
     assert name_for(model) == name
+    assert check_name(name) == name
 
 
 def test_flags_alone_describe_a_model() -> None:
