@@ -75,7 +75,7 @@ def start_engine(
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
     socket = run_dir / "engine.sock"
     socket.unlink(missing_ok=True)  # a killed engine's; the next could not bind
-    argv, env = launch.argv, {**os.environ, **launch.env}
+    argv, env = launch.argv, {**_inherited(), **launch.env}
     if spec.container == "apptainer":
         argv = apptainer.exec_argv(
             str(spec.image),
@@ -90,6 +90,11 @@ def start_engine(
     log_start = log_path.stat().st_size if log_path.exists() else 0
     started = process.spawn(argv, log=log_path, env=env, cwd=run_dir, leashed=True)
     return Running(started, launch, log_path, str(socket), log_start)
+
+
+def _inherited() -> dict[str, str]:
+    """Return our variables for an engine; its modules lie beside it, its working folder is ours."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
 
 
 def _make_cache(folder: Path) -> None:
