@@ -95,7 +95,8 @@ def look(root: Path, names: Iterable[str] | None = None) -> list[Service]:
         root: state directory.
         names: services; None is all.
     """
-    specs = [state.load_spec(root, name) for name in (names or state.services(root))]
+    chosen = state.services(root) if names is None else names
+    specs = [state.load_spec(root, name) for name in chosen]
     found = [spec for spec in specs if spec is not None]
     handles = {
         (spec.name, n): state.load_job(root, spec.name, n)
