@@ -69,6 +69,19 @@ def until(holds: Callable[[], object], told: Callable[[], str], seconds: float =
         time.sleep(0.05)
 
 
+def engines(path: Path) -> list[int]:
+    """Return the engines that have a path among their variables, as model or as folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"gguf_api_server" in words and str(path).encode() in words:
+            found.append(int(entry.name))
+    return found
+
+
 def folders() -> list[Path]:
     return [path for path in Path("/tmp").glob("hpc-serve-*") if (path / "owner").exists()]
 
@@ -180,6 +193,7 @@ def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Nod
     assert "Jane Austen" in answer.json()["choices"][0]["message"]["content"]
     family, folder, secret = node.family(), node.folder(), node.secret()
     assert set(family) == {"engine", "sidecar"}
+    assert engines(folder) == [family["engine"]]
     lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in family.values()]
     assert secret is not None
     assert not any(secret in line for line in lines)
@@ -235,17 +249,7 @@ def test_an_engine_that_does_not_start_says_why(start: Callable[..., Node], tmp_
     assert "\n" not in found.cause
     assert "READY" not in found.phases
     assert node.secret() is None
-    assert not any("gguf_api_server" in path.read_text() for path in cmdlines(node.root))
-
-
-def cmdlines(root: Path) -> Iterator[Path]:
-    """Yield the command lines of the processes that work for a state directory."""
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if str(root).encode() in path.read_bytes():
-                yield path.with_name("cmdline")
-        except OSError:
-            continue
+    assert engines(garbage) == []
 
 
 def test_a_model_that_is_missing_is_named(start: Callable[..., Node], tmp_path: Path) -> None:
@@ -267,6 +271,7 @@ def test_it_can_be_ended_before_it_is_ready(start: Callable[..., Node], phase: P
     folder = node.folder()
     assert node.end() == 0, node.told()
     assert node.said().phase is Phase.STOPPED
+    until(lambda: not engines(folder), node.told, 15)
     assert not folder.exists()
     assert node.secret() is None
 
