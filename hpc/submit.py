@@ -254,8 +254,12 @@ def _refusal(stderr: str) -> str:
     """Return sbatch's most telling words, which come before its general ones."""
     lines = [_PREFIX.sub("", line.strip()).rstrip(".") for line in stderr.splitlines()]
     lines = [line for line in lines if line] or ["it did not say why"]
+    general = [line.removeprefix(_FAILED) for line in lines if line.startswith(_FAILED)]
     special = [line for line in lines if not line.startswith(_FAILED)]
-    told = "; ".join(special) if special else lines[-1].removeprefix(_FAILED)
+    if general and special and not any(" " in line for line in special):
+        told = f"{general[-1]} ({', '.join(special)})"  # such as AssocMaxSubmitJobLimit
+    else:
+        told = "; ".join(special or general[-1:])
     return told[:1].lower() + told[1:] if told[1:2].islower() else told
 
 

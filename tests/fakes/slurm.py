@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
     "controller": "up",  # or "down", or "silent"
     "accounting": False,
     "slots": 4,
+    "max_submit": 1000,
     "min_job_age_s": 300,
     "minute_s": 60,
     "partitions": {
@@ -47,6 +48,7 @@ SETTINGS: dict[str, Any] = {
         "gpu": "gpu|up|infinite|n/a|2|64|512000|gpu:h100:2(S:0-1)",
     },
 }
+LIMIT = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 DOWN = "Unable to contact slurm controller (connect failure)"
 
 
@@ -164,6 +166,9 @@ def sbatch(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     if not re.fullmatch(r"[\d:-]+|UNLIMITED", options.get("time", "1")):
         _fail("sbatch: error: Invalid --time specification", 255)
     with _locked(fake.folder):
+        if sum(job["state"] not in OVER for job in fake.jobs()) >= settings["max_submit"]:
+            sys.stderr.write("sbatch: error: AssocMaxSubmitJobLimit\n")
+            _fail(f"{refuse} {LIMIT}")
         job_id = str(1 + max((int(job["id"]) for job in fake.jobs()), default=0))
         (fake.folder / "jobs" / f"{job_id}.sh").write_text(text)
         record = {

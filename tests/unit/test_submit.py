@@ -62,6 +62,10 @@ def test_a_folder_that_slurm_would_expand_is_refused(name: str, tmp_path: Path) 
             f"{ERROR}Please name an account.\n{ERROR}See the wiki.\n{FAILED}Unspecified error\n",
             "please name an account; See the wiki",
         ),
+        (
+            f"{ERROR}AssocMaxSubmitJobLimit\n{FAILED}Job violates accounting/QOS policy (limits)\n",
+            "job violates accounting/QOS policy (limits) (AssocMaxSubmitJobLimit)",
+        ),
         ("", "it did not say why"),
     ],
 )
