@@ -5,23 +5,26 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from tests.contract.gateway.engines import Engine, Raw, frame, read_request, send_json, serve
 from tests.contract.gateway.programs import run_gateway, run_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 DRAWS = 30
 """Requests after which a replica that is drawn by chance was surely drawn."""
 
 
-def dead_address() -> str:
-    """Return an address where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+@contextmanager
+def dead_address() -> Iterator[str]:
+    """Yield an address where nobody listens, and nobody can begin to meanwhile."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
 
 
 def saying(answer: bytes) -> Callable[[socket.socket, int], None]:
@@ -36,15 +39,17 @@ def saying(answer: bytes) -> Callable[[socket.socket, int], None]:
 
 
 def test_a_dead_replica_costs_nobody_an_answer(home: Path) -> None:
-    dead = [dead_address() for _ in range(3)]
-    with serve(Engine()) as url, run_over(home, [*dead, url]) as gateway:
+    with ExitStack() as stack:
+        dead = [stack.enter_context(dead_address()) for _ in range(3)]
+        url = stack.enter_context(serve(Engine()))
+        gateway = stack.enter_context(run_over(home, [*dead, url]))
         answers = [gateway.post({"stream": n % 2 == 0}) for n in range(20)]
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.headers["x-gateway-backend"] for answer in answers} == {"m/3"}
 
 
 def test_no_living_replica_is_one_clear_error(home: Path) -> None:
-    with run_gateway(home, {"m": dead_address()}) as gateway:
+    with dead_address() as url, run_gateway(home, {"m": url}) as gateway:
         answer = gateway.post({})
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "upstream_error"

@@ -56,12 +56,14 @@ def main(server: str, image: str, model: str) -> None:
     running = process.spawn(argv, log=Path(run, "log"), env=env, cwd=Path(run))
     try:
         report = {"ready": ready(place, running, launch), **answers(place)}
+        # What it says while it is being stopped is not the log of a healthy engine.
+        served = Path(run, "log").read_text(errors="replace")
     finally:
         code = process.stop(running, grace_s=20)
     tail = Path(run, "log").read_text(errors="replace")
     evaluated = Path("/tmp/evaluated").exists()
     report |= {"inside": seen, "code": code, "evaluated": evaluated, "argv": " ".join(argv)}
-    report |= {"cause": explain(spec, 1, tail), "log": tail[-3000:]}
+    report |= {"cause": explain(spec, 1, served), "log": tail[-3000:]}
     sys.stdout.write(json.dumps(report) + "\n")
 
 
