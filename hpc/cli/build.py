@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc.cli.output import home_option, json_option, print_json, spinner
+from hpc.cli.output import (
+    examples,
+    home_option,
+    json_option,
+    print_json,
+    spinner,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,25 +52,13 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    """Return a decorator that adds options in their order."""
-
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-EXAMPLES = """\b
-hpc-serve build vllm
-hpc-serve build llamacpp-debian --bootstrap debootstrap
-hpc-serve build vllm --in-job --partition cpu
-"""
-
-
-@click.command(epilog=EXAMPLES)
+@click.command(
+    epilog=examples(
+        "hpc-serve build vllm",
+        "hpc-serve build llamacpp-debian --bootstrap debootstrap",
+        "hpc-serve build vllm --in-job --partition cpu",
+    )
+)
 @click.argument("engine")
 @click.argument("apptainer_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARG...]")
 @with_options(DEFINITION_OPTIONS)

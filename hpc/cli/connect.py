@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpc.cli.output import examples
 from hpc.connection import connect as open_connection
 from hpc.tunnel.discovery import REMOTE_COMMAND
 from hpc.tunnel.login import TRANSPORTS, TransportName
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 PORT = 8081
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "hpc-serve connect ada@login.example.org",
+        "hpc-serve connect cluster --port 9000 --ssh-option ProxyJump=gate.example.org",
+    )
+)
 @click.argument("destination", metavar="[USER@]LOGIN")
 @click.option(
     "--port",

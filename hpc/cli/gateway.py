@@ -25,12 +25,12 @@ port_option = click.option(
 )
 
 
-@click.group()
+@click.group(epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway status"))
 def gateway() -> None:
     """Run the gateway on this machine: one address for every model, with keys."""
 
 
-@gateway.command()
+@gateway.command(epilog=output.examples("hpc-serve gateway run --port 8081"))
 @host_option
 @port_option
 @output.models_option
@@ -42,7 +42,9 @@ def run(host: str, port: int | None, models_file: str | None, home: str | None) 
     use.run(state.home(home), host=host, port=port, models_file=models_file)
 
 
-@gateway.command()
+@gateway.command(
+    epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway start --port 0")
+)
 @host_option
 @port_option
 @output.models_option
@@ -64,7 +66,7 @@ def start(
     return None
 
 
-@gateway.command()
+@gateway.command(epilog=output.examples("hpc-serve gateway stop"))
 @output.home_option
 def stop(home: str | None) -> None:
     """Stop the one on this machine, after its streams."""
@@ -75,7 +77,7 @@ def stop(home: str | None) -> None:
     click.echo("the gateway is stopped" if stopped else "no gateway runs on this machine")
 
 
-@gateway.command()
+@gateway.command(epilog=output.examples("hpc-serve gateway status --json"))
 @output.home_option
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
@@ -97,7 +99,7 @@ def status(home: str | None, *, as_json: bool) -> None:
         click.get_current_context().exit(GatewayError.exit_code)
 
 
-@gateway.command()
+@gateway.command(epilog=output.examples("hpc-serve gateway ensure"))
 @output.models_option
 @output.home_option
 @output.json_option

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from hpc.keys import ClientKey
 
 
-@click.group()
+@click.group(epilog=output.examples("hpc-serve keys add --name ada", "hpc-serve keys list"))
 def keys() -> None:
     """Manage the keys of the gateway's users."""
 
 
-@keys.command()
+@keys.command(
+    epilog=output.examples(
+        "hpc-serve keys add --name ada",
+        "hpc-serve keys add --name bob --model mistral --expires 30d",
+    )
+)
 @click.option("--name", required=True, help="Whose key it is.")
 @click.option(
     "--model", "models", multiple=True, metavar="M", help="Model it may use [default: all]."
@@ -47,7 +52,7 @@ def add(
     return None
 
 
-@keys.command("list")
+@keys.command("list", epilog=output.examples("hpc-serve keys list --json"))
 @output.home_option
 @output.json_option
 def list_(home: str | None, *, as_json: bool) -> None:
@@ -77,7 +82,7 @@ def list_(home: str | None, *, as_json: bool) -> None:
     return None
 
 
-@keys.command()
+@keys.command(epilog=output.examples("hpc-serve keys revoke ada"))
 @click.argument("which", metavar="NAME|ID")
 @output.home_option
 def revoke(which: str, home: str | None) -> None:

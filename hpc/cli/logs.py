@@ -16,9 +16,18 @@ FOLLOW_EVERY_S = 0.5
 
 @click.command(epilog=examples("hpc-serve logs mistral -f", "hpc-serve logs mistral --source job"))
 @click.argument("name")
-@click.option("--replica", "-r", type=int, metavar="N", help="Only this replica, from 0.")
+@click.option(
+    "--replica", "-r", type=click.IntRange(0), metavar="N", help="Only this replica, from 0."
+)
 @click.option("--follow", "-f", is_flag=True, help="Go on as more is written; end with Ctrl-C.")
-@click.option("--tail", type=int, default=100, show_default=True, metavar="N", help="Last lines.")
+@click.option(
+    "--tail",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Last lines.",
+)
 @click.option(
     "--source",
     type=click.Choice(["engine", "sidecar", "job"]),
@@ -44,18 +53,20 @@ def logs(
     if spec is None:
         known = ", ".join(state.services(root)) or "none"
         raise ConfigError(f"there is no service {name!r}; there are: {known}")
+    if replica is not None and replica >= spec.replicas:
+        raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
     numbers = range(spec.replicas) if replica is None else [replica]
     files = {n: paths(root, name, n, source) for n in numbers}
     if as_json:
         print_json({str(n): [str(path) for path in found] for n, found in files.items()})
         return
     several = len(files) > 1
-    sizes = {path: show(path, n, tail, several) for n in files for path in files[n]}
+    prefixes = {path: f"[{n}] " if several else "" for n in files for path in files[n]}
+    ends = {path: show(path, prefix, tail, follow) for path, prefix in prefixes.items()}
     while follow:
         time.sleep(FOLLOW_EVERY_S)
-        for n, found in files.items():
-            for path in found:
-                sizes[path] = more(path, n, sizes.get(path, 0), several)
+        for path, prefix in prefixes.items():
+            ends[path] = more(path, prefix, ends[path])
 
 
 def paths(root: Path, name: str, replica: int, source: str) -> list[Path]:
@@ -68,31 +79,53 @@ def paths(root: Path, name: str, replica: int, source: str) -> list[Path]:
     return [engine if source == "engine" else engine.with_name("sidecar.log")]
 
 
-def show(path: Path, replica: int, tail: int, several: bool) -> int:
-    """Print the end of a log; return how far it was read, in bytes."""
+def show(path: Path, prefix: str, tail: int, follow: bool) -> int:
+    """Print the end of a log; return how far it was read, in bytes.
+
+    Args:
+        path: the log.
+        prefix: what to put before each line.
+        tail: how many lines.
+        follow: leave a last line that is still being written to ``more``.
+    """
     try:
         data = path.read_bytes()
     except OSError:
         return 0
-    lines = data.decode(errors="replace").splitlines()[-tail:] if tail else []
-    _print(lines, replica, several)
+    data = _whole_lines(data) if follow else data
+    _print(_lines(data)[-tail:] if tail else [], prefix)
     return len(data)
 
 
-def more(path: Path, replica: int, start: int, several: bool) -> int:
-    """Print what was added to a log; return how far it was read, in bytes."""
+def more(path: Path, prefix: str, start: int) -> int:
+    """Print the lines that were added to a log; return how far it was read, in bytes.
+
+    Args:
+        path: the log; one that is shorter than before is a new one.
+        prefix: what to put before each line.
+        start: how far it was read before.
+    """
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(start if start <= size else 0)
-            data = file.read()
-            end = file.tell()
+            start = start if start <= file.seek(0, 2) else 0
+            file.seek(start)
+            data = _whole_lines(file.read())
     except OSError:
         return start
-    _print(data.decode(errors="replace").splitlines(), replica, several)
-    return end
+    _print(_lines(data), prefix)
+    return start + len(data)
 
 
-def _print(lines: list[str], replica: int, several: bool) -> None:
+def _whole_lines(data: bytes) -> bytes:
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _lines(data: bytes) -> list[str]:
+    """Return lines as a terminal counts them: a progress bar's returns begin no new one."""
+    text = data.decode(errors="replace")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _print(lines: list[str], prefix: str) -> None:
     for line in lines:
-        click.echo(f"[{replica}] {line}" if several else line)
+        click.echo(f"{prefix}{line}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.status import Status
 
@@ -26,6 +26,17 @@ models_option = click.option(
     metavar="FILE",
     help="models.yaml to read [default: $HPC_SERVE_MODELS, ./models.yaml, user's configuration].",
 )
+
+
+def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
+    """Return a decorator that adds options in their order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def examples(*lines: str) -> str:

@@ -6,17 +6,17 @@ from typing import Any
 
 import click
 
-from hpc.cli.build import DEFINITION_OPTIONS, definition_settings, with_options
-from hpc.cli.output import home_option, models_option
+from hpc.cli.build import DEFINITION_OPTIONS, definition_settings
+from hpc.cli.output import examples, home_option, models_option, with_options
 from hpc.cli.services import FLAGS as SERVICE_FLAGS
 
 
-@click.group()
+@click.group(epilog=examples("hpc-serve render sbatch mistral", "hpc-serve render apptainer vllm"))
 def render() -> None:
     """Print a script or definition; submit nothing."""
 
 
-@render.command()
+@render.command(epilog=examples("hpc-serve render sbatch mistral --time 08:00:00 | tail -n 20"))
 @click.argument("name")
 @click.option(
     "--replica",
@@ -44,7 +44,7 @@ def sbatch(
     click.echo(text, nl=False)
 
 
-@render.command()
+@render.command(epilog=examples("hpc-serve render apptainer llamacpp-cuda > llamacpp.def"))
 @click.argument("engine")
 @with_options(DEFINITION_OPTIONS)
 @home_option

@@ -20,6 +20,7 @@ from hpc.cli.output import (
     print_json,
     print_table,
     spinner,
+    with_options,
 )
 from hpc.model import Accelerator, Container, Engine, Server
 
@@ -58,17 +59,6 @@ ADHOC = (
         help="Option of the server itself, such as max-model-len=8192; may be repeated.",
     ),
 )
-
-
-def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    """Return a decorator that adds options in their order."""
-
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 def name_for(model: str) -> str:

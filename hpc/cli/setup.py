@@ -9,7 +9,7 @@ import click
 from hpc.cli import output
 
 
-@click.command()
+@click.command(epilog=output.examples("hpc-serve init", "hpc-serve init --dir project"))
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option(
     "--dir", "folder", default=".", metavar="DIR", help="Where models.yaml goes [default: here]."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -17,7 +19,7 @@ from hpc.config.schema import check_name
 from hpc.errors import HpcServeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 CODES = {
@@ -133,18 +135,36 @@ def test_every_command_has_help_with_a_sentence(
     assert max(map(len, out.splitlines())) <= 100
 
 
+def find(words: Sequence[str]) -> tuple[click.Command, list[str]]:
+    """Return the command that words call, and the words that are left."""
+    found: click.Command = main.root
+    left_over = list(words)
+    while left_over and isinstance(found, click.Group):
+        below = found.get_command(click.Context(found), left_over.pop(0))
+        assert below is not None, words
+        found = below
+    return found, left_over
+
+
 @pytest.mark.parametrize("words", EVERY, ids=" ".join)
-def test_every_option_says_what_it_is_for(
+def test_every_help_ends_with_examples_that_parse(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    context = click.Context(main.root)
-    found: click.Command = main.root
-    for word in words:
-        assert isinstance(found, click.Group)
-        command = found.get_command(context, word)
-        assert command is not None
-        found = command
-    options = [p for p in found.params if isinstance(p, click.Option)]
+    assert code(*words, "--help") == 0
+    end = capsys.readouterr().out.rpartition("\n\n")[2]
+    typed = re.findall(r"\bhpc-serve ([^|>)\n]+)", end)
+    assert typed
+    for line in typed:
+        example = shlex.split(line)
+        assert tuple(example[: len(words)]) == words
+        command, rest = find(example)
+        command.make_context(example[0], rest)
+
+
+@pytest.mark.parametrize("words", EVERY, ids=" ".join)
+def test_every_option_says_what_it_is_for(words: tuple[str, ...]) -> None:
+    command, _ = find(words)
+    options = [p for p in command.params if isinstance(p, click.Option)]
     assert [option.name for option in options if not option.help] == []
 
 
@@ -179,6 +199,8 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ("keys", "add"),
         ("keys", "add", "--name", "n", "--expires", "tomorrow"),
         ("render", "sbatch", "x", "--replica", "-1"),
+        ("logs", "x", "--replica", "-1"),
+        ("logs", "x", "--tail", "-1"),
     ],
     ids=" ".join,
 )

@@ -24,6 +24,26 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 GENERATOR = runpy.run_path(str(PROJECT / "scripts" / "make_config_reference"))
 
+VALUES = {
+    "HPC_SERVE_CONTAINER": "none",
+    "HPC_SERVE_SERVER": "llama-cpp-python",
+    "HPC_SERVE_IMAGE": "other.sif",
+    "HPC_SERVE_ACCELERATOR": "rocm",
+    "HPC_SERVE_REPLICAS": "3",
+    "HPC_SERVE_HF_HOME": "/cache",
+    "HPC_SERVE_PYTHON": "/other/python",
+    "HPC_SERVE_PARTITION": "gpu",
+    "HPC_SERVE_ACCOUNT": "a1",
+    "HPC_SERVE_QOS": "high",
+    "HPC_SERVE_CONSTRAINT": "avx512",
+    "HPC_SERVE_GPUS": "2",
+    "HPC_SERVE_GPU_TYPE": "h100",
+    "HPC_SERVE_CPUS": "3",
+    "HPC_SERVE_MEM": "3G",
+    "HPC_SERVE_TIME": "05:00",
+}
+"""Every setting that a variable carries, with something else than its default."""
+
 REGISTRIES = {
     "org": ("pypi", "pythonhosted", "npmjs", "debian", "pytorch", "anaconda"),
     "com": ("npmjs", "ubuntu"),
@@ -85,6 +105,30 @@ def test_the_reference_names_the_defaults_that_hold(
     assert said["load_timeout"] == str(spec.load_timeout_s)
     assert said["grace"] == str(spec.grace_s)
     assert said["max_restarts"] == str(spec.max_restarts)
+
+
+def test_every_variable_that_a_page_names_changes_what_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"(?<!_)HPC_SERVE_[A-Z_]+", pages))
+    places = {f"HPC_SERVE_{name}" for name in ("HOME", "MODELS", "SITE", "CLUSTER")}
+    monkeypatch.setenv("HPC_SERVE_SITE", str(tmp_path / "none.yaml"))
+    for name in VALUES:
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "models.yaml"
+    file.write_text("models: [{name: a, backend: llamacpp, model: /m.gguf}]\n")
+
+    def loaded() -> object:
+        return config.load(models_file=str(file), home=str(tmp_path / "state")).services["a"]
+
+    plain = loaded()
+    for name, value in VALUES.items():
+        monkeypatch.setenv(name, value)
+        assert loaded() != plain, name
+        monkeypatch.delenv(name)
+
+    assert named == places | set(VALUES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
