@@ -63,9 +63,14 @@ class AccessLog:
         if self._due is not None:
             self._due.cancel()
         self._hand_over()
-        ending = threading.Thread(target=self._listener.stop, daemon=True)
+        ending = threading.Thread(target=self._end, daemon=True)
         ending.start()
         ending.join(PATIENCE_S)
+
+    def _end(self) -> None:
+        """Wait for the last line and close the file; may never return."""
+        self._listener.stop()
+        self._file.close()
 
     def _flush(self) -> None:
         """Hand the lines over, unless the thread still has the last ones to take."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tests.contract.gateway.programs import Running
 
+LABELS = ("version", "model", "key", "kind", "phase", "status", "le")
 USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
 FIELDS = {
     *("time", "request_id", "key", "model", "replica", "status", "error"),
@@ -43,7 +44,10 @@ def counts(gateway: Running) -> dict[tuple[str, ...], float]:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     return {
-        (sample.name.removeprefix("hpc_serve_gateway_"), *sample.labels.values()): sample.value
+        (
+            sample.name.removeprefix("hpc_serve_gateway_"),
+            *(sample.labels[name] for name in LABELS if name in sample.labels),
+        ): sample.value
         for family in text_string_to_metric_families(answer.text)
         for sample in family.samples
     }
@@ -213,7 +217,7 @@ def test_nothing_secret_is_told(gateway: Running, home: Path) -> None:
     gateway.post({**words, "model": secret})
     with gateway.client() as client:
         client.get("/v1/models/" + secret)
-        client.get("/" + secret, headers={"x-request-id": secret + " "})
+        client.get("/" + secret, headers={"x-request-id": secret + "!"})
         told = client.get("/metrics").text
     lines(home, 5)
     told += log_of(home).read_text()

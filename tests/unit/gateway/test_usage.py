@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ STREAM = FRAME * 300 + LAST + b"data: [DONE]\n\n"
 def tail_of(data: bytes, cuts: list[int]) -> bytes:
     tail = Tail()
     edges = [0, *sorted(cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         tail.add(data[start:end])
     return tail.read()
 
