@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENCODER = json.JSONEncoder(separators=(",", ":"))
 FILE_BYTES = 16 * 1024 * 1024
 OLD_FILES = 4
 FLUSH_S = 0.2
@@ -54,7 +55,7 @@ class AccessLog:
         if len(self._lines) >= LINES_HELD:
             self._refused += 1
             return
-        self._lines.append(json.dumps(line, separators=(",", ":")))
+        self._lines.append(ENCODER.encode(line))
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 

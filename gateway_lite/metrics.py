@@ -70,36 +70,38 @@ class Metrics:
         Info(f"{PREFIX}_build", "What runs", registry=self._registry).info({"version": __version__})
         ProcessCollector(registry=self._registry)
 
-    def observe(self, record: Record, model: str, key: str, took_s: float) -> None:
+    def observe(
+        self, record: Record, model: str, key: str, used: Usage | None, took_s: float
+    ) -> None:
         """Count one request that has ended.
 
         Args:
             record: the request.
-            model: a known model's name, or another bounded word.
+            model: a known model's name, or another bounded word; empty where none was asked for.
             key: a key's name; empty where none was shown.
+            used: tokens, where they are known.
             took_s: seconds from its first byte to the last of its answer.
         """
-        about = (model, key, record.status // 100)
-        series = self._ready.get(about)
-        if series is None:
-            series = self._ready[about] = self._series(*about)
-        series.requests.inc()
+        status = record.status // 100
         if record.status >= 400:
             self._errors.labels(model, record.error or "engine").inc()
         if not model:
+            self._requests.labels(model, key, f"{status}xx").inc()
             return
+        series = self._ready.get((model, key, status))
+        if series is None:
+            series = self._ready[model, key, status] = self._series(model, key, status)
+        series.requests.inc()
         series.duration.observe(took_s)
-        if record.attempts:
+        if record.queue_s:
             series.queue.observe(record.queue_s)
         if record.attempts > 1:
-            self._retries.labels(model).inc(record.attempts - 1)
+            series.retries.inc(record.attempts - 1)
         if record.first_at is not None and record.status < 400:
             series.ttft.observe(record.first_at - record.began)
-
-    def count(self, used: Usage, model: str, key: str) -> None:
-        """Count the tokens of one request."""
-        self._tokens.labels(model, key, "prompt").inc(used.prompt)
-        self._tokens.labels(model, key, "completion").inc(used.completion)
+        if used is not None:
+            series.prompt.inc(used.prompt)
+            series.completion.inc(used.completion)
 
     def watch(self, live: Callable[[], Live]) -> None:
         """Measure the rest by this whenever somebody asks."""
@@ -112,9 +114,12 @@ class Metrics:
     def _series(self, model: str, key: str, status: int) -> _Series:
         return _Series(
             self._requests.labels(model, key, f"{status}xx"),
+            self._retries.labels(model),
             self._ttft.labels(model),
             self._duration.labels(model),
             self._queue.labels(model),
+            self._tokens.labels(model, key, "prompt"),
+            self._tokens.labels(model, key, "completion"),
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -133,9 +138,12 @@ class Metrics:
 @dataclass(frozen=True, slots=True)
 class _Series:
     requests: Counter
+    retries: Counter
     ttft: Histogram
     duration: Histogram
     queue: Histogram
+    prompt: Counter
+    completion: Counter
 
 
 class _Gauges:

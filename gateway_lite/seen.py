@@ -69,9 +69,7 @@ class Seen:
         principal = scope.get("principal")
         key = "" if principal is None else principal.name
         used = record.used()
-        self._metrics.observe(record, model, key, took_s)
-        if used is not None:
-            self._metrics.count(used, model, key)
+        self._metrics.observe(record, model, key, used, took_s)
         if self._log is not None:
             self._log.write(_line(record, model, key, used, took_s))
 

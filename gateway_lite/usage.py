@@ -11,6 +11,7 @@ SLACK_BYTES = 2 * 1024
 DONE = b"data: [DONE]"
 FIELD = b'"usage"'
 """An engine's own field: within a JSON string its quotes would carry backslashes."""
+DECODER = json.JSONDecoder()
 MOST = 2**40
 """Tokens above which a report is not believed."""
 
@@ -71,7 +72,7 @@ def _parse(text: bytes) -> Usage | None:
     if not value.startswith(b"{"):
         return None
     try:
-        report, _ = json.JSONDecoder().raw_decode(value.decode("latin-1"))
+        report, _ = DECODER.raw_decode(value.decode("latin-1"))
     except (ValueError, RecursionError):
         return None
     prompt = _count(report, "prompt_tokens", "input_tokens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from hpc import __version__, state
 from hpc.model import Phase
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
+    REPO,
     run_gateway,
     run_over,
     run_sidecar,
@@ -253,3 +255,14 @@ def test_a_sidecar_has_the_engines_metrics_and_no_log(tmp_path: Path) -> None:
         assert client.get("/metrics").json()["engine"] == "engine"
     assert engine.seen[0].path == "/metrics"
     assert list(tmp_path.rglob("access.log")) == []
+
+
+def test_the_page_names_every_metric(gateway: Running) -> None:
+    page = (REPO / "docs" / "gateway.md").read_text(encoding="utf-8")
+    table = page.partition("| metric | labels | what |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    with gateway.client() as client:
+        text = client.get("/metrics").text
+    typed = re.findall(r"^# TYPE hpc_serve_gateway_(\w+)", text, re.MULTILINE)
+
+    assert named == set(typed)

@@ -85,6 +85,20 @@ def test_the_state_of_things_is_measured_when_asked() -> None:
     assert found["heartbeats_stale", "m"] == 1
 
 
+def test_a_request_that_waited_in_vain_counts_its_wait() -> None:
+    metrics = Metrics()
+    seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
+    scope = {"path": "/v1/completions"}
+    record = seen.begin(scope, "id")
+    record.model, record.queue_s = "m", 300.0
+    record.failed(503, "queue_timeout")
+    seen.end(scope, record)
+    found = samples(metrics)
+
+    assert found["queue_wait_seconds_sum", "m"] == 300
+    assert found["errors_total", "m", "queue_timeout"] == 1
+
+
 def test_buckets_reach_from_five_milliseconds_to_five_minutes() -> None:
     assert (BUCKETS_S[0], BUCKETS_S[-1]) == (0.005, 300)
     assert list(BUCKETS_S) == sorted(set(BUCKETS_S))
