@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
@@ -67,6 +68,9 @@ class AccessLog:
         ending = threading.Thread(target=self._end, daemon=True)
         ending.start()
         ending.join(PATIENCE_S)
+        if ending.is_alive():
+            # It would wait at exit for the lock that the hanging thread holds.
+            atexit.unregister(logging.shutdown)
 
     def _end(self) -> None:
         """Wait for the last line and close the file; may never return."""

@@ -59,7 +59,5 @@ class Record:
             self.failed(LEFT, CLIENT_GONE)
 
     def used(self) -> usage.Usage | None:
-        """Return what a replica reports for a request that it served."""
-        if not self.replica or self.status >= 400:
-            return None
-        return usage.read(self.tail.read())
+        """Return what a replica reports of its work, also where that was cut short."""
+        return usage.read(self.tail.read()) if self.replica else None

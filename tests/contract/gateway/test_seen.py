@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import time
@@ -243,6 +244,19 @@ def test_a_log_that_cannot_be_written_costs_nobody_an_answer(home: Path) -> None
         assert gateway.post({}).status_code == 200
         wait_until(lambda: counts(gateway)["access_log_lost_total",] == 1)
         assert gateway.log.read_text().count("cannot write") == 1
+
+
+def test_a_log_that_hangs_delays_neither_answers_nor_the_end(home: Path) -> None:
+    """A pipe that nobody reads stands for a file system that is gone."""
+    with serve(Engine()) as url, run_gateway(home, {"m": url}) as gateway:
+        (record,) = home.glob("gateways/*/gateway.json")
+        os.mkfifo(record.parent / "access.log")
+        for _ in range(4):
+            assert gateway.post({}).status_code == 200
+            time.sleep(0.3)
+        began = time.monotonic()
+        assert gateway.terminate() == 0
+    assert time.monotonic() - began < 6
 
 
 def test_a_sidecar_has_the_engines_metrics_and_no_log(tmp_path: Path) -> None:
