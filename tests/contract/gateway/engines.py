@@ -96,9 +96,10 @@ class Engine:
                 await asyncio.to_thread(self.go.wait, 10)
             await asyncio.sleep(ask.get("gap", 0))
         request.worked_until = time.monotonic()
-        report = {"choices": [], "usage": ask.get("usage")}
-        last = b"data: " + json.dumps(report).encode() + b"\n\n" if report["usage"] else b""
-        done = last + b"data: [DONE]\n\n"
+        done = b"data: [DONE]\n\n"
+        if "usage" in ask:
+            report = json.dumps({"choices": [], "usage": ask["usage"]})
+            done = f"data: {report}\n\n".encode() + done
         if "linger" in ask:
             await send({"type": "http.response.body", "body": done, "more_body": True})
             await asyncio.sleep(ask["linger"])
