@@ -8,13 +8,16 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
 from gateway_lite import errors
+from gateway_lite.accesslog import AccessLog
 from gateway_lite.auth import Keys
 from gateway_lite.balance import Balancer
 from gateway_lite.catalog import Scanner
 from gateway_lite.edge import Edge, Gate
 from gateway_lite.forward import Forward
+from gateway_lite.metrics import Metrics
 from gateway_lite.proxy import Upstream
 from gateway_lite.routes import Pages
+from gateway_lite.seen import Seen
 from gateway_lite.watch import Watcher
 from hpc import state
 
@@ -39,6 +42,7 @@ class Gateway:
         backends: static servers.
         settings: limits.
         beat: publishes that this gateway lives, or None.
+        access_log: file that gets one line per request, or None.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Gateway:
         settings: Settings,
         *,
         beat: Callable[[], None] | None = None,
+        access_log: Path | None = None,
     ) -> None:
         self.gate = Gate()
         self._catalog: Catalog | None = None
@@ -65,8 +70,13 @@ class Gateway:
             gate=self.gate,
             settings=settings,
         )
-        inner = _router(forward, Pages(self._known))
-        self.app = Edge(inner, keys.find, self.gate, open_health=True)
+        self._seen = Seen(
+            models=lambda: self._catalog.models if self._catalog else {},
+            metrics=Metrics(),
+            log=None if access_log is None else AccessLog(access_log),
+        )
+        inner = _router(forward, Pages(self._known, self._seen.render))
+        self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
 
     async def start(self) -> None:
         """Read the state directory for the first time, and go on with that."""
@@ -74,9 +84,10 @@ class Gateway:
         await self.watcher.again(timeout_s=10.0)
 
     async def close(self) -> None:
-        """Close every connection to replicas."""
+        """Close every connection to replicas, and write what is left of the access log."""
         self.watcher.stop()
         await self._upstream.close()
+        self._seen.close()
 
     def _known(self) -> Catalog:
         if self._catalog is None:

@@ -39,12 +39,16 @@ class Model:
         phase: that of the replica nearest to serving.
         asked: replicas that there should be.
         replicas: those that take requests.
+        phases: those of all replicas.
+        stale: replicas whose heartbeat stopped.
     """
 
     name: str
     phase: Phase
     asked: int
     replicas: tuple[Replica, ...]
+    phases: tuple[Phase, ...] = ()
+    stale: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,9 @@ class Scanner:
             own = models.get(name)
             replicas = (*servers, *(own.replicas if own else ()))
             asked = len(servers) + (own.asked if own else 0)
-            models[name] = Model(name, Phase.READY, asked, replicas)
+            phases = (*[Phase.READY] * len(servers), *(own.phases if own else ()))
+            stale = own.stale if own else 0
+            models[name] = Model(name, Phase.READY, asked, replicas, phases, stale)
         self._prune(models)
         return Catalog(dict(sorted(models.items())))
 
@@ -143,14 +149,17 @@ class Scanner:
     def _model(self, name: str, asked: int, now: float) -> Model:
         phases = []
         replicas = []
+        stale = 0
         for number in range(asked):
             endpoint = self._endpoint(name, number)
             phase = phase_of(endpoint, now)
             phases.append(phase)
+            stale += endpoint is not None and phase is not endpoint.phase
             if endpoint is not None and phase is Phase.READY and endpoint.port:
                 replicas.append(self._replica(endpoint))
         best = min(phases, key=BEST_FIRST.index, default=Phase.STOPPED)
-        return Model(name, best, asked, tuple(r for r in replicas if r.secret))
+        usable = tuple(r for r in replicas if r.secret)
+        return Model(name, best, asked, usable, tuple(phases), stale)
 
     def _endpoint(self, name: str, number: int) -> Endpoint | None:
         """Return the record; where it cannot be read, the last one, once."""

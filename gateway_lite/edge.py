@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway_lite.asgi import App, Message, Receive, Scope, Send
+    from gateway_lite.record import Record
+    from gateway_lite.seen import Seen
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Edge:
         authenticate: takes the bearer token, returns who it is or None; raises ApiError.
         gate: shared with the server that drains.
         open_health: answer ``/healthz`` without a key.
+        seen: notes every request; None notes nothing.
     """
 
     def __init__(
@@ -73,28 +76,35 @@ class Edge:
         gate: Gate,
         *,
         open_health: bool,
+        seen: Seen | None = None,
     ) -> None:
         self._app = app
         self._authenticate = authenticate
         self._gate = gate
         self._open_health = open_health
+        self._seen = seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        answer = _Answer(send, request_id(scope))
-        scope["request_id"] = answer.request_id
+        name = request_id(scope)
+        record = None if self._seen is None else self._seen.begin(scope, name.decode())
+        answer = _Answer(send, name, record)
+        scope["request_id"] = name
         self._gate.enter()
         try:
             await self._serve(scope, receive, answer.send)
         except ClientGone:
-            log.debug("request %s: the client left", answer.request_id.decode())
+            answer.abandon()
+            log.debug("request %s: the client left", name.decode())
         except errors.ApiError as error:
             await answer.fail(error)
         except Exception:
-            log.exception("request %s failed", answer.request_id.decode())
+            log.exception("request %s failed", name.decode())
             await answer.fail(errors.internal())
         finally:
             self._gate.leave()
+            if self._seen is not None and record is not None:
+                self._seen.end(scope, record)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._gate.draining:
@@ -110,9 +120,10 @@ class Edge:
 class _Answer:
     """One answer on its way out: knows whether and as what it has begun."""
 
-    def __init__(self, send: Send, name: bytes) -> None:
+    def __init__(self, send: Send, name: bytes, record: Record | None) -> None:
         self._send = send
-        self.request_id = name
+        self._name = name
+        self._record = record
         self._begun = False
         self._events = False
 
@@ -121,11 +132,24 @@ class _Answer:
         if message["type"] == "http.response.start":
             self._begun = True
             self._events = _is_event_stream(message["headers"])
-            message["headers"] = [*message["headers"], (b"x-request-id", self.request_id)]
+            message["headers"] = [*message["headers"], (b"x-request-id", self._name)]
+            if self._record is not None:
+                self._record.status = message["status"]
+            return await self._send(message)
         await self._send(message)
+        if self._record is not None:
+            self._record.sent(message.get("body", b""), more=message.get("more_body", False))
+        return None
+
+    def abandon(self) -> None:
+        """Note that nobody waits for it any more."""
+        if self._record is not None:
+            self._record.left()
 
     async def fail(self, error: errors.ApiError) -> None:
         """Answer with an error, or end a stream with one; cut anything else short."""
+        if self._record is not None:
+            self._record.failed(error.status, error.code)
         if not self._begun:
             await send_error(self.send, error)
         elif self._events:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gateway_lite.catalog import Catalog
     from gateway_lite.edge import Gate
     from gateway_lite.proxy import Reply, Upstream
+    from gateway_lite.record import Record
     from gateway_lite.settings import Settings
     from gateway_lite.watch import Watcher
 
@@ -36,6 +38,7 @@ class Exchange:
     """One request while it is served.
 
     Attributes:
+        record: what is noted of it.
         tried: keys of replicas that failed it.
         replayed: a replica may have worked on it already; that happens once at most.
         renewed: a replica's secret was read again for it.
@@ -45,6 +48,7 @@ class Exchange:
     headers: Mapping[str, str]
     body: bytes
     model: str
+    record: Record
     tried: set[str] = field(default_factory=set)
     replayed: bool = False
     renewed: bool = False
@@ -104,11 +108,12 @@ class Forward:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        record: Record = scope["record"]
         body = await read_body(scope, receive, self._settings.body_bytes)
-        model = model_of(body)
+        model = record.model = model_of(body)
         if not scope["principal"].allows(model):
             raise errors.model_not_allowed(model)
-        exchange = Exchange(scope["path"], upstream_headers(scope), body, model)
+        exchange = Exchange(scope["path"], upstream_headers(scope), body, model, record)
         await while_connected(receive, self._serve(exchange, send), self._gate.expired)
 
     async def _serve(self, exchange: Exchange, send: Send) -> None:
@@ -124,14 +129,19 @@ class Forward:
         model = self._catalog().models.get(exchange.model)
         if model is None:
             raise errors.model_not_found(exchange.model)
+        began = time.perf_counter()
         try:
             return await self._balancer.acquire(model.name, avoid=exchange.tried)
         except NoReplicaError:
             now = self._catalog().models.get(model.name, model)
             raise errors.model_not_ready(model.name, now.phase) from None
+        finally:
+            exchange.record.queue_s += time.perf_counter() - began
 
     async def _attempt(self, exchange: Exchange, replica: Replica) -> Reply | None:
         """Ask one replica; None means that another attempt is allowed."""
+        exchange.record.attempts += 1
+        exchange.record.replica = replica.name
         headers = dict(exchange.headers)
         if replica.secret is not None:
             headers["authorization"] = f"Bearer {replica.secret}"

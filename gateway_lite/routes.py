@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway_lite import errors
@@ -18,16 +19,20 @@ if TYPE_CHECKING:
 
     from gateway_lite.catalog import Catalog, Model
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 
 class Pages:
     """What can be told from the catalog.
 
     Args:
         catalog: returns the current one, or raises an ApiError.
+        metrics: returns all of them as text; called in a thread.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+    def __init__(self, catalog: Callable[[], Catalog], metrics: Callable[[], bytes]) -> None:
         self._catalog = catalog
+        self._metrics = metrics
         self._created = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -37,6 +42,7 @@ class Pages:
             Route("/v1/models/{name:path}", self.model),
             Route("/readyz", self.ready),
             Route("/version", self.version),
+            Route("/metrics", self.metrics),
         ]
 
     async def models(self, request: Request) -> JSONResponse:
@@ -73,6 +79,12 @@ class Pages:
         """Tell which version runs."""
         del request
         return JSONResponse({"name": "hpc-serve", "version": __version__})
+
+    async def metrics(self, request: Request) -> Response:
+        """Tell what was counted, in the form that Prometheus reads."""
+        del request
+        text = await asyncio.to_thread(self._metrics)
+        return Response(text, headers={"content-type": METRICS_TYPE})
 
     def _describe(self, model: Model) -> dict[str, Any]:
         return {

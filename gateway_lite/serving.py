@@ -82,7 +82,14 @@ async def serve(config: Config, address: Address, settings: Settings) -> None:
     keys.load(state.keys_path(config.home))
     with listen(address.host, address.port, or_any=address.or_any) as sock:
         beat = Beat(config, _record(config, address.host, sock.getsockname()[1]))
-        gateway = Gateway(config.home, config.backends, settings, beat=beat)
+        folder = state.gateway_dir(config.home, socket.gethostname())
+        gateway = Gateway(
+            config.home,
+            config.backends,
+            settings,
+            beat=beat,
+            access_log=folder / "access.log",
+        )
         server = Server(gateway.app, gateway.gate, settings)
         try:
             await gateway.start()

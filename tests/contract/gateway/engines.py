@@ -43,7 +43,8 @@ class Engine:
 
     ``wait`` sleeps before the head, ``prefill`` between head and first frame, ``gap`` between
     frames, ``n`` counts the frames, ``hold`` stops after the first frame until ``go`` is set,
-    ``die`` breaks the connection after so many frames, ``status`` answers with that.
+    ``die`` breaks the connection after so many frames, ``status`` answers with that, ``usage`` is
+    reported at the end, ``linger`` sleeps between the last word and the end.
     """
 
     name: str = "engine"
@@ -95,11 +96,21 @@ class Engine:
                 await asyncio.to_thread(self.go.wait, 10)
             await asyncio.sleep(ask.get("gap", 0))
         request.worked_until = time.monotonic()
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        done = b"data: [DONE]\n\n"
+        if "usage" in ask:
+            report = json.dumps({"choices": [], "usage": ask["usage"]})
+            done = f"data: {report}\n\n".encode() + done
+        if "linger" in ask:
+            await send({"type": "http.response.body", "body": done, "more_body": True})
+            await asyncio.sleep(ask["linger"])
+            done = b""
+        await send({"type": "http.response.body", "body": done})
         return None
 
     async def _whole(self, status: int, ask: dict[str, Any], send: Any) -> None:
         answer = {"object": "chat.completion", "engine": self.name, "choices": []}
+        if "usage" in ask:
+            answer["usage"] = ask["usage"]
         content = json.dumps(answer).encode()
         head = [(b"content-type", b"application/json"), (b"retry-after", b"7")]
         length = (b"content-length", str(len(content)).encode())

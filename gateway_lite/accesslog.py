@@ -1,0 +1,121 @@
+"""One line of JSON per request, in a file that may hang without anybody waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from io import TextIOWrapper
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+ENCODER = json.JSONEncoder(separators=(",", ":"))
+FILE_BYTES = 16 * 1024 * 1024
+OLD_FILES = 4
+FLUSH_S = 0.2
+"""Seconds that a line may wait for others, so that one wake of the thread writes many."""
+LINES_HELD = 10_000
+"""Lines kept while the file hangs; further ones are lost, and counted."""
+PATIENCE_S = 2.0
+
+
+class AccessLog:
+    """Writes lines from a thread of its own; used from one event loop.
+
+    Args:
+        path: the file; older ones get ``.1`` and so on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lines: list[str] = []
+        self._due: asyncio.TimerHandle | None = None
+        self._queue: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        self._file = _PrivateFile(path)
+        self._handler = QueueHandler(self._queue)
+        self._listener = QueueListener(self._queue, self._file)
+        self._listener.start()
+        self._refused = 0
+
+    @property
+    def lost(self) -> int:
+        """Lines that came while too many waited, or that the file did not take."""
+        return self._refused + self._file.lost
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Note one line; costs no system call."""
+        if len(self._lines) >= LINES_HELD:
+            self._refused += 1
+            return
+        self._lines.append(ENCODER.encode(line))
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def close(self) -> None:
+        """Write what is left; give up where the file system hangs."""
+        if self._due is not None:
+            self._due.cancel()
+        self._hand_over()
+        ending = threading.Thread(target=self._end, daemon=True)
+        ending.start()
+        ending.join(PATIENCE_S)
+        if ending.is_alive():
+            # It would wait at exit for the lock that the hanging thread holds.
+            atexit.unregister(logging.shutdown)
+
+    def _end(self) -> None:
+        """Wait for the last line and close the file; may never return."""
+        self._listener.stop()
+        self._file.close()
+
+    def _flush(self) -> None:
+        """Hand the lines over, unless the thread still has the last ones to take."""
+        self._due = None
+        if self._queue.empty():
+            self._hand_over()
+        else:
+            self._due = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _hand_over(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self._handler.enqueue(logging.makeLogRecord({"msg": "\n".join(lines)}))
+
+
+class _PrivateFile(RotatingFileHandler):
+    """A file that only its owner can read, opened when there is something to write."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path, maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8", delay=True
+        )
+        self._complaint = ""
+        self.lost = 0
+
+    def _open(self) -> TextIOWrapper:
+        return open(  # type: ignore[return-value]
+            self.baseFilename, self.mode, encoding=self.encoding, opener=_private
+        )
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base's name
+        """Say once what is wrong with the file, and count the lines."""
+        self.lost += record.getMessage().count("\n") + 1
+        text = f"cannot write {self.baseFilename}: {sys.exc_info()[1]}"
+        if text != self._complaint:
+            log.warning("%s", text)
+        self._complaint = text
+
+
+def _private(path: str, flags: int) -> int:
+    handle = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(handle, 0o600)
+    return handle
