@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -73,8 +74,8 @@ def start_engine(
         _make_cache(Path(launch.env["HF_HOME"]))
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
-    socket = run_dir / "engine.sock"
-    socket.unlink(missing_ok=True)  # a killed engine's; the next could not bind
+    door = run_dir / "engine.sock"
+    door.unlink(missing_ok=True)  # a killed engine's; the next could not bind
     argv, env = launch.argv, {**_inherited(), **launch.env}
     if spec.container == "apptainer":
         argv = apptainer.exec_argv(
@@ -89,7 +90,7 @@ def start_engine(
         env = apptainer.container_env(launch.env, os.environ)
     log_start = log_path.stat().st_size if log_path.exists() else 0
     started = process.spawn(argv, log=log_path, env=env, cwd=run_dir, leashed=True)
-    return Running(started, launch, log_path, str(socket), log_start)
+    return Running(started, launch, log_path, str(door), log_start)
 
 
 def _inherited() -> dict[str, str]:
@@ -138,11 +139,20 @@ def wait_ready(
 
 
 def _answers(client: httpx.Client, running: Running) -> bool:
+    if not _listens(running.socket):
+        return False
     try:
         answer = client.get(running.launch.probe.path, timeout=PROBE_TIMEOUT_S)
     except httpx.TransportError:
         return False
     return answer.status_code == httpx.codes.OK
+
+
+def _listens(path: str) -> bool:
+    """Try a connection, since httpx leaves a Unix socket that was refused unclosed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        return probe.connect_ex(path) == 0
 
 
 def check_alive(running: Running, spec: ServiceSpec) -> None:

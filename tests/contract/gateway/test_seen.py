@@ -139,7 +139,7 @@ def test_errors_are_counted_by_kind(gateway: Running, home: Path) -> None:
 
 
 def test_retries_are_counted(home: Path) -> None:
-    with serve(Engine()) as url, run_over(home, [dead_address(), url]) as gateway:
+    with dead_address() as dead, serve(Engine()) as url, run_over(home, [dead, url]) as gateway:
         for _ in range(12):
             assert gateway.post({}).status_code == 200
             time.sleep(0.01)
