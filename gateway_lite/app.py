@@ -19,13 +19,13 @@ from gateway_lite.watch import Watcher
 from hpc import state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from gateway_lite.asgi import App, Receive, Scope, Send
     from gateway_lite.catalog import Catalog
+    from gateway_lite.reload import Models
     from gateway_lite.settings import Settings
-    from hpc.config import Backend
 
 POST_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 WRONG_METHOD = 405
@@ -36,7 +36,7 @@ class Gateway:
 
     Args:
         root: the state directory.
-        backends: static servers.
+        models: the models.yaml in force.
         settings: limits.
         beat: publishes that this gateway lives, or None.
     """
@@ -44,7 +44,7 @@ class Gateway:
     def __init__(
         self,
         root: Path,
-        backends: Sequence[Backend],
+        models: Models,
         settings: Settings,
         *,
         beat: Callable[[], None] | None = None,
@@ -55,7 +55,12 @@ class Gateway:
         self._balancer = Balancer(settings)
         keys = Keys(state.keys_path(root))
         self.watcher = Watcher(
-            Scanner(root, backends), keys, beat=beat, publish=self._publish, settings=settings
+            Scanner(root, models.backends),
+            keys,
+            models,
+            beat=beat,
+            publish=self._publish,
+            settings=settings,
         )
         forward = Forward(
             catalog=self._known,
@@ -65,7 +70,7 @@ class Gateway:
             gate=self.gate,
             settings=settings,
         )
-        inner = _router(forward, Pages(self._known))
+        inner = _router(forward, Pages(self._known, models))
         self.app = Edge(inner, keys.find, self.gate, open_health=True)
 
     async def start(self) -> None:
@@ -86,6 +91,7 @@ class Gateway:
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._balancer.update(catalog.pools())
+        self._upstream.keep(catalog.addresses())
 
 
 def _router(forward: Forward, pages: Pages) -> App:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from gateway_lite.catalog import Catalog, Model
+    from gateway_lite.reload import Models
 
 
 class Pages:
@@ -24,10 +25,12 @@ class Pages:
 
     Args:
         catalog: returns the current one, or raises an ApiError.
+        models: the models.yaml in force.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+    def __init__(self, catalog: Callable[[], Catalog], models: Models) -> None:
         self._catalog = catalog
+        self._models = models
         self._created = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -70,9 +73,18 @@ class Pages:
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def version(self, request: Request) -> JSONResponse:
-        """Tell which version runs."""
+        """Tell which version runs, and whether models.yaml is in force as it stands."""
         del request
-        return JSONResponse({"name": "hpc-serve", "version": __version__})
+        told = {"models_file": self._models_file()}
+        return JSONResponse({"name": "hpc-serve", "version": __version__, **told})
+
+    def _models_file(self) -> dict[str, Any]:
+        """Return what became of the file; users need not learn in which folder it is."""
+        found, path = self._models.outcome, self._models.path
+        refused = found.refused
+        if refused is not None and path is not None:
+            refused = refused.replace(f"{path.parent}/", "")
+        return {"taken_at": found.taken_at, "refused": refused, "refused_at": found.refused_at}
 
     def _describe(self, model: Model) -> dict[str, Any]:
         return {
