@@ -30,8 +30,6 @@ SETTLE_S = 0.4
 RETRY_S = 2.0
 """Seconds between two readings of a refused file: what is wrong may stand in the site file."""
 SAYS_MODELS = re.compile(r"^[^#\n]*\bmodels\b", re.MULTILINE)
-UNFORESEEN = (OSError, ValueError, TypeError, RecursionError)
-"""What YAML's own constructors raise for a date or a key that cannot be."""
 
 
 def compare(old: Mapping[str, object], new: Mapping[str, object]) -> Reload:
@@ -93,7 +91,7 @@ class Models:
                 return False
         except HpcServeError as error:
             self._refuse(str(error), began)
-        except UNFORESEEN as error:
+        except Exception as error:  # noqa: BLE001 - such as YAML's own for a date that cannot be
             self._refuse(f"{self.path} is not usable: {type(error).__name__}", began)
         else:
             self._take(resolved, began)

@@ -89,7 +89,7 @@ def reload(home: str | None, *, as_json: bool) -> None:
     changes = _changes(outcome)
     if outcome.taken_at < asked_at:
         since = output.duration(time.time() - outcome.taken_at)
-        changes = f"nothing new; in force since {since} ago" + (f": {changes}" if changes else "")
+        changes = f"nothing new; in force for {since}" + (f": {changes}" if changes else "")
     click.echo(changes)
     return None
 
@@ -159,7 +159,7 @@ def _complain(row: dict[str, Any]) -> None:
     told = row["reload"]
     if told["refused"] is not None and row["state"] == "running":
         since = output.duration(time.time() - (told["refused_at"] or 0.0))
-        click.echo(f"{row['hostname']} refuses its models file since {since}: {told['refused']}")
+        click.echo(f"{row['hostname']} refuses its models file for {since}: {told['refused']}")
 
 
 def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
