@@ -85,16 +85,13 @@ class Models:
         found = self._look()
         if not self._due(found):
             return False
-        try:
-            resolved = self._load(found)
-            if self._look() != found:
-                return False
-        except HpcServeError as error:
-            self._refuse(str(error), began)
-        except Exception as error:  # noqa: BLE001 - such as YAML's own for a date that cannot be
-            self._refuse(f"{self.path} is not usable: {type(error).__name__}", began)
+        verdict = self._judge(found)
+        if self._look() != found:  # it was written while we read
+            return False
+        if isinstance(verdict, str):
+            self._refuse(verdict, began)
         else:
-            self._take(resolved, began)
+            self._take(verdict, began)
         self._read, self._asked = found, False
         self._retry_at = time.monotonic() + RETRY_S
         return self.outcome is not before
@@ -118,6 +115,15 @@ class Models:
             return keys.stamp(self.path) or f"there is no models file {self.path}"
         except (HpcServeError, OSError) as error:
             return str(error)
+
+    def _judge(self, found: Stamp | str) -> Config | str:
+        """Return what the file says, or why it cannot come into force."""
+        try:
+            return self._load(found)
+        except HpcServeError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - such as YAML's own for a date that cannot be
+            return f"{self.path} is not usable: {type(error).__name__}"
 
     def _load(self, found: Stamp | str) -> Config:
         """Read the file; the state directory must be there, as loading would make it anew."""
