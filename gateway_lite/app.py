@@ -22,13 +22,13 @@ from gateway_lite.watch import Watcher
 from hpc import state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from gateway_lite.asgi import App, Receive, Scope, Send
     from gateway_lite.catalog import Catalog
+    from gateway_lite.reload import Models
     from gateway_lite.settings import Settings
-    from hpc.config import Backend
 
 POST_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 WRONG_METHOD = 405
@@ -39,7 +39,7 @@ class Gateway:
 
     Args:
         root: the state directory.
-        backends: static servers.
+        models: the models.yaml in force.
         settings: limits.
         beat: publishes that this gateway lives, or None.
         access_log: file that gets one line per request, or None.
@@ -48,7 +48,7 @@ class Gateway:
     def __init__(
         self,
         root: Path,
-        backends: Sequence[Backend],
+        models: Models,
         settings: Settings,
         *,
         beat: Callable[[], None] | None = None,
@@ -60,7 +60,12 @@ class Gateway:
         self._balancer = Balancer(settings)
         keys = Keys(state.keys_path(root))
         self.watcher = Watcher(
-            Scanner(root, backends), keys, beat=beat, publish=self._publish, settings=settings
+            Scanner(root, models.backends),
+            keys,
+            models,
+            beat=beat,
+            publish=self._publish,
+            settings=settings,
         )
         forward = Forward(
             catalog=self._known,
@@ -75,7 +80,7 @@ class Gateway:
             metrics=Metrics(),
             log=None if access_log is None else AccessLog(access_log),
         )
-        inner = _router(forward, Pages(self._known, self._seen.render))
+        inner = _router(forward, Pages(self._known, models, self._seen.render))
         self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
 
     async def start(self) -> None:
@@ -97,6 +102,7 @@ class Gateway:
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._balancer.update(catalog.pools())
+        self._upstream.keep(catalog.addresses())
 
 
 def _router(forward: Forward, pages: Pages) -> App:

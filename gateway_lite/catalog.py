@@ -61,6 +61,10 @@ class Catalog:
         """Return the replicas that take requests, by model."""
         return {name: model.replicas for name, model in self.models.items()}
 
+    def addresses(self) -> set[str]:
+        """Return where the replicas that take requests listen."""
+        return {replica.url for model in self.models.values() for replica in model.replicas}
+
 
 def phase_of(endpoint: Endpoint | None, now: float) -> Phase:
     """Return what a replica can be taken to do.
@@ -111,6 +115,10 @@ class Scanner:
         self._known: dict[str, int] = {}
         self._endpoints: dict[tuple[str, int], Endpoint] = {}
         self._secrets: dict[str, str] = {}
+
+    def serve(self, backends: Sequence[Backend]) -> None:
+        """Take over other static servers, from the next scan on."""
+        self._static = static_models(backends)
 
     def scan(self, now: float, refused: Collection[str] = ()) -> Catalog:
         """Return what is there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from gateway_lite import errors
 from gateway_lite.asgi import header
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from gateway_lite.asgi import Scope, Send
     from gateway_lite.settings import Settings
@@ -59,13 +60,16 @@ class Reply:
     """An answer of which the head and the first bytes are here.
 
     Attributes:
+        url: what was asked.
         status: HTTP status.
         kind: the content type.
         first: bytes that came already; all of it for JSON.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
         self._response = response
+        self._connection = response.connection
+        self.url = url
         self.status = response.status
         self.kind = response.headers.get("content-type", "application/json").encode("latin-1")
         self.first = b""
@@ -116,6 +120,12 @@ class Reply:
                 raise UpstreamError(Fault.TOO_LARGE, f"more than {limit} bytes")
         self.first = b"".join(parts)
 
+    def retire(self) -> None:
+        """Use the connection for nothing more after this answer."""
+        protocol = self._connection.protocol if self._connection is not None else None
+        if protocol is not None:
+            protocol.force_close()
+
     def close(self) -> None:
         """Close the connection where the answer is not complete: that cancels the work."""
         self._response.close()
@@ -136,6 +146,18 @@ class Upstream:
         )
         self._kept = self._session(_connector(socket, keep_s=settings.pool_idle_s))
         self._fresh = self._session(_connector(socket, keep_s=None))
+        self._under_way: weakref.WeakSet[Reply] = weakref.WeakSet()
+        self._served: tuple[str, ...] = ("",)
+
+    def keep(self, addresses: Collection[str]) -> None:
+        """Keep connections to these replicas only; what is under way to others still ends well."""
+        self._served = tuple(f"{address}/" for address in addresses)
+        for reply in list(self._under_way):
+            self._retire(reply)
+
+    def _retire(self, reply: Reply) -> None:
+        if not reply.url.startswith(self._served):
+            reply.retire()
 
     async def open(
         self,
@@ -169,7 +191,9 @@ class Upstream:
             )
         except FAILURES as error:
             raise _fault(error) from error
-        reply = Reply(response)
+        reply = Reply(response, url)
+        self._retire(reply)
+        self._under_way.add(reply)
         try:
             await reply.prefetch(self._settings.body_bytes)
         except BaseException:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from gateway_lite.catalog import Catalog, Model
+    from gateway_lite.reload import Models
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -27,11 +28,15 @@ class Pages:
 
     Args:
         catalog: returns the current one, or raises an ApiError.
+        models: the models.yaml in force.
         metrics: returns all of them as text; called in a thread.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog], metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self, catalog: Callable[[], Catalog], models: Models, metrics: Callable[[], bytes]
+    ) -> None:
         self._catalog = catalog
+        self._models = models
         self._metrics = metrics
         self._created = int(time.time())
 
@@ -76,9 +81,18 @@ class Pages:
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def version(self, request: Request) -> JSONResponse:
-        """Tell which version runs."""
+        """Tell which version runs, and whether models.yaml is in force as it stands."""
         del request
-        return JSONResponse({"name": "hpc-serve", "version": __version__})
+        told = {"models_file": self._models_file()}
+        return JSONResponse({"name": "hpc-serve", "version": __version__, **told})
+
+    def _models_file(self) -> dict[str, Any]:
+        """Return what became of the file; users need not learn in which folder it is."""
+        found, path = self._models.outcome, self._models.path
+        refused = found.refused
+        if refused is not None and path is not None:
+            refused = refused.replace(f"{path.parent}/", "")
+        return {"taken_at": found.taken_at, "refused": refused, "refused_at": found.refused_at}
 
     async def metrics(self, request: Request) -> Response:
         """Tell what was counted, in the form that Prometheus reads."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -11,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gateway_lite.app import Gateway
+from gateway_lite.reload import Models
 from gateway_lite.server import Server, listen
 from hpc import __version__, keys, state
 from hpc.model import GatewayRecord
@@ -43,11 +46,13 @@ class Beat:
     Args:
         config: names the state directory.
         record: what is published, with a new heartbeat each time.
+        models: the models.yaml in force; news of it are published at once.
     """
 
-    def __init__(self, config: Config, record: GatewayRecord) -> None:
+    def __init__(self, config: Config, record: GatewayRecord, models: Models) -> None:
         self._root = config.home
         self._record = record
+        self._models = models
         self._next = 0.0
         self._ended = False
         self._lock = threading.Lock()
@@ -55,10 +60,14 @@ class Beat:
     def __call__(self) -> None:
         """Publish, where the last time is long enough ago."""
         with self._lock:
-            if self._ended or time.monotonic() < self._next:
+            news = replace(self._record, reload=self._models.outcome, models_file=self._file())
+            if self._ended or (news == self._record and time.monotonic() < self._next):
                 return
-            self._next = time.monotonic() + state.BEAT_S
-            state.save_gateway(self._root, replace(self._record, beat_at=time.time()))
+            state.save_gateway(self._root, replace(news, beat_at=time.time()))
+            self._record, self._next = news, time.monotonic() + state.BEAT_S
+
+    def _file(self) -> str | None:
+        return None if self._models.path is None else str(self._models.path)
 
     def end(self) -> None:
         """Remove the record, if it still is ours; give up where the file system hangs."""
@@ -72,7 +81,7 @@ class Beat:
 
 
 async def serve(config: Config, address: Address, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT, and read models.yaml again on SIGHUP.
 
     Raises:
         ConfigError: the keys file may not be used.
@@ -81,16 +90,14 @@ async def serve(config: Config, address: Address, settings: Settings) -> None:
     """
     keys.load(state.keys_path(config.home))
     with listen(address.host, address.port, or_any=address.or_any) as sock:
-        beat = Beat(config, _record(config, address.host, sock.getsockname()[1]))
+        models = Models(config)
+        beat = Beat(config, _record(address.host, sock.getsockname()[1]), models)
         folder = state.gateway_dir(config.home, socket.gethostname())
         gateway = Gateway(
-            config.home,
-            config.backends,
-            settings,
-            beat=beat,
-            access_log=folder / "access.log",
+            config.home, models, settings, beat=beat, access_log=folder / "access.log"
         )
         server = Server(gateway.app, gateway.gate, settings)
+        _on_hangup(gateway, server)
         try:
             await gateway.start()
             beat()
@@ -101,7 +108,20 @@ async def serve(config: Config, address: Address, settings: Settings) -> None:
             beat.end()
 
 
-def _record(config: Config, host: str, port: int) -> GatewayRecord:
+def _on_hangup(gateway: Gateway, server: Server) -> None:
+    """Reload on SIGHUP, unless it says that the terminal we run in is closed."""
+    attached = os.isatty(0)
+
+    def react() -> None:
+        if attached and not os.isatty(0):
+            server.end()
+        else:
+            gateway.watcher.reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, react)
+
+
+def _record(host: str, port: int) -> GatewayRecord:
     now = time.time()
     return GatewayRecord(
         hostname=socket.gethostname(),
@@ -111,5 +131,4 @@ def _record(config: Config, host: str, port: int) -> GatewayRecord:
         started_at=now,
         beat_at=now,
         version=__version__,
-        models_file=None if config.models_file is None else str(config.models_file),
     )

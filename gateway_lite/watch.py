@@ -1,4 +1,4 @@
-"""A thread that reads the state directory, so that a hanging file system never stops a stream."""
+"""A thread that reads what is on disk, so that a hanging file system never stops a stream."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
     from gateway_lite.auth import Keys
     from gateway_lite.catalog import Catalog, Scanner
+    from gateway_lite.reload import Models
     from gateway_lite.settings import Settings
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0
-"""Seconds between two looks at the keys: a revoked one must end within two."""
+TICK_S = 0.5
+"""Seconds between two looks at keys and models: an edit counts within two, and needs two looks."""
 
 
 class Watcher:
-    """Keeps the catalog and the keys as they are on disk.
+    """Keeps the catalog, the keys and the models as they are on disk.
 
     It is a daemon thread: where a read never returns, the gateway still serves what it knows, and
     still ends when told to.
@@ -33,6 +34,7 @@ class Watcher:
     Args:
         scanner: reads the catalog.
         keys: reads itself.
+        models: reads itself.
         beat: publishes that this gateway lives, or None.
         publish: takes a new catalog, in the event loop.
         settings: how often.
@@ -42,6 +44,7 @@ class Watcher:
         self,
         scanner: Scanner,
         keys: Keys,
+        models: Models,
         *,
         beat: Callable[[], None] | None,
         publish: Callable[[Catalog], None],
@@ -49,12 +52,14 @@ class Watcher:
     ) -> None:
         self._scanner = scanner
         self._keys = keys
+        self._models = models
         self._beat = beat
         self._publish = publish
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Event()
         self._stopped = False
+        self._reload = False
         self._refused: set[str] = set()
         self._waiting: list[asyncio.Future[None]] = []
         self._complaint = ""
@@ -67,6 +72,11 @@ class Watcher:
     def stop(self) -> None:
         """End after the read under way, for which nobody waits."""
         self._stopped = True
+        self._wake.set()
+
+    def reload(self) -> None:
+        """Read models.yaml now rather than later."""
+        self._reload = True
         self._wake.set()
 
     async def again(self, *, refused: str | None = None, timeout_s: float = 3.0) -> None:
@@ -89,7 +99,7 @@ class Watcher:
             self._wake.clear()
             try:
                 self._keys.refresh()
-                if self._waiting or time.monotonic() >= scan_at:
+                if self._reread() or self._waiting or time.monotonic() >= scan_at:
                     self._scan()
                     scan_at = time.monotonic() + self._settings.scan_s
             except Exception:
@@ -97,6 +107,14 @@ class Watcher:
                     return
                 log.exception("reading the state directory failed")
             self._wake.wait(TICK_S)
+
+    def _reread(self) -> bool:
+        """Read models.yaml; tell whether that has news to act on."""
+        asked, self._reload = self._reload, False
+        if not self._models.refresh(asked=asked):
+            return False
+        self._scanner.serve(self._models.backends)
+        return True
 
     def _scan(self) -> None:
         refused, self._refused = self._refused, set()

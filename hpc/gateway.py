@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import signal
 import socket
 import sys
 import time
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from hpc import keys, process, state
 from hpc.config import find_models
-from hpc.errors import GatewayError
+from hpc.errors import ConfigError, GatewayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from hpc.model import GatewayRecord
+    from hpc.model import GatewayRecord, Reload
 
 HOST = "127.0.0.1"
 MARKER = "lite run"
@@ -29,6 +30,7 @@ START_S = 30.0
 POLL_S = 0.05
 KEYS_S = 10.0
 """Seconds in which a running gateway must have read a changed keys file."""
+RELOAD_S = 15.0
 SHOWN_LINES = 3
 
 
@@ -159,6 +161,27 @@ def stop(root: Path) -> bool:
         raise GatewayError(f"the gateway on {hostname} (pid {record.pid}) does not end")
     state.drop_gateway(root, hostname)
     return running
+
+
+def reload(root: Path) -> Reload:
+    """Have this machine's gateway read models.yaml now, and return what became of it.
+
+    Raises:
+        GatewayError: none runs, or it does not answer.
+        ConfigError: the file is refused; says why.
+    """
+    record, asked_at = find(root), time.time()
+    if record is None or not record.reload.read_at:  # an older one would end at the signal
+        raise GatewayError("no gateway runs on this machine that can reload")
+    os.kill(record.pid, signal.SIGHUP)
+    while record is None or record.reload.read_at < asked_at:
+        if time.time() > asked_at + RELOAD_S:
+            raise GatewayError(f"the gateway did not read models.yaml within {RELOAD_S:g} s")
+        time.sleep(POLL_S)
+        record = state.load_gateway(root, socket.gethostname())
+    if record.reload.refused is not None:
+        raise ConfigError(record.reload.refused, hint="the gateway goes on with what it had")
+    return record.reload
 
 
 def ensure(root: Path, *, models_file: str | None = None) -> Access:

@@ -176,6 +176,29 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """What became of models.yaml in a running gateway; times are Unix seconds.
+
+    Attributes:
+        read_at: when the last reading that somebody asked for, or that found news, began.
+        taken_at: when the models in force were taken over.
+        added: models that came with them.
+        removed: models that went.
+        changed: models that are served otherwise than before.
+        refused: why the file as it is now is not in force, or None.
+        refused_at: when that was first found.
+    """
+
+    read_at: float = 0.0
+    taken_at: float = 0.0
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    refused: str | None = None
+    refused_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayRecord:
     """Where one host's gateway listens; written by the gateway only.
 
@@ -185,6 +208,8 @@ class GatewayRecord:
         port: TCP port.
         pid: its process, valid on that machine only.
         beat_at: Unix time of the last heartbeat.
+        models_file: the models.yaml that it reads, or None.
+        reload: what became of its last readings of that.
     """
 
     hostname: str
@@ -195,4 +220,5 @@ class GatewayRecord:
     beat_at: float
     version: str
     models_file: str | None = None
+    reload: Reload = field(default_factory=Reload)
     schema: int = 1

@@ -15,7 +15,7 @@ from hpc.cli import output
 from hpc.errors import GatewayError
 
 if TYPE_CHECKING:
-    from hpc.model import GatewayRecord
+    from hpc.model import GatewayRecord, Reload
 
 host_option = click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to bind."
@@ -80,6 +80,25 @@ def stop(home: str | None) -> None:
 @gateway.command(epilog=output.examples("hpc-serve gateway status --json"))
 @output.home_option
 @output.json_option
+def reload(home: str | None, *, as_json: bool) -> None:
+    """Have it read models.yaml at once; exit with 2 where that is refused."""
+    from hpc import gateway as use  # noqa: PLC0415
+
+    asked_at = time.time()
+    outcome = use.reload(state.home(home))
+    if as_json:
+        return output.print_json(asdict(outcome))
+    changes = _changes(outcome)
+    if outcome.taken_at < asked_at:
+        since = output.duration(time.time() - outcome.taken_at)
+        changes = f"nothing new; in force for {since}" + (f": {changes}" if changes else "")
+    click.echo(changes)
+    return None
+
+
+@gateway.command()
+@output.home_option
+@output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
     """List the gateways of all machines; exit with 8 where none answers on this one."""
     from hpc import gateway as use  # noqa: PLC0415
@@ -93,6 +112,8 @@ def status(home: str | None, *, as_json: bool) -> None:
         keys = ("hostname", "address", "state", "up", "pid", "version")
         cells = [[str(row[key]) for key in keys] for row in rows]
         output.print_table([key.upper() for key in keys], cells)
+        for row in rows:
+            _complain(row)
     else:
         click.echo("no gateway runs")
     if here is None:
@@ -127,6 +148,20 @@ def env(models_file: str | None, home: str | None) -> None:
 def _address(record: GatewayRecord) -> str:
     host = f"[{record.host}]" if ":" in record.host else record.host
     return f"{host}:{record.port}"
+
+
+def _changes(outcome: Reload) -> str:
+    """Return what the models in force brought, such as ``added a, b; removed c``."""
+    kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
+    return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
+
+
+def _complain(row: dict[str, Any]) -> None:
+    """Say why an edit of models.yaml is not in force."""
+    told = row["reload"]
+    if told["refused"] is not None and row["state"] == "running":
+        since = output.duration(time.time() - (told["refused_at"] or 0.0))
+        click.echo(f"{row['hostname']} refuses its models file for {since}: {told['refused']}")
 
 
 def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:

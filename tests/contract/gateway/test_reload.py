@@ -1,0 +1,322 @@
+"""models.yaml is edited under running streams: good edits count soon, bad ones are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from hpc import state
+from tests.contract.gateway.engines import Engine, Raw, frame, read_request, serve
+from tests.contract.gateway.programs import (
+    BODY,
+    REPO,
+    Running,
+    environment,
+    run_gateway,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+EDITS = 100
+STREAMS = 16
+FRAMES = 40
+WHOLE = b"".join(frame(n) for n in range(FRAMES)) + b"data: [DONE]\n\n"
+SOON_S = 2.0
+BAD = (
+    "models:\n- name: m\n  backend: vlm\n",
+    "models: [\n",
+    "models:\n- name: m\n  backend: vllm\n  colour: red\n",
+    "",
+)
+
+
+def written(models: dict[str, str]) -> str:
+    entries = [{"name": n, "backend": "vllm", "backend_url": url} for n, url in models.items()]
+    return json.dumps({"models": entries})
+
+
+def served(gateway: Running) -> set[str]:
+    with gateway.client() as client:
+        return {model["id"] for model in client.get("/v1/models").json()["data"]}
+
+
+def refusal(gateway: Running) -> str | None:
+    with gateway.client() as client:
+        found: str | None = client.get("/version").json()["models_file"]["refused"]
+        return found
+
+
+def command(home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "hpc", "gateway", *argv, "--home", str(home)]
+    return subprocess.run(
+        line, capture_output=True, text=True, env=environment(), cwd=home, check=False, timeout=30
+    )
+
+
+@dataclass
+class Editor:
+    """Edits models.yaml while streams run.
+
+    ``m`` moves between the engines with every good edit, and each brings a model of its own, which
+    the next one takes away.
+    """
+
+    gateway: Running
+    file: Path
+    urls: list[str]
+    client: httpx.AsyncClient
+    slowest: float = 0.0
+    editing: bool = True
+    refused: int = 0
+    streams: int = 0
+    lost: list[str] = field(default_factory=list)
+
+    async def stream(self, model: str) -> None:
+        ask = {**BODY, "model": model, "stream": True, "n": FRAMES, "gap": 0.02}
+        async with self.client.stream("POST", "/v1/chat/completions", json=ask) as answer:
+            whole = await answer.aread()
+        self.streams += 1
+        if (answer.status_code, whole) != (200, WHOLE):
+            self.lost.append(f"{model}: {answer.status_code} {whole[-200:]!r}")
+
+    async def streaming(self) -> None:
+        while self.editing:
+            await self.stream("m")
+
+    async def good(self, number: int, *, signalled: bool) -> None:
+        models = {"m": self.urls[number % 2], f"e{number}": self.urls[number % 2]}
+        self.write(written(models), number)
+        await self.until(f"/v1/models/e{number}", 200, signalled=signalled)
+        answer = await self.client.get("/v1/models")
+        assert {model["id"] for model in answer.json()["data"]} == models.keys()
+
+    async def bad(self, number: int) -> None:
+        self.write(BAD[number % len(BAD)], number)
+        self.gateway.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + SOON_S
+        while (await self.client.get("/version")).json()["models_file"]["refused"] is None:
+            assert time.monotonic() < deadline, number
+            await asyncio.sleep(0.01)
+        self.refused += 1
+
+    def write(self, text: str, number: int) -> None:
+        """Write in place or by another file's name, as editors do."""
+        if number % 3:
+            other = self.file.with_name(".models.new")
+            other.write_text(text)
+            other.replace(self.file)
+        else:
+            self.file.write_text(text)
+
+    async def until(self, path: str, status: int, *, signalled: bool) -> None:
+        began = time.monotonic()
+        if signalled:
+            self.gateway.process.send_signal(signal.SIGHUP)
+        while (await self.client.get(path)).status_code != status:
+            assert time.monotonic() < began + SOON_S, path
+            await asyncio.sleep(0.02)
+        self.slowest = max(self.slowest, time.monotonic() - began)
+
+
+@contextlib.asynccontextmanager
+async def running(editor: Editor) -> AsyncIterator[None]:
+    """Keep streams running, and let the last ones end."""
+    work = [asyncio.create_task(editor.streaming()) for _ in range(STREAMS)]
+    try:
+        yield
+    finally:
+        editor.editing = False
+        await asyncio.gather(*work)
+
+
+async def edit_all(gateway: Running, file: Path, urls: list[str]) -> Editor:
+    auth = {"authorization": f"Bearer {gateway.key}"}
+    async with httpx.AsyncClient(
+        base_url=gateway.url, headers=auth, trust_env=False, timeout=20, limits=httpx.Limits()
+    ) as client:
+        editor = Editor(gateway, file, urls, client)
+        late = []
+        async with running(editor):
+            for number in range(EDITS):
+                if number % 4 == 1:
+                    await editor.bad(number)
+                    continue
+                await editor.good(number, signalled=number % 4 > 1)
+                late.append(asyncio.create_task(editor.stream(f"e{number}")))
+                await asyncio.wait({late[-1]}, timeout=0.02)
+            await asyncio.gather(*late)
+        return editor
+
+
+@pytest.mark.timeout(180)
+def test_a_hundred_edits_under_streams_lose_none(home: Path) -> None:
+    file = home.parent / "models.yaml"
+    with (
+        serve(Engine("one")) as one,
+        serve(Engine("two")) as two,
+        run_gateway(home, {"m": one}) as gateway,
+    ):
+        editor = asyncio.run(edit_all(gateway, file, [one, two]))
+        log = gateway.log.read_text()
+    assert editor.lost == []
+    assert editor.streams > EDITS
+    assert editor.refused == EDITS // 4
+    assert editor.slowest < SOON_S
+    assert "Traceback" not in log
+
+
+def test_a_file_emptied_and_then_written_is_one_edit(home: Path) -> None:
+    file = home.parent / "models.yaml"
+    with serve(Engine()) as url, run_gateway(home, {"m": url}) as gateway:
+        whole = written({"m": url, "n": url}) + "\n" * 200
+        with file.open("w") as out:
+            for begin in range(0, len(whole), 10):
+                out.write(whole[begin : begin + 10])
+                out.flush()
+                assert "m" in served(gateway)
+                time.sleep(0.05)
+        wait_until(lambda: served(gateway) == {"m", "n"}, SOON_S)
+        file.unlink()
+        wait_until(lambda: refusal(gateway) == "there is no models file models.yaml", SOON_S)
+        assert gateway.post({"model": "n"}).status_code == 200
+        log = gateway.log.read_text()
+    assert log.count("the models known so far are served") == 1
+
+
+def test_a_models_file_that_hangs_stops_nothing(home: Path) -> None:
+    """Nobody writes to a FIFO: opening it waits, as on a file server that is down."""
+    file = home.parent / "models.yaml"
+    with serve(Engine()) as url, run_gateway(home, {"m": url}) as gateway:
+        file.unlink()
+        os.mkfifo(file)
+        time.sleep(1.5)
+        gateway.process.send_signal(signal.SIGHUP)
+        assert gateway.post({}).status_code == 200
+        assert gateway.terminate() == 0
+
+
+def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path) -> None:
+    closed: list[float] = []
+    written_all: list[float] = []
+
+    def script(connection: socket.socket, number: int) -> None:
+        del number
+        read_request(connection)
+        head = (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+        )
+        connection.sendall(head + b"\r\n5\r\ndata:\r\n")
+        time.sleep(1.0)
+        connection.sendall(b"5\r\n end\n\r\n0\r\n\r\n")
+        written_all.append(time.monotonic())
+        assert connection.recv(1) == b""
+        closed.append(time.monotonic())
+
+    engine = Raw(script)
+    with run_gateway(home, {"m": engine.url}) as gateway:
+        file = home.parent / "models.yaml"
+        body = {**BODY, "stream": True}
+        with gateway.client() as client:
+            with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                file.write_text("models: []")
+                gateway.process.send_signal(signal.SIGHUP)
+                wait_until(lambda: served(gateway) == set())
+                assert not written_all
+                assert gateway.post({}).status_code == 404
+                assert answer.read() == b"data: end\n"
+            wait_until(lambda: closed, 1.0)
+    engine.close()
+    assert closed[0] - written_all[0] < 0.5
+
+
+def test_the_command_tells_what_became_of_an_edit(home: Path) -> None:
+    file = home.parent / "models.yaml"
+    with serve(Engine()) as url, run_gateway(home, {"m": url, "old": url}) as gateway:
+        file.write_text(written({"m": url + "/v1", "new": url}))
+        done = command(home, "reload")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "added new; removed old; changed m\n"
+        assert served(gateway) == {"m", "new"}
+        again = command(home, "reload")
+        assert again.returncode == 0
+        assert again.stdout.startswith("nothing new; in force for ")
+        assert again.stdout.endswith("s: added new; removed old; changed m\n")
+        file.write_text("models:\n- name: m\n  backend: vlm\n")
+        sentence = f"{file}:3: models.backend: input should be 'vllm' or 'llamacpp'"
+        bad = command(home, "reload")
+        assert (bad.returncode, bad.stdout) == (2, "")
+        assert sentence in bad.stderr.replace("\n", " ")
+        shown = command(home, "status")
+        assert re.search(rf" refuses its models file for \d+s: {re.escape(sentence)}", shown.stdout)
+        told: dict[str, Any] = json.loads(command(home, "status", "--json").stdout)[0]["reload"]
+        assert told["refused"] == sentence
+        assert time.time() - told["refused_at"] < 30
+        assert (told["added"], told["removed"]) == (["new"], ["old"])
+        assert served(gateway) == {"m", "new"}
+        assert refusal(gateway) == sentence.replace(f"{file.parent}/", "")
+        assert gateway.log.read_text().count(sentence) == 1
+        file.write_text(written({"m": url}))
+        assert json.loads(command(home, "reload", "--json").stdout)["removed"] == ["new"]
+        assert "refuses" not in command(home, "status").stdout
+
+
+def test_the_command_without_a_gateway_says_so(home: Path) -> None:
+    done = command(home, "reload")
+    assert done.returncode == 8
+    assert "no gateway runs on this machine" in done.stderr
+
+
+def test_a_gateway_ends_with_the_terminal_it_runs_in(home: Path) -> None:
+    (home.parent / "models.yaml").write_text("models: []")
+    ours, theirs = pty.openpty()
+
+    argv = [
+        "setsid",
+        "--ctty",
+        sys.executable,
+        "-m",
+        "gateway_lite",
+        "run",
+        "--home",
+        str(home),
+        "--port",
+        "0",
+    ]
+    with (home.parent / "log").open("wb") as log:
+        process = subprocess.Popen(
+            argv,
+            stdin=theirs,
+            stdout=log,
+            stderr=log,
+            env=environment(),
+            cwd=REPO,
+        )
+    try:
+        os.close(theirs)
+        wait_until(lambda: state.load_gateway(home, socket.gethostname()))
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        os.close(ours)
+        assert process.wait(10) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
