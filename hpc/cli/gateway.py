@@ -77,7 +77,7 @@ def stop(home: str | None) -> None:
     click.echo("the gateway is stopped" if stopped else "no gateway runs on this machine")
 
 
-@gateway.command(epilog=output.examples("hpc-serve gateway status --json"))
+@gateway.command(epilog=output.examples("hpc-serve gateway reload"))
 @output.home_option
 @output.json_option
 def reload(home: str | None, *, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def reload(home: str | None, *, as_json: bool) -> None:
     return None
 
 
-@gateway.command()
+@gateway.command(epilog=output.examples("hpc-serve gateway status --json"))
 @output.home_option
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
