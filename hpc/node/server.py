@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 PROBE_EVERY_S = 0.25
 PROBE_TIMEOUT_S = 5.0
 SIDECAR_START_S = 60.0
+SIGNALS_SETTLE_S = 0.5
 LOG_TAIL = 20_000
 ENGINE_KEY = "HPC_SERVE_ENGINE_KEY"
 
@@ -164,6 +165,8 @@ def check_alive(running: Running, spec: ServiceSpec) -> None:
     code = running.process.poll()
     if code is None:
         return
+    # Slurm signals all of a job at once: our own SIGTERM may come a moment after the engine's.
+    time.sleep(SIGNALS_SETTLE_S)
     tail = read_tail(running.log, running.log_start)
     cause = causes.explain(spec, code, tail)
     raise EngineError(cause or f"the engine ended with exit status {code}: {last_line(tail)}")
