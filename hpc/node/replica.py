@@ -206,6 +206,7 @@ class _Life:
         while self.engine is not None and self.sidecar is not None:
             server.check_alive(self.engine, self.spec)
             if self.sidecar.poll() is not None:
+                time.sleep(server.SIGNALS_SETTLE_S)
                 raise EngineError(f"the sidecar ended with exit status {self.sidecar.returncode}")
             self.announcer.beat()
             time.sleep(1)
