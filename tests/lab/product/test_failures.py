@@ -149,7 +149,13 @@ def test_the_engine_is_killed_while_it_serves(clean: Cluster, llamacpp_image: st
     """It is started again in its job, behind the same name."""
     clean.hpc(*submit(llamacpp_image, "--wait"), timeout=180)
     before = clean.replicas("demo")[0]["endpoint"]
-    clean.shell(before["host"], "kill -9 $(pgrep -u owner -x llama-server)")
+    # Slurm's list holds the processes of this job alone; the engine is one of them.
+    clean.shell(
+        before["host"],
+        f"for pid in $(scontrol listpids {before['job_id']} | awk 'NR > 1 && $1 > 1 {{print $1}}');"
+        ' do [ "$(cat /proc/$pid/comm)" != llama-server ] || { kill -9 $pid && found=1; }; done;'
+        ' [ "$found" = 1 ]',
+    )
 
     def again() -> bool:
         now = clean.replicas("demo")[0]["endpoint"]
