@@ -6,6 +6,7 @@ replica may be asked, after it never.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 clock = time.perf_counter
 
+LAST_BYTES_S = 1.0
+"""Seconds that a replica has to end an answer of which the client has seen the last word."""
 UNAUTHORIZED = 401
 UNAVAILABLE = 503
 FAILED = 400
@@ -387,8 +390,14 @@ class Exchange:
         self.disconnected = True
         if self.response_complete or not self.opened:
             return
-        if self.outlet.said:
-            return  # it has all it wanted; the replica's last bytes are on their way
+        if self.outlet.said:  # it has all it wanted; the replica's last bytes are on their way
+            asyncio.get_running_loop().call_later(LAST_BYTES_S, self._leave)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.response_complete:
+            return
         self._abort()
         self.record.left()
         self._finish("left")
