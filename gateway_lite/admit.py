@@ -88,8 +88,6 @@ class GatewayDesk:
     def admit(self, exchange: Exchange) -> None:
         """Read what the request wants, and whether the key may have that."""
         body = exchange.body = exchange.request.body
-        if exchange.request.too_large:
-            raise errors.too_large(self.settings.body_bytes)
         asked = exchange.ask = ask.read(body)
         model = exchange.record.model = asked.model
         if not exchange.principal.allows(model):

@@ -29,7 +29,7 @@ class Answer:
 
     __slots__ = (
         *("_editors", "_limit", "_lines", "_outlet", "_parts", "_record", "_size", "_status"),
-        *("events", "streams"),
+        *("_tail", "events", "streams"),
     )
 
     def __init__(
@@ -52,7 +52,9 @@ class Answer:
         self._parts: list[bytes] = []
         self._size = 0
         self.streams = not kind.startswith(reply.JSON)
-        self.events = kind.startswith(reply.EVENTS)
+        if self.streams:
+            self._tail = record.tail
+            self.events = kind.startswith(reply.EVENTS)
 
     def take(self, data: bytes) -> bool:
         """Take bytes of the body; False where a whole answer is too large."""
@@ -62,7 +64,7 @@ class Answer:
             return self._size <= self._limit
         record = self._record
         record.reads += 1
-        record.tail.add(data)
+        self._tail.add(data)
         if self._editors:
             data = self._edit(data)
         if not data:
@@ -92,14 +94,10 @@ class Answer:
         """Send what is left of it."""
         if self.streams:
             self._end_stream()
-        else:
-            self._end_whole()
-        self._record.complete = True
-
-    def _end_whole(self) -> None:
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._record.tail.add(data)
-        self._record.reads += 1
+            return
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._record.whole(data)
         if self._editors:
             data = self._edit(data) + self._rest()
         self._outlet.whole(self._status, self._lines, data)
@@ -111,3 +109,4 @@ class Answer:
         elif rest:
             self._outlet.more(rest)
         self._outlet.end()
+        self._record.complete = True

@@ -72,13 +72,22 @@ class Exchange:
         editors: look into the answer.
     """
 
-    __slots__ = (
-        *("_answer", "_client", "_desk", "_lease", "_link", "_sent_at", "_waited_at", "_waiting"),
-        *("ask", "body", "disconnected", "editors", "grant", "models", "opened", "outlet"),
-        *("principal", "record", "renewed", "replayed", "request", "response_complete", "tried"),
-        *("turn", "work"),
-    )
     message_event = _Nothing()
+    opened = replayed = renewed = response_complete = disconnected = False
+    body = b""
+    principal: Any = None
+    ask: Ask | None = None
+    grant: Any = None
+    work: Any = None
+    models: tuple[str, ...] = ()
+    turn = 0
+    editors: tuple[Editor, ...] = ()
+    _lease: Place | None = None
+    _link: Link | Dial | None = None
+    _answer: Answer | None = None
+    _waiting: Waiting | None = None
+    _sent_at = 0.0
+    _waited_at = 0.0
 
     def __init__(
         self, client: Client, desk: Desk, request: Request, *, keep_alive: bool, plain: bool
@@ -88,21 +97,7 @@ class Exchange:
         self.request = request
         self.record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
         self.outlet = Outlet(client, self.record, keep_alive=keep_alive, plain=plain)
-        self.body = b""
-        self.opened = self.replayed = self.renewed = False
-        self.response_complete = self.disconnected = False
-        self.principal: Any = None
-        self.ask: Ask | None = None
-        self.grant: Any = None
-        self.work: Any = None
-        self.models: tuple[str, ...] = ()
-        self.turn = 0
         self.tried: list[str] = []
-        self.editors: tuple[Editor, ...] = ()
-        self._lease: Place | None = None
-        self._link: Link | Dial | None = None
-        self._answer: Answer | None = None
-        self._waiting: Waiting | None = None
 
     @property
     def keep_alive(self) -> bool:
@@ -118,7 +113,7 @@ class Exchange:
     def open(self) -> None:
         """Begin: it is first in line on its connection."""
         self.opened = True
-        self._desk.gate.enter(self.expire)
+        self._desk.gate.enter(self)
         try:
             self._desk.check(self)
         except errors.ApiError as error:
@@ -193,7 +188,7 @@ class Exchange:
             self.outlet,
             record,
             status=status,
-            kind=reply.content_type(link.headers),
+            kind=link.headers.get(b"content-type", reply.JSON),
             lines=reply.passed_back(link.headers) + self._desk.lines(self),
             editors=self.editors,
             limit=self._desk.settings.body_bytes,
@@ -339,6 +334,6 @@ class Exchange:
         self.request.drop()
         self._release(outcome)
         self._link = None
-        self._desk.gate.leave(self.expire)
+        self._desk.gate.leave(self)
         self._desk.finished(self)
         self._client.answered(self)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+
+class Guest(Protocol):
+    """What is under way and can be ended."""
+
+    def expire(self) -> None:
+        """End, as the server must."""
 
 
 class Gate:
@@ -20,7 +24,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._active = 0
-        self._cuts: set[Callable[[], None]] = set()
+        self._guests: set[Guest] = set()
         self.idle = asyncio.Event()
         self.idle.set()
         self.draining = False
@@ -31,22 +35,23 @@ class Gate:
         """How many requests are under way."""
         return self._active
 
-    def enter(self, cut: Callable[[], None] | None = None) -> None:
+    def enter(self, guest: Guest | None = None) -> None:
         """Count a request from its first byte.
 
         Args:
-            cut: ends it when the time is over; the same object that leaves.
+            guest: the request, where it has to be told when the time is over.
         """
+        if not self._active:
+            self.idle.clear()
         self._active += 1
-        self.idle.clear()
-        if cut is not None:
-            self._cuts.add(cut)
+        if guest is not None:
+            self._guests.add(guest)
 
-    def leave(self, cut: Callable[[], None] | None = None) -> None:
+    def leave(self, guest: Guest | None = None) -> None:
         """Count it no more, after its last byte."""
         self._active -= 1
-        if cut is not None:
-            self._cuts.discard(cut)
+        if guest is not None:
+            self._guests.discard(guest)
         if not self._active:
             self.idle.set()
 
@@ -55,5 +60,5 @@ class Gate:
         self.draining = True
         if not self.expired.done():
             self.expired.set_result(None)
-        for cut in tuple(self._cuts):
-            cut()
+        for guest in tuple(self._guests):
+            guest.expire()

@@ -52,36 +52,39 @@ class Hot(HttpToolsProtocol):
     _current: Any = None
     cache: list[Any]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._named: dict[bytes, bytes] = {}
+        # What the parser calls most is not worth a call of Python; the first of two headers counts.
+        self.on_header = self._named.setdefault  # type: ignore[assignment]
+        super().__init__(*args, **kwargs)
+
     # What uvicorn's protocol calls, and what it would do.
 
     def on_message_begin(self) -> None:
         """Begin a request; the scope is made only for those that need one."""
         self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
+        self._named.clear()
         self._in_head = True
         self._head_s = 0.0
         self._exchange = None
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header."""
-        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Take the request, or leave it to ASGI."""
         self._in_head = False
         self._fed = 0
-        method = self.parser.get_method()
+        parser, desk = self.parser, self.desk
+        method = parser.get_method()
         path = self.hot.get((method, self.url))
         if path is None and b"?" in self.url:
             path = self.hot.get((method, self.url.partition(b"?")[0]))
-        if path is None or self.parser.should_upgrade():
+        if path is None or parser.should_upgrade():
             self._leave_to_asgi()
             return
-        plain = self.parser.get_http_version() == "1.0"
-        request = Request(method, path, dict(self.headers), self.desk.settings.body_bytes)
-        keep_alive = not plain and self.parser.should_keep_alive()
-        exchange = Exchange(self, self.desk, request, keep_alive=keep_alive, plain=plain)
+        headers = {name.lower(): value for name, value in self._named.items()}
+        plain = parser.get_http_version() == "1.0"
+        request = Request(method, path, headers, desk.settings.body_bytes)
+        keep_alive = not plain and parser.should_keep_alive()
+        exchange = Exchange(self, desk, request, keep_alive=keep_alive, plain=plain)
         before, self.cycle, self._exchange = self.cycle, exchange, exchange
         if before is None or before.response_complete:
             self._current = exchange
@@ -91,13 +94,11 @@ class Hot(HttpToolsProtocol):
             self.pipeline.appendleft((exchange, self.app))
 
     def _leave_to_asgi(self) -> None:
-        url, headers = self.url, self.headers
+        url = self.url
         super().on_message_begin()
-        self.url, self.headers = url, headers
-        self.scope["headers"] = headers
-        self.expect_100_continue = any(
-            n == b"expect" and v.lower() == b"100-continue" for n, v in headers
-        )
+        self.url = url
+        for name, value in self._named.items():
+            super().on_header(name, value)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -106,8 +107,8 @@ class Hot(HttpToolsProtocol):
         if exchange is None:
             super().on_body(body)
         elif not exchange.response_complete:
-            exchange.request.add(body)
-            if exchange.opened and exchange.request.too_large:
+            fits = exchange.request.add(body)
+            if not fits and exchange.opened:
                 exchange.fail(errors.too_large(self.desk.settings.body_bytes))
 
     def on_message_complete(self) -> None:
@@ -144,7 +145,7 @@ class Hot(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self.refuse(errors.bad_request("this server speaks HTTP/1.1 only"))
         else:
-            if self._in_head and (self._fed > HEAD_BYTES or len(self.headers) > HEADERS):
+            if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
                 self.refuse(errors.head_too_large())
 
     def refuse(self, error: errors.ApiError) -> None:
@@ -197,8 +198,7 @@ class Hot(HttpToolsProtocol):
 
     def defaults(self) -> bytes:
         """Return the header lines of every answer: the date, which uvicorn renews."""
-        known = self.server_state.default_headers
-        cache = type(self).cache
+        known, cache = self.server_state.default_headers, self.cache
         if cache[0] is not known:
             cache[:] = known, reply.lines(known)
         found: bytes = cache[1]

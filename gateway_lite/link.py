@@ -64,16 +64,22 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_expects_end", "_head", "_parser", "_parts", "_pool", "_sink", "_transport"),
-        *("complete", "headers", "idle_at", "kept", "quiet_s", "reads", "reused", "seen", "status"),
+        *("_expects_end", "_head", "_named", "_parser", "_parts", "_pool", "_sink", "_transport"),
+        *("complete", "headers", "idle_at", "kept", "on_body", "on_header", "quiet_s", "reads"),
+        *("reused", "seen", "status"),
     )
 
     def __init__(self, pool: Owner) -> None:
         self._pool = pool
-        self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: Any = None
         self._sink: Sink | None = None
+        self._named: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
+        # What the parser calls most is not worth a call of Python.
+        self.on_header = self._named.setdefault
+        self.on_body = self._parts.append
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self.headers: dict[bytes, bytes] = {}
         self.reused = False
         self.idle_at = 0.0
 
@@ -84,7 +90,6 @@ class Link(asyncio.Protocol):
     def send(self, sink: Sink, head: bytes, body: bytes) -> None:
         """Send a request, and give its answer to the sink."""
         self._sink = sink
-        self.headers: list[tuple[bytes, bytes]] = []
         self.status = self.reads = self.seen = 0
         self.quiet_s = 0.0
         self.complete = self._head = self._expects_end = self.kept = False
@@ -122,7 +127,8 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand on what came in one piece."""
-        if self._sink is None:
+        sink = self._sink
+        if sink is None:
             self._transport.abort()
             return
         self.reads += 1
@@ -132,8 +138,7 @@ class Link(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(Fault.BROKEN, type(error).__name__)
             return
-        sink = self._sink
-        if self._head and not before:
+        if not before and self._head:
             sink.answered(self)
         if parts:
             whole = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -143,24 +148,19 @@ class Link(asyncio.Protocol):
         if self.complete and self._sink is sink:
             self._over(sink)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Note a header."""
-        self.headers.append((name.lower(), value))
-
     def on_headers_complete(self) -> None:
         """Note the status; an interim answer is none."""
-        self.status = self._parser.get_status_code()
-        if self.status < INTERIM:
-            self.headers.clear()
+        status = self.status = self._parser.get_status_code()
+        headers = self.headers = {name.lower(): value for name, value in self._named.items()}
+        self._named.clear()
+        if status < INTERIM:
             return
         self._head = True
-        self._expects_end = self.status not in NO_BODY and not any(
-            name in (b"content-length", b"transfer-encoding") for name, _ in self.headers
+        self._expects_end = (
+            b"content-length" not in headers
+            and b"transfer-encoding" not in headers
+            and status not in NO_BODY
         )
-
-    def on_body(self, data: bytes) -> None:
-        """Note bytes of the body."""
-        self._parts.append(data)
 
     def on_message_complete(self) -> None:
         """Note that the answer is whole."""

@@ -65,9 +65,21 @@ class Outlet:
             lines: its header lines.
             body: all of it.
         """
-        length = b"content-length: %d\r\n\r\n" % len(body)
-        self._write_head(status, lines, length, body)
-        self.said = True
+        close = b"" if self.keep_alive else reply.CLOSE
+        self.begun = self.said = True
+        self._connection.write(
+            b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
+            % (
+                reply.status_line(status),
+                self._connection.defaults(),
+                lines,
+                close,
+                len(body),
+                body,
+            )
+        )
+        self._record.first_at = clock()
+        self._record.status = status
 
     def begin(self, status: int, lines: bytes, data: bytes, *, events: bool) -> None:
         """Send the head together with the first bytes: two segments would wait for each other.

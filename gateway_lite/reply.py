@@ -15,17 +15,14 @@ JSON = b"application/json"
 LAST = b"0\r\n\r\n"
 PASSED_ON = (b"accept", b"traceparent", b"tracestate")
 """Headers of a client that engines get; above all not its key."""
-PASSED_BACK = frozenset(
-    {
-        b"content-type",
-        b"content-encoding",
-        b"retry-after",
-        b"retry-after-ms",
-        b"x-should-retry",
-        b"openai-processing-ms",
-    }
+PASSED_BACK = (
+    b"content-encoding",
+    b"retry-after",
+    b"retry-after-ms",
+    b"x-should-retry",
+    b"openai-processing-ms",
 )
-"""Headers of an engine's answer that clients get; the rest stays between it and us."""
+"""Headers of an engine's answer that clients get beside its type; the rest is not for them."""
 STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 CLOSE = b"connection: close\r\n"
@@ -46,17 +43,11 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def passed_back(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def passed_back(headers: Mapping[bytes, bytes]) -> bytes:
     """Return the lines that the client gets of an engine's head."""
-    return b"".join([b"%b: %b\r\n" % pair for pair in headers if pair[0] in PASSED_BACK])
-
-
-def content_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return what kind of answer follows; JSON where the engine does not say."""
-    for name, value in headers:
-        if name == b"content-type":
-            return value
-    return JSON
+    parts = [b"content-type: %b\r\n" % headers.get(b"content-type", JSON)]
+    parts += [b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_BACK if name in headers]
+    return b"".join(parts)
 
 
 def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size: int) -> bytes:
@@ -69,13 +60,11 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
         size: bytes of the body.
     """
     kind = headers.get(b"content-type", JSON)
-    parts = [
-        fixed,
-        b"content-type: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n" % (kind, name),
-    ]
-    parts += [b"%b: %b\r\n" % (n, headers[n]) for n in PASSED_ON if n in headers]
-    parts.append(b"content-length: %d\r\n\r\n" % size)
-    return b"".join(parts)
+    more = b"".join([b"%b: %b\r\n" % (n, headers[n]) for n in PASSED_ON if n in headers])
+    return (
+        b"%bcontent-type: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
+        b"%bcontent-length: %d\r\n\r\n" % (fixed, kind, name, more, size)
+    )
 
 
 def request_start(method: str, where: Target, path: str, secret: str | None) -> bytes:

@@ -19,10 +19,11 @@ class Request:
 
     Attributes:
         body: all of it, once it is ``whole``.
-        too_large: it has more than that; the rest is dropped as it comes.
     """
 
-    __slots__ = ("_limit", "_parts", "_size", "body", "headers", "method", "path", "whole")
+    body = b""
+    whole = False
+    _size = 0
 
     def __init__(
         self, method: bytes, path: str, headers: Mapping[bytes, bytes], limit: int
@@ -30,32 +31,28 @@ class Request:
         self.method = method
         self.path = path
         self.headers = headers
-        self.body = b""
-        self.whole = False
         self._limit = limit
         self._parts: list[bytes] = []
-        self._size = 0
 
     @property
     def too_large(self) -> bool:
         """Whether its body has more bytes than are allowed, or says that it will."""
-        if self._size > self._limit:
-            return True
         told = self.headers.get(b"content-length")
-        return told is not None and int(told) > self._limit
+        return self._size > self._limit or (told is not None and int(told) > self._limit)
 
     @property
     def waits(self) -> bool:
         """Whether the client sends the body only when it is told to go on."""
         return b"expect" in self.headers and not self.whole
 
-    def add(self, data: bytes) -> None:
-        """Take bytes of the body."""
+    def add(self, data: bytes) -> bool:
+        """Take bytes of the body; False where they are too many."""
         self._size += len(data)
         if self._size <= self._limit:
             self._parts.append(data)
-        else:
-            self._parts.clear()
+            return True
+        self._parts.clear()
+        return False
 
     def complete(self) -> None:
         """Note that it is complete."""

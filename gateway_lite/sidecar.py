@@ -107,8 +107,6 @@ class DoorDesk:
 
     def admit(self, exchange: Exchange) -> None:
         """Take it as it is: what it says is the engine's business."""
-        if exchange.request.too_large:
-            raise errors.too_large(self.settings.body_bytes)
         exchange.body = exchange.request.body
 
     def place(self, exchange: Exchange) -> OneLease:
