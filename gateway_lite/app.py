@@ -119,6 +119,7 @@ class Gateway:
         """Watch replicas and connections; called again and again."""
         self._upstream.look(passed_s)
         self._balancer.tick(passed_s)
+        self.desk.look(passed_s)
 
 
 def _router(pages: Pages) -> App:
