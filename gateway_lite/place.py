@@ -307,6 +307,7 @@ class Balancer:
         for model, queue in tuple(self._queues.items()):
             while queue and queue[0].since <= late:
                 queue.popleft().done(errors.queue_timeout(model))
+            self.wake(model)
 
     def states(self) -> dict[str, Seen]:
         """Return what is known of each replica, by its key."""

@@ -75,7 +75,7 @@ class Seat:
         """Tell whether it should get requests; one at a time tries it after a pause."""
         if self.stalled:
             return False
-        return not self._failures or (self._open_until <= now and not self._probing)
+        return self._failures < FAILURES or (self._open_until <= now and not self._probing)
 
     def warmth(self, now: float) -> float:
         """Return its share of what a warm replica gets, from COLDEST to 1."""
@@ -90,7 +90,7 @@ class Seat:
         """Count a request."""
         self.leases.add(lease)
         self.tokens += tokens
-        if self._failures:
+        if self._failures >= FAILURES:
             self._probing = True
 
     def give(self, lease: Lease, tokens: int) -> None:
