@@ -21,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 REPORTS = [
     b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n',
     b'data: {"usage": {"prompt_tokens": 7, "completion_tokens": 3}, "choices": []}\n\n',
-    b'data: {"choices":[],"usage":{"prompt_tokens":7,"total_tokens":10,"completion_tokens":3}}\r\n\r\n',
+    b'data: {"choices":[],"usage":{"completion_tokens":3,"a":1,"prompt_tokens":7}}\r\n\r\n',
 ]
 
 
