@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -10,6 +13,22 @@ from gateway_lite import usage
 CLIENT_GONE = "client_gone"
 LEFT = 499
 """Status of a request whose client left before it was answered, as nginx writes it."""
+SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_NAMES = itertools.count(1)
+_PREFIX = secrets.token_hex(8)
+
+
+def request_id(given: bytes | None) -> str:
+    """Return the client's own name for a request where it is sane, else a new one."""
+    if given is not None and SANE_ID.fullmatch(given):
+        return given.decode()
+    return f"{_PREFIX}{next(_NAMES):08x}"
+
+
+def bearer(authorization: bytes) -> bytes:
+    """Return the token of an Authorization header; empty where there is none."""
+    kind, _, token = authorization.partition(b" ")
+    return token.strip() if kind.lower() == b"bearer" else b""
 
 
 @dataclass(slots=True, eq=False)
@@ -18,6 +37,8 @@ class Record:
 
     Attributes:
         name: its id.
+        path: what it asks for, as a URL.
+        key: name of the key that it showed; empty where it showed none in force.
         model: what it asks for, in the client's own words; empty where it asks for none.
         replica: who worked on it last; empty where nobody did.
         status: HTTP status; what came later counts more than what was sent.
@@ -27,10 +48,14 @@ class Record:
         began: clock at its first byte.
         first_at: clock when the first byte of the answer's body had gone out.
         complete: its answer went out to the last byte.
+        reads: pieces in which the answer's body came.
+        overhead_s: seconds that passed in the gateway before the replica was asked.
         tail: the last bytes of that answer.
     """
 
     name: str
+    path: str = ""
+    key: str = ""
     model: str = ""
     replica: str = ""
     status: int = 0
@@ -40,6 +65,8 @@ class Record:
     began: float = field(default_factory=time.perf_counter)
     first_at: float | None = None
     complete: bool = False
+    reads: int = 0
+    overhead_s: float = 0.0
     tail: usage.Tail = field(default_factory=usage.Tail)
 
     def sent(self, body: bytes, *, more: bool) -> None:
