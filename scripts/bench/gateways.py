@@ -126,14 +126,15 @@ class Gateway:
         self._peer = peer or Peer(())
         self._place = place
         self.port = place.mock if peer is None else free_port()
+        self._spare = free_port()
         self.headers = self._peer.headers
         self._process: subprocess.Popen[bytes] | None = None
         for file, text in self._peer.files.items():
             (place.work / file).write_text(self._filled(text))
 
     def _filled(self, text: str) -> str:
-        values = {"PORT": self.port, "MOCK": self._place.mock, "WORK": self._place.work}
-        for name, value in {**values, "HERE": HERE}.items():
+        ports = {"PORT": self.port, "SPARE": self._spare, "MOCK": self._place.mock}
+        for name, value in {**ports, "WORK": self._place.work, "HERE": HERE}.items():
             text = text.replace("{" + name + "}", str(value))
         return text
 

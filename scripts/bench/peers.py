@@ -1,7 +1,7 @@
 """The gateways that ours is measured against: how each is installed, configured and started.
 
-In every string {PORT} is the gateway's port, {MOCK} the engine's, {WORK} a folder for this run and
-{HERE} the folder that the peers were installed in.
+In every string {PORT} is the gateway's port, {SPARE} another free one, {MOCK} the engine's, {WORK} a
+folder for this run and {HERE} the folder that the peers were installed in.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ LITELLM_ENV = {
 }
 AT = ("--host", "127.0.0.1", "--port", "{PORT}")
 ROUTER = ("--worker-urls", LOCAL, *AT, "--policy", "round_robin", "--log-level", "error")
+ROUTER += ("--prometheus-port", "{SPARE}")
 STACK = ("--service-discovery", "static", "--static-backends", LOCAL, "--static-models", "mock")
 STACK_NEEDS = (
     *("aiofiles", "aiohttp[speedups]", "fastapi", "httpx", "kubernetes", "numpy"),
@@ -113,17 +114,12 @@ PEERS = {
         apt="haproxy",
     ),
     "vllm-router": Peer(
-        ("{HERE}/v-vllm-router/bin/vllm-router", *ROUTER, "--prometheus-port", "29101"),
+        ("{HERE}/v-vllm-router/bin/vllm-router", *ROUTER),
         pip=("vllm-router",),
     ),
-    "smg": Peer(
-        ("{HERE}/v-smg/bin/smg", "launch", *ROUTER, "--prometheus-port", "29102"), pip=("smg",)
-    ),
+    "smg": Peer(("{HERE}/v-smg/bin/smg", "launch", *ROUTER), pip=("smg",)),
     "sglang-router": Peer(
-        (
-            *("{HERE}/v-sglang-router/bin/python", "-m", "sglang_router.launch_router", *ROUTER),
-            *("--prometheus-port", "29103"),
-        ),
+        (*("{HERE}/v-sglang-router/bin/python", "-m", "sglang_router.launch_router", *ROUTER),),
         pip=("sglang-router",),
     ),
     "litellm": Peer(
