@@ -1,7 +1,7 @@
 """The gateways that ours is measured against: how each is installed, configured and started.
 
-In every string {PORT} is the gateway's port, {SPARE} another free one, {MOCK} the engine's, {WORK} a
-folder for this run and {HERE} the folder that the peers were installed in.
+In every string {PORT} is the gateway's port, {SPARE} another free one, {MOCK} the engine's,
+{WORK} a folder for this run and {HERE} the folder that the peers were installed in.
 """
 
 from __future__ import annotations
