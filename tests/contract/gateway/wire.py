@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from dataclasses import dataclass
@@ -87,12 +88,7 @@ class Wire:
         self.sock.settimeout(15)
 
     def _answer_waits(self) -> bool:
-        try:
-            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            return True
+        return bool(select.select([self.sock], [], [], 0)[0])
 
     def answer(self, *, bodiless: bool = False) -> Answer | None:
         """Return the next answer; None where the connection was closed instead.
