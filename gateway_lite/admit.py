@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway_lite import ask, errors, reply
-from gateway_lite.desk import check_length, refusal
+from gateway_lite.desk import refusal
 from gateway_lite.place import Work
 from gateway_lite.record import bearer
 from gateway_lite.replicas import NoReplicaError
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from gateway_lite.catalog import Catalog
     from gateway_lite.exchange import Exchange
     from gateway_lite.gate import Gate
+    from gateway_lite.link import Link
     from gateway_lite.place import Balancer, Lease, Waiting
     from gateway_lite.replicas import Replica
     from gateway_lite.seen import Seen
     from gateway_lite.settings import Settings
-    from gateway_lite.upstream import Dial, Link, Pool, Upstream
+    from gateway_lite.upstream import Dial, Pool, Upstream
     from gateway_lite.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -73,25 +74,28 @@ class GatewayDesk:
     def check(self, exchange: Exchange) -> None:
         """Ask for a key, and refuse what tells that it is too large."""
         record = exchange.record
-        record.path = exchange.path
         self._seen.begin(record)
         if self.gate.draining:
             raise errors.draining()
-        token = bearer(exchange.headers.get(b"authorization", b""))
+        token = bearer(exchange.request.headers.get(b"authorization", b""))
         principal = exchange.principal = self._keys.find(token)
         if principal is None:
             raise errors.unauthorized()
         record.key = principal.name
-        check_length(exchange, self.settings.body_bytes)
+        if exchange.request.too_large:
+            raise errors.too_large(self.settings.body_bytes)
 
     def admit(self, exchange: Exchange) -> None:
         """Read what the request wants, and whether the key may have that."""
-        asked = exchange.ask = ask.read(exchange.body)
+        body = exchange.body = exchange.request.body
+        if exchange.request.too_large:
+            raise errors.too_large(self.settings.body_bytes)
+        asked = exchange.ask = ask.read(body)
         model = exchange.record.model = asked.model
         if not exchange.principal.allows(model):
             raise errors.model_not_allowed(model)
         exchange.models = (model,)
-        exchange.work = Work(asked.tokens(len(exchange.body)))
+        exchange.work = Work(asked.tokens(len(body)))
 
     def place(self, exchange: Exchange) -> Lease | None:
         """Return a place at a replica of the model."""
@@ -111,12 +115,14 @@ class GatewayDesk:
 
     def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
         """Send the request, with the replica's secret in place of the client's key."""
-        way = self._ways.get((replica.key, exchange.path))
+        way = self._ways.get((replica.key, exchange.record.path))
         if way is None:
-            way = self._ways[replica.key, exchange.path] = self._way(replica, exchange.path)
+            way = self._ways[replica.key, exchange.record.path] = self._way(
+                replica, exchange.record.path
+            )
         pool, fixed = way
         head = reply.request_head(
-            fixed, exchange.headers, exchange.record.name.encode(), len(exchange.body)
+            fixed, exchange.request.headers, exchange.record.name.encode(), len(exchange.body)
         )
         return self._upstream.send(pool, exchange, head, exchange.body, fresh=fresh)
 
@@ -151,12 +157,10 @@ class GatewayDesk:
     def lines(self, exchange: Exchange) -> bytes:
         """Return the header lines that only we can say."""
         record = exchange.record
-        record.overhead_s = exchange.own_share_s()
         return b"x-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
             record.name.encode(),
             record.replica.encode(),
-            b"gateway;dur=%.3f, queue;dur=%.3f"
-            % (record.overhead_s * 1000, record.queue_s * 1000),
+            b"gateway;dur=%.3f, queue;dur=%.3f" % (record.overhead_s * 1000, record.queue_s * 1000),
         )
 
     def refusal(self, error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:

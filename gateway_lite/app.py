@@ -9,8 +9,8 @@ from starlette.routing import Router
 
 from gateway_lite import errors
 from gateway_lite.accesslog import AccessLog
-from gateway_lite.auth import Keys
 from gateway_lite.admit import GatewayDesk
+from gateway_lite.auth import Keys
 from gateway_lite.catalog import Scanner
 from gateway_lite.edge import Edge
 from gateway_lite.gate import Gate

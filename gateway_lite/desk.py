@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from gateway_lite import errors, reply
+from gateway_lite.link import Fault
 from gateway_lite.outlet import Connection
-from gateway_lite.upstream import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from gateway_lite.errors import ApiError
     from gateway_lite.exchange import Exchange
     from gateway_lite.gate import Gate
-    from gateway_lite.place import Lease, Waiting
+    from gateway_lite.link import Link
     from gateway_lite.replicas import Replica
     from gateway_lite.settings import Settings
-    from gateway_lite.upstream import Dial, Link
+    from gateway_lite.upstream import Dial
+
+Outcome = Literal["ok", "failed", "unreachable", "left"]
 
 
 class Client(Connection, Protocol):
@@ -25,6 +27,25 @@ class Client(Connection, Protocol):
 
     def answered(self, exchange: Exchange) -> None:
         """Go on with the next request, or close."""
+
+
+class Place(Protocol):
+    """A place at a replica, held until it is released."""
+
+    replica: Replica
+
+    def moved(self) -> None:
+        """Note that bytes came."""
+
+    def release(self, outcome: Outcome) -> None:
+        """Give it back; the second time does nothing."""
+
+
+class Waiting(Protocol):
+    """A wait for a place."""
+
+    def cancel(self) -> None:
+        """Wait no more."""
 
 
 class Desk(Protocol):
@@ -39,10 +60,10 @@ class Desk(Protocol):
     def admit(self, exchange: Exchange) -> None:
         """Refuse or prepare a request that is complete; raises ApiError."""
 
-    def place(self, exchange: Exchange) -> Lease | None:
+    def place(self, exchange: Exchange) -> Place | None:
         """Return a place at a replica, None where all slots are taken; raises ApiError."""
 
-    def wait(self, exchange: Exchange, done: Callable[[Lease | Exception], None]) -> Waiting:
+    def wait(self, exchange: Exchange, done: Callable[[Place | Exception], None]) -> Waiting:
         """Wait for a place; raises ApiError."""
 
     def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
@@ -78,17 +99,6 @@ def fault_error(name: str, fault: Fault) -> ApiError:
     if fault is Fault.UNREACHABLE:
         return errors.upstream_unreachable(message)
     return errors.upstream_error(message)
-
-
-def check_length(exchange: Exchange, limit: int) -> None:
-    """Refuse a request that tells that it is too large.
-
-    Raises:
-        ApiError: it is.
-    """
-    told = exchange.headers.get(b"content-length")
-    if told is not None and int(told) > limit:
-        raise errors.too_large(limit)
 
 
 def refusal(error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway_lite import errors, reply
 from gateway_lite.exchange import Exchange
+from gateway_lite.request import Request
 
 if TYPE_CHECKING:
     from gateway_lite.desk import Desk
@@ -78,15 +79,9 @@ class Hot(HttpToolsProtocol):
             self._leave_to_asgi()
             return
         plain = self.parser.get_http_version() == "1.0"
-        exchange = Exchange(
-            self,
-            self.desk,
-            method,
-            path,
-            dict(self.headers),
-            keep_alive=not plain and self.parser.should_keep_alive(),
-            plain=plain,
-        )
+        request = Request(method, path, dict(self.headers), self.desk.settings.body_bytes)
+        keep_alive = not plain and self.parser.should_keep_alive()
+        exchange = Exchange(self, self.desk, request, keep_alive=keep_alive, plain=plain)
         before, self.cycle, self._exchange = self.cycle, exchange, exchange
         if before is None or before.response_complete:
             self._current = exchange
@@ -107,18 +102,24 @@ class Hot(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the request's body."""
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             super().on_body(body)
-        else:
-            self._exchange.add(body)
+        elif not exchange.response_complete:
+            exchange.request.add(body)
+            if exchange.opened and exchange.request.too_large:
+                exchange.fail(errors.too_large(self.desk.settings.body_bytes))
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._fed = 0
-        if self._exchange is None:
+        exchange = self._exchange
+        if exchange is None:
             super().on_message_complete()
-        else:
-            self._exchange.complete()
+            return
+        exchange.request.complete()
+        if exchange.opened and not exchange.response_complete:
+            exchange.admit()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Start the next request in the pipeline."""
@@ -155,9 +156,7 @@ class Hot(HttpToolsProtocol):
             length = b"content-length: %d\r\n\r\n" % len(body)
             kind = b"content-type: application/json\r\n"
             line = reply.status_line(error.status)
-            self.transport.write(
-                b"".join([line, self.defaults(), kind, reply.CLOSE, length, body])
-            )
+            self.transport.write(b"".join([line, self.defaults(), kind, reply.CLOSE, length, body]))
         self.linger()
 
     def linger(self) -> None:
@@ -213,7 +212,7 @@ class Hot(HttpToolsProtocol):
         if self.transport.is_closing() or self._lingering:
             return
         if not exchange.keep_alive:
-            self.transport.close() if exchange.whole else self.linger()
+            self.transport.close() if exchange.request.whole else self.linger()
         elif self.pipeline:
             self.loop.call_soon(self._next)
         else:
@@ -256,7 +255,7 @@ class Hot(HttpToolsProtocol):
 def _incomplete(cycle: Any) -> bool:
     """Tell whether a request still comes."""
     if isinstance(cycle, Exchange):
-        return not cycle.whole
+        return not cycle.request.whole
     return bool(cycle.more_body)
 
 

@@ -6,11 +6,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from gateway_lite.upstream import Target
 
-Pairs = "Iterable[tuple[bytes, bytes]]"
 EVENTS = b"text/event-stream"
 JSON = b"application/json"
 LAST = b"0\r\n\r\n"
@@ -37,7 +36,7 @@ def status_line(status: int) -> bytes:
     return STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def lines(headers: Pairs) -> bytes:
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return headers as they are sent."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
@@ -47,12 +46,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def passed_back(headers: Pairs) -> bytes:
+def passed_back(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return the lines that the client gets of an engine's head."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers if pair[0] in PASSED_BACK])
 
 
-def content_type(headers: Pairs) -> bytes:
+def content_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Return what kind of answer follows; JSON where the engine does not say."""
     for name, value in headers:
         if name == b"content-type":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors, reply
-from gateway_lite.desk import check_length, refusal
+from gateway_lite.desk import refusal
 from gateway_lite.edge import Edge
 from gateway_lite.gate import Gate
 from gateway_lite.record import bearer
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from gateway_lite.asgi import Receive, Scope, Send
+    from gateway_lite.desk import Outcome, Waiting
     from gateway_lite.exchange import Exchange
+    from gateway_lite.link import Link
     from gateway_lite.settings import Settings
-    from gateway_lite.upstream import Dial, Link
+    from gateway_lite.upstream import Dial
 
 PATHS = {
     b"POST": (
@@ -98,33 +100,38 @@ class DoorDesk:
         """Ask for the secret."""
         if self.gate.draining:
             raise errors.draining()
-        if not self.authenticate(bearer(exchange.headers.get(b"authorization", b""))):
+        if not self.authenticate(bearer(exchange.request.headers.get(b"authorization", b""))):
             raise errors.unauthorized()
-        check_length(exchange, self.settings.body_bytes)
+        if exchange.request.too_large:
+            raise errors.too_large(self.settings.body_bytes)
 
     def admit(self, exchange: Exchange) -> None:
         """Take it as it is: what it says is the engine's business."""
+        if exchange.request.too_large:
+            raise errors.too_large(self.settings.body_bytes)
+        exchange.body = exchange.request.body
 
     def place(self, exchange: Exchange) -> OneLease:
         """Return the engine."""
         del exchange
         return self._lease
 
-    def wait(self, exchange: Exchange, done: object) -> NoReturn:
+    def wait(self, exchange: Exchange, done: object) -> Waiting:
         """Never wait: the engine queues."""
         raise NotImplementedError
 
     def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
         """Send the request to the engine."""
         del replica
-        way = (exchange.method, exchange.path)
+        request = exchange.request
+        way = (request.method, request.path)
         start = self._starts.get(way)
         if start is None:
-            method = exchange.method.decode()
-            start = reply.request_start(method, self._pool.target, exchange.path, self._key)
+            method = request.method.decode()
+            start = reply.request_start(method, self._pool.target, request.path, self._key)
             self._starts[way] = start
         name = exchange.record.name.encode()
-        head = reply.request_head(start, exchange.headers, name, len(exchange.body))
+        head = reply.request_head(start, request.headers, name, len(exchange.body))
         return self._upstream.send(self._pool, exchange, head, exchange.body, fresh=fresh)
 
     def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
@@ -160,7 +167,7 @@ class OneLease:
     def moved(self) -> None:
         """Note nothing."""
 
-    def release(self, outcome: str) -> None:
+    def release(self, outcome: Outcome) -> None:
         """Note nothing."""
 
 

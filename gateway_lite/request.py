@@ -1,0 +1,69 @@
+"""A request as it comes from a client, collected within a bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Request:
+    """One hot request.
+
+    Args:
+        method: GET or POST.
+        path: without the query.
+        headers: with lower-case names.
+        limit: bytes that its body may have.
+
+    Attributes:
+        body: all of it, once it is ``whole``.
+        too_large: it has more than that; the rest is dropped as it comes.
+    """
+
+    __slots__ = ("_limit", "_parts", "_size", "body", "headers", "method", "path", "whole")
+
+    def __init__(
+        self, method: bytes, path: str, headers: Mapping[bytes, bytes], limit: int
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = b""
+        self.whole = False
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    @property
+    def too_large(self) -> bool:
+        """Whether its body has more bytes than are allowed, or says that it will."""
+        if self._size > self._limit:
+            return True
+        told = self.headers.get(b"content-length")
+        return told is not None and int(told) > self._limit
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client sends the body only when it is told to go on."""
+        return b"expect" in self.headers and not self.whole
+
+    def add(self, data: bytes) -> None:
+        """Take bytes of the body."""
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._parts.append(data)
+        else:
+            self._parts.clear()
+
+    def complete(self) -> None:
+        """Note that it is complete."""
+        self.whole = True
+        parts = self._parts
+        self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+
+    def drop(self) -> None:
+        """Keep nothing of it: it was refused, or is answered."""
+        self._parts.clear()
