@@ -116,8 +116,8 @@ def _page(summary: str, answer: Json, *more: errors.ApiError, **further: Any) ->
 def _work(summary: str, request: str, answer: str, *, streams: bool = False) -> Json:
     good = _answer("what the engine answers", json=_ref(answer))
     if streams:
-        schema = {"type": "string", "description": "events; the last one is `data: [DONE]`"}
-        good = _answer("what the engine answers", json=_ref(answer), events=schema)
+        told = "what the engine answers; a stream's last event is `data: [DONE]`"
+        good = _answer(told, json=_ref(answer), events={})
     return {
         "summary": summary,
         "tags": ["OpenAI"],
