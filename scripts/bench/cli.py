@@ -34,8 +34,10 @@ BATTERIES: dict[str, Battery] = {
     "mem": conduct.mem,
     "karace": conduct.karace,
     "startup": conduct.startup,
+    "soak": conduct.soak,
 }
-ORDER = ("check", "idle", "perf", "leave", "mem", "karace", "startup")
+USUAL = ("check", "idle", "perf", "leave", "mem", "karace", "startup")
+ORDER = (*USUAL, "soak")
 
 
 def main(about: str | None) -> None:
@@ -75,6 +77,7 @@ def run(options: argparse.Namespace, work: Path) -> dict[str, Any]:
                 found |= _perf(gateways, engine, options)
             else:
                 found[battery] = BATTERIES[battery](gateways, engine)
+                print(json.dumps(found[battery]), flush=True)
     return found
 
 
@@ -115,7 +118,7 @@ def _parser(about: str | None) -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, metavar="N", help="visits to each cell [%(default)s]")
     add("--secs", type=float, default=3, metavar="S", help="how long a cell lasts [%(default)s]")
     add("--cells", type=partial(_names, cells), metavar="A,B", help=f"of {','.join(cells)}")
-    add("--batteries", type=batteries, default=[*ORDER], metavar="A,B", help=",".join(ORDER))
+    add("--batteries", type=batteries, default=[*USUAL], metavar="A,B", help=",".join(ORDER))
     add("--quiet", type=float, default=0.12, metavar="CORES", help="repeat a cell above that")
     add("--redo", type=int, default=2, metavar="N", help="at most so often [%(default)s]")
     add("--no-pin", action="store_true", help="let everything run on any core")

@@ -18,6 +18,9 @@ Found = dict[str, Any]
 STREAMS = 1000
 STALLED = 4
 FRAME_BYTES = 248
+SOAK_REQUESTS = 1_000_000
+SOAK_STREAMS = 10_000
+AT_ONCE = 200
 LEAVING = {
     "unary": ("mode=unary&delay_ms=3000", ()),
     "before headers": ("mode=sse&first_ms=3000&early=0", ("--stream",)),
@@ -126,6 +129,32 @@ def _close(clients: list[socket.socket], wait_s: float) -> None:
     for sock in clients:
         sock.close()
     time.sleep(wait_s)
+
+
+def soak(gateways: Sequence[Gateway], engine: Engine) -> Found:
+    """Return the memory before and after very many requests, and very many cut streams."""
+    return {one.name: _soaked(one, engine) for one in gateways if one.runs}
+
+
+def _soaked(gateway: Gateway, engine: Engine) -> Found:
+    engine.set("mode=unary")
+    gateway.load("unary", "--conc", "64", "--secs", "2")
+    levels, served = [gateway.rss_mb()], 0
+    while served < SOAK_REQUESTS:
+        told = gateway.load("unary", "--conc", "64", "--secs", "30")
+        if not told.get("n"):
+            return {"error": told.get("error", "no answers"), "rss_mb": levels}
+        served += told["n"]
+        levels.append(gateway.rss_mb())
+    engine.set("mode=sse&frames=1000&interval_ms=100")
+    for _ in range(SOAK_STREAMS // AT_ONCE):
+        clients = _open_streams(gateway, AT_ONCE)
+        time.sleep(0.2)
+        _close(clients, 0.1)
+    engine.settle()
+    levels.append(gateway.rss_mb())
+    aborted = engine.stats()["aborted"]
+    return {"requests": served, "cut_streams": aborted, "rss_mb": levels}
 
 
 def karace(gateways: Sequence[Gateway], engine: Engine) -> Found:
