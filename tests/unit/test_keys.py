@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from hpc import keys
+from hpc import keys, quota
 from hpc.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def test_the_file_reads_well_and_survives_an_edit_by_hand(path: Path) -> None:
     ],
 )
 def test_expiries(text: str, expected: datetime) -> None:
-    assert keys.parse_expiry(text, NOW) == expected
+    assert quota.parse_expiry(text, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_expiries(text: str, expected: datetime) -> None:
 )
 def test_what_is_no_expiry(text: str) -> None:
     with pytest.raises(ValueError, match=r"allowed|in the past"):
-        keys.parse_expiry(text, NOW)
+        quota.parse_expiry(text, NOW)
