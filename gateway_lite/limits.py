@@ -194,9 +194,10 @@ def refusal(full: Full, limits: KeyLimits) -> ApiError:
         )
     kind, words = ASKED[full.limit]
     asked = full.tokens if full.limit == "tpm" else 1
-    advice = f"try again in {duration(full.wait_s)}"
     if full.wait_s == NEVER:
         headers, advice = (*headers, NO_RETRY), "this request alone is too large"
+    else:
+        advice = f"try again in {duration(full.wait_s)}"
     return ApiError(
         LIMITED,
         f"this key's limit of {full.allowed} {words} is reached: {full.used} used,"

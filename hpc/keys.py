@@ -192,7 +192,7 @@ def add(
                 name=name,
                 sha256=hashlib.sha256(secret.encode()).hexdigest(),
                 models=models or ALL,
-                limits=_or_none(limits),
+                limits=limits and limits.or_none(),
                 created=now,
                 expires=expires,
             )
@@ -234,7 +234,7 @@ def change(path: Path, which: str, limits: Mapping[str, int | None]) -> ClientKe
 
     def edit(key: ClientKey) -> dict[str, object]:
         known = {} if key.limits is None else key.limits.given()
-        return {"limits": _or_none(KeyLimits.model_validate({**known, **limits}))}
+        return {"limits": KeyLimits.model_validate({**known, **limits}).or_none()}
 
     return _edit(path, which, "change", edit)
 
@@ -251,10 +251,6 @@ def _edit(
                 return edited
     names = ", ".join(sorted({key.name for key in known if key.revoked is None})) or "none"
     raise ConfigError(f"there is no key {which!r} to {verb}; there are: {names}")
-
-
-def _or_none(limits: KeyLimits | None) -> KeyLimits | None:
-    return limits if limits is not None and limits.given() else None
 
 
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

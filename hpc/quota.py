@@ -41,6 +41,10 @@ class KeyLimits(BaseModel):
         """Return the limits that there are, by name."""
         return {name: value for name, value in self if value is not None}
 
+    def or_none(self) -> KeyLimits | None:
+        """Return itself, or None where it limits nothing."""
+        return self if self.given() else None
+
 
 def parse_count(text: str) -> int:
     """Return a number such as ``600``, ``20k``, ``1.5M`` or ``2G``, in powers of ten.
@@ -53,6 +57,14 @@ def parse_count(text: str) -> int:
     if value != int(value) or not 1 <= value <= MOST:
         raise ValueError(f"{text!r} is not a number; allowed: 600, 20k, 1.5M, 2G")
     return int(value)
+
+
+def short(count: int) -> str:
+    """Return a number as people write it, such as ``20k``, without rounding it."""
+    for unit, scale in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= scale and count * 10 % scale == 0:
+            return f"{count / scale:g}{unit}"
+    return str(count)
 
 
 def parse_budget(text: str) -> dict[str, int]:

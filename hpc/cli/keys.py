@@ -28,7 +28,7 @@ COUNTS = {
     "max_tokens": "Longest answer, in tokens.",
     "max_prompt_tokens": "Longest prompt, in tokens.",
 }
-WORDS = {"concurrency": "at once", "daily_tokens": "/day", "total_tokens": "in all"}
+WORDS = {"concurrency": " at once", "daily_tokens": "/day", "total_tokens": " in all"}
 
 
 def limit_options(command: F) -> F:
@@ -184,12 +184,16 @@ def _parse(option: str, text: str) -> dict[str, int | None]:
 
 
 def _told(limits: KeyLimits | None) -> str:
-    """Return limits such as ``60 rpm, 1000000/day``."""
+    """Return limits such as ``60 rpm, 1M/day``."""
+    from hpc import quota  # noqa: PLC0415
+
     if limits is None:
         return "-"
-    words = {name: WORDS.get(name, name.replace("_", " ")) for name in limits.given()}
-    parts = [(value, words[name]) for name, value in limits.given().items()]
-    return ", ".join(f"{n}{word}" if word[0] == "/" else f"{n} {word}" for n, word in parts)
+    parts = []
+    for name, value in limits.given().items():
+        word = WORDS.get(name, " " + name.replace("_", " "))
+        parts.append(quota.short(value) + word)
+    return ", ".join(parts)
 
 
 def _tokens(used: Use | None, today: int) -> tuple[str, str]:
