@@ -1,4 +1,4 @@
-"""A process that asks for as much as one key may have: hammer.py FILE WORKER RPM TPM CONCURRENCY."""
+"""A process that takes all it can get: hammer.py FILE WORKER RPM TPM CONCURRENCY."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ TRIES = 2000
 TOKENS = 7
 
 
+def tell(text: str) -> None:
+    """Write a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Try again and again, and print how often that was allowed."""
     path, worker, rpm, tpm, concurrency = sys.argv[1], *map(int, sys.argv[2:])
@@ -28,7 +34,7 @@ def main() -> None:
         created=datetime.now(timezone.utc),
     )
     limits = Limits(Ledger(Shared(path, worker)))
-    print("ready", flush=True)
+    tell("ready")
     sys.stdin.readline()
     held = []
     for _ in range(TRIES):
@@ -36,7 +42,7 @@ def main() -> None:
             held.append(limits.reserve(key, TOKENS))
         if concurrency == 0 and held:
             held[-1].settle(TOKENS)
-    print(json.dumps(len(held)), flush=True)
+    tell(json.dumps(len(held)))
     sys.stdin.readline()
     for grant in held:
         grant.settle(TOKENS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway_lite.account import WORKERS
 from gateway_lite.errors import ApiError
-from gateway_lite.ledger import Ledger, Private, Shared
+from gateway_lite.ledger import SPARE, Ledger, Private, Shared
 from gateway_lite.limits import SAVE_S, Limits, duration
 from hpc import use
 from hpc.errors import GatewayError, StateError
@@ -26,7 +28,6 @@ from tests.unit.gateway.model_of_limits import Noted, Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from gateway_lite.grant import Free, Grant
     from gateway_lite.ledger import Store
@@ -54,11 +55,13 @@ def key(name: str = "00000001", **limits: int) -> ClientKey:
 
 
 def shared(stack: ExitStack, keys: int = 0) -> Callable[[int], Store]:
-    file = stack.enter_context(tempfile.NamedTemporaryFile())
-    Shared.make(file.fileno(), keys)
+    handle, path = tempfile.mkstemp()
+    stack.callback(Path(path).unlink)
+    Shared.make(handle, keys)
+    os.close(handle)
 
     def make(worker: int) -> Store:
-        store = Shared(file.name, worker)
+        store = Shared(path, worker)
         stack.callback(store.close)
         return store
 
@@ -448,10 +451,7 @@ def test_a_count_cut_off_by_a_kill_is_mended() -> None:
 
 def test_a_shared_file_without_room_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with ExitStack() as stack:
-        file = stack.enter_context(tempfile.NamedTemporaryFile())
-        Shared.make(file.fileno(), -1023)
-        store = Shared(file.name, 0)
-        stack.callback(store.close)
+        store = shared(stack, 1 - SPARE)(0)
         limits = Limits(Ledger(store))
         limits.reserve(key("0000000a", rpm=1), 1)
         with pytest.raises(ApiError, match="cannot count") as caught:
@@ -460,7 +460,7 @@ def test_a_shared_file_without_room_is_told(caplog: pytest.LogCaptureFixture) ->
         assert caught.value.status == 503
         assert "no room for another" in caplog.text
         with pytest.raises(GatewayError, match="there is no worker"):
-            Shared(file.name, WORKERS)
+            shared(stack)(WORKERS)
 
 
 @pytest.mark.parametrize(
