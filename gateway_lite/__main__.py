@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     settings = replace(DEFAULTS, drain_s=options.drain_timeout, idle_s=options.upstream_timeout)
     try:
         _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
+from starlette.routing import Router
 
 from gateway_lite import errors
 from gateway_lite.accesslog import AccessLog
+from gateway_lite.admit import GatewayDesk
 from gateway_lite.auth import Keys
-from gateway_lite.balance import Balancer
 from gateway_lite.catalog import Scanner
-from gateway_lite.edge import Edge, Gate
-from gateway_lite.forward import Forward
+from gateway_lite.edge import Edge
+from gateway_lite.gate import Gate
 from gateway_lite.metrics import Metrics
-from gateway_lite.proxy import Upstream
+from gateway_lite.place import Balancer
 from gateway_lite.routes import Pages
 from gateway_lite.seen import Seen
+from gateway_lite.upstream import Upstream
 from gateway_lite.watch import Watcher
 from hpc import state
 
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
     from gateway_lite.reload import Models
     from gateway_lite.settings import Settings
 
-POST_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+POST_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/rerank",
+)
+HOT = {(b"POST", path.encode()): path for path in POST_PATHS}
 WRONG_METHOD = 405
 
 
@@ -67,20 +75,22 @@ class Gateway:
             publish=self._publish,
             settings=settings,
         )
-        forward = Forward(
-            catalog=self._known,
-            upstream=self._upstream,
-            balancer=self._balancer,
-            watcher=self.watcher,
-            gate=self.gate,
-            settings=settings,
-        )
         self._seen = Seen(
             models=lambda: self._catalog.models if self._catalog else {},
             metrics=Metrics(),
             log=None if access_log is None else AccessLog(access_log),
         )
-        inner = _router(forward, Pages(self._known, models, self._seen.render))
+        self.desk = GatewayDesk(
+            catalog=self._known,
+            keys=keys,
+            balancer=self._balancer,
+            upstream=self._upstream,
+            watcher=self.watcher,
+            seen=self._seen,
+            gate=self.gate,
+            settings=settings,
+        )
+        inner = _router(Pages(self._known, models, self._seen.render))
         self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
 
     async def start(self) -> None:
@@ -103,11 +113,16 @@ class Gateway:
         self._catalog = catalog
         self._balancer.update(catalog.pools())
         self._upstream.keep(catalog.addresses())
+        self.desk.forget()
+
+    def look(self, passed_s: float) -> None:
+        """Watch replicas and connections; called again and again."""
+        self._upstream.look(passed_s)
+        self._balancer.tick(passed_s)
 
 
-def _router(forward: Forward, pages: Pages) -> App:
-    posts = [Route(path, forward, methods=["POST"]) for path in POST_PATHS]
-    router = Router([*posts, *pages.routes()], redirect_slashes=False)
+def _router(pages: Pages) -> App:
+    router = Router(pages.routes(), redirect_slashes=False)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = router
@@ -115,7 +130,7 @@ def _router(forward: Forward, pages: Pages) -> App:
             await router(scope, receive, send)
         except HTTPException as error:
             path = scope["path"]
-            if error.status_code == WRONG_METHOD:
+            if error.status_code == WRONG_METHOD or path in POST_PATHS:
                 raise errors.wrong_method(scope["method"], path) from error
             raise errors.not_found(path) from error
 

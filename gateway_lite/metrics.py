@@ -93,7 +93,7 @@ class Metrics:
             series = self._ready[model, key, status] = self._series(model, key, status)
         series.requests.inc()
         series.duration.observe(took_s)
-        if record.queue_s:
+        if record.attempts or record.queue_s:
             series.queue.observe(record.queue_s)
         if record.attempts > 1:
             series.retries.inc(record.attempts - 1)

@@ -7,15 +7,15 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from gateway_lite.metrics import Live
-from gateway_lite.record import LEFT, Record
+from gateway_lite.record import LEFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from gateway_lite.accesslog import AccessLog
-    from gateway_lite.asgi import Scope
     from gateway_lite.catalog import Model
     from gateway_lite.metrics import Metrics
+    from gateway_lite.record import Record
     from gateway_lite.usage import Usage
 
 OTHER = "other"
@@ -51,23 +51,19 @@ class Seen:
         self.render = metrics.render
         metrics.watch(self._live)
 
-    def begin(self, scope: Scope, name: str) -> Record:
+    def begin(self, record: Record) -> None:
         """Note a request at its first byte."""
-        record: Record = Record(name)
-        scope["record"] = record
         self._active.add(record)
-        return record
 
-    def end(self, scope: Scope, record: Record) -> None:
+    def end(self, record: Record) -> None:
         """Note what became of it, after its last byte."""
         self._active.discard(record)
         record.status = record.status or LEFT
-        if record.status < 400 and scope["path"] in QUIET:
+        if record.status < 400 and record.path in QUIET:
             return
         took_s = time.perf_counter() - record.began
         model = bounded(record.model, self._models())
-        principal = scope.get("principal")
-        key = "" if principal is None else principal.name
+        key = record.key
         used = record.used()
         self._metrics.observe(record, model, key, used, took_s)
         if self._log is not None:

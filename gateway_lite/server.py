@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from gateway_lite.hot import protocol
 from hpc.errors import GatewayError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from types import FrameType
 
     from gateway_lite.asgi import App
-    from gateway_lite.edge import Gate
-    from gateway_lite.settings import Settings
+    from gateway_lite.desk import Desk
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+TICK_S = 1.0
 LAST_WORDS_S = 2.0
 """Seconds for the error frames of streams that were cut at the deadline."""
 
@@ -54,15 +58,23 @@ class Server(uvicorn.Server):
     """Uvicorn with our way to end.
 
     Args:
-        app: what it serves.
-        gate: counts what is under way.
-        settings: how long streams may go on after SIGTERM.
+        app: what serves all that is not hot.
+        desk: decides on hot requests.
+        hot: the path of each hot request, by method and raw URL.
+        look: called about once a second with the seconds since the last time.
     """
 
-    def __init__(self, app: App, gate: Gate, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: App,
+        desk: Desk,
+        hot: dict[tuple[bytes, bytes], str],
+        look: Callable[[float], None],
+    ) -> None:
+        settings = desk.settings
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=protocol(desk, hot),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -72,10 +84,35 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(LAST_WORDS_S),
         )
         super().__init__(config)
-        self._gate = gate
+        self._gate = desk.gate
+        self._look = look
+        self._idle_s = settings.client_idle_s
+        self._tick_s = min(TICK_S, settings.idle_s / 4)
         self._drain_s = settings.drain_s
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to end."""
+        watch = self._loop.create_task(self._watch())
+        try:
+            await super().serve(sockets)
+        finally:
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """Look after all connections, with one timer for all of them."""
+        before = self._loop.time()
+        while True:
+            await asyncio.sleep(self._tick_s)
+            now = self._loop.time()
+            passed_s, before = now - before, now
+            try:
+                self._look(passed_s)
+                for connection in tuple(self.server_state.connections):
+                    connection.look(passed_s, self._idle_s)  # type: ignore[union-attr]
+            except Exception:
+                log.exception("looking after connections failed")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end at the first signal, and end at once at the second."""

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gateway_lite.app import Gateway
+from gateway_lite.app import HOT, Gateway
 from gateway_lite.reload import Models
 from gateway_lite.server import Server, listen
 from hpc import __version__, keys, state
@@ -96,7 +96,7 @@ async def serve(config: Config, address: Address, settings: Settings) -> None:
         gateway = Gateway(
             config.home, models, settings, beat=beat, access_log=folder / "access.log"
         )
-        server = Server(gateway.app, gateway.gate, settings)
+        server = Server(gateway.app, gateway.desk, HOT, gateway.look)
         _on_hangup(gateway, server)
         try:
             await gateway.start()
