@@ -125,7 +125,7 @@ class Ledger:
 class Private:
     """Cells of this process alone."""
 
-    guard = None
+    guard: Guard | None = None
     worker = 0
 
     def __init__(self) -> None:
@@ -174,7 +174,8 @@ class Shared:
         self._slots = len(self._map) // BYTES
         self._view = memoryview(self._map).cast("q")
         self._known: dict[str, Cells] = {}
-        self.guard = FileLock(self._handle)
+        self._lock = FileLock(self._handle)
+        self.guard: Guard | None = self._lock
         self.worker = worker
 
     @staticmethod
@@ -196,13 +197,13 @@ class Shared:
             GatewayError: all slots are taken.
         """
         if name not in self._known:
-            self.guard.lock()
+            self._lock.lock()
             try:
                 self._look()
                 if name not in self._known:
                     self._take(name)
             finally:
-                self.guard.unlock()
+                self._lock.unlock()
         return self._known[name]
 
     def known(self) -> dict[str, Cells]:
