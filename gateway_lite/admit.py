@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway_lite import ask, errors, reply
 from gateway_lite.desk import refusal
 from gateway_lite.place import Work
-from gateway_lite.record import bearer
+from gateway_lite.record import LEFT, bearer
 from gateway_lite.replicas import NoReplicaError
 from gateway_lite.retries import RetryBudget
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from gateway_lite.catalog import Catalog
     from gateway_lite.exchange import Exchange
     from gateway_lite.gate import Gate
+    from gateway_lite.limits import Limits
     from gateway_lite.link import Link
     from gateway_lite.place import Balancer, Lease, Waiting
+    from gateway_lite.record import Record
     from gateway_lite.replicas import Replica
     from gateway_lite.seen import Seen
     from gateway_lite.settings import Settings
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 TWO = 2
 
+FAILED = 400
+
 
 class GatewayDesk:
     """Decides on the requests of clients.
@@ -36,6 +40,7 @@ class GatewayDesk:
     Args:
         catalog: returns the current one, or raises an ApiError.
         keys: those of the clients.
+        limits: what those may use.
         balancer: places requests.
         upstream: connections to replicas.
         watcher: reads a secret again that was refused.
@@ -44,11 +49,12 @@ class GatewayDesk:
         settings: sizes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
         self,
         *,
         catalog: Callable[[], Catalog],
         keys: Keys,
+        limits: Limits,
         balancer: Balancer,
         upstream: Upstream,
         watcher: Watcher,
@@ -60,6 +66,7 @@ class GatewayDesk:
         self.settings = settings
         self._catalog = catalog
         self._keys = keys
+        self._limits = limits
         self._balancer = balancer
         self._upstream = upstream
         self._watcher = watcher
@@ -94,7 +101,9 @@ class GatewayDesk:
         if not exchange.principal.allows(model):
             raise errors.model_not_allowed(model)
         exchange.models = (model,)
-        exchange.work = Work(asked.tokens(len(body)), self._prefix(exchange, asked))
+        tokens = asked.tokens(len(body))
+        exchange.work = Work(tokens, self._prefix(exchange, asked))
+        exchange.grant = self._limits.reserve(exchange.principal, tokens)
         self._budget.deposit()
 
     def _prefix(self, exchange: Exchange, asked: ask.Ask) -> bytes:
@@ -169,7 +178,8 @@ class GatewayDesk:
     def lines(self, exchange: Exchange) -> bytes:
         """Return the header lines that only we can say."""
         record = exchange.record
-        return b"x-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
+        return b"%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
+            exchange.grant.headers,
             record.name.encode(),
             record.replica.encode(),
             b"gateway;dur=%.3f, queue;dur=%.3f" % (record.overhead_s * 1000, record.queue_s * 1000),
@@ -180,5 +190,17 @@ class GatewayDesk:
         return refusal(error, exchange)
 
     def finished(self, exchange: Exchange) -> None:
-        """Note it."""
-        self._seen.end(exchange.record)
+        """Note it, and count what it used."""
+        record = exchange.record
+        self._seen.end(record)
+        if exchange.grant is not None:
+            exchange.grant.settle(_used(record, exchange.grant.tokens))
+
+
+def _used(record: Record, estimate: int) -> int | None:
+    """Return the tokens reported, the estimate where an answer does not report any, or None."""
+    reported = record.used()
+    if reported is not None:
+        return reported.prompt + reported.completion
+    answered = record.first_at is not None and (record.status < FAILED or record.status == LEFT)
+    return estimate if answered else None

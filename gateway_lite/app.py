@@ -14,6 +14,8 @@ from gateway_lite.auth import Keys
 from gateway_lite.catalog import Scanner
 from gateway_lite.edge import Edge
 from gateway_lite.gate import Gate
+from gateway_lite.gather import Gather
+from gateway_lite.limits import Limits
 from gateway_lite.metrics import Metrics
 from gateway_lite.place import Balancer
 from gateway_lite.routes import Pages
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from gateway_lite.asgi import App, Receive, Scope, Send
     from gateway_lite.catalog import Catalog
+    from gateway_lite.gather import Crew
     from gateway_lite.reload import Models
     from gateway_lite.settings import Settings
 
@@ -51,6 +54,8 @@ class Gateway:
         settings: limits.
         beat: publishes that this gateway lives, or None.
         access_log: file that gets one line per request, or None.
+        limits: what keys may use.
+        crew: which of several workers we are; None is the only one.
     """
 
     def __init__(
@@ -61,7 +66,11 @@ class Gateway:
         *,
         beat: Callable[[], None] | None = None,
         access_log: Path | None = None,
+        limits: Limits | None = None,
+        crew: Crew | None = None,
     ) -> None:
+        self._limits = limits or Limits()
+        self._beat = beat
         self.gate = Gate()
         self._catalog: Catalog | None = None
         self._upstream = Upstream(settings)
@@ -71,7 +80,7 @@ class Gateway:
             Scanner(root, models.backends),
             keys,
             models,
-            beat=beat,
+            beat=self._record,
             publish=self._publish,
             settings=settings,
         )
@@ -83,6 +92,7 @@ class Gateway:
         self.desk = GatewayDesk(
             catalog=self._known,
             keys=keys,
+            limits=self._limits,
             balancer=self._balancer,
             upstream=self._upstream,
             watcher=self.watcher,
@@ -90,11 +100,15 @@ class Gateway:
             gate=self.gate,
             settings=settings,
         )
-        inner = _router(Pages(self._known, models, self._seen.render))
+        self._gather = None if crew is None else Gather(crew, self._seen.render)
+        metrics = self._seen.render if self._gather is None else self._gather.metrics
+        inner = _router(Pages(self._known, models, metrics))
         self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
 
     async def start(self) -> None:
         """Read the state directory for the first time, and go on with that."""
+        if self._gather is not None:
+            await self._gather.start()
         self.watcher.start()
         await self.watcher.again(timeout_s=10.0)
 
@@ -103,6 +117,15 @@ class Gateway:
         self.watcher.stop()
         await self._upstream.close()
         self._seen.close()
+        self._limits.close()
+        if self._gather is not None:
+            self._gather.close()
+
+    def _record(self) -> None:
+        """Publish what others look for; called by the watching thread."""
+        if self._beat is not None:
+            self._beat()
+        self._limits.sync()
 
     def _known(self) -> Catalog:
         if self._catalog is None:
@@ -120,6 +143,7 @@ class Gateway:
         self._upstream.look(passed_s)
         self._balancer.tick(passed_s)
         self.desk.look(passed_s)
+        self._limits.tick()
 
 
 def _router(pages: Pages) -> App:

@@ -4,54 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from gateway_lite.hot import protocol
-from hpc.errors import GatewayError
+from gateway_lite.listeners import BACKLOG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
     from gateway_lite.asgi import App
     from gateway_lite.desk import Desk
+    from gateway_lite.listeners import Listener
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 2048
 TICK_S = 1.0
 LAST_WORDS_S = 2.0
 """Seconds for the error frames of streams that were cut at the deadline."""
-
-
-def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
-    """Return a socket that already listens.
-
-    Args:
-        host: address or name to bind.
-        port: TCP port; 0 takes a free one.
-        or_any: take a free port where this one is in use.
-
-    Raises:
-        GatewayError: it cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        if or_any:
-            return listen(host, 0)
-        raise GatewayError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
-
-
-def _reason(error: OSError) -> str:
-    """Return the plain reason; the library adds the address once more, or has its own numbers."""
-    known = error.errno is not None and error.errno > 0
-    return os.strerror(error.errno).lower() if known and error.errno else str(error).lower()
 
 
 class Server(uvicorn.Server):
@@ -62,6 +35,7 @@ class Server(uvicorn.Server):
         desk: decides on hot requests.
         hot: the path of each hot request, by method and raw URL.
         look: called about once a second with the seconds since the last time.
+        listeners: where to accept connections, beside the sockets that ``serve`` is given.
     """
 
     def __init__(
@@ -70,7 +44,9 @@ class Server(uvicorn.Server):
         desk: Desk,
         hot: dict[tuple[bytes, bytes], str],
         look: Callable[[float], None],
+        listeners: Sequence[Listener] = (),
     ) -> None:
+        self.listeners = listeners
         settings = desk.settings
         config = uvicorn.Config(
             app,
@@ -91,6 +67,26 @@ class Server(uvicorn.Server):
         self._drain_s = settings.drain_s
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, on each listener in its own way."""
+        await super().startup(sockets)
+        if not self.listeners:
+            return
+        for listener in self.listeners:
+            unix = listener.sock.family == socket.AF_UNIX
+            make = self._loop.create_unix_server if unix else self._loop.create_server
+            self.servers.append(
+                await make(
+                    self._connection, sock=listener.sock, ssl=listener.context, backlog=BACKLOG
+                )
+            )
+
+    def _connection(self) -> asyncio.Protocol:
+        config = self.config
+        return config.http_protocol_class(  # type: ignore[call-arg]
+            config=config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to end."""

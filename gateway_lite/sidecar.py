@@ -12,9 +12,10 @@ from gateway_lite import errors, reply
 from gateway_lite.desk import refusal
 from gateway_lite.edge import Edge
 from gateway_lite.gate import Gate
+from gateway_lite.listeners import listen
 from gateway_lite.record import bearer
 from gateway_lite.replicas import Replica
-from gateway_lite.server import Server, listen
+from gateway_lite.server import Server
 from gateway_lite.upstream import Upstream
 from hpc import state
 from hpc.errors import ConfigError
