@@ -238,7 +238,8 @@ def test_a_dead_collector_delays_nobody() -> None:
 
 def test_nothing_is_imported_while_it_is_off() -> None:
     code = (
-        "import sys\nfrom gateway_lite import tracing\nassert tracing.configured(None, {}) is None\n"
+        "import sys\nfrom gateway_lite import tracing\n"
+        "assert tracing.configured(None, {}) is None\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
