@@ -141,7 +141,7 @@ class GatewayDesk:
         exchange.work = Work(tokens, self._prefix(exchange, asked))
         exchange.grant = self._limits.reserve(principal, tokens)
         self._budget.deposit()
-        if self._plain and exchange.extra is None and exchange.grant.free:
+        if self._plain and exchange.extra is None and principal.limits is None:
             return
         self._prepare(exchange)
 
@@ -161,7 +161,8 @@ class GatewayDesk:
             return
         model = self._catalog().models.get(exchange.models[0])
         identity = "" if model is None else model.identity()
-        hit = self._extras.prepare(exchange, identity, counted=not exchange.grant.free)
+        counted = exchange.principal.limits is not None
+        hit = self._extras.prepare(exchange, identity, counted=counted)
         if hit is not None:
             asked = exchange.ask
             events = asked is not None and asked.stream

@@ -155,9 +155,7 @@ class Scanner:
             phases = (*[Phase.READY] * len(servers), *(own.phases if own else ()))
             stale = own.stale if own else 0
             told = own.endpoints if own else ()
-            models[name] = Model(
-                name, Phase.READY, asked, replicas, phases, stale, endpoints=told
-            )
+            models[name] = Model(name, Phase.READY, asked, replicas, phases, stale, endpoints=told)
         self._prune(models)
         return Catalog(dict(sorted(models.items())))
 

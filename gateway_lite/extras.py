@@ -1,7 +1,7 @@
 """What is done to requests and answers beside passing them on; nothing, where nothing is asked for.
 
-Prompts are redacted, sure answers kept, reports of usage asked for and taken out again, and Ollama's
-clients answered in their own form.
+Prompts are redacted, sure answers kept, reports of usage asked for and taken out again, and
+Ollama's clients answered in their own form.
 """
 
 from __future__ import annotations

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from hpc import state
-from hpc.config import gateway
 from hpc.config.files import explain, read
 from hpc.config.schema import ModelEntry, ModelsFile, ResourcesEntry, Settings, SiteFile
 from hpc.errors import ConfigError
 from hpc.model import Engine, Resources, Server, ServiceSpec
-from hpc.policy import GatewayPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +61,6 @@ class Config:
         models_file: the models.yaml that was read, or None.
         services: what can be submitted, by name.
         backends: what only needs a route.
-        gateway: what the gateway does with requests.
     """
 
     home: Path
@@ -71,7 +68,6 @@ class Config:
     services: Mapping[str, ServiceSpec]
     backends: tuple[Backend, ...]
     site: Site
-    gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
 
 
 def load(
@@ -110,8 +106,7 @@ def load(
         for e in entries
         if e.backend_url is not None
     )
-    site = _site_values(site_file, site_path)
-    return Config(root, path, specs, backends, site, gateway.policy(file.gateway, entries))
+    return Config(root, path, specs, backends, _site_values(site_file, site_path))
 
 
 def find_models(given: str | None) -> Path | None:

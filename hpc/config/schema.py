@@ -7,10 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from hpc.config.gateway import GatewayEntry, check
 from hpc.config.units import parse_memory, parse_time
 from hpc.model import Accelerator, Container, Engine, Scalar, Server  # noqa: TC001 - pydantic reads them
-from hpc.policy import Routing  # noqa: TC001
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -113,12 +111,6 @@ class ModelEntry(Settings):
     api_key_env: Variable | None = Field(None, description="variable with a static backend's key")
     model: Line | None = Field(None, description="Hugging Face id, GGUF file or model folder")
     revision: Line | None = Field(None, description="commit or tag on Hugging Face")
-    fallback: list[Name] | None = Field(
-        None, description="models that are asked when no replica of this one answers"
-    )
-    routing: Routing | None = Field(None, description="how to choose among its replicas")
-    max_tokens: int | None = Field(None, ge=1, description="longest answer, in tokens")
-    max_prompt_tokens: int | None = Field(None, ge=1, description="longest prompt, in tokens")
 
     @model_validator(mode="after")
     def _one_kind(self) -> ModelEntry:
@@ -136,9 +128,6 @@ class ModelsFile(Strict):
 
     version: Literal[1] = Field(1, description="format of this file")
     models: list[ModelEntry] = Field(default_factory=list)
-    gateway: GatewayEntry = Field(
-        default_factory=GatewayEntry, description="how the gateway treats requests"
-    )
 
     @model_validator(mode="after")
     def _unique(self) -> ModelsFile:
@@ -146,7 +135,6 @@ class ModelsFile(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the model {twice[0]!r} is given twice")
-        check(self.gateway, self.models)
         return self
 
 
