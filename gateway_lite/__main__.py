@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway_lite.settings import Settings
 from hpc import __version__
-from hpc.errors import HpcServeError
+from hpc.errors import ConfigError, HpcServeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     settings = replace(DEFAULTS, drain_s=options.drain_timeout, idle_s=options.upstream_timeout)
     try:
         _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)
@@ -41,13 +41,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> None:
-    from gateway_lite.server import run_loop  # noqa: PLC0415 - a sidecar needs less than a gateway
-    from gateway_lite.serving import Address, serve  # noqa: PLC0415
+    from gateway_lite.listeners import Address, Tls  # noqa: PLC0415 - a sidecar needs less
+    from gateway_lite.prefork import run  # noqa: PLC0415
     from hpc import config  # noqa: PLC0415
 
     resolved = config.load(models_file=options.models, home=options.home)
-    port = resolved.site.gateway_port if options.port is None else options.port
-    run_loop(serve(resolved, Address(options.host, port, options.or_any_port), settings))
+    if bool(options.tls_cert) != bool(options.tls_key):
+        raise ConfigError("--tls-cert and --tls-key go together")
+    address = Address(
+        host=options.host,
+        port=resolved.site.gateway_port if options.port is None else options.port,
+        or_any=options.or_any_port,
+        unix=options.unix,
+        tls=Tls(options.tls_cert, options.tls_key) if options.tls_cert else None,
+        tls_host=options.tls_host,
+        tls_port=options.tls_port,
+    )
+    run(resolved, address, settings, options.workers)
 
 
 def _sidecar(options: argparse.Namespace, settings: Settings) -> None:
@@ -77,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--port", type=int, help="TCP port; 0 takes a free one [8081]")
     run.add_argument(
         "--or-any-port", action="store_true", help="take a free port where that one is in use"
+    )
+    run.add_argument("--unix", metavar="PATH", help="listen on this Unix socket, mode 0600, too")
+    run.add_argument("--tls-cert", metavar="FILE", help="certificate, PEM: listen with TLS too")
+    run.add_argument("--tls-key", metavar="FILE", help="its key, PEM, mode 0600")
+    run.add_argument(
+        "--tls-host",
+        default="0.0.0.0",  # noqa: S104 - what TLS is for
+        help="address of the TLS listener [%(default)s]",
+    )
+    run.add_argument(
+        "--tls-port", type=int, default=8443, help="its port; 0 takes a free one [%(default)s]"
+    )
+    run.add_argument(
+        "--workers", metavar="N", type=int, default=1, help="processes that share the port [1]"
     )
     door = commands.add_parser("sidecar", help="be the only door of one engine")
     upstream = door.add_mutually_exclusive_group(required=True)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
+from starlette.routing import Router
 
 from gateway_lite import errors
 from gateway_lite.accesslog import AccessLog
+from gateway_lite.admit import GatewayDesk
 from gateway_lite.auth import Keys
-from gateway_lite.balance import Balancer
 from gateway_lite.catalog import Scanner
-from gateway_lite.edge import Edge, Gate
-from gateway_lite.forward import Forward
+from gateway_lite.edge import Edge
+from gateway_lite.gate import Gate
+from gateway_lite.gather import Gather
+from gateway_lite.limits import Limits
 from gateway_lite.metrics import Metrics
-from gateway_lite.proxy import Upstream
+from gateway_lite.place import Balancer
 from gateway_lite.routes import Pages
 from gateway_lite.seen import Seen
+from gateway_lite.upstream import Upstream
 from gateway_lite.watch import Watcher
 from hpc import state
 
@@ -27,10 +30,18 @@ if TYPE_CHECKING:
 
     from gateway_lite.asgi import App, Receive, Scope, Send
     from gateway_lite.catalog import Catalog
+    from gateway_lite.gather import Crew
     from gateway_lite.reload import Models
     from gateway_lite.settings import Settings
 
-POST_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+POST_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/rerank",
+)
+HOT = {(b"POST", path.encode()): path for path in POST_PATHS}
 WRONG_METHOD = 405
 
 
@@ -43,6 +54,8 @@ class Gateway:
         settings: limits.
         beat: publishes that this gateway lives, or None.
         access_log: file that gets one line per request, or None.
+        limits: what keys may use.
+        crew: which of several workers we are; None is the only one.
     """
 
     def __init__(
@@ -53,7 +66,11 @@ class Gateway:
         *,
         beat: Callable[[], None] | None = None,
         access_log: Path | None = None,
+        limits: Limits | None = None,
+        crew: Crew | None = None,
     ) -> None:
+        self._limits = limits or Limits()
+        self._beat = beat
         self.gate = Gate()
         self._catalog: Catalog | None = None
         self._upstream = Upstream(settings)
@@ -63,16 +80,8 @@ class Gateway:
             Scanner(root, models.backends),
             keys,
             models,
-            beat=beat,
+            beat=self._record,
             publish=self._publish,
-            settings=settings,
-        )
-        forward = Forward(
-            catalog=self._known,
-            upstream=self._upstream,
-            balancer=self._balancer,
-            watcher=self.watcher,
-            gate=self.gate,
             settings=settings,
         )
         self._seen = Seen(
@@ -80,11 +89,26 @@ class Gateway:
             metrics=Metrics(),
             log=None if access_log is None else AccessLog(access_log),
         )
-        inner = _router(forward, Pages(self._known, models, self._seen.render))
+        self.desk = GatewayDesk(
+            catalog=self._known,
+            keys=keys,
+            limits=self._limits,
+            balancer=self._balancer,
+            upstream=self._upstream,
+            watcher=self.watcher,
+            seen=self._seen,
+            gate=self.gate,
+            settings=settings,
+        )
+        self._gather = None if crew is None else Gather(crew, self._seen.render)
+        metrics = self._seen.render if self._gather is None else self._gather.metrics
+        inner = _router(Pages(self._known, models, metrics))
         self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
 
     async def start(self) -> None:
         """Read the state directory for the first time, and go on with that."""
+        if self._gather is not None:
+            await self._gather.start()
         self.watcher.start()
         await self.watcher.again(timeout_s=10.0)
 
@@ -93,6 +117,15 @@ class Gateway:
         self.watcher.stop()
         await self._upstream.close()
         self._seen.close()
+        self._limits.close()
+        if self._gather is not None:
+            self._gather.close()
+
+    def _record(self) -> None:
+        """Publish what others look for; called by the watching thread."""
+        if self._beat is not None:
+            self._beat()
+        self._limits.sync()
 
     def _known(self) -> Catalog:
         if self._catalog is None:
@@ -103,11 +136,18 @@ class Gateway:
         self._catalog = catalog
         self._balancer.update(catalog.pools())
         self._upstream.keep(catalog.addresses())
+        self.desk.forget()
+
+    def look(self, passed_s: float) -> None:
+        """Watch replicas and connections; called again and again."""
+        self._upstream.look(passed_s)
+        self._balancer.tick(passed_s)
+        self.desk.look(passed_s)
+        self._limits.tick()
 
 
-def _router(forward: Forward, pages: Pages) -> App:
-    posts = [Route(path, forward, methods=["POST"]) for path in POST_PATHS]
-    router = Router([*posts, *pages.routes()], redirect_slashes=False)
+def _router(pages: Pages) -> App:
+    router = Router(pages.routes(), redirect_slashes=False)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = router
@@ -115,7 +155,7 @@ def _router(forward: Forward, pages: Pages) -> App:
             await router(scope, receive, send)
         except HTTPException as error:
             path = scope["path"]
-            if error.status_code == WRONG_METHOD:
+            if error.status_code == WRONG_METHOD or path in POST_PATHS:
                 raise errors.wrong_method(scope["method"], path) from error
             raise errors.not_found(path) from error
 

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway_lite.balance import Replica
+from gateway_lite.replicas import Replica
 from hpc import state
 from hpc.model import Endpoint, Phase
 

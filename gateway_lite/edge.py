@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import re
-import uuid
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
 from gateway_lite.asgi import ClientGone, header, send_error, send_json
+from gateway_lite.record import Record, bearer, request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway_lite.asgi import App, Message, Receive, Scope, Send
-    from gateway_lite.record import Record
+    from gateway_lite.gate import Gate
     from gateway_lite.seen import Seen
 
 log = logging.getLogger(__name__)
 
-SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 HEALTH = "/healthz"
-
-
-class Gate:
-    """How many requests are under way, and whether new ones are let in.
-
-    Attributes:
-        idle: set while no request is under way.
-        draining: new requests are refused.
-        expired: done when those under way must end too.
-    """
-
-    def __init__(self) -> None:
-        self._active = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.draining = False
-        self.expired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def enter(self) -> None:
-        """Count a request from its first byte."""
-        self._active += 1
-        self.idle.clear()
-
-    def leave(self) -> None:
-        """Count it no more, after its last byte."""
-        self._active -= 1
-        if not self._active:
-            self.idle.set()
-
-    def expire(self) -> None:
-        """End what is under way."""
-        self.draining = True
-        if not self.expired.done():
-            self.expired.set_result(None)
 
 
 class Edge:
@@ -86,41 +49,44 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        name = request_id(scope)
-        record = None if self._seen is None else self._seen.begin(scope, name.decode())
+        record = Record(request_id(header(scope, b"x-request-id")), path=scope["path"])
+        name = record.name.encode()
         answer = _Answer(send, name, record)
-        scope["request_id"] = name
+        if self._seen is not None:
+            self._seen.begin(record)
         self._gate.enter()
         try:
-            await self._serve(scope, receive, answer.send)
+            await self._serve(scope, receive, answer.send, record)
         except ClientGone:
             answer.abandon()
-            log.debug("request %s: the client left", name.decode())
+            log.debug("request %s: the client left", record.name)
         except errors.ApiError as error:
             await answer.fail(error)
         except Exception:
-            log.exception("request %s failed", name.decode())
+            log.exception("request %s failed", record.name)
             await answer.fail(errors.internal())
         finally:
             self._gate.leave()
-            if self._seen is not None and record is not None:
-                self._seen.end(scope, record)
+            if self._seen is not None:
+                self._seen.end(record)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         if self._gate.draining:
             raise errors.draining()
         if self._open_health and scope["path"] == HEALTH:
             return await send_json(send, {"status": "ok"})
-        scope["principal"] = self._authenticate(bearer(scope))
-        if scope["principal"] is None:
+        token = bearer(header(scope, b"authorization") or b"")
+        principal = scope["principal"] = self._authenticate(token)
+        if principal is None:
             raise errors.unauthorized()
+        record.key = getattr(principal, "name", "")
         return await self._app(scope, receive, send)
 
 
 class _Answer:
     """One answer on its way out: knows whether and as what it has begun."""
 
-    def __init__(self, send: Send, name: bytes, record: Record | None) -> None:
+    def __init__(self, send: Send, name: bytes, record: Record) -> None:
         self._send = send
         self._name = name
         self._record = record
@@ -133,23 +99,19 @@ class _Answer:
             self._begun = True
             self._events = _is_event_stream(message["headers"])
             message["headers"] = [*message["headers"], (b"x-request-id", self._name)]
-            if self._record is not None:
-                self._record.status = message["status"]
+            self._record.status = message["status"]
             return await self._send(message)
         await self._send(message)
-        if self._record is not None:
-            self._record.sent(message.get("body", b""), more=message.get("more_body", False))
+        self._record.sent(message.get("body", b""), more=message.get("more_body", False))
         return None
 
     def abandon(self) -> None:
         """Note that nobody waits for it any more."""
-        if self._record is not None:
-            self._record.left()
+        self._record.left()
 
     async def fail(self, error: errors.ApiError) -> None:
         """Answer with an error, or end a stream with one; cut anything else short."""
-        if self._record is not None:
-            self._record.failed(error.status, error.code)
+        self._record.failed(error.status, error.code)
         if not self._begun:
             await send_error(self.send, error)
         elif self._events:
@@ -158,17 +120,3 @@ class _Answer:
 
 def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
     return any(n == b"content-type" and v.startswith(b"text/event-stream") for n, v in headers)
-
-
-def bearer(scope: Scope) -> bytes:
-    """Return the token of the Authorization header; empty where there is none."""
-    kind, _, token = (header(scope, b"authorization") or b"").partition(b" ")
-    return token.strip() if kind.lower() == b"bearer" else b""
-
-
-def request_id(scope: Scope) -> bytes:
-    """Return the client's own name for the request where it is sane, else a new one."""
-    given = header(scope, b"x-request-id")
-    if given is not None and SANE_ID.fullmatch(given):
-        return given
-    return uuid.uuid4().hex.encode()

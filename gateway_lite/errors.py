@@ -47,6 +47,11 @@ class ApiError(Exception):
         self.param = param
         self.headers = headers
 
+    @property
+    def closes(self) -> bool:
+        """Whether the connection must not be used again after it."""
+        return any(name == b"connection" for name, _ in self.headers)
+
     def body(self) -> bytes:
         """Return the JSON of the answer."""
         error = {
@@ -187,6 +192,26 @@ def too_large(limit: int) -> ApiError:
         413,
         f"the request is larger than {limit} bytes",
         code="request_too_large",
+        headers=((b"connection", b"close"),),
+    )
+
+
+def head_too_large() -> ApiError:
+    """Return what a request with too long or too many headers gets."""
+    return ApiError(
+        431,
+        "the request's headers are too large",
+        code="headers_too_large",
+        headers=((b"connection", b"close"),),
+    )
+
+
+def too_slow() -> ApiError:
+    """Return what a request gets that does not come to its end."""
+    return ApiError(
+        408,
+        "the request did not arrive in time",
+        code="request_timeout",
         headers=((b"connection", b"close"),),
     )
 

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import secrets
 import time
-from dataclasses import dataclass, field
 
 from gateway_lite import usage
 
 CLIENT_GONE = "client_gone"
 LEFT = 499
 """Status of a request whose client left before it was answered, as nginx writes it."""
+SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_NAMES = itertools.count(1)
+_PREFIX = secrets.token_hex(8)
 
 
-@dataclass(slots=True, eq=False)
+def request_id(given: bytes | None) -> str:
+    """Return the client's own name for a request where it is sane, else a new one."""
+    if given is not None and SANE_ID.fullmatch(given):
+        return given.decode()
+    return f"{_PREFIX}{next(_NAMES):08x}"
+
+
+def bearer(authorization: bytes) -> bytes:
+    """Return the token of an Authorization header; empty where there is none."""
+    if authorization.startswith(b"Bearer "):
+        return authorization[7:].strip()
+    kind, _, token = authorization.partition(b" ")
+    return token.strip() if kind.lower() == b"bearer" else b""
+
+
 class Record:
     """One request.
 
     Attributes:
         name: its id.
+        path: what it asks for, as a URL.
+        key: name of the key that it showed; empty where it showed none in force.
         model: what it asks for, in the client's own words; empty where it asks for none.
         replica: who worked on it last; empty where nobody did.
         status: HTTP status; what came later counts more than what was sent.
@@ -27,20 +48,30 @@ class Record:
         began: clock at its first byte.
         first_at: clock when the first byte of the answer's body had gone out.
         complete: its answer went out to the last byte.
-        tail: the last bytes of that answer.
+        reads: pieces in which the answer's body came.
+        overhead_s: seconds that passed in the gateway before the replica was asked.
     """
 
-    name: str
-    model: str = ""
-    replica: str = ""
-    status: int = 0
+    path = key = model = replica = ""
+    status = attempts = reads = 0
     error: str | None = None
-    queue_s: float = 0.0
-    attempts: int = 0
-    began: float = field(default_factory=time.perf_counter)
+    queue_s = overhead_s = 0.0
     first_at: float | None = None
-    complete: bool = False
-    tail: usage.Tail = field(default_factory=usage.Tail)
+    complete = False
+    _tail: usage.Tail | None = None
+    _whole: bytes | None = None
+
+    def __init__(self, name: str, path: str = "") -> None:
+        self.name = name
+        self.path = path
+        self.began = time.perf_counter()
+
+    @property
+    def tail(self) -> usage.Tail:
+        """The last bytes of the answer."""
+        if self._tail is None:
+            self._tail = usage.Tail()
+        return self._tail
 
     def sent(self, body: bytes, *, more: bool) -> None:
         """Note bytes of the answer that have gone out."""
@@ -48,6 +79,12 @@ class Record:
             self.first_at = time.perf_counter()
         self.tail.add(body)
         self.complete = not more
+
+    def whole(self, body: bytes) -> None:
+        """Note an answer that goes out at once."""
+        self.reads = 1
+        self.complete = True
+        self._whole = body
 
     def failed(self, status: int, error: str) -> None:
         """Note an error of ours, also one in mid-stream."""
@@ -60,4 +97,7 @@ class Record:
 
     def used(self) -> usage.Usage | None:
         """Return what a replica reports of its work, also where that was cut short."""
-        return usage.read(self.tail.read()) if self.replica else None
+        if not self.replica:
+            return None
+        whole = self._whole
+        return usage.read(self.tail.read() if whole is None else whole[-usage.TAIL_BYTES :])

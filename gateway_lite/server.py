@@ -3,66 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from hpc.errors import GatewayError
+from gateway_lite.hot import protocol
+from gateway_lite.listeners import BACKLOG
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
     from gateway_lite.asgi import App
-    from gateway_lite.edge import Gate
-    from gateway_lite.settings import Settings
+    from gateway_lite.desk import Desk
+    from gateway_lite.listeners import Listener
 
-BACKLOG = 2048
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
 LAST_WORDS_S = 2.0
 """Seconds for the error frames of streams that were cut at the deadline."""
-
-
-def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
-    """Return a socket that already listens.
-
-    Args:
-        host: address or name to bind.
-        port: TCP port; 0 takes a free one.
-        or_any: take a free port where this one is in use.
-
-    Raises:
-        GatewayError: it cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        if or_any:
-            return listen(host, 0)
-        raise GatewayError(f"cannot listen on {host}:{port}: {_reason(error)}") from error
-
-
-def _reason(error: OSError) -> str:
-    """Return the plain reason; the library adds the address once more, or has its own numbers."""
-    known = error.errno is not None and error.errno > 0
-    return os.strerror(error.errno).lower() if known and error.errno else str(error).lower()
 
 
 class Server(uvicorn.Server):
     """Uvicorn with our way to end.
 
     Args:
-        app: what it serves.
-        gate: counts what is under way.
-        settings: how long streams may go on after SIGTERM.
+        app: what serves all that is not hot.
+        desk: decides on hot requests.
+        hot: the path of each hot request, by method and raw URL.
+        look: called about once a second with the seconds since the last time.
+        listeners: where to accept connections, beside the sockets that ``serve`` is given.
     """
 
-    def __init__(self, app: App, gate: Gate, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: App,
+        desk: Desk,
+        hot: dict[tuple[bytes, bytes], str],
+        look: Callable[[float], None],
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.listeners = listeners
+        settings = desk.settings
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=protocol(desk, hot),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -72,10 +60,55 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(LAST_WORDS_S),
         )
         super().__init__(config)
-        self._gate = gate
+        self._gate = desk.gate
+        self._look = look
+        self._idle_s = settings.client_idle_s
+        self._tick_s = min(TICK_S, settings.idle_s / 4)
         self._drain_s = settings.drain_s
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, on each listener in its own way."""
+        await super().startup(sockets)
+        if not self.listeners:
+            return
+        for listener in self.listeners:
+            unix = listener.sock.family == socket.AF_UNIX
+            make = self._loop.create_unix_server if unix else self._loop.create_server
+            self.servers.append(
+                await make(
+                    self._connection, sock=listener.sock, ssl=listener.context, backlog=BACKLOG
+                )
+            )
+
+    def _connection(self) -> asyncio.Protocol:
+        config = self.config
+        return config.http_protocol_class(  # type: ignore[call-arg]
+            config=config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to end."""
+        watch = self._loop.create_task(self._watch())
+        try:
+            await super().serve(sockets)
+        finally:
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """Look after all connections, with one timer for all of them."""
+        before = self._loop.time()
+        while True:
+            await asyncio.sleep(self._tick_s)
+            now = self._loop.time()
+            passed_s, before = now - before, now
+            try:
+                self._look(passed_s)
+                for connection in tuple(self.server_state.connections):
+                    connection.look(passed_s, self._idle_s)  # type: ignore[union-attr]
+            except Exception:
+                log.exception("looking after connections failed")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end at the first signal, and end at once at the second."""

@@ -12,32 +12,26 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gateway_lite.app import Gateway
+from gateway_lite.app import HOT, Gateway
+from gateway_lite.ledger import Ledger, Shared
+from gateway_lite.limits import Limits
 from gateway_lite.reload import Models
-from gateway_lite.server import Server, listen
-from hpc import __version__, keys, state
+from gateway_lite.server import Server
+from hpc import __version__, state
 from hpc.model import GatewayRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from gateway_lite.gather import Crew
+    from gateway_lite.listeners import Listener
     from gateway_lite.settings import Settings
     from hpc.config import Config
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen.
-
-    Attributes:
-        or_any: take a free port where this one is in use.
-    """
-
-    host: str
-    port: int
-    or_any: bool = False
 
 
 class Beat:
@@ -80,37 +74,95 @@ class Beat:
         self._lock.release()
 
 
-async def serve(config: Config, address: Address, settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a worker is given by the process that supervises it.
+
+    Attributes:
+        crew: its number.
+        counts: file with the counts that the workers share.
+        pid: of the supervising process, by which others know the gateway.
+        started_at: Unix time at which that began.
+        ready: called once it serves.
+    """
+
+    crew: Crew
+    counts: str
+    pid: int
+    started_at: float
+    ready: Callable[[], None]
+
+
+async def serve(
+    config: Config, listeners: Sequence[Listener], settings: Settings, place: Place | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT, and read models.yaml again on SIGHUP.
 
+    Args:
+        config: names the state directory.
+        listeners: where to accept connections; the first one is published.
+        settings: how long to wait.
+        place: which of several workers we are; None is the only one.
+
     Raises:
-        ConfigError: the keys file may not be used.
-        GatewayError: the port cannot be bound.
-        StateError: the record cannot be written.
+        StateError: the record cannot be written, or that of an earlier gateway not be read.
     """
-    keys.load(state.keys_path(config.home))
-    with listen(address.host, address.port, or_any=address.or_any) as sock:
-        models = Models(config)
-        beat = Beat(config, _record(address.host, sock.getsockname()[1]), models)
-        folder = state.gateway_dir(config.home, socket.gethostname())
-        gateway = Gateway(
-            config.home, models, settings, beat=beat, access_log=folder / "access.log"
-        )
-        server = Server(gateway.app, gateway.gate, settings)
-        _on_hangup(gateway, server)
-        try:
-            await gateway.start()
+    models = Models(config)
+    beat = None
+    if place is None or not place.crew.worker:
+        beat = Beat(config, _record(listeners[0], place), models)
+    gateway = Gateway(
+        config.home,
+        models,
+        settings,
+        beat=beat,
+        access_log=_access_log(config, place),
+        limits=_limits(config, place),
+        crew=None if place is None else place.crew,
+    )
+    server = Server(gateway.app, gateway.desk, HOT, gateway.look, listeners)
+    _on_hangup(gateway, server, attached=place is None and os.isatty(0))
+    try:
+        await gateway.start()
+        if beat is not None:
             beat()
-            log.info("listening on %s:%d", address.host, sock.getsockname()[1])
-            await server.serve(sockets=[sock])
-        finally:
-            await gateway.close()
+        if place is None:
+            told(listeners)
+        else:
+            place.ready()
+        await server.serve(sockets=[])
+    finally:
+        await gateway.close()
+        if beat is not None:
             beat.end()
 
 
-def _on_hangup(gateway: Gateway, server: Server) -> None:
+def told(listeners: Sequence[Listener]) -> None:
+    """Log where we listen."""
+    log.info("listening on %s", ", ".join(listener.where() for listener in listeners))
+
+
+def _limits(config: Config, place: Place | None) -> Limits:
+    """Return what keys may use; with several workers the first one keeps the record."""
+    hostname = socket.gethostname()
+    if place is None:
+        limits = Limits(root=config.home, hostname=hostname)
+        limits.begin()
+        return limits
+    ledger = Ledger(Shared(place.counts, place.crew.worker))
+    ledger.repair()
+    return Limits(ledger, root=None if place.crew.worker else config.home, hostname=hostname)
+
+
+def _access_log(config: Config, place: Place | None) -> Path:
+    """Return the log of this process alone, as it also rotates it."""
+    number = "" if place is None or not place.crew.worker else f".{place.crew.worker}"
+    folder = state.gateway_dir(config.home, socket.gethostname())
+    return folder / f"access{number}.log"
+
+
+def _on_hangup(gateway: Gateway, server: Server, *, attached: bool) -> None:
     """Reload on SIGHUP, unless it says that the terminal we run in is closed."""
-    attached = os.isatty(0)
 
     def react() -> None:
         if attached and not os.isatty(0):
@@ -121,14 +173,15 @@ def _on_hangup(gateway: Gateway, server: Server) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, react)
 
 
-def _record(host: str, port: int) -> GatewayRecord:
+def _record(listener: Listener, place: Place | None) -> GatewayRecord:
+    host, port = listener.sock.getsockname()[:2]
     now = time.time()
     return GatewayRecord(
         hostname=socket.gethostname(),
         host=host,
         port=port,
-        pid=os.getpid(),
-        started_at=now,
+        pid=os.getpid() if place is None else place.pid,
+        started_at=now if place is None else place.started_at,
         beat_at=now,
         version=__version__,
     )

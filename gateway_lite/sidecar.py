@@ -6,37 +6,44 @@ import asyncio
 import hmac
 import os
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway_lite import errors
-from gateway_lite.asgi import read_body, while_connected
-from gateway_lite.edge import Edge, Gate
-from gateway_lite.proxy import Fault, Upstream, UpstreamError, relay, upstream_headers
-from gateway_lite.server import Server, listen
+from gateway_lite import errors, reply
+from gateway_lite.desk import refusal
+from gateway_lite.edge import Edge
+from gateway_lite.gate import Gate
+from gateway_lite.listeners import listen
+from gateway_lite.record import bearer
+from gateway_lite.replicas import Replica
+from gateway_lite.server import Server
+from gateway_lite.upstream import Upstream
 from hpc import state
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import NoReturn
 
     from gateway_lite.asgi import Receive, Scope, Send
-    from gateway_lite.proxy import Reply
+    from gateway_lite.desk import Waiting
+    from gateway_lite.exchange import Exchange
+    from gateway_lite.link import Link
+    from gateway_lite.place import Outcome
     from gateway_lite.settings import Settings
+    from gateway_lite.upstream import Dial
 
-PATHS = frozenset(
-    {
-        ("POST", "/v1/chat/completions"),
-        ("POST", "/v1/completions"),
-        ("POST", "/v1/embeddings"),
-        ("POST", "/v1/responses"),
-        ("POST", "/v1/rerank"),
-        ("GET", "/v1/models"),
-        ("GET", "/health"),
-        ("GET", "/metrics"),
-    }
-)
+PATHS = {
+    b"POST": (
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/rerank",
+    ),
+    b"GET": ("/v1/models", "/health", "/metrics"),
+}
+HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}
 PARENT_S = 0.5
 """Seconds between two looks at whether the process that started us still lives."""
 
@@ -64,64 +71,112 @@ class Door:
     ready_file: Path
 
 
-class Engine:
-    """The application behind the door.
+class DoorDesk:
+    """Decides on the requests of gateways: the secret, and one engine behind it.
 
     Args:
         door: where the engine is.
-        upstream: connections to it.
-        gate: ends what is under way.
+        secret: what requests must show.
+        upstream: connections to the engine.
+        gate: counts what is under way.
         settings: sizes.
     """
 
-    def __init__(self, door: Door, upstream: Upstream, gate: Gate, settings: Settings) -> None:
-        self._base = f"http://127.0.0.1:{door.port}" if door.unix is None else "http://engine"
+    def __init__(
+        self, door: Door, secret: bytes, upstream: Upstream, gate: Gate, settings: Settings
+    ) -> None:
+        self.gate = gate
+        self.settings = settings
+        self._secret = secret
         self._key = os.environ.pop(door.engine_key_env, None) if door.engine_key_env else None
+        base = f"http://127.0.0.1:{door.port}" if door.unix is None else "http://engine"
         self._upstream = upstream
-        self._gate = gate
-        self._settings = settings
+        self._pool = upstream.pool(base)
+        self._starts: dict[tuple[bytes, str], bytes] = {}
+        self._lease = OneLease(Replica("engine", "engine", base))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if (scope["method"], scope["path"]) not in PATHS:
-            raise errors.not_found(scope["path"])
-        body = await read_body(scope, receive, self._settings.body_bytes)
-        await while_connected(receive, self._serve(scope, body, send), self._gate.expired)
+    def authenticate(self, token: bytes) -> bool | None:
+        """Tell whether that is the secret; None where it is not."""
+        return True if hmac.compare_digest(token, self._secret) else None
 
-    async def _serve(self, scope: Scope, body: bytes, send: Send) -> None:
-        headers = upstream_headers(scope)
-        if self._key is not None:
-            headers["authorization"] = f"Bearer {self._key}"
-        method, url = scope["method"], self._base + scope["path"]
-        content = body if method == "POST" else None
-        ask = partial(self._upstream.open, method, url, headers=headers, body=content)
-        reply = await _twice(ask)
-        try:
-            await relay(reply, send, [])
-        finally:
-            reply.close()
+    def check(self, exchange: Exchange) -> None:
+        """Ask for the secret."""
+        if self.gate.draining:
+            raise errors.draining()
+        if not self.authenticate(bearer(exchange.request.headers.get(b"authorization", b""))):
+            raise errors.unauthorized()
+        if exchange.request.too_large:
+            raise errors.too_large(self.settings.body_bytes)
+
+    def admit(self, exchange: Exchange) -> None:
+        """Take it as it is: what it says is the engine's business."""
+        exchange.body = exchange.request.body
+
+    def place(self, exchange: Exchange) -> OneLease:
+        """Return the engine."""
+        del exchange
+        return self._lease
+
+    def wait(self, exchange: Exchange, done: object) -> Waiting:
+        """Never wait: the engine queues."""
+        raise NotImplementedError
+
+    def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
+        """Send the request to the engine."""
+        del replica
+        request = exchange.request
+        way = (request.method, request.path)
+        start = self._starts.get(way)
+        if start is None:
+            method = request.method.decode()
+            start = reply.request_start(method, self._pool.target, request.path, self._key)
+            self._starts[way] = start
+        name = exchange.record.name.encode()
+        head = reply.request_head(start, request.headers, name, len(exchange.body))
+        return self._upstream.send(self._pool, exchange, head, exchange.body, fresh=fresh)
+
+    def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
+        """Ask the engine once more where it broke off."""
+        if elsewhere or not worked or exchange.replayed:
+            return False
+        exchange.replayed = True
+        return True
+
+    def renew(self, exchange: Exchange, replica: Replica) -> NoReturn:
+        """Say that the engine's key is wrong; it never changes."""
+        del exchange, replica
+        raise errors.upstream_error("the engine refuses the sidecar's key")
+
+    def lines(self, exchange: Exchange) -> bytes:
+        """Return the request's name."""
+        return b"x-request-id: %b\r\n" % exchange.record.name.encode()
+
+    def refusal(self, error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
+        """Return an error in OpenAI's form."""
+        return refusal(error, exchange)
+
+    def finished(self, exchange: Exchange) -> None:
+        """Note nothing: the gateway does."""
 
 
-async def _twice(ask: Callable[..., Awaitable[Reply]]) -> Reply:
-    """Ask the engine, and again where a kept connection was perhaps closed under us."""
-    try:
-        return await ask()
-    except UpstreamError as error:
-        if error.fault is not Fault.BROKEN:
-            raise _answer(error) from error
-    try:
-        return await ask(fresh=True)
-    except UpstreamError as error:
-        raise _answer(error) from error
+class OneLease:
+    """The place at the one engine, which is never taken."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.on_stall: Callable[[], None] | None = None
+
+    def moved(self) -> None:
+        """Note nothing."""
+
+    def release(self, outcome: Outcome) -> None:
+        """Note nothing."""
 
 
-def _answer(error: UpstreamError) -> errors.ApiError:
-    message = f"the engine {error.fault.value}"
-    if error.fault is Fault.SILENT:
-        return errors.upstream_timeout(message)
-    if error.fault is Fault.UNREACHABLE:
-        return errors.upstream_unreachable(message)
-    return errors.upstream_error(message)
+async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer all paths that no gateway uses."""
+    del receive, send
+    raise errors.not_found(scope["path"])
 
 
 async def serve(door: Door, settings: Settings) -> None:
@@ -137,14 +192,9 @@ async def serve(door: Door, settings: Settings) -> None:
         raise ConfigError(f"cannot read a secret from {door.secret_file}")
     gate = Gate()
     upstream = Upstream(settings, door.unix)
-    engine = Engine(door, upstream, gate, settings)
-    app = Edge(
-        engine,
-        lambda token: True if hmac.compare_digest(token, secret) else None,
-        gate,
-        open_health=False,
-    )
-    server = Server(app, gate, settings)
+    desk = DoorDesk(door, secret, upstream, gate, settings)
+    app = Edge(_closed, desk.authenticate, gate, open_health=False)
+    server = Server(app, desk, HOT, upstream.look)
     watch = asyncio.create_task(_end_with_parent(server, os.getppid()))
     with listen(door.host, door.bind_port) as sock:
         state.write_text(door.ready_file, f'{{"port": {sock.getsockname()[1]}}}\n')

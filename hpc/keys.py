@@ -5,30 +5,30 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import re
 import secrets
 import stat
-from collections import defaultdict
+import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from hpc import state
+from hpc import lock, state
 from hpc.errors import ConfigError, StateError
+from hpc.quota import KeyLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 PREFIX = "hs-"
 KEY_BYTES = 32
 OWNER = "owner"
 ALL: Literal["all"] = "all"
+NEVER = float("inf")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"
-_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
 class ClientKey(BaseModel):
@@ -39,6 +39,7 @@ class ClientKey(BaseModel):
         name: whose key it is; unique among the keys in force.
         sha256: of the key, in hexadecimal.
         models: names it may use, or "all".
+        limits: what it may use, or None where nothing limits it.
         expires: when it ends by itself.
         revoked: when it was revoked.
     """
@@ -49,6 +50,7 @@ class ClientKey(BaseModel):
     name: str = Field(pattern=_NAME)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     models: tuple[str, ...] | Literal["all"] = ALL
+    limits: KeyLimits | None = None
     created: AwareDatetime
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
@@ -87,9 +89,13 @@ class Keyring:
     """
 
     def __init__(self, keys: Iterable[ClientKey] = ()) -> None:
-        self._by_prefix: defaultdict[str, list[ClientKey]] = defaultdict(list)
-        for key in keys:
-            self._by_prefix[key.sha256[:4]].append(key)
+        self.keys = tuple(keys)
+        self._by_prefix: dict[bytes, list[tuple[bytes, float, ClientKey]]] = {}
+        for key in self.keys:
+            if key.revoked is None:
+                digest = bytes.fromhex(key.sha256)
+                ends = NEVER if key.expires is None else key.expires.timestamp()
+                self._by_prefix.setdefault(digest[:2], []).append((digest, ends, key))
 
     def find(self, presented: bytes, now: datetime | None = None) -> ClientKey | None:
         """Return the key in force that was presented, or None.
@@ -98,12 +104,12 @@ class Keyring:
             presented: what the client sent.
             now: the time; None is the present.
         """
-        digest = hashlib.sha256(presented).hexdigest()
-        at = now or datetime.now(timezone.utc)
+        digest = hashlib.sha256(presented).digest()
         found = None
-        for key in self._by_prefix.get(digest[:4], ()):
-            if hmac.compare_digest(key.sha256, digest) and key.in_force(at):
-                found = key
+        for known, ends, key in self._by_prefix.get(digest[:2], ()):
+            if hmac.compare_digest(known, digest):
+                at = time.time() if now is None else now.timestamp()
+                found = key if at < ends else None
         return found
 
 
@@ -153,6 +159,7 @@ def add(
     name: str,
     *,
     models: tuple[str, ...] = (),
+    limits: KeyLimits | None = None,
     expires: datetime | None = None,
 ) -> tuple[str, ClientKey]:
     """Make a key, and keep its hash.
@@ -161,6 +168,7 @@ def add(
         path: keys.yaml; made where there is none.
         name: whose key it is.
         models: names it may use; none means all.
+        limits: what it may use.
         expires: when it ends by itself.
 
     Returns:
@@ -170,27 +178,29 @@ def add(
         ConfigError: the name is not allowed, or a key in force has it; or the file is unusable.
         StateError: the file cannot be read or written.
     """
-    known = load(path)
-    now = datetime.now(timezone.utc).replace(microsecond=0)
-    if any(key.name == name and key.in_force(now) for key in known):
-        raise ConfigError(
-            f"there is a key named {name!r} already", hint=f"hpc-serve keys revoke {name}"
-        )
-    secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    try:
-        entry = ClientKey(
-            id=_new_id(known),
-            name=name,
-            sha256=hashlib.sha256(secret.encode()).hexdigest(),
-            models=models or ALL,
-            created=now,
-            expires=expires,
-        )
-    except ValidationError as error:
-        raise ConfigError(
-            f"{name!r} is not a name for a key; allowed: up to 63 letters, digits, and . _ @ -"
-        ) from error
-    _save(path, (*known, entry))
+    with lock.exclusive(path):
+        known = load(path)
+        now = datetime.now(timezone.utc).replace(microsecond=0)
+        if any(key.name == name and key.in_force(now) for key in known):
+            raise ConfigError(
+                f"there is a key named {name!r} already", hint=f"hpc-serve keys revoke {name}"
+            )
+        secret = PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        try:
+            entry = ClientKey(
+                id=_new_id(known),
+                name=name,
+                sha256=hashlib.sha256(secret.encode()).hexdigest(),
+                models=models or ALL,
+                limits=limits and limits.or_none(),
+                created=now,
+                expires=expires,
+            )
+        except ValidationError as error:
+            raise ConfigError(
+                f"{name!r} is not a name for a key; allowed: up to 63 letters, digits, and . _ @ -"
+            ) from error
+        _save(path, (*known, entry))
     return secret, entry
 
 
@@ -205,40 +215,42 @@ def revoke(path: Path, which: str) -> ClientKey:
         ConfigError: there is no such key in force; or the file is unusable.
         StateError: the file cannot be read or written.
     """
-    known = load(path)
-    for index, key in enumerate(known):
-        if which in (key.id, key.name) and key.revoked is None:
-            now = datetime.now(timezone.utc).replace(microsecond=0)
-            ended = key.model_copy(update={"revoked": now})
-            _save(path, (*known[:index], ended, *known[index + 1 :]))
-            return ended
-    names = ", ".join(sorted({key.name for key in known if key.revoked is None})) or "none"
-    raise ConfigError(f"there is no key {which!r} to revoke; there are: {names}")
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    return _edit(path, which, "revoke", lambda _: {"revoked": now})
 
 
-def parse_expiry(text: str, now: datetime | None = None) -> datetime:
-    """Return when a key ends.
+def change(path: Path, which: str, limits: Mapping[str, int | None]) -> ClientKey:
+    """Change limits of a key, which stays the same key.
 
     Args:
-        text: ``12h``, ``30d`` or ``4w`` from now, or a date such as ``2027-03-31``, in UTC.
-        now: the time; None is the present.
+        path: keys.yaml.
+        which: its name or id.
+        limits: new values by the names of KeyLimits; None takes a limit away.
 
     Raises:
-        ValueError: it is neither, or lies in the past.
+        ConfigError: there is no such key in force; or the file is unusable.
+        StateError: the file cannot be read or written.
     """
-    at = (now or datetime.now(timezone.utc)).replace(microsecond=0)
-    span = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
-    if span:
-        return at + int(span[1]) * _UNITS[span[2]]
-    try:
-        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is not an expiry; allowed: 12h, 30d, 4w, or 2027-03-31"
-        ) from None
-    if day <= at:
-        raise ValueError(f"{text} is in the past")
-    return day
+
+    def edit(key: ClientKey) -> dict[str, object]:
+        known = {} if key.limits is None else key.limits.given()
+        return {"limits": KeyLimits.model_validate({**known, **limits}).or_none()}
+
+    return _edit(path, which, "change", edit)
+
+
+def _edit(
+    path: Path, which: str, verb: str, edit: Callable[[ClientKey], dict[str, object]]
+) -> ClientKey:
+    with lock.exclusive(path):
+        known = load(path)
+        for index, key in enumerate(known):
+            if which in (key.id, key.name) and key.revoked is None:
+                edited = key.model_copy(update=edit(key))
+                _save(path, (*known[:index], edited, *known[index + 1 :]))
+                return edited
+    names = ", ".join(sorted({key.name for key in known if key.revoked is None})) or "none"
+    raise ConfigError(f"there is no key {which!r} to {verb}; there are: {names}")
 
 
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -259,6 +271,9 @@ def _save(path: Path, known: tuple[ClientKey, ...]) -> None:
     plain = _File(keys=known).model_dump()
     for entry in plain["keys"]:
         entry["models"] = entry["models"] if entry["models"] == ALL else list(entry["models"])
+        limits = {name: value for name, value in (entry.pop("limits") or {}).items() if value}
+        if limits:
+            entry["limits"] = limits
     data = {"version": plain["version"], "keys": list(plain["keys"])}
     state.write_text(path, yaml.safe_dump(data, sort_keys=False))
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Routing = Literal["prefix", "least_outstanding", "round_robin"]
-RedactKind = Literal["email", "phone", "card", "iban", "ip", "ssn"]
+RedactKind = Literal["email", "iban", "card", "phone", "ip", "key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Rule:
 
     Attributes:
         use: the model that gets them.
-        models: names asked for, aliases resolved; none is any.
+        models: names asked for, or models that those stand for; none is any known one.
         keys: names of keys; none is any.
         headers: values of headers by lower-case name; "" asks only that it is there.
         prompt_tokens_over: the prompt has more tokens than this, by estimate.
@@ -57,10 +57,12 @@ class CachePolicy:
     Attributes:
         mib: memory for it, in MiB.
         ttl_s: seconds that an answer stays good.
+        vectors: keep embeddings and rankings too.
     """
 
     mib: int = 64
     ttl_s: float = 3600.0
+    vectors: bool = True
 
 
 @dataclass(frozen=True, slots=True)

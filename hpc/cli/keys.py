@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -10,9 +11,34 @@ from hpc import state
 from hpc.cli import output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from hpc.keys import ClientKey
+    from hpc.quota import KeyLimits
+    from hpc.use import Use
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+NONE = "none"
+COUNTS = {
+    "rpm": "Requests in any 60 seconds.",
+    "tpm": "Tokens in any 60 seconds, prompts and answers.",
+    "concurrency": "Requests under way at once.",
+    "max_tokens": "Longest answer, in tokens.",
+    "max_prompt_tokens": "Longest prompt, in tokens.",
+}
+WORDS = {"concurrency": " at once", "daily_tokens": "/day", "total_tokens": " in all"}
+
+
+def limit_options(command: F) -> F:
+    """Add the options that limit a key."""
+    budget = "Tokens per day (UTC), in all, or both: 1M/day,20M/total."
+    command = click.option("--budget", metavar="N[/day|/total]", help=budget)(command)
+    for name, text in reversed(COUNTS.items()):
+        flag = "--" + name.replace("_", "-")
+        command = click.option(flag, name, metavar="N", help=text)(command)
+    return command
 
 
 @click.group(epilog=output.examples("hpc-serve keys add --name ada", "hpc-serve keys list"))
@@ -24,27 +50,43 @@ def keys() -> None:
     epilog=output.examples(
         "hpc-serve keys add --name ada",
         "hpc-serve keys add --name bob --model mistral --expires 30d",
+        "hpc-serve keys add --name eve --rpm 60 --tpm 100k --concurrency 4 --budget 1M/day",
     )
 )
 @click.option("--name", required=True, help="Whose key it is.")
 @click.option(
-    "--model", "models", multiple=True, metavar="M", help="Model it may use [default: all]."
+    "--model",
+    "--models",
+    "models",
+    multiple=True,
+    metavar="M[,M]",
+    help="Models it may use [default: all].",
 )
+@limit_options
 @click.option("--expires", metavar="WHEN", help="12h, 30d, 4w, or 2027-03-31 [default: never].")
 @output.home_option
 @output.json_option
 def add(
-    name: str, models: tuple[str, ...], expires: str | None, home: str | None, *, as_json: bool
+    name: str,
+    models: tuple[str, ...],
+    expires: str | None,
+    home: str | None,
+    *,
+    as_json: bool,
+    **limits: str | None,
 ) -> None:
     """Make a key and show it, once: only its hash is kept."""
     from hpc import keys as use  # noqa: PLC0415 - help must stay quick
+    from hpc import quota  # noqa: PLC0415
 
     try:
-        ends = use.parse_expiry(expires) if expires else None
+        ends = quota.parse_expiry(expires) if expires else None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--expires") from error
+    names = tuple(one.strip() for text in models for one in text.split(",") if one.strip())
+    allowed = quota.KeyLimits.model_validate(_limits(limits))
     path = state.keys_path(state.home(home))
-    secret, entry = use.add(path, name, models=models, expires=ends)
+    secret, entry = use.add(path, name, models=names, limits=allowed, expires=ends)
     if as_json:
         return output.print_json({**_plain(entry), "key": secret})
     click.echo(secret)
@@ -56,22 +98,27 @@ def add(
 @output.home_option
 @output.json_option
 def list_(home: str | None, *, as_json: bool) -> None:
-    """List the keys, by name and id; the keys themselves are kept nowhere."""
+    """List the keys, their limits and the tokens used; the keys themselves are kept nowhere."""
     from hpc import keys as use  # noqa: PLC0415
+    from hpc import use as record  # noqa: PLC0415
 
-    entries = use.load(state.keys_path(state.home(home)))
+    root = state.home(home)
+    entries, used = use.load(state.keys_path(root)), record.load_all(root)
+    today = int(time.time()) // record.DAY_S
     if as_json:
-        return output.print_json([_plain(entry) for entry in entries])
+        return output.print_json([_with_use(key, used.get(key.id), today) for key in entries])
     if not entries:
         click.echo("no keys; make one: hpc-serve keys add --name NAME")
         return None
     output.print_table(
-        ("NAME", "ID", "MODELS", "CREATED", "EXPIRES", "REVOKED"),
+        ("NAME", "ID", "MODELS", "LIMITS", "TODAY", "TOKENS", "CREATED", "EXPIRES", "REVOKED"),
         [
             (
                 entry.name,
                 entry.id,
                 "all" if entry.models == use.ALL else ", ".join(entry.models),
+                _told(entry.limits),
+                *_tokens(used.get(entry.id), today),
                 _day(entry.created),
                 _day(entry.expires),
                 _day(entry.revoked),
@@ -80,6 +127,26 @@ def list_(home: str | None, *, as_json: bool) -> None:
         ],
     )
     return None
+
+
+@keys.command(
+    "set",
+    epilog=output.examples(
+        "hpc-serve keys set ada --rpm 120", "hpc-serve keys set ada --budget none"
+    ),
+)
+@click.argument("which", metavar="NAME|ID")
+@limit_options
+@output.home_option
+def set_(which: str, home: str | None, **limits: str | None) -> None:
+    """Change limits of a key that goes on; "none" takes one away."""
+    from hpc import keys as use  # noqa: PLC0415
+
+    changes = _limits(limits)
+    if not changes:
+        raise click.UsageError("say which limit, such as --rpm 60")
+    entry = use.change(state.keys_path(state.home(home)), which, changes)
+    click.echo(f"{entry.name} ({entry.id}): {_told(entry.limits)}")
 
 
 @keys.command(epilog=output.examples("hpc-serve keys revoke ada"))
@@ -93,8 +160,58 @@ def revoke(which: str, home: str | None) -> None:
     click.echo(f"revoked the key {ended.name} ({ended.id})")
 
 
+def _limits(given: dict[str, str | None]) -> dict[str, int | None]:
+    """Return what the options say, by the names of KeyLimits."""
+    found: dict[str, int | None] = {}
+    for option, text in given.items():
+        if text is None:
+            continue
+        try:
+            found.update(_parse(option, text))
+        except ValueError as error:
+            hint = "--" + option.replace("_", "-")
+            raise click.BadParameter(str(error), param_hint=hint) from error
+    return found
+
+
+def _parse(option: str, text: str) -> dict[str, int | None]:
+    from hpc import quota  # noqa: PLC0415
+
+    if option == "budget":
+        none = {"daily_tokens": None, "total_tokens": None}
+        return {**none} if text == NONE else {**quota.parse_budget(text)}
+    return {option: None if text == NONE else quota.parse_count(text)}
+
+
+def _told(limits: KeyLimits | None) -> str:
+    """Return limits such as ``60 rpm, 1M/day``."""
+    from hpc import quota  # noqa: PLC0415
+
+    if limits is None:
+        return "-"
+    parts = []
+    for name, value in limits.given().items():
+        word = WORDS.get(name, " " + name.replace("_", " "))
+        parts.append(quota.short(value) + word)
+    return ", ".join(parts)
+
+
+def _tokens(used: Use | None, today: int) -> tuple[str, str]:
+    return ("-", "-") if used is None else (str(used.today(today)[0]), str(used.tokens))
+
+
+def _with_use(entry: ClientKey, used: Use | None, today: int) -> dict[str, object]:
+    plain = _plain(entry)
+    if used is None:
+        return {**plain, "use": None}
+    tokens, requests = used.today(today)
+    counts = {"tokens_today": tokens, "requests_today": requests}
+    return {**plain, "use": {**counts, "tokens": used.tokens, "requests": used.requests}}
+
+
 def _plain(entry: ClientKey) -> dict[str, object]:
-    return entry.model_dump(mode="json", exclude={"sha256"})
+    plain = entry.model_dump(mode="json", exclude={"sha256"})
+    return {**plain, "limits": {} if entry.limits is None else entry.limits.given()}
 
 
 def _day(moment: datetime | None) -> str:

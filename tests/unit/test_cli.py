@@ -6,12 +6,13 @@ import json
 import os
 import re
 import shlex
+import time
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 
-from hpc import __version__, errors
+from hpc import __version__, errors, use
 from hpc.cli import main
 from hpc.cli.output import duration, left
 from hpc.cli.services import adhoc_entry, name_for
@@ -198,6 +199,10 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         ("gateway", "start", "--port", "70000"),
         ("keys", "add"),
         ("keys", "add", "--name", "n", "--expires", "tomorrow"),
+        ("keys", "add", "--name", "n", "--rpm", "many"),
+        ("keys", "add", "--name", "n", "--budget", "1M/week"),
+        ("keys", "set", "n"),
+        ("keys", "set", "n", "--tpm", "0"),
         ("render", "sbatch", "x", "--replica", "-1"),
         ("logs", "x", "--replica", "-1"),
         ("logs", "x", "--tail", "-1"),
@@ -227,6 +232,7 @@ def test_bad_usage_is_2_and_says_so_without_a_traceback(
         (("submit", *MODEL), 6, "tiny.gguf of 'tiny' is not there"),
         (("ls", "--home", "file/below"), 5, "file/below: Not a directory"),
         (("keys", "revoke", "nobody"), 2, "nobody"),
+        (("keys", "set", "nobody", "--rpm", "1"), 2, "there is no key 'nobody' to change"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -324,3 +330,45 @@ def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
 def test_no_limit_is_a_dash() -> None:
     assert left(None) == "-"
     assert left(0.0) == "0s"
+
+
+def test_limits_are_given_changed_and_shown(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--rpm", "60", "--tpm", "100k", "--concurrency", "4", "--budget", "1M/day,20M/total")
+    lengths = ("--max-tokens", "4k", "--max-prompt-tokens", "32k")
+    assert code("keys", "add", "--name", "n", "--models", "a,b", *words, *lengths, "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    given = {
+        "rpm": 60,
+        "tpm": 100_000,
+        "concurrency": 4,
+        "daily_tokens": 1_000_000,
+        "total_tokens": 20_000_000,
+        "max_tokens": 4000,
+        "max_prompt_tokens": 32_000,
+    }
+    assert made["limits"] == given
+    assert made["models"] == ["a", "b"]
+
+    assert code("keys", "set", "n", "--rpm", "none", "--budget", "2M/day", "--tpm", "7") == 0
+    assert "7 tpm, 4 at once, 2M/day, 20M in all, 4k max tokens" in capsys.readouterr().out
+    today = int(time.time()) // use.DAY_S
+    for machine, day in (("login1", today), ("login2", today - 1)):
+        used = {made["id"]: use.Use(day, 10, 1, 500, 5)}
+        use.save(use.path(place / "state", machine), used)
+    assert code("keys", "list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)[0]
+
+    del given["rpm"]
+    assert listed["limits"] == {**given, "daily_tokens": 2_000_000, "tpm": 7}
+    assert listed["use"] == {
+        "tokens_today": 10,
+        "requests_today": 1,
+        "tokens": 1000,
+        "requests": 10,
+    }
+    assert code("keys", "set", "n", "--budget", "none") == 0
+    assert "/day" not in capsys.readouterr().out
+    assert code("keys", "list") == 0
+    assert "LIMITS" in capsys.readouterr().out

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hpc import keys
+from hpc import keys, lock, quota
 from hpc.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
@@ -150,6 +154,98 @@ def test_the_file_reads_well_and_survives_an_edit_by_hand(path: Path) -> None:
     assert keys.load(path) == (entry,)
 
 
+def test_limits_are_kept_changed_and_taken_away(path: Path) -> None:
+    _, entry = keys.add(path, "alice", limits=quota.KeyLimits(rpm=60, tpm=1000))
+    _, other = keys.add(path, "bob")
+    changed = keys.change(path, "alice", {"rpm": None, "daily_tokens": 5})
+    assert (entry.sha256, entry.id) == (changed.sha256, changed.id)
+    assert changed.limits == quota.KeyLimits(tpm=1000, daily_tokens=5)
+    assert keys.load(path) == (changed, other)
+    assert yaml.safe_load(path.read_text())["keys"][0]["limits"] == {"tpm": 1000, "daily_tokens": 5}
+
+    bare = keys.change(path, changed.id, {"tpm": None, "daily_tokens": None})
+    assert bare.limits is None
+    assert "limits" not in path.read_text()
+    keys.revoke(path, "bob")
+    with pytest.raises(ConfigError, match="there is no key 'bob' to change; there are: alice"):
+        keys.change(path, "bob", {"rpm": 1})
+
+
+@pytest.mark.parametrize(("name", "value"), [("rpm", 0), ("tpm", -1), ("speed", 3)])
+def test_a_limit_by_hand_that_is_none_is_told(path: Path, name: str, value: int) -> None:
+    keys.add(path, "alice", limits=quota.KeyLimits(rpm=60))
+    path.write_text(path.read_text().replace("rpm: 60", f"{name}: {value}"))
+    with pytest.raises(ConfigError, match=rf"keys\.0\.limits\.{name}: "):
+        keys.load(path)
+
+
+def test_keys_made_at_the_same_time_are_all_kept(path: Path) -> None:
+    names = [f"user{number}" for number in range(12)]
+    program = "import sys; from pathlib import Path; from hpc import keys; "
+    program += "[keys.add(Path(sys.argv[1]), name) for name in sys.argv[2:]]"
+    crews = [
+        subprocess.Popen([sys.executable, "-c", program, str(path), *names[start::3]])
+        for start in range(3)
+    ]
+    assert [crew.wait() for crew in crews] == [0, 0, 0]
+
+    assert sorted(key.name for key in keys.load(path)) == sorted(names)
+    assert (path.parent / ".keys.yaml.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_is_never_given_back_is_told(path: Path) -> None:
+    with (
+        lock.exclusive(path),
+        pytest.raises(StateError, match="another command has been changing"),
+        lock.exclusive(path, patience_s=0.05),
+    ):
+        pytest.fail("two have it")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1", 1),
+        ("600", 600),
+        ("20k", 20_000),
+        ("1.5M", 1_500_000),
+        ("2G", 2 * 10**9),
+        (" 3K ", 3000),
+    ],
+)
+def test_counts(text: str, count: int) -> None:
+    assert quota.parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "0.0001k", "1e3", "k", "5T", "1000000G"])
+def test_what_is_no_count(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number; allowed"):
+        quota.parse_count(text)
+
+
+@given(st.integers(1, 10**12))
+def test_a_short_count_is_the_same_count(count: int) -> None:
+    assert quota.parse_count(quota.short(count)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("5M", {"total_tokens": 5_000_000}),
+        ("1k/day", {"daily_tokens": 1000}),
+        ("1k/day, 2k/total", {"daily_tokens": 1000, "total_tokens": 2000}),
+    ],
+)
+def test_budgets(text: str, budget: dict[str, int]) -> None:
+    assert quota.parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "1k/week", "1k/day,2k/day", "1k,2k/total", "/day", "x/day"])
+def test_what_is_no_budget(text: str) -> None:
+    with pytest.raises(ValueError, match="allowed"):
+        quota.parse_budget(text)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -160,7 +256,7 @@ def test_the_file_reads_well_and_survives_an_edit_by_hand(path: Path) -> None:
     ],
 )
 def test_expiries(text: str, expected: datetime) -> None:
-    assert keys.parse_expiry(text, NOW) == expected
+    assert quota.parse_expiry(text, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,4 +264,4 @@ def test_expiries(text: str, expected: datetime) -> None:
 )
 def test_what_is_no_expiry(text: str) -> None:
     with pytest.raises(ValueError, match=r"allowed|in the past"):
-        keys.parse_expiry(text, NOW)
+        quota.parse_expiry(text, NOW)

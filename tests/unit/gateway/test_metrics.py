@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hypothesis import given
@@ -16,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway_lite import accesslog
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.catalog import Model
-from gateway_lite.metrics import BUCKETS_S, Metrics
+from gateway_lite.metrics import Metrics
+from gateway_lite.record import Record
 from gateway_lite.seen import Seen, bounded
+from gateway_lite.tallies import SECONDS
 from hpc.model import Phase
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 
 LABELS = ("model", "key", "kind", "phase", "status", "le")
 MODELS = {"m": Model("m", Phase.READY, 2, (), (Phase.READY, Phase.STOPPED), 1)}
-
-
-@dataclass
-class Somebody:
-    name: str
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -48,10 +44,10 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
 
 
 def serve(seen: Seen, model: str, status: int = 200, key: str = "alice") -> None:
-    scope = {"path": "/v1/completions", "principal": Somebody(key)}
-    record = seen.begin(scope, "id")
-    record.model, record.status = model, status
-    seen.end(scope, record)
+    record = Record("id", "/v1/completions")
+    seen.begin(record)
+    record.model, record.status, record.key, record.attempts = model, status, key, 1
+    seen.end(record)
 
 
 @given(st.text(min_size=1))
@@ -76,7 +72,9 @@ def test_the_state_of_things_is_measured_when_asked() -> None:
     metrics = Metrics()
     seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
     for model in ("m", "m", "x", ""):
-        seen.begin({}, "id").model = model
+        record = Record("id")
+        record.model = model
+        seen.begin(record)
     found = samples(metrics)
 
     assert (found["in_flight", "m"], found["in_flight", "other"]) == (2, 1)
@@ -88,11 +86,10 @@ def test_the_state_of_things_is_measured_when_asked() -> None:
 def test_a_request_that_waited_in_vain_counts_its_wait() -> None:
     metrics = Metrics()
     seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
-    scope = {"path": "/v1/completions"}
-    record = seen.begin(scope, "id")
+    record = Record("id", "/v1/completions")
     record.model, record.queue_s = "m", 300.0
     record.failed(503, "queue_timeout")
-    seen.end(scope, record)
+    seen.end(record)
     found = samples(metrics)
 
     assert found["queue_wait_seconds_sum", "m"] == 300
@@ -100,18 +97,17 @@ def test_a_request_that_waited_in_vain_counts_its_wait() -> None:
 
 
 def test_buckets_reach_from_five_milliseconds_to_five_minutes() -> None:
-    assert (BUCKETS_S[0], BUCKETS_S[-1]) == (0.005, 300)
-    assert list(BUCKETS_S) == sorted(set(BUCKETS_S))
+    assert (SECONDS[0], SECONDS[-1]) == (0.005, 300)
+    assert list(SECONDS) == sorted(set(SECONDS))
 
 
 def test_probes_are_noted_only_when_refused() -> None:
     metrics = Metrics()
     seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
     for status in (200, 200, 401):
-        scope = {"path": "/metrics"}
-        record = seen.begin(scope, "id")
+        record = Record("id", "/metrics")
         record.status = status
-        seen.end(scope, record)
+        seen.end(record)
     found = samples(metrics)
 
     assert {k: v for k, v in found.items() if k[0] == "requests_total"} == {

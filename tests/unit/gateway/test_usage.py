@@ -102,10 +102,10 @@ def test_a_report_before_the_tail_is_not_seen() -> None:
 
 
 def test_who_left_after_the_last_word_had_a_success() -> None:
-    served = Record("a", status=200)
+    served, cut = Record("a"), Record("b")
+    served.status = cut.status = 200
     served.sent(STREAM, more=True)
     served.left()
-    cut = Record("b", status=200)
     cut.sent(FRAME, more=True)
     cut.left()
 

@@ -1,0 +1,112 @@
+"""A replica's answer as it comes: a stream goes on at once, anything else as a whole at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway_lite import reply
+
+if TYPE_CHECKING:
+    from gateway_lite.edit import Editor
+    from gateway_lite.outlet import Outlet
+    from gateway_lite.record import Record
+
+
+class Answer:
+    """One answer of which the head is here.
+
+    A whole answer is kept until it is complete, so that one that breaks off can be asked for again.
+
+    Args:
+        outlet: where it goes.
+        record: what is noted of it.
+        status: HTTP status.
+        kind: content type.
+        lines: the header lines that the client gets.
+        editors: look into it, in this order.
+        limit: bytes that a whole answer may have.
+    """
+
+    __slots__ = (
+        *("_editors", "_limit", "_lines", "_outlet", "_parts", "_record", "_size", "_status"),
+        *("_tail", "events", "streams"),
+    )
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        record: Record,
+        *,
+        status: int,
+        kind: bytes,
+        lines: bytes,
+        editors: tuple[Editor, ...],
+        limit: int,
+    ) -> None:
+        self._outlet = outlet
+        self._record = record
+        self._status = status
+        self._lines = lines
+        self._editors = editors
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.streams = not kind.startswith(reply.JSON)
+        if self.streams:
+            self._tail = record.tail
+            self.events = kind.startswith(reply.EVENTS)
+
+    def take(self, data: bytes) -> bool:
+        """Take bytes of the body; False where a whole answer is too large."""
+        if not self.streams:
+            self._size += len(data)
+            self._parts.append(data)
+            return self._size <= self._limit
+        record = self._record
+        record.reads += 1
+        self._tail.add(data)
+        if self._editors:
+            data = self._edit(data)
+        if not data:
+            return True
+        if self._outlet.begun:
+            self._outlet.more(data)
+        else:
+            self._begin(data)
+        return True
+
+    def _edit(self, data: bytes) -> bytes:
+        for editor in self._editors:
+            data = editor.feed(data)
+        return data
+
+    def _rest(self) -> bytes:
+        """Return what the editors held back."""
+        data = b""
+        for editor in self._editors:
+            data = (editor.feed(data) if data else b"") + editor.finish()
+        return data
+
+    def _begin(self, data: bytes) -> None:
+        self._outlet.begin(self._status, self._lines, data, events=self.events)
+
+    def end(self) -> None:
+        """Send what is left of it."""
+        if self.streams:
+            self._end_stream()
+            return
+        parts = self._parts
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._record.whole(data)
+        if self._editors:
+            data = self._edit(data) + self._rest()
+        self._outlet.whole(self._status, self._lines, data)
+
+    def _end_stream(self) -> None:
+        rest = self._rest() if self._editors else b""
+        if not self._outlet.begun:
+            self._begin(rest)
+        elif rest:
+            self._outlet.more(rest)
+        self._outlet.end()
+        self._record.complete = True

@@ -1,0 +1,121 @@
+"""What a request says of itself: the few fields that routing needs, read without the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gateway_lite import errors
+
+USUAL_TOKENS = 256
+"""Tokens that an answer is taken to have where the request does not limit it."""
+BYTES_PER_TOKEN = 4
+SYSTEM_BYTES = 2048
+FIRST_BYTES = 512
+
+
+class Ask(msgspec.Struct, gc=False):
+    """The body of a request; what engines check is not checked here.
+
+    Attributes:
+        model: what the client wants.
+        stream: whether it wants the answer in pieces.
+        messages: raw JSON of a chat; empty where there is none.
+    """
+
+    model: str = ""
+    stream: bool | None = False
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    n: Any = None
+    temperature: Any = None
+    user: Any = None
+    prompt_cache_key: Any = None
+    stream_options: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+
+    def limit(self) -> int | None:
+        """Return how many tokens the answer may have, or None."""
+        for value in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
+            if type(value) is int and value > 0:
+                return value
+        return None
+
+    def tokens(self, size: int) -> int:
+        """Return an estimate of the tokens that the request takes.
+
+        Args:
+            size: bytes of its body.
+        """
+        answers = self.n if type(self.n) is int and self.n > 0 else 1
+        limit = self.limit()
+        return size // BYTES_PER_TOKEN + (USUAL_TOKENS if limit is None else limit) * answers
+
+
+class _Message(msgspec.Struct, gc=False):
+    role: Any = ""
+    content: msgspec.Raw = msgspec.Raw()
+
+
+_ASK = msgspec.json.Decoder(Ask)
+_MESSAGES = msgspec.json.Decoder(list[_Message])
+
+
+def read(body: bytes) -> Ask:
+    """Return what a request asks for.
+
+    Raises:
+        ApiError: it is no JSON object, or names no model.
+    """
+    try:
+        ask = _ASK.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.bad_request("the request is not valid JSON") from error
+    if not ask.model:
+        raise errors.bad_request("the request names no model", param="model")
+    return ask
+
+
+def _invalid(told: str) -> errors.ApiError:
+    """Translate the decoder's complaint about one of the typed fields."""
+    if "$.model" in told:
+        return errors.bad_request("the request names no model", param="model")
+    if "$.stream" in told:
+        return errors.bad_request("'stream' must be true or false", param="stream")
+    return errors.bad_request("the request is not a JSON object")
+
+
+def prefix(ask: Ask, session: str | None) -> bytes:
+    """Return what requests share that a replica may have in its cache already.
+
+    Args:
+        ask: the request.
+        session: name of the conversation, or None.
+    """
+    parts = [session.encode("utf-8", "replace")] if session else []
+    if ask.messages:
+        parts += _opening(bytes(ask.messages))
+    else:
+        parts.append(bytes(ask.prompt or ask.input)[:SYSTEM_BYTES])
+    return b"\0".join(parts)
+
+
+def _opening(messages: bytes) -> list[bytes]:
+    """Return the system prompt, and how the first user begins."""
+    try:
+        found = _MESSAGES.decode(messages)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [messages[:FIRST_BYTES]]
+    parts = []
+    for message in found:
+        if message.role == "user":
+            parts.append(bytes(message.content)[:FIRST_BYTES])
+            break
+        parts.append(bytes(message.content)[:SYSTEM_BYTES])
+    return parts

@@ -1,0 +1,54 @@
+"""How long a prompt and its answer may be, by key and by model."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway_lite import errors
+
+
+class Ceilings(Protocol):
+    """What limits lengths, in tokens: a key's limits, or a model's policy."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest answer."""
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """Longest prompt."""
+
+
+def check(prompt: int, answer: int | None, *ceilings: Ceilings | None) -> int | None:
+    """Return how long the answer may be, where the request does not say it and a ceiling does.
+
+    Args:
+        prompt: estimated tokens of the prompt.
+        answer: tokens that the request allows its answer; None where it does not say.
+        ceilings: those that hold; None limits nothing.
+
+    Raises:
+        ApiError: prompt or answer may not be that long.
+    """
+    lowest: int | None = None
+    for one in ceilings:
+        if one is None:
+            continue
+        most = one.max_prompt_tokens
+        if most is not None and prompt > most:
+            raise errors.ApiError(
+                400,
+                f"the prompt of about {prompt} tokens is longer than the {most} allowed here",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        most = one.max_tokens
+        if most is not None and (lowest is None or most < lowest):
+            lowest = most
+    if lowest is None or answer is None:
+        return lowest
+    if answer > lowest:
+        raise errors.bad_request(
+            f"max_tokens is {answer}, and at most {lowest} are allowed here", param="max_tokens"
+        )
+    return None

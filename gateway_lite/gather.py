@@ -1,0 +1,157 @@
+"""The metrics of several workers as those of one gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import operator
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.samples import Sample
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 2.0
+SAME = (
+    "_replicas",
+    "_heartbeats_stale",
+    "_build_info",
+    "_start_time_seconds",
+    "_max_fds",
+    *("_replica_up", "_replica_stalled_seconds", "_timestamp_seconds", "_file_refused"),
+)
+"""Ends of names of which each worker has the same value, or one of them says it all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """One of several workers.
+
+    Attributes:
+        name: what these workers share, and no other gateway has.
+        worker: our number.
+        workers: how many there are.
+    """
+
+    name: str
+    worker: int
+    workers: int
+
+
+class Gather:
+    """Asks the other workers for their metrics, over sockets that have no file.
+
+    Args:
+        crew: which of the workers we are.
+        render: returns our own metrics; called in a thread.
+    """
+
+    def __init__(self, crew: Crew, render: Callable[[], bytes]) -> None:
+        self._names = [f"\0{crew.name}-{number}" for number in range(crew.workers)]
+        self._worker = crew.worker
+        self._render = render
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Answer the others."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(self._names[self._worker])
+        self._server = await asyncio.start_unix_server(self._tell, sock=sock)
+
+    def close(self) -> None:
+        """Answer no more."""
+        if self._server is not None:
+            self._server.close()
+
+    def metrics(self) -> bytes:
+        """Return the sums over all workers that answer; called in a thread."""
+        texts = [self._render()]
+        for number, name in enumerate(self._names):
+            if number != self._worker:
+                with contextlib.suppress(OSError):
+                    texts.append(_ask(name))
+        return merge([text.decode() for text in texts]).encode()
+
+    async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Write our metrics to a process of our own user."""
+        del reader
+        try:
+            if _peer(writer.get_extra_info("socket")) == os.getuid():
+                writer.write(await asyncio.to_thread(self._render))
+                await writer.drain()
+        except OSError as error:
+            log.debug("a worker did not take our metrics: %s", error)
+        finally:
+            writer.close()
+
+
+def merge(texts: Sequence[str]) -> str:
+    """Return the metrics of one gateway from those of its workers, in Prometheus' text format.
+
+    Counts are added; of what all workers see alike the largest value is taken.
+    """
+    families: dict[str, Metric] = {}
+    for text in texts:
+        for family in text_string_to_metric_families(text):
+            known = families.setdefault(family.name, family)
+            if known is not family:
+                known.samples = _joined(family.name, [*known.samples, *family.samples])
+    return "".join(_written(family) for family in families.values())
+
+
+def _joined(name: str, samples: Iterable[Sample]) -> list[Sample]:
+    found: dict[tuple[str, frozenset[tuple[str, str]]], Sample] = {}
+    join: Callable[[float, float], float] = max if name.endswith(SAME) else operator.add
+    for sample in samples:
+        key = sample.name, frozenset(sample.labels.items())
+        known = found.get(key)
+        value = sample.value if known is None else join(known.value, sample.value)
+        found[key] = sample._replace(value=value)
+    return list(found.values())
+
+
+def _written(family: Metric) -> str:
+    name = family.name + ("_total" if family.type == "counter" else "")
+    documentation = family.documentation.replace("\\", "\\\\").replace("\n", "\\n")
+    lines = [f"# HELP {name} {documentation}\n", f"# TYPE {name} {family.type}\n"]
+    return "".join([*lines, *map(_line, family.samples)])
+
+
+def _line(sample: Sample) -> str:
+    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
+    braces = f"{{{labels}}}" if labels else ""
+    return f"{sample.name}{braces} {sample.value!r}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _ask(name: str) -> bytes:
+    """Return what another worker tells, if it is one of our own user."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect(name)
+        if _peer(sock) != os.getuid():
+            return b""
+        parts = []
+        while part := sock.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _peer(sock: socket.socket) -> int:
+    """Return the user at the other end."""
+    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", found)[1])

@@ -1,0 +1,217 @@
+"""One connection to a replica: bytes go on in the callback in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Any, Protocol
+
+import httptools
+
+BIG = 256 * 1024
+"""Bytes above which a body is not copied to stand behind its head."""
+NO_BODY = frozenset({204, 304})
+INTERIM = 200
+
+
+class Fault(Enum):
+    """How an upstream failed; decides what may be tried next."""
+
+    UNREACHABLE = "cannot be reached"
+    STALE = "closed a kept connection"
+    BROKEN = "broke off"
+    SILENT = "stays silent"
+    STUCK = "does not move"
+    TOO_LARGE = "answers with too much"
+
+
+class Sink(Protocol):
+    """Takes one answer as it comes; exactly one of ``ended`` and ``broke`` comes last."""
+
+    def answered(self, link: Link) -> None:
+        """The head is here."""
+
+    def came(self, data: bytes) -> None:
+        """Bytes of the body are here."""
+
+    def ended(self) -> None:
+        """The answer is complete."""
+
+    def broke(self, fault: Fault, detail: str) -> None:
+        """No more will come."""
+
+
+class Owner(Protocol):
+    """The pool that a connection belongs to."""
+
+    busy: set[Link]
+
+    def keep(self, link: Link) -> None:
+        """Keep a connection for later."""
+
+    def forget(self, link: Link) -> None:
+        """Keep a connection no longer that is closed."""
+
+
+class Link(asyncio.Protocol):
+    """One connection.
+
+    Attributes:
+        status: of the answer under way.
+        headers: of that, with lower-case names.
+        reads: how often bytes came; a watch sees by it whether any did.
+        seen: that number when the watch last looked.
+        quiet_s: seconds without bytes, as the watch counts them.
+    """
+
+    __slots__ = (
+        *("_expects_end", "_head", "_named", "_parser", "_parts", "_pool", "_sink", "_transport"),
+        *("complete", "headers", "idle_at", "kept", "on_body", "on_header", "quiet_s", "reads"),
+        *("reused", "seen", "status"),
+    )
+
+    def __init__(self, pool: Owner) -> None:
+        self._pool = pool
+        self._transport: Any = None
+        self._sink: Sink | None = None
+        self._named: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []
+        # What the parser calls most is not worth a call of Python.
+        self.on_header = self._named.setdefault
+        self.on_body = self._parts.append
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self.headers: dict[bytes, bytes] = {}
+        self.reused = False
+        self.idle_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = transport
+
+    def send(self, sink: Sink, head: bytes, body: bytes) -> None:
+        """Send a request, and give its answer to the sink."""
+        self._sink = sink
+        self.status = self.reads = self.seen = 0
+        self.quiet_s = 0.0
+        self.complete = self._head = self._expects_end = self.kept = False
+        self._pool.busy.add(self)
+        if len(body) < BIG:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    def pause(self) -> None:
+        """Read no more until told so: the engine has to wait."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once, which cancels the work; the sink hears nothing more."""
+        self._sink = None
+        self._pool.busy.discard(self)
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._transport.close()
+
+    @property
+    def closing(self) -> bool:
+        """Whether no request can be sent on it any more."""
+        return bool(self._transport.is_closing())
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and hand on what came in one piece."""
+        sink = self._sink
+        if sink is None:
+            self._transport.abort()
+            return
+        self.reads += 1
+        before, parts = self._head, self._parts
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(Fault.BROKEN, type(error).__name__)
+            return
+        if not before and self._head:
+            sink.answered(self)
+        if parts:
+            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            if self._sink is sink:
+                sink.came(whole)
+        if self.complete and self._sink is sink:
+            self._over(sink)
+
+    def on_headers_complete(self) -> None:
+        """Note the status; an interim answer is none."""
+        status = self.status = self._parser.get_status_code()
+        headers = self.headers = {name.lower(): value for name, value in self._named.items()}
+        self._named.clear()
+        if status < INTERIM:
+            return
+        self._head = True
+        self._expects_end = (
+            b"content-length" not in headers
+            and b"transfer-encoding" not in headers
+            and status not in NO_BODY
+        )
+
+    def on_message_complete(self) -> None:
+        """Note that the answer is whole."""
+        if self._head:
+            self.complete = True
+            self.kept = self._parser.should_keep_alive()
+
+    def _over(self, sink: Sink) -> None:
+        """Keep the connection for the next request, then tell the sink."""
+        self._sink = None
+        self._pool.busy.discard(self)
+        if self.kept and not self._transport.is_closing():
+            if not self._transport.is_reading():
+                self._transport.resume_reading()
+            self._pool.keep(self)
+        else:
+            self._transport.close()
+        sink.ended()
+
+    def _fail(self, fault: Fault, detail: str) -> None:
+        sink, self._sink = self._sink, None
+        self._pool.busy.discard(self)
+        self._transport.abort()
+        if sink is not None:
+            sink.broke(fault, detail)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the answer, where only this can end it, or say that it broke off."""
+        self._pool.forget(self)
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        self._pool.busy.discard(self)
+        if self._head and self._expects_end and exc is None:
+            sink.ended()
+        elif self.reused and not self.reads:
+            sink.broke(Fault.STALE, type(exc).__name__)
+        else:
+            sink.broke(Fault.BROKEN, type(exc).__name__)
+
+    def look(self, passed_s: float, limit_s: float) -> None:
+        """Give the answer up where no byte came for too long.
+
+        Args:
+            passed_s: seconds since the last look.
+            limit_s: seconds of silence that are too much.
+        """
+        if self.reads != self.seen:
+            self.seen, self.quiet_s = self.reads, 0.0
+            return
+        self.quiet_s += passed_s
+        if self.quiet_s >= limit_s and self._transport.is_reading():
+            self._fail(Fault.SILENT, f"{limit_s:g} s")

@@ -1,0 +1,315 @@
+"""Which replica takes a request.
+
+Requests that begin alike go to the same replica, which has their prefix in its cache, as long as
+that is not much more loaded than the rest (consistent hashing with bounded loads, Mirrokni et al.,
+2018; rendezvous hashing in place of a ring). All others go to the less loaded of two drawn at
+random (Mitzenmacher, 2001). Work is counted in tokens, from selection to the last byte.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Literal
+
+from gateway_lite import errors
+from gateway_lite.replicas import NoReplicaError
+from gateway_lite.seats import Seat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from gateway_lite.replicas import Replica
+    from gateway_lite.seats import Seen
+    from gateway_lite.settings import Settings
+
+Outcome = Literal["ok", "failed", "unreachable", "left"]
+Policy = Literal["prefix", "least_outstanding", "round_robin"]
+
+BOUND = 1.25
+"""Load of a replica, as a multiple of the average, above which a prefix goes elsewhere."""
+SLACK = 4
+"""Requests that it may have more than the least loaded, whatever the average."""
+
+
+class Work:
+    """What a request weighs.
+
+    Args:
+        tokens: estimate of those that it takes.
+        prefix: how it begins; empty where that does not matter.
+    """
+
+    __slots__ = ("prefix", "tokens")
+
+    def __init__(self, tokens: int = 1, prefix: bytes = b"") -> None:
+        self.tokens = tokens
+        self.prefix = prefix
+
+
+class Lease:
+    """A place at a replica, held until it is released.
+
+    Attributes:
+        replica: who has it.
+        on_stall: called when the replica stops moving while this is held; may be None.
+    """
+
+    __slots__ = ("_balancer", "_model", "_seat", "_tokens", "on_stall", "replica")
+
+    def __init__(self, balancer: Balancer, model: str, seat: Seat, tokens: int) -> None:
+        self._balancer: Balancer | None = balancer
+        self._model = model
+        self._seat = seat
+        self._tokens = tokens
+        self.replica = seat.replica
+        self.on_stall: Callable[[], None] | None = None
+        seat.take(self, tokens)
+
+    def moved(self) -> None:
+        """Note that bytes came."""
+        self._seat.moves += 1
+
+    def release(self, outcome: Outcome) -> None:
+        """Give it back, and say how that went; the second time does nothing."""
+        balancer, self._balancer = self._balancer, None
+        if balancer is None:
+            return
+        seat = self._seat
+        seat.give(self, self._tokens)
+        if outcome == "ok":
+            seat.succeeded()
+        elif outcome == "left":
+            seat.undecided()
+        else:
+            seat.failed(balancer.clock(), unreachable=outcome == "unreachable")
+        balancer.wake(self._model)
+
+
+class Waiting:
+    """A request that waits for a slot."""
+
+    __slots__ = ("_queue", "done", "since", "tried", "work")
+
+    def __init__(
+        self,
+        queue: deque[Waiting],
+        work: Work,
+        tried: Collection[str],
+        done: Callable[[Lease | Exception], None],
+        since: float,
+    ) -> None:
+        self._queue = queue
+        self.work = work
+        self.tried = tried
+        self.done = done
+        self.since = since
+        queue.append(self)
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        if self in self._queue:
+            self._queue.remove(self)
+
+
+class Balancer:
+    """Places requests, and keeps those that find no free slot in order.
+
+    Args:
+        settings: lengths and times.
+        clock: seconds.
+        rng: draws.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.clock = clock
+        self._settings = settings
+        self._rng = rng or random.Random()  # noqa: S311 - a draw, not a secret
+        self._seats: dict[str, Seat] = {}
+        self._pools: dict[str, list[Seat]] = {}
+        self._policies: Mapping[str, str] = {}
+        self._turns: defaultdict[str, int] = defaultdict(int)
+        self._queues: defaultdict[str, deque[Waiting]] = defaultdict(deque)
+
+    def update(
+        self, pools: Mapping[str, Sequence[Replica]], policies: Mapping[str, str] | None = None
+    ) -> None:
+        """Take over who takes requests; what is under way elsewhere still counts to its end.
+
+        Args:
+            pools: replicas by model.
+            policies: how to choose among them, by model; "prefix" where it says nothing.
+        """
+        now, seats, before = self.clock(), {}, self._pools
+        self._pools = {}
+        for model, replicas in pools.items():
+            warm = not before.get(model)
+            pool = [self._seat(replica, now, warm=warm) for replica in replicas]
+            seats.update({seat.key: seat for seat in pool})
+            self._pools[model] = pool
+        self._seats = seats
+        if policies is not None:
+            self._policies = policies
+        for model in tuple(self._queues):
+            self.wake(model)
+
+    def _seat(self, replica: Replica, now: float, *, warm: bool) -> Seat:
+        seat = self._seats.get(replica.key)
+        if seat is None:
+            return Seat(replica, now, self._rng, warm=warm)
+        seat.replica = replica
+        return seat
+
+    def others(self, model: str, tried: Collection[str]) -> bool:
+        """Tell whether the model has a replica that was not tried."""
+        return any(seat.key not in tried for seat in self._pools.get(model, ()))
+
+    def ready(self, model: str) -> int:
+        """Return how many replicas of a model take requests."""
+        return len(self._pools.get(model, ()))
+
+    def place(self, model: str, work: Work, tried: Collection[str] = ()) -> Lease | None:
+        """Return a place, or None where all slots are taken.
+
+        Args:
+            model: whose replicas.
+            work: what the request weighs.
+            tried: keys of replicas that failed it; asked again only where there is no other.
+
+        Raises:
+            NoReplicaError: nobody takes requests for it.
+        """
+        pool = self._pools.get(model)
+        if not pool:
+            raise NoReplicaError(model)
+        queue = self._queues.get(model)
+        if queue:
+            return None
+        return self._place(model, pool, work, tried)
+
+    def _place(
+        self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
+    ) -> Lease | None:
+        if len(pool) == 1:
+            seat = pool[0] if pool[0].free else None
+        else:
+            seat = self._choose(model, pool, work, tried)
+        return None if seat is None else Lease(self, model, seat, work.tokens)
+
+    def _choose(
+        self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
+    ) -> Seat | None:
+        now = self.clock()
+        seats = [s for s in pool if s.well(now) and s.key not in tried]
+        if not seats:
+            seats = [s for s in pool if s.key not in tried] or pool
+        seats = [s for s in seats if s.free]
+        if len(seats) <= 1:
+            return seats[0] if seats else None
+        policy = self._policies.get(model, "prefix")
+        if policy == "round_robin":
+            self._turns[model] += 1
+            return seats[self._turns[model] % len(seats)]
+        if policy == "least_outstanding":
+            least = min(len(s.leases) for s in seats)
+            return self._rng.choice([s for s in seats if len(s.leases) == least])
+        if work.prefix:
+            seat = self._at_home(seats, work, now)
+            if seat is not None:
+                return seat
+        return self._lesser(seats, now)
+
+    def _at_home(self, seats: list[Seat], work: Work, now: float) -> Seat | None:
+        """Return the replica that has the prefix, where it is not much busier than the rest."""
+        mark = zlib.crc32(work.prefix)
+        home = max(seats, key=lambda seat: hash((mark, seat.salt)))
+        warmth = home.warmth(now)
+        if warmth < 1 and self._rng.random() > warmth:
+            return None
+        total = work.tokens
+        least = len(home.leases)
+        for seat in seats:
+            total += seat.tokens
+            least = min(least, len(seat.leases))
+        if len(home.leases) - least < SLACK:
+            return home
+        return home if home.tokens + work.tokens <= BOUND * total / len(seats) else None
+
+    def _lesser(self, seats: list[Seat], now: float) -> Seat:
+        """Return the less loaded of two."""
+        count = len(seats)
+        first = int(self._rng.random() * count)
+        second = (first + 1 + int(self._rng.random() * (count - 1))) % count
+        one, two = seats[first], seats[second]
+        return one if one.load(now) <= two.load(now) else two
+
+    def wait(
+        self,
+        model: str,
+        work: Work,
+        tried: Collection[str],
+        done: Callable[[Lease | Exception], None],
+    ) -> Waiting:
+        """Wait for a slot, behind those that wait already.
+
+        Args:
+            model: whose replicas.
+            work: what the request weighs.
+            tried: keys of replicas that failed it.
+            done: gets the place, or why there is none; not called before this returns.
+
+        Raises:
+            ApiError: too many wait.
+        """
+        queue = self._queues[model]
+        if len(queue) >= self._settings.queue_length:
+            raise errors.queue_full(model)
+        return Waiting(queue, work, tried, done, self.clock())
+
+    def waiting(self, model: str) -> int:
+        """Return how many requests wait for a slot."""
+        return len(self._queues.get(model, ()))
+
+    def wake(self, model: str) -> None:
+        """Give free slots to those that wait."""
+        queue = self._queues.get(model)
+        while queue:
+            pool = self._pools.get(model)
+            lease: Lease | Exception | None = NoReplicaError(model)
+            if pool:
+                lease = self._place(model, pool, queue[0].work, queue[0].tried)
+            if lease is None:
+                return
+            queue.popleft().done(lease)
+
+    def tick(self, passed_s: float) -> None:
+        """Look for replicas that do not move, and for requests that waited too long.
+
+        Args:
+            passed_s: seconds since the last look.
+        """
+        stalled = [
+            seat for seat in self._seats.values() if seat.watch(passed_s, self._settings.stall_s)
+        ]
+        for seat in stalled:
+            for lease in tuple(seat.leases):
+                if lease.on_stall is not None:
+                    lease.on_stall()
+        late = self.clock() - self._settings.queue_s
+        for model, queue in tuple(self._queues.items()):
+            while queue and queue[0].since <= late:
+                queue.popleft().done(errors.queue_timeout(model))
+            self.wake(model)
+
+    def states(self) -> dict[str, Seen]:
+        """Return what is known of each replica, by its key."""
+        now = self.clock()
+        return {key: seat.seen(now) for key, seat in self._seats.items()}

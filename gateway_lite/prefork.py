@@ -1,0 +1,279 @@
+"""Serve as one process, or as several that share sockets and counts and are looked after."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import secrets
+import select
+import signal
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+from gateway_lite import listeners, serving
+from gateway_lite.account import WORKERS
+from gateway_lite.gather import Crew
+from gateway_lite.ledger import Ledger, Shared
+from gateway_lite.limits import Limits
+from gateway_lite.server import run_loop
+from hpc import keys, state
+from hpc.errors import ConfigError, GatewayError, HpcServeError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from gateway_lite.listeners import Address, Listener
+    from gateway_lite.settings import Settings
+    from hpc.config import Config
+
+log = logging.getLogger(__name__)
+
+BACK_OFF_S = (0.1, 10.0)
+"""Seconds until a worker is started again that ended: at first, and at most."""
+STEADY_S = 30.0
+"""Seconds after which a worker that ended has not failed in a row."""
+PR_SET_PDEATHSIG = 1
+MEMORY = "/dev/shm"  # noqa: S108 - a file without a name
+
+
+def run(config: Config, address: Address, settings: Settings, workers: int) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        config: names the state directory.
+        address: where to listen.
+        settings: how long to wait.
+        workers: processes that share the work.
+
+    Raises:
+        ConfigError: the keys file, a certificate or the number of workers cannot be used.
+        GatewayError: an address cannot be bound, or the workers do not start.
+        StateError: the record of an earlier gateway cannot be read.
+    """
+    if not 1 <= workers < WORKERS:
+        raise ConfigError(f"--workers {workers} is not possible; allowed: 1 to {WORKERS - 1}")
+    keys.load(state.keys_path(config.home))
+    opened = listeners.open_all(address)
+    try:
+        if workers == 1:
+            run_loop(serving.serve(config, opened, settings))
+        else:
+            Supervisor(config, opened, settings, workers).run()
+    finally:
+        listeners.close_all(opened)
+
+
+@dataclass
+class Worker:
+    """One of the processes.
+
+    Attributes:
+        pid: its process; None while there is none.
+        since: clock at its start.
+        failures: how often in a row it ended soon.
+        again_at: clock at which it is started again.
+    """
+
+    number: int
+    pid: int | None = None
+    since: float = 0.0
+    failures: int = 0
+    again_at: float = 0.0
+
+
+@dataclass
+class Signals:
+    """What arrived since we looked, noted by handlers that do nothing else."""
+
+    end: int = 0
+    hangup: bool = False
+    noted: list[int] = field(default_factory=list)
+
+
+class Supervisor:
+    """Starts workers, starts them again when they fail, and passes signals on.
+
+    It opens no thread and no event loop, so that it can fork at any time.
+
+    Args:
+        config: names the state directory.
+        opened: listeners that all workers accept connections from.
+        settings: how long to wait.
+        workers: how many.
+    """
+
+    def __init__(
+        self, config: Config, opened: list[Listener], settings: Settings, workers: int
+    ) -> None:
+        self._config = config
+        self._opened = opened
+        self._settings = settings
+        self._crew = f"hpc-serve-{secrets.token_hex(8)}"
+        self._workers = [Worker(number) for number in range(workers)]
+        self._signals = Signals()
+        self._passed = 0
+        self._ready = False
+        self._failed: int | None = None
+        self._started_at = time.time()
+        self._attached = os.isatty(0)
+
+    def run(self) -> None:
+        """Serve until told to end.
+
+        Raises:
+            GatewayError: there is no room for the counts, or no worker starts.
+            StateError: the record of an earlier gateway cannot be read.
+        """
+        root = self._config.home
+        with tempfile.TemporaryFile(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as file:
+            Shared.make(file.fileno())
+            self._counts = f"/proc/self/fd/{file.fileno()}"
+            limits = Limits(
+                Ledger(Shared(self._counts, WORKERS - 1)), root=root, hostname=socket.gethostname()
+            )
+            limits.begin()
+            self._pipes = (*os.pipe(), *os.pipe())
+            self._listen_to_signals()
+            self._look_after()
+            limits.close()
+        self._drop_record()
+        if self._failed is not None:
+            raise GatewayError(f"the workers do not start: the first ended with {self._failed}")
+
+    def _listen_to_signals(self) -> None:
+        for end in self._pipes:
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self._pipes[1], warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: object) -> None:
+        del frame
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._signals.end += 1
+        elif number == signal.SIGHUP:
+            self._signals.hangup = True
+
+    def _look_after(self) -> None:
+        """Go on until no worker is left after we were told to end."""
+        while True:
+            self._reap()
+            self._pass_signals_on()
+            if self._signals.end:
+                if not any(worker.pid for worker in self._workers):
+                    return
+            else:
+                self._start_missing()
+            select.select([self._pipes[0], self._pipes[2]], [], [], self._pause_s())
+            self._drain_pipes()
+
+    def _drain_pipes(self) -> None:
+        for end in (self._pipes[0], self._pipes[2]):
+            try:
+                came = os.read(end, 4096)
+            except BlockingIOError:
+                continue
+            if end == self._pipes[2] and came and not self._ready:
+                self._ready = True
+                serving.told(self._opened)
+
+    def _pause_s(self) -> float:
+        now = time.monotonic()
+        missing = [worker.again_at - now for worker in self._workers if worker.pid is None]
+        return max(0.0, min(missing, default=60.0)) if not self._signals.end else 60.0
+
+    def _reap(self) -> None:
+        while any(worker.pid for worker in self._workers):
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            for worker in self._workers:
+                if worker.pid == pid:
+                    self._ended(worker, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, worker: Worker, code: int) -> None:
+        now = time.monotonic()
+        worker.pid = None
+        if self._signals.end:
+            return
+        if not self._ready:  # what keeps one from starting keeps all
+            self._failed = code
+            self._signals.end += 1
+            return
+        worker.failures = 0 if now - worker.since > STEADY_S else worker.failures
+        delay_s = min(BACK_OFF_S[1], BACK_OFF_S[0] * 2**worker.failures)
+        worker.failures += 1
+        worker.again_at = now + delay_s
+        log.error("worker %d ended with %d; again in %.1f s", worker.number, code, delay_s)
+
+    def _start_missing(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.pid is None and now >= worker.again_at:
+                worker.since = now
+                worker.pid = os.fork() or self._become(worker.number)
+
+    def _pass_signals_on(self) -> None:
+        if self._signals.hangup:
+            self._signals.hangup = False
+            if self._attached and not os.isatty(0):  # the terminal that we run in is closed
+                self._signals.end += 1
+            else:
+                self._send(signal.SIGHUP)
+        while self._passed < self._signals.end:
+            self._passed += 1
+            self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
+        for worker in self._workers:
+            if worker.pid is not None:
+                os.kill(worker.pid, number)
+
+    def _become(self, number: int) -> NoReturn:
+        """Be a worker, in a process that was just made."""
+        code = 1
+        try:
+            parent = os.getppid()
+            os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which passes it on
+            signal.set_wakeup_fd(-1)
+            for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(each, signal.SIG_DFL)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+            if os.getppid() == parent:
+                run_loop(self._serve(number, parent))
+            code = 0
+        except HpcServeError as error:
+            log.error("%s", error)  # noqa: TRY400 - a sentence, no fault of ours
+            code = error.exit_code
+        except BaseException:
+            log.exception("worker %d failed", number)
+        finally:
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _serve(self, number: int, parent: int) -> Coroutine[Any, Any, None]:
+        place = serving.Place(
+            crew=Crew(self._crew, number, len(self._workers)),
+            counts=self._counts,
+            pid=parent,
+            started_at=self._started_at,
+            ready=self._say_ready,
+        )
+        return serving.serve(self._config, self._opened, self._settings, place)
+
+    def _say_ready(self) -> None:
+        os.write(self._pipes[3], b".")
+
+    def _drop_record(self) -> None:
+        """Remove the record, where a worker that was killed could not."""
+        hostname = socket.gethostname()
+        found = state.load_gateway(self._config.home, hostname)
+        if found is not None and found.pid == os.getpid():
+            state.drop_gateway(self._config.home, hostname)

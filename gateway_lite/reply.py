@@ -1,0 +1,81 @@
+"""The bytes of an answer: heads, chunks, and which headers go from one side to the other."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from gateway_lite.upstream import Target
+
+EVENTS = b"text/event-stream"
+JSON = b"application/json"
+LAST = b"0\r\n\r\n"
+PASSED_ON = (b"accept", b"traceparent", b"tracestate")
+"""Headers of a client that engines get; above all not its key."""
+PASSED_BACK = (
+    b"content-encoding",
+    b"retry-after",
+    b"retry-after-ms",
+    b"x-should-retry",
+    b"openai-processing-ms",
+)
+"""Headers of an engine's answer that clients get beside its type; the rest is not for them."""
+STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
+CLOSE = b"connection: close\r\n"
+
+
+def status_line(status: int) -> bytes:
+    """Return the first line of an answer."""
+    return STATUS.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+
+
+def chunk(data: bytes) -> bytes:
+    """Return bytes, at least one, as a chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def passed_back(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the lines that the client gets of an engine's head."""
+    parts = [b"content-type: %b\r\n" % headers.get(b"content-type", JSON)]
+    parts += [b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_BACK if name in headers]
+    return b"".join(parts)
+
+
+def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size: int) -> bytes:
+    """Return the head of a request to a replica.
+
+    Args:
+        fixed: request line, host and authorization.
+        headers: those of the client.
+        name: the request's id.
+        size: bytes of the body.
+    """
+    kind = headers.get(b"content-type", JSON)
+    more = b"".join([b"%b: %b\r\n" % (n, headers[n]) for n in PASSED_ON if n in headers])
+    return (
+        b"%bcontent-type: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
+        b"%bcontent-length: %d\r\n\r\n" % (fixed, kind, name, more, size)
+    )
+
+
+def request_start(method: str, where: Target, path: str, secret: str | None) -> bytes:
+    """Return what the requests to one replica for one path have in common.
+
+    Args:
+        method: HTTP method.
+        where: the replica.
+        path: without the prefix that the replica may have.
+        secret: bearer token that it asks for, or None.
+    """
+    start = f"{method} {where.prefix}{path} HTTP/1.1\r\nhost: {where.name}\r\n"
+    token = "" if secret is None else f"authorization: Bearer {secret}\r\n"
+    return (start + token).encode("latin-1")

@@ -1,0 +1,66 @@
+"""A request as it comes from a client, collected within a bound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Request:
+    """One hot request.
+
+    Args:
+        method: GET or POST.
+        path: without the query.
+        headers: with lower-case names.
+        limit: bytes that its body may have.
+
+    Attributes:
+        body: all of it, once it is ``whole``.
+    """
+
+    body = b""
+    whole = False
+    _size = 0
+
+    def __init__(
+        self, method: bytes, path: str, headers: Mapping[bytes, bytes], limit: int
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self._limit = limit
+        self._parts: list[bytes] = []
+
+    @property
+    def too_large(self) -> bool:
+        """Whether its body has more bytes than are allowed, or says that it will."""
+        told = self.headers.get(b"content-length")
+        return self._size > self._limit or (told is not None and int(told) > self._limit)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client sends the body only when it is told to go on."""
+        return b"expect" in self.headers and not self.whole
+
+    def add(self, data: bytes) -> bool:
+        """Take bytes of the body; False where they are too many."""
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._parts.append(data)
+            return True
+        self._parts.clear()
+        return False
+
+    def complete(self) -> None:
+        """Note that it is complete."""
+        self.whole = True
+        parts = self._parts
+        self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+
+    def drop(self) -> None:
+        """Keep nothing of it: it was refused, or is answered."""
+        self._parts.clear()

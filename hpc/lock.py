@@ -1,0 +1,67 @@
+"""One command at a time where several may write one file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hpc.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PATIENCE_S = 15.0
+POLL_S = 0.02
+BUSY = frozenset({errno.EAGAIN, errno.EACCES})
+UNKNOWN = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+"""What a file system says that has no locks, as some clusters mount theirs."""
+
+
+@contextmanager
+def exclusive(path: Path, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """Keep other processes out that ask for the same file, which itself is never locked.
+
+    The kernel ends the lock with the process, so that nothing stale is left; Linux takes it to the
+    server of an NFS mount. Where the file system has no locks we go on without.
+
+    Args:
+        path: the file that is about to be read and replaced.
+        patience_s: seconds to wait for another.
+
+    Raises:
+        StateError: another one does not end, or the folder is not writable.
+    """
+    beside = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"cannot write {beside}: {error.strerror}") from error
+    try:
+        _take(handle, path, time.monotonic() + patience_s)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(handle)
+
+
+def _take(handle: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in UNKNOWN:
+                return
+            if error.errno not in BUSY:
+                raise StateError(f"cannot lock {path}: {error.strerror}") from error
+        else:
+            return
+        if time.monotonic() > deadline:
+            raise StateError(f"another command has been changing {path} for too long")
+        time.sleep(POLL_S)

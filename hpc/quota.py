@@ -1,0 +1,111 @@
+"""What a key may use: its limits, and how people write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+MOST = 10**12
+"""Largest number in a limit; sums of them fit into 64 bits."""
+
+
+class KeyLimits(BaseModel):
+    """What one key may use; None is no limit.
+
+    Attributes:
+        rpm: requests in any 60 seconds.
+        tpm: tokens in any 60 seconds, as estimated at admission and corrected by what is reported.
+        concurrency: requests under way at once.
+        daily_tokens: tokens per day, in UTC.
+        total_tokens: tokens for as long as the key lives.
+        max_tokens: longest answer.
+        max_prompt_tokens: longest prompt.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rpm: int | None = Field(default=None, ge=1, le=MOST)
+    tpm: int | None = Field(default=None, ge=1, le=MOST)
+    concurrency: int | None = Field(default=None, ge=1, le=MOST)
+    daily_tokens: int | None = Field(default=None, ge=1, le=MOST)
+    total_tokens: int | None = Field(default=None, ge=1, le=MOST)
+    max_tokens: int | None = Field(default=None, ge=1, le=MOST)
+    max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST)
+
+    def given(self) -> dict[str, int]:
+        """Return the limits that there are, by name."""
+        return {name: value for name, value in self if value is not None}
+
+    def or_none(self) -> KeyLimits | None:
+        """Return itself, or None where it limits nothing."""
+        return self if self.given() else None
+
+
+def parse_count(text: str) -> int:
+    """Return a number such as ``600``, ``20k``, ``1.5M`` or ``2G``, in powers of ten.
+
+    Raises:
+        ValueError: it is none, no whole one, or out of range.
+    """
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmg]?)", text.strip(), re.IGNORECASE)
+    value = Decimal(found[1]) * _SCALE[found[2].lower()] if found else Decimal(0)
+    if value != int(value) or not 1 <= value <= MOST:
+        raise ValueError(f"{text!r} is not a number; allowed: 600, 20k, 1.5M, 2G")
+    return int(value)
+
+
+def short(count: int) -> str:
+    """Return a number as people write it, such as ``20k``, without rounding it."""
+    for unit, scale in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= scale and count * 10 % scale == 0:
+            return f"{count / scale:g}{unit}"
+    return str(count)
+
+
+def parse_budget(text: str) -> dict[str, int]:
+    """Return token budgets by the name of their limit.
+
+    Args:
+        text: such as ``1M/day``, ``20M/total`` or both with a comma; a bare number is a total.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        amount, _, span = part.strip().partition("/")
+        name = {"day": "daily_tokens", "total": "total_tokens", "": "total_tokens"}.get(span)
+        if name is None or name in found:
+            raise ValueError(f"{text!r} is not a budget; allowed: 1M/day, 20M/total, or both")
+        found[name] = parse_count(amount)
+    return found
+
+
+def parse_expiry(text: str, now: datetime | None = None) -> datetime:
+    """Return when a key ends.
+
+    Args:
+        text: ``12h``, ``30d`` or ``4w`` from now, or a date such as ``2027-03-31``, in UTC.
+        now: the time; None is the present.
+
+    Raises:
+        ValueError: it is neither, or lies in the past.
+    """
+    at = (now or datetime.now(timezone.utc)).replace(microsecond=0)
+    span = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
+    if span:
+        return at + int(span[1]) * _UNITS[span[2]]
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an expiry; allowed: 12h, 30d, 4w, or 2027-03-31"
+        ) from None
+    if day <= at:
+        raise ValueError(f"{text} is in the past")
+    return day

@@ -1,0 +1,102 @@
+"""What is read out of a request's body, and what is not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway_lite import ask
+from gateway_lite.errors import ApiError
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def read(**body: Any) -> ask.Ask:
+    return ask.read(json.dumps({"model": "m", **body}).encode())
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=6), st.text(min_size=1), st.booleans())
+def test_whatever_else_stands_in_it_the_model_is_found(
+    rest: dict[str, Any], model: str, stream: bool
+) -> None:
+    body = {**rest, "model": model, "stream": stream}
+    asked = ask.read(json.dumps(body).encode())
+    assert (asked.model, asked.stream) == (model, stream)
+    assert asked.tokens(10) > 0
+    assert isinstance(ask.prefix(asked, None), bytes)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None),
+        (b"[]", None),
+        (b"{", None),
+        (b"nul", None),
+        (b"\xff", None),
+        (b"[" * 100_000, None),
+        (b'{"a":' * 100_000, None),
+        (b"{}", "model"),
+        (b'{"model":null}', "model"),
+        (b'{"model":{}}', "model"),
+        (b'{"model":"m","stream":"yes"}', "stream"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(body: bytes, param: str | None) -> None:
+    with pytest.raises(ApiError) as caught:
+        ask.read(body)
+    assert (caught.value.status, caught.value.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "limit"),
+    [
+        ({}, None),
+        ({"max_tokens": 7}, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 9}, 9),
+        ({"max_output_tokens": 5}, 5),
+        ({"max_tokens": "7"}, None),
+        ({"max_tokens": True}, None),
+        ({"max_tokens": -1}, None),
+    ],
+)
+def test_the_limit_of_an_answer(body: dict[str, Any], limit: int | None) -> None:
+    assert read(**body).limit() == limit
+
+
+def test_the_estimate_counts_every_answer() -> None:
+    assert read(max_tokens=10, n=3).tokens(400) == 100 + 30
+    assert read(n="x").tokens(0) == ask.USUAL_TOKENS
+
+
+def chat(*contents: tuple[str, Any]) -> ask.Ask:
+    return read(messages=[{"role": role, "content": content} for role, content in contents])
+
+
+def test_turns_of_one_conversation_have_one_prefix() -> None:
+    first = chat(("system", "be brief"), ("user", "hello"))
+    later = chat(("system", "be brief"), ("user", "hello"), ("assistant", "hi"), ("user", "and?"))
+    assert ask.prefix(first, None) == ask.prefix(later, None)
+
+
+def test_another_system_prompt_session_or_opening_has_another_prefix() -> None:
+    found = {
+        ask.prefix(chat(("system", "be brief"), ("user", "hello")), None),
+        ask.prefix(chat(("system", "be verbose"), ("user", "hello")), None),
+        ask.prefix(chat(("system", "be brief"), ("user", "bye")), None),
+        ask.prefix(chat(("system", "be brief"), ("user", "hello")), "s"),
+    }
+    assert len(found) == 4
+
+
+def test_a_prompt_is_a_prefix_of_bounded_length() -> None:
+    assert len(ask.prefix(read(prompt="x" * 100_000), None)) == ask.SYSTEM_BYTES
+    assert len(ask.prefix(chat(("user", "x" * 100_000)), None)) == ask.FIRST_BYTES
