@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from gateway_lite import ask, errors, reply
@@ -11,6 +10,7 @@ from gateway_lite.desk import refusal
 from gateway_lite.place import Work
 from gateway_lite.record import LEFT, bearer
 from gateway_lite.replicas import NoReplicaError
+from gateway_lite.retries import RetryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gateway_lite.upstream import Dial, Pool, Upstream
     from gateway_lite.watch import Watcher
 
-log = logging.getLogger(__name__)
+TWO = 2
 
 FAILED = 400
 
@@ -49,7 +49,7 @@ class GatewayDesk:
         settings: sizes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it joins the parts of the gateway
         self,
         *,
         catalog: Callable[[], Catalog],
@@ -72,6 +72,7 @@ class GatewayDesk:
         self._watcher = watcher
         self._seen = seen
         self._ways: dict[tuple[str, str], tuple[Pool, bytes]] = {}
+        self._budget = RetryBudget()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def forget(self) -> None:
@@ -101,8 +102,18 @@ class GatewayDesk:
             raise errors.model_not_allowed(model)
         exchange.models = (model,)
         tokens = asked.tokens(len(body))
-        exchange.work = Work(tokens)
+        exchange.work = Work(tokens, self._prefix(exchange, asked))
         exchange.grant = self._limits.reserve(exchange.principal, tokens)
+        self._budget.deposit()
+
+    def _prefix(self, exchange: Exchange, asked: ask.Ask) -> bytes:
+        """Return what decides on the replica, where there is a choice."""
+        if self._balancer.ready(asked.model) < TWO:
+            return b""
+        given = exchange.request.headers.get(b"x-session-id")
+        named = asked.prompt_cache_key or asked.user
+        session = given.decode("latin-1") if given else named if isinstance(named, str) else None
+        return ask.prefix(asked, session)
 
     def place(self, exchange: Exchange) -> Lease | None:
         """Return a place at a replica of the model."""
@@ -142,11 +153,14 @@ class GatewayDesk:
         model = exchange.models[exchange.turn]
         if elsewhere and not self._balancer.others(model, exchange.tried):
             return False
-        if worked:
-            if exchange.replayed:
-                return False
-            exchange.replayed = True
+        if (worked and exchange.replayed) or not self._budget.withdraw():
+            return False
+        exchange.replayed = exchange.replayed or worked
         return True
+
+    def look(self, passed_s: float) -> None:
+        """Note time that passed."""
+        self._budget.passed(passed_s)
 
     def renew(self, exchange: Exchange, replica: Replica) -> None:
         """Read the replica's secret again, once."""

@@ -143,6 +143,7 @@ class Gateway:
         self._upstream.look(passed_s)
         self._balancer.tick(passed_s)
         self._limits.tick()
+        self.desk.look(passed_s)
 
 
 def _router(pages: Pages) -> App:

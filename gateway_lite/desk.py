@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway_lite import errors, reply
 from gateway_lite.link import Fault
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from gateway_lite.exchange import Exchange
     from gateway_lite.gate import Gate
     from gateway_lite.link import Link
+    from gateway_lite.place import Outcome
     from gateway_lite.replicas import Replica
     from gateway_lite.settings import Settings
     from gateway_lite.upstream import Dial
-
-Outcome = Literal["ok", "failed", "unreachable", "left"]
 
 
 class Client(Connection, Protocol):
@@ -33,6 +32,7 @@ class Place(Protocol):
     """A place at a replica, held until it is released."""
 
     replica: Replica
+    on_stall: Callable[[], None] | None
 
     def moved(self) -> None:
         """Note that bytes came."""
@@ -94,7 +94,7 @@ class Desk(Protocol):
 def fault_error(name: str, fault: Fault) -> ApiError:
     """Return what a request gets that failed at a replica."""
     message = f"the replica {name} {fault.value}"
-    if fault is Fault.SILENT:
+    if fault in (Fault.SILENT, Fault.STUCK):
         return errors.upstream_timeout(message)
     if fault is Fault.UNREACHABLE:
         return errors.upstream_unreachable(message)

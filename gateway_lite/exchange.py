@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gateway_lite.ask import Ask
-    from gateway_lite.desk import Client, Desk, Outcome, Place, Waiting
+    from gateway_lite.desk import Client, Desk, Place, Waiting
     from gateway_lite.edit import Editor
     from gateway_lite.link import Link
+    from gateway_lite.place import Outcome
     from gateway_lite.replicas import Replica
     from gateway_lite.request import Request
     from gateway_lite.upstream import Dial
@@ -169,6 +170,7 @@ class Exchange:
 
     def _send(self, lease: Place, *, fresh: bool = False) -> None:
         self._lease = lease
+        lease.on_stall = self.stalled
         record = self.record
         record.attempts += not fresh
         record.replica = lease.replica.name
@@ -259,12 +261,19 @@ class Exchange:
             return
         self.tried.append(lease.replica.key)
         self._release("unreachable" if fault is Fault.UNREACHABLE else "failed")
-        worked = fault is Fault.BROKEN
+        worked = fault in (Fault.BROKEN, Fault.STUCK)
         final = fault in (Fault.SILENT, Fault.TOO_LARGE)
-        if final or not self._desk.another(self, worked=worked, elsewhere=not worked):
+        elsewhere = fault is not Fault.BROKEN
+        if final or not self._desk.another(self, worked=worked, elsewhere=elsewhere):
             self.fail(fault_error(name, fault))
         else:
             self.again()
+
+    def stalled(self) -> None:
+        """Ask another replica, as this one does not move; an answer that has begun waits on."""
+        if not self.outlet.begun and self._link is not None:
+            self._link.abort()
+            self.broke(Fault.STUCK, "nothing moves")
 
     def fail(self, error: errors.ApiError) -> None:
         """Answer with an error, or end an event stream with one; cut anything else short."""

@@ -95,7 +95,7 @@ def merge(texts: Sequence[str]) -> str:
     """
     families: dict[str, Metric] = {}
     for text in texts:
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
             known = families.setdefault(family.name, family)
             if known is not family:
                 known.samples = _joined(family.name, [*known.samples, *family.samples])

@@ -21,6 +21,7 @@ class Fault(Enum):
     STALE = "closed a kept connection"
     BROKEN = "broke off"
     SILENT = "stays silent"
+    STUCK = "does not move"
     TOO_LARGE = "answers with too much"
 
 

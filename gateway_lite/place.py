@@ -1,114 +1,315 @@
-"""Temporary: least outstanding."""
+"""Which replica takes a request.
+
+Requests that begin alike go to the same replica, which has their prefix in its cache, as long as
+that is not much more loaded than the rest (consistent hashing with bounded loads, Mirrokni et al.,
+2018; rendezvous hashing in place of a ring). All others go to the less loaded of two drawn at
+random (Mitzenmacher, 2001). Work is counted in tokens, from selection to the last byte.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+import time
+import zlib
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, Literal
 
 from gateway_lite import errors
 from gateway_lite.replicas import NoReplicaError
+from gateway_lite.seats import Seat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from gateway_lite.replicas import Replica
+    from gateway_lite.seats import Seen
+    from gateway_lite.settings import Settings
+
+Outcome = Literal["ok", "failed", "unreachable", "left"]
+Policy = Literal["prefix", "least_outstanding", "round_robin"]
+
+BOUND = 1.25
+"""Load of a replica, as a multiple of the average, above which a prefix goes elsewhere."""
+SLACK = 4
+"""Requests that it may have more than the least loaded, whatever the average."""
 
 
-@dataclass(frozen=True, slots=True)
 class Work:
-    tokens: int = 1
-    prefix: bytes = b""
+    """What a request weighs.
+
+    Args:
+        tokens: estimate of those that it takes.
+        prefix: how it begins; empty where that does not matter.
+    """
+
+    __slots__ = ("prefix", "tokens")
+
+    def __init__(self, tokens: int = 1, prefix: bytes = b"") -> None:
+        self.tokens = tokens
+        self.prefix = prefix
 
 
 class Lease:
-    __slots__ = ("replica", "_b", "_model", "moves")
+    """A place at a replica, held until it is released.
 
-    def __init__(self, b, model, replica):
-        self._b, self._model, self.replica, self.moves = b, model, replica, 0
-        b.load[replica.key] += 1
+    Attributes:
+        replica: who has it.
+        on_stall: called when the replica stops moving while this is held; may be None.
+    """
 
-    def moved(self):
-        self.moves = 1
+    __slots__ = ("_balancer", "_model", "_seat", "_tokens", "on_stall", "replica")
 
-    def release(self, outcome="ok"):
-        b, self._b = self._b, None
-        if b is not None:
-            b.load[self.replica.key] -= 1
-            if outcome == "unreachable":
-                b.shunned[self.replica.key] = b.now() + b.settings.shun_s
-            b.wake(self._model)
+    def __init__(self, balancer: Balancer, model: str, seat: Seat, tokens: int) -> None:
+        self._balancer: Balancer | None = balancer
+        self._model = model
+        self._seat = seat
+        self._tokens = tokens
+        self.replica = seat.replica
+        self.on_stall: Callable[[], None] | None = None
+        seat.take(self, tokens)
+
+    def moved(self) -> None:
+        """Note that bytes came."""
+        self._seat.moves += 1
+
+    def release(self, outcome: Outcome) -> None:
+        """Give it back, and say how that went; the second time does nothing."""
+        balancer, self._balancer = self._balancer, None
+        if balancer is None:
+            return
+        seat = self._seat
+        seat.give(self, self._tokens)
+        if outcome == "ok":
+            seat.succeeded()
+        elif outcome == "left":
+            seat.undecided()
+        else:
+            seat.failed(balancer.clock(), unreachable=outcome == "unreachable")
+        balancer.wake(self._model)
 
 
 class Waiting:
-    def __init__(self, b, model, work, tried, done):
-        self.b, self.model, self.work, self.tried, self.done = b, model, work, tried, done
-        self.timer = None
+    """A request that waits for a slot."""
 
-    def cancel(self):
-        q = self.b.queues[self.model]
-        if self in q:
-            q.remove(self)
-        if self.timer:
-            self.timer.cancel()
+    __slots__ = ("_queue", "done", "since", "tried", "work")
+
+    def __init__(
+        self,
+        queue: deque[Waiting],
+        work: Work,
+        tried: Collection[str],
+        done: Callable[[Lease | Exception], None],
+        since: float,
+    ) -> None:
+        self._queue = queue
+        self.work = work
+        self.tried = tried
+        self.done = done
+        self.since = since
+        queue.append(self)
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        if self in self._queue:
+            self._queue.remove(self)
 
 
 class Balancer:
-    def __init__(self, settings):
-        self.settings = settings
-        self.load = Counter()
-        self.pools = {}
-        self.queues = defaultdict(deque)
-        self.shunned = {}
-        self.now = asyncio.get_running_loop().time
+    """Places requests, and keeps those that find no free slot in order.
 
-    def update(self, pools, policies=None):
-        self.pools = dict(pools)
-        for m in list(self.queues):
-            self.wake(m)
+    Args:
+        settings: lengths and times.
+        clock: seconds.
+        rng: draws.
+    """
 
-    def others(self, model, tried):
-        return any(r.key not in tried for r in self.pools.get(model, ()))
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.clock = clock
+        self._settings = settings
+        self._rng = rng or random.Random()  # noqa: S311 - a draw, not a secret
+        self._seats: dict[str, Seat] = {}
+        self._pools: dict[str, list[Seat]] = {}
+        self._policies: Mapping[str, str] = {}
+        self._turns: defaultdict[str, int] = defaultdict(int)
+        self._queues: defaultdict[str, deque[Waiting]] = defaultdict(deque)
 
-    def place(self, model, work, tried):
-        pool = self.pools.get(model, ())
+    def update(
+        self, pools: Mapping[str, Sequence[Replica]], policies: Mapping[str, str] | None = None
+    ) -> None:
+        """Take over who takes requests; what is under way elsewhere still counts to its end.
+
+        Args:
+            pools: replicas by model.
+            policies: how to choose among them, by model; "prefix" where it says nothing.
+        """
+        now, seats, before = self.clock(), {}, self._pools
+        self._pools = {}
+        for model, replicas in pools.items():
+            warm = not before.get(model)
+            pool = [self._seat(replica, now, warm=warm) for replica in replicas]
+            seats.update({seat.key: seat for seat in pool})
+            self._pools[model] = pool
+        self._seats = seats
+        if policies is not None:
+            self._policies = policies
+        for model in tuple(self._queues):
+            self.wake(model)
+
+    def _seat(self, replica: Replica, now: float, *, warm: bool) -> Seat:
+        seat = self._seats.get(replica.key)
+        if seat is None:
+            return Seat(replica, now, self._rng, warm=warm)
+        seat.replica = replica
+        return seat
+
+    def others(self, model: str, tried: Collection[str]) -> bool:
+        """Tell whether the model has a replica that was not tried."""
+        return any(seat.key not in tried for seat in self._pools.get(model, ()))
+
+    def ready(self, model: str) -> int:
+        """Return how many replicas of a model take requests."""
+        return len(self._pools.get(model, ()))
+
+    def place(self, model: str, work: Work, tried: Collection[str] = ()) -> Lease | None:
+        """Return a place, or None where all slots are taken.
+
+        Args:
+            model: whose replicas.
+            work: what the request weighs.
+            tried: keys of replicas that failed it; asked again only where there is no other.
+
+        Raises:
+            NoReplicaError: nobody takes requests for it.
+        """
+        pool = self._pools.get(model)
         if not pool:
             raise NoReplicaError(model)
-        fresh = [r for r in pool if r.key not in tried] or list(pool)
-        now = self.now()
-        calm = [r for r in fresh if self.shunned.get(r.key, 0) <= now] or fresh
-        free = [r for r in calm if r.slots is None or self.load[r.key] < r.slots]
-        if not free:
+        queue = self._queues.get(model)
+        if queue:
             return None
-        least = min(self.load[r.key] for r in free)
-        return Lease(self, model, random.choice([r for r in free if self.load[r.key] == least]))
+        return self._place(model, pool, work, tried)
 
-    def wait(self, model, work, tried, done):
-        q = self.queues[model]
-        if len(q) >= self.settings.queue_length:
+    def _place(
+        self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
+    ) -> Lease | None:
+        if len(pool) == 1:
+            seat = pool[0] if pool[0].free else None
+        else:
+            seat = self._choose(model, pool, work, tried)
+        return None if seat is None else Lease(self, model, seat, work.tokens)
+
+    def _choose(
+        self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
+    ) -> Seat | None:
+        now = self.clock()
+        seats = [s for s in pool if s.well(now) and s.key not in tried]
+        if not seats:
+            seats = [s for s in pool if s.key not in tried] or pool
+        seats = [s for s in seats if s.free]
+        if len(seats) <= 1:
+            return seats[0] if seats else None
+        policy = self._policies.get(model, "prefix")
+        if policy == "round_robin":
+            self._turns[model] += 1
+            return seats[self._turns[model] % len(seats)]
+        if policy == "least_outstanding":
+            least = min(len(s.leases) for s in seats)
+            return self._rng.choice([s for s in seats if len(s.leases) == least])
+        if work.prefix:
+            seat = self._at_home(seats, work, now)
+            if seat is not None:
+                return seat
+        return self._lesser(seats, now)
+
+    def _at_home(self, seats: list[Seat], work: Work, now: float) -> Seat | None:
+        """Return the replica that has the prefix, where it is not much busier than the rest."""
+        mark = zlib.crc32(work.prefix)
+        home = max(seats, key=lambda seat: hash((mark, seat.salt)))
+        warmth = home.warmth(now)
+        if warmth < 1 and self._rng.random() > warmth:
+            return None
+        total = work.tokens
+        least = len(home.leases)
+        for seat in seats:
+            total += seat.tokens
+            least = min(least, len(seat.leases))
+        if len(home.leases) - least < SLACK:
+            return home
+        return home if home.tokens + work.tokens <= BOUND * total / len(seats) else None
+
+    def _lesser(self, seats: list[Seat], now: float) -> Seat:
+        """Return the less loaded of two."""
+        count = len(seats)
+        first = int(self._rng.random() * count)
+        second = (first + 1 + int(self._rng.random() * (count - 1))) % count
+        one, two = seats[first], seats[second]
+        return one if one.load(now) <= two.load(now) else two
+
+    def wait(
+        self,
+        model: str,
+        work: Work,
+        tried: Collection[str],
+        done: Callable[[Lease | Exception], None],
+    ) -> Waiting:
+        """Wait for a slot, behind those that wait already.
+
+        Args:
+            model: whose replicas.
+            work: what the request weighs.
+            tried: keys of replicas that failed it.
+            done: gets the place, or why there is none; not called before this returns.
+
+        Raises:
+            ApiError: too many wait.
+        """
+        queue = self._queues[model]
+        if len(queue) >= self._settings.queue_length:
             raise errors.queue_full(model)
-        w = Waiting(self, model, work, tried, done)
-        q.append(w)
-        w.timer = asyncio.get_running_loop().call_later(self.settings.queue_s, self.late, w)
-        return w
+        return Waiting(queue, work, tried, done, self.clock())
 
-    def late(self, w):
-        w.cancel()
-        w.done(errors.queue_timeout(w.model))
+    def waiting(self, model: str) -> int:
+        """Return how many requests wait for a slot."""
+        return len(self._queues.get(model, ()))
 
-    def wake(self, model):
-        q = self.queues[model]
-        while q:
-            w = q[0]
-            try:
-                lease = self.place(model, w.work, w.tried)
-            except NoReplicaError as e:
-                w.cancel()
-                w.done(e)
-                continue
+    def wake(self, model: str) -> None:
+        """Give free slots to those that wait."""
+        queue = self._queues.get(model)
+        while queue:
+            pool = self._pools.get(model)
+            lease: Lease | Exception | None = NoReplicaError(model)
+            if pool:
+                lease = self._place(model, pool, queue[0].work, queue[0].tried)
             if lease is None:
                 return
-            w.cancel()
-            w.done(lease)
+            queue.popleft().done(lease)
 
-    def tick(self, now):
-        pass
+    def tick(self, passed_s: float) -> None:
+        """Look for replicas that do not move, and for requests that waited too long.
 
-    def states(self):
-        return {}
+        Args:
+            passed_s: seconds since the last look.
+        """
+        stalled = [
+            seat for seat in self._seats.values() if seat.watch(passed_s, self._settings.stall_s)
+        ]
+        for seat in stalled:
+            for lease in tuple(seat.leases):
+                if lease.on_stall is not None:
+                    lease.on_stall()
+        late = self.clock() - self._settings.queue_s
+        for model, queue in tuple(self._queues.items()):
+            while queue and queue[0].since <= late:
+                queue.popleft().done(errors.queue_timeout(model))
+            self.wake(model)
+
+    def states(self) -> dict[str, Seen]:
+        """Return what is known of each replica, by its key."""
+        now = self.clock()
+        return {key: seat.seen(now) for key, seat in self._seats.items()}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from gateway_lite.metrics import Live
 from gateway_lite.record import LEFT
@@ -63,11 +65,10 @@ class Seen:
             return
         took_s = time.perf_counter() - record.began
         model = bounded(record.model, self._models())
-        key = record.key
         used = record.used()
-        self._metrics.observe(record, model, key, used, took_s)
+        self._metrics.observe(record, model, used, took_s)
         if self._log is not None:
-            self._log.write(_line(record, model, key, used, took_s))
+            self._log.write(_line(record, model, used, took_s))
 
     def close(self) -> None:
         """Write what is left."""
@@ -85,26 +86,38 @@ class Seen:
         return Live(models, in_flight, 0 if self._log is None else self._log.lost)
 
 
-def _line(
-    record: Record, model: str, key: str, used: Usage | None, took_s: float
-) -> dict[str, Any]:
-    first = None if record.first_at is None else _ms(record.first_at - record.began)
-    return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "request_id": record.name,
-        "key": key or None,
-        "model": model or None,
-        "replica": record.replica or None,
-        "status": record.status,
-        "error": record.error,
-        "prompt_tokens": None if used is None else used.prompt,
-        "completion_tokens": None if used is None else used.completion,
-        "queue_ms": _ms(record.queue_s),
-        "ttft_ms": first,
-        "total_ms": _ms(took_s),
-        "attempts": record.attempts,
-    }
+class Line(msgspec.Struct, gc=False):
+    """What the access log says of a request."""
+
+    time: datetime
+    request_id: str
+    key: str | None
+    model: str | None
+    replica: str | None
+    status: int
+    error: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    queue_ms: float
+    ttft_ms: float | None
+    total_ms: float
+    attempts: int
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def _line(record: Record, model: str, used: Usage | None, took_s: float) -> Line:
+    first = record.first_at
+    return Line(
+        datetime.now(timezone.utc),
+        record.name,
+        record.key or None,
+        model or None,
+        record.replica or None,
+        record.status,
+        record.error,
+        None if used is None else used.prompt,
+        None if used is None else used.completion,
+        round(record.queue_s * 1000, 3),
+        None if first is None else round((first - record.began) * 1000, 3),
+        round(took_s * 1000, 3),
+        record.attempts,
+    )

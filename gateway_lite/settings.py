@@ -19,7 +19,7 @@ class Settings:
         body_bytes: largest request, and largest answer that is not a stream.
         queue_length: requests per model that wait for a free slot.
         queue_s: seconds that one of them waits.
-        shun_s: seconds during which a replica that could not be reached is tried last.
+        stall_s: seconds without any movement after which a replica with work counts as stuck.
         drain_s: seconds that streams have to finish after SIGTERM.
         scan_s: seconds between two readings of the state directory.
     """
@@ -31,6 +31,6 @@ class Settings:
     body_bytes: int = 64 * MIB
     queue_length: int = 64
     queue_s: float = 300.0
-    shun_s: float = 5.0
+    stall_s: float = 180.0
     drain_s: float = 30.0
     scan_s: float = 2.0

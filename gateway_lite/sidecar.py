@@ -21,13 +21,15 @@ from hpc import state
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import NoReturn
 
     from gateway_lite.asgi import Receive, Scope, Send
-    from gateway_lite.desk import Outcome, Waiting
+    from gateway_lite.desk import Waiting
     from gateway_lite.exchange import Exchange
     from gateway_lite.link import Link
+    from gateway_lite.place import Outcome
     from gateway_lite.settings import Settings
     from gateway_lite.upstream import Dial
 
@@ -162,6 +164,7 @@ class OneLease:
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
+        self.on_stall: Callable[[], None] | None = None
 
     def moved(self) -> None:
         """Note nothing."""

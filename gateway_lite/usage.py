@@ -1,10 +1,14 @@
-"""What an answer says it cost, read from its end alone."""
+"""What an answer says it cost, read from its end alone, and asked for where the client did not."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+
+from gateway_lite.sse import Events, payload, split
 
 TAIL_BYTES = 8 * 1024
 SLACK_BYTES = 2 * 1024
@@ -87,3 +91,93 @@ def _count(report: dict[str, Any], *names: str) -> int | None:
         if type(count) is int and 0 <= count <= MOST:
             return count
     return None
+
+
+class Report(msgspec.Struct):
+    """The part of an engine's report that is counted."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+
+class Extra(msgspec.Struct):
+    """A chunk of a stream, as far as its report goes."""
+
+    choices: list[msgspec.Raw]
+    usage: Report | None = None
+
+
+class Asked(msgspec.Struct):
+    """A request, as far as the report of its stream goes."""
+
+    stream: bool | None = None
+    stream_options: msgspec.Raw = msgspec.Raw(b"")
+
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+EXTRA = msgspec.json.Decoder(Extra)
+ASKED = msgspec.json.Decoder(Asked)
+ASK = b'"stream_options":{"include_usage":true},'
+HINTS = (b'"choices":[]', b'"choices": []')
+
+
+def add_usage(body: bytes) -> bytes | None:
+    """Return a request that asks for the report of its stream, None where it needs no change.
+
+    An explicit choice of the client's, false included, is never turned.
+
+    Args:
+        body: a request's JSON object.
+    """
+    try:
+        asked = ASKED.decode(body)
+        said = bytes(asked.stream_options)
+        if not asked.stream or said not in {b"", b"null"}:
+            return None
+        if said:
+            whole = msgspec.json.decode(body)
+            del whole["stream_options"]
+            body = msgspec.json.encode(whole)
+    except UNREADABLE:
+        return None
+    start = body.index(b"{") + 1
+    return body[:start] + ASK + body[start:]
+
+
+class StreamUsage:
+    """Takes out of a stream the report that only the gateway asked for, and remembers it."""
+
+    __slots__ = ("_events", "usage")
+
+    def __init__(self) -> None:
+        self._events = Events()
+        self.usage: Usage | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the events that are complete, without the one that is a report and no more."""
+        whole = self._events.whole(data)
+        if not _hinted(whole):
+            return whole
+        return b"".join(map(self._without, split(whole)))
+
+    def finish(self) -> bytes:
+        """Return what no empty line has ended."""
+        return self._without(self._events.rest())
+
+    def _without(self, event: bytes) -> bytes:
+        """Return an event, or nothing where it is the report."""
+        if not _hinted(event):
+            return event
+        try:
+            extra = EXTRA.decode(payload(event))
+        except UNREADABLE:
+            return event
+        if extra.choices or extra.usage is None:
+            return event
+        self.usage = Usage(extra.usage.prompt_tokens, extra.usage.completion_tokens)
+        return b""
+
+
+def _hinted(data: bytes) -> bool:
+    """Tell whether some bytes may hold the report: only then is anything parsed."""
+    return HINTS[0] in data or HINTS[1] in data

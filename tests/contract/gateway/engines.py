@@ -62,7 +62,7 @@ class Engine:
             if not message.get("more_body"):
                 break
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
-        request = Seen(scope["path"], headers, json.loads(body or b"{}"), began_at=time.monotonic())
+        request = Seen(scope["path"], headers, _read(body), began_at=time.monotonic())
         self._note(lambda: self.seen.append(request))
         work = asyncio.ensure_future(self._answer(request, send))
         gone = asyncio.ensure_future(receive())
@@ -139,6 +139,15 @@ class Engine:
         """Wait until the client of the last request has left."""
         assert self.wait_for(lambda: bool(self.seen) and self.seen[-1].left_at is not None, timeout)
         return self.seen[-1]
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    """Return what a request asks for; what is no JSON asks for a 400, as engines answer."""
+    try:
+        read: dict[str, Any] = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return {"status": 400}
+    return read
 
 
 class BrokenEngineError(Exception):

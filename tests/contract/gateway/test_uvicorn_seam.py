@@ -1,4 +1,4 @@
-"""What the data path uses of uvicorn beside its public API: a release that changes it fails here."""
+"""What the data path uses of uvicorn beside its public API: a change of it fails here."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway_lite import accesslog
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.catalog import Model
-from gateway_lite.metrics import BUCKETS_S, Metrics
+from gateway_lite.metrics import Metrics
 from gateway_lite.record import Record
 from gateway_lite.seen import Seen, bounded
+from gateway_lite.tallies import SECONDS
 from hpc.model import Phase
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def test_a_request_that_waited_in_vain_counts_its_wait() -> None:
 
 
 def test_buckets_reach_from_five_milliseconds_to_five_minutes() -> None:
-    assert (BUCKETS_S[0], BUCKETS_S[-1]) == (0.005, 300)
-    assert list(BUCKETS_S) == sorted(set(BUCKETS_S))
+    assert (SECONDS[0], SECONDS[-1]) == (0.005, 300)
+    assert list(SECONDS) == sorted(set(SECONDS))
 
 
 def test_probes_are_noted_only_when_refused() -> None:

@@ -1,0 +1,79 @@
+"""Event streams cut into whole events, however the bytes come."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from gateway_lite import errors
+
+END = re.compile(rb"\r?\n\r?\n")
+MOST_BYTES = 8 * 2**20
+"""No engine sends an event above this, and what watches a stream must not grow without bound."""
+LEAST = 2
+"""Where the end is put that was not found."""
+
+
+class Events:
+    """Whole events out of bytes that are cut anywhere.
+
+    Args:
+        most: bytes of an unfinished event that are kept.
+    """
+
+    __slots__ = ("_held", "_most")
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._held = b""
+        self._most = most
+
+    def whole(self, data: bytes) -> bytes:
+        """Return the bytes up to the end of the last event that is complete.
+
+        Raises:
+            ApiError: an event is larger than any engine makes.
+        """
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if data.endswith(b"\n\n"):
+            return data
+        end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
+        end = end if end > LEAST else 0
+        if len(data) - end > self._most:
+            raise errors.upstream_error("the engine sent an event without an end")
+        self._held = data[end:]
+        return data[:end]
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the events that are complete, each with the empty line that ends it."""
+        return split(self.whole(data))
+
+    def rest(self) -> bytes:
+        """Return what no empty line has ended, and forget it."""
+        held, self._held = self._held, b""
+        return held
+
+
+def split(whole: bytes) -> list[bytes]:
+    """Return the events in bytes that end with one."""
+    edges = [0, *(end.end() for end in END.finditer(whole))]
+    if edges[-1] < len(whole):
+        edges.append(len(whole))
+    return [whole[start:end] for start, end in pairwise(edges)]
+
+
+def payload(event: bytes) -> bytes:
+    """Return what an event carries, the lines of its data joined."""
+    if event.startswith(b"data: ") and event.find(b"\n") >= len(event) - 2:
+        return event[6:].rstrip()
+    lines = event.splitlines()
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line[:5] == b"data:")
+
+
+def replaced(event: bytes, data: bytes) -> bytes:
+    """Return an event with another payload in one line, its other fields as they were."""
+    if event.startswith(b"data:"):
+        return b"data: " + data + b"\n\n"
+    kept = [line for line in event.splitlines() if line and not line.startswith(b"data:")]
+    return b"\n".join([*kept, b"data: " + data]) + b"\n\n"

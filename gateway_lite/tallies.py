@@ -1,0 +1,155 @@
+"""Plain counters: what is added to for every request must cost next to nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SECONDS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
+"""Upper ends of the buckets for what a person waits for."""
+BETWEEN = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+"""Those for the time from one piece of an answer to the next, in seconds."""
+OVERHEAD = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
+"""Those for the gateway's own share, in seconds."""
+
+
+class Histogram:
+    """Counts of values by bucket.
+
+    Args:
+        ends: upper ends of the buckets, ascending; one more holds the rest.
+    """
+
+    __slots__ = ("counts", "ends", "total")
+
+    def __init__(self, ends: tuple[float, ...]) -> None:
+        self.ends = ends
+        self.counts = [0] * (len(ends) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.ends, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the cumulative counts by upper end, as Prometheus wants them."""
+        found, so_far = [], 0
+        for end, count in zip((*self.ends, None), self.counts, strict=True):
+            so_far += count
+            found.append(("+Inf" if end is None else repr(end), float(so_far)))
+        return found
+
+    def merge(self, counts: list[int], total: float) -> None:
+        """Add what another process counted."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
+        self.total += total
+
+
+class ModelTally:
+    """What is counted of one model."""
+
+    __slots__ = ("between", "duration", "overhead", "queue", "retries", "ttft")
+
+    def __init__(self) -> None:
+        self.ttft = Histogram(SECONDS)
+        self.duration = Histogram(SECONDS)
+        self.queue = Histogram(SECONDS)
+        self.between = Histogram(BETWEEN)
+        self.overhead = Histogram(OVERHEAD)
+        self.retries = 0
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Return its histograms by name."""
+        return {
+            "time_to_first_byte": self.ttft,
+            "request_duration": self.duration,
+            "queue_wait": self.queue,
+            "inter_token": self.between,
+            "overhead": self.overhead,
+        }
+
+
+class KeyTally:
+    """What is counted of one model, key and class of status."""
+
+    __slots__ = ("completion", "model", "prompt", "requests")
+
+    def __init__(self, model: ModelTally) -> None:
+        self.model = model
+        self.requests = self.prompt = self.completion = 0
+
+
+class Tallies:
+    """All that is counted."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelTally] = {}
+        self.keys: dict[tuple[str, str, int], KeyTally] = {}
+        self.errors: dict[tuple[str, str], int] = {}
+        self.limited: dict[tuple[str, str], int] = {}
+
+    def of(self, model: str, key: str, status: int) -> KeyTally:
+        """Return the counters of a kind of request.
+
+        Args:
+            model: a bounded name.
+            key: name of the key.
+            status: HTTP status divided by 100.
+        """
+        found = self.keys.get((model, key, status))
+        if found is None:
+            tally = self.models.get(model)
+            if tally is None:
+                tally = self.models[model] = ModelTally()
+            found = self.keys[model, key, status] = KeyTally(tally)
+        return found
+
+    def error(self, model: str, kind: str) -> None:
+        """Count a request that failed."""
+        self.errors[model, kind] = self.errors.get((model, kind), 0) + 1
+
+    def limit(self, key: str, kind: str) -> None:
+        """Count a request that a limit refused."""
+        self.limited[key, kind] = self.limited.get((key, kind), 0) + 1
+
+    def dump(self) -> dict[str, Any]:
+        """Return all of it as JSON can hold it."""
+        return {
+            "models": {
+                name: {
+                    "retries": tally.retries,
+                    **{n: [h.counts, h.total] for n, h in tally.histograms().items()},
+                }
+                for name, tally in self.models.copy().items()
+            },
+            "keys": [
+                [*at, tally.requests, tally.prompt, tally.completion]
+                for at, tally in self.keys.copy().items()
+            ],
+            "errors": [[*at, count] for at, count in self.errors.copy().items()],
+            "limited": [[*at, count] for at, count in self.limited.copy().items()],
+        }
+
+    def merge(self, dump: Mapping[str, Any]) -> None:
+        """Add what another process counted."""
+        for model, key, status, requests, prompt, completion in dump["keys"]:
+            tally = self.of(model, key, status)
+            tally.requests += requests
+            tally.prompt += prompt
+            tally.completion += completion
+        for name, told in dump["models"].items():
+            mine = self.models.setdefault(name, ModelTally())
+            mine.retries += told["retries"]
+            for kind, histogram in mine.histograms().items():
+                histogram.merge(*told[kind])
+        for model, kind, count in dump["errors"]:
+            self.errors[model, kind] = self.errors.get((model, kind), 0) + count
+        for key, kind, count in dump["limited"]:
+            self.limited[key, kind] = self.limited.get((key, kind), 0) + count

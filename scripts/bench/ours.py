@@ -1,0 +1,58 @@
+"""Our own gateway and sidecar as peers: everything on, as users run them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hpc import keys, state
+from scripts.bench.peers import LOCAL, Peer
+
+PROJECT = Path(__file__).resolve().parents[2]
+HUGE = 1_000_000_000
+LIMITS = {"rpm": HUGE, "tpm": HUGE, "concurrency": 100_000}
+PYTHON = {"PYTHONPATH": str(PROJECT), "XDG_CONFIG_HOME": "/nonexistent"}
+
+
+def gateway(work: Path) -> Peer:
+    """Return the gateway with a state directory, limits on its key, metrics and access log."""
+    home = state.home(str(work / "ours"))
+    key, _ = keys.add(state.keys_path(home), "bench", **_limits())
+    entry = {"name": "mock", "backend": "vllm", "backend_url": LOCAL}
+    models = json.dumps({"version": 1, "models": [entry]})
+    program = (sys.executable, "-m", "gateway_lite", "run", "--home", str(home))
+    return Peer(
+        (*program, "--models", "{WORK}/ours.yaml", "--port", "{PORT}"),
+        {"ours.yaml": models},
+        PYTHON,
+        (f"Authorization: Bearer {key}",),
+    )
+
+
+def _limits() -> dict[str, Any]:
+    """Return limits that are counted and never reached, where keys can have any."""
+    try:
+        from hpc.quota import KeyLimits  # noqa: PLC0415
+    except ImportError:
+        return {}
+    return {"limits": KeyLimits(**LIMITS)}
+
+
+def sidecar(work: Path) -> Peer:
+    """Return the door of one replica."""
+    secret = work / "sidecar.secret"
+    state.write_text(secret, "bench-secret\n")
+    program = (sys.executable, "-m", "gateway_lite", "sidecar", "--secret-file", str(secret))
+    return Peer(
+        (
+            *(*program, "--upstream-port", "{MOCK}", "--port", "{PORT}"),
+            *("--ready-file", str(work / "sidecar.ready")),
+        ),
+        env=PYTHON,
+        headers=("Authorization: Bearer bench-secret",),
+    )
+
+
+OURS = {"ours": gateway, "ours-sidecar": sidecar}
