@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from prometheus_client.metrics_core import Metric
-    from prometheus_client.samples import Sample
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def merge(texts: Sequence[str]) -> str:
     """
     families: dict[str, Metric] = {}
     for text in texts:
-        for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
+        for family in text_string_to_metric_families(text):
             known = families.setdefault(family.name, family)
             if known is not family:
                 known.samples = _joined(family.name, [*known.samples, *family.samples])
@@ -104,12 +104,13 @@ def merge(texts: Sequence[str]) -> str:
 
 def _joined(name: str, samples: Iterable[Sample]) -> list[Sample]:
     found: dict[tuple[str, frozenset[tuple[str, str]]], Sample] = {}
-    join = max if name.endswith(SAME) else lambda one, other: one + other
+    alike = name.endswith(SAME)
     for sample in samples:
         key = sample.name, frozenset(sample.labels.items())
         known = found.get(key)
-        value = sample.value if known is None else join(known.value, sample.value)
-        found[key] = sample._replace(value=value)
+        before = 0.0 if known is None else known.value
+        value = max(before, sample.value) if alike else before + sample.value
+        found[key] = Sample(sample.name, sample.labels, value)
     return list(found.values())
 
 
