@@ -188,3 +188,23 @@ def test_keys_from_the_command_line(run: Run) -> None:
     bad = run("keys", "add", "--name", "bob", "--expires", "soon", check=False)
     assert (bad.returncode, "allowed: 12h" in bad.stderr) == (2, True)
     assert run("keys", "add", "--name", "a b", check=False).returncode == 2
+
+
+def test_workers_and_a_unix_socket_are_one_gateway(run: Run, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "work" / "models.yaml").write_text("models: []\n")
+    started = json.loads(
+        run("gateway", "start", "--workers", "2", "--unix", str(home / "gw.sock"), "--json").stdout
+    )
+    access = json.loads(run("gateway", "ensure").stdout)
+    assert access["port"] == started["port"]
+    assert json.loads(run("gateway", "status", "--json").stdout)[0]["state"] == "running"
+
+    transport = httpx.HTTPTransport(uds=str(home / "gw.sock"))
+    with httpx.Client(transport=transport, base_url="http://x") as client:
+        assert client.get("/healthz").status_code == 200
+    reloaded = json.loads(run("gateway", "reload", "--json").stdout)
+    assert reloaded["refused"] is None
+    run("gateway", "stop")
+    assert not process.alive(started["pid"], marker="lite run")
+    assert not (home / "gw.sock").exists()
+    assert state.load_gateway(home, socket.gethostname()) is None
