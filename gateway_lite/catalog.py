@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.config import Backend
+    from hpc.model import ServiceSpec
 
 BEST_FIRST = (
     Phase.READY,
@@ -41,6 +42,8 @@ class Model:
         replicas: those that take requests.
         phases: those of all replicas.
         stale: replicas whose heartbeat stopped.
+        spec: what was submitted; None for servers that somebody else runs.
+        endpoints: what its replicas last said of themselves.
     """
 
     name: str
@@ -49,6 +52,16 @@ class Model:
     replicas: tuple[Replica, ...]
     phases: tuple[Phase, ...] = ()
     stale: int = 0
+    spec: ServiceSpec | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+
+    def identity(self) -> str:
+        """Return what says that it is the same model as before; empty where nobody knows."""
+        spec = self.spec
+        if spec is None:
+            return ""
+        options = sorted(spec.engine_args.items())
+        return f"{spec.server} {spec.model} {spec.revision} {spec.image} {options}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +125,7 @@ class Scanner:
     def __init__(self, root: Path, backends: Sequence[Backend] = ()) -> None:
         self._root = root
         self._static = static_models(backends)
-        self._known: dict[str, int] = {}
+        self._known: dict[str, ServiceSpec] = {}
         self._endpoints: dict[tuple[str, int], Endpoint] = {}
         self._secrets: dict[str, str] = {}
 
@@ -134,14 +147,15 @@ class Scanner:
         for key in refused:
             self._secrets.pop(key, None)
         self._find_services()
-        models = {name: self._model(name, asked, now) for name, asked in self._known.items()}
+        models = {name: self._model(spec, now) for name, spec in self._known.items()}
         for name, servers in self._static.items():
             own = models.get(name)
             replicas = (*servers, *(own.replicas if own else ()))
             asked = len(servers) + (own.asked if own else 0)
             phases = (*[Phase.READY] * len(servers), *(own.phases if own else ()))
             stale = own.stale if own else 0
-            models[name] = Model(name, Phase.READY, asked, replicas, phases, stale)
+            told = own.endpoints if own else ()
+            models[name] = Model(name, Phase.READY, asked, replicas, phases, stale, endpoints=told)
         self._prune(models)
         return Catalog(dict(sorted(models.items())))
 
@@ -150,24 +164,26 @@ class Scanner:
         for name in {*state.services(self._root), *self._known}:
             spec = state.load_spec(self._root, name)
             if spec is not None:
-                self._known[name] = spec.replicas
+                self._known[name] = spec
             elif not state.service_dir(self._root, name).exists():
                 self._known.pop(name, None)
 
-    def _model(self, name: str, asked: int, now: float) -> Model:
-        phases = []
-        replicas = []
+    def _model(self, spec: ServiceSpec, now: float) -> Model:
+        name, asked = spec.name, spec.replicas
+        phases, replicas, endpoints = [], [], []
         stale = 0
         for number in range(asked):
             endpoint = self._endpoint(name, number)
             phase = phase_of(endpoint, now)
             phases.append(phase)
+            if endpoint is not None:
+                endpoints.append(endpoint)
             stale += endpoint is not None and phase is not endpoint.phase
             if endpoint is not None and phase is Phase.READY and endpoint.port:
                 replicas.append(self._replica(endpoint))
         best = min(phases, key=BEST_FIRST.index, default=Phase.STOPPED)
         usable = tuple(r for r in replicas if r.secret)
-        return Model(name, best, asked, usable, tuple(phases), stale)
+        return Model(name, best, asked, usable, tuple(phases), stale, spec, tuple(endpoints))
 
     def _endpoint(self, name: str, number: int) -> Endpoint | None:
         """Return the record; where it cannot be read, the last one, once."""
@@ -196,5 +212,5 @@ class Scanner:
         """Forget the records and secrets of what is gone."""
         live = {replica.key for model in models.values() for replica in model.replicas}
         self._secrets = {key: secret for key, secret in self._secrets.items() if key in live}
-        kept = {(name, number) for name, asked in self._known.items() for number in range(asked)}
+        kept = {(n, number) for n, spec in self._known.items() for number in range(spec.replicas)}
         self._endpoints = {k: v for k, v in self._endpoints.items() if k in kept}

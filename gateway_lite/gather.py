@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 import os
 import socket
 import struct
@@ -12,17 +13,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from prometheus_client.metrics_core import Metric
+    from prometheus_client.samples import Sample
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0
-SAME = ("_replicas", "_heartbeats_stale", "_build_info", "_start_time_seconds", "_max_fds")
+SAME = (
+    "_replicas",
+    "_heartbeats_stale",
+    "_build_info",
+    "_start_time_seconds",
+    "_max_fds",
+    *("_replica_up", "_replica_stalled_seconds", "_timestamp_seconds", "_file_refused"),
+)
 """Ends of names of which each worker has the same value, or one of them says it all."""
 
 
@@ -104,13 +112,12 @@ def merge(texts: Sequence[str]) -> str:
 
 def _joined(name: str, samples: Iterable[Sample]) -> list[Sample]:
     found: dict[tuple[str, frozenset[tuple[str, str]]], Sample] = {}
-    alike = name.endswith(SAME)
+    join: Callable[[float, float], float] = max if name.endswith(SAME) else operator.add
     for sample in samples:
         key = sample.name, frozenset(sample.labels.items())
         known = found.get(key)
-        before = 0.0 if known is None else known.value
-        value = max(before, sample.value) if alike else before + sample.value
-        found[key] = Sample(sample.name, sample.labels, value)
+        value = sample.value if known is None else join(known.value, sample.value)
+        found[key] = sample._replace(value=value)
     return list(found.values())
 
 

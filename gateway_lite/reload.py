@@ -29,6 +29,7 @@ SETTLE_S = 0.4
 """Seconds for which a file must stay the same: editors empty it, and then write."""
 RETRY_S = 2.0
 """Seconds between two readings of a refused file: what is wrong may stand in the site file."""
+SECTION = "(gateway)"
 SAYS_MODELS = re.compile(r"^[^#\n]*\bmodels\b", re.MULTILINE)
 
 
@@ -55,6 +56,7 @@ class Models:
 
     Attributes:
         backends: static servers in force.
+        policy: what to do with requests.
         outcome: what became of the last readings; replaced as a whole.
     """
 
@@ -63,6 +65,7 @@ class Models:
         self.path = config.models_file
         self._known = _by_name(config)
         self.backends: tuple[Backend, ...] = config.backends
+        self.policy = config.gateway
         now = time.time()
         self.outcome = Reload(read_at=now, taken_at=now)
         self._seen: Stamp | str = ""
@@ -132,7 +135,11 @@ class Models:
         if not self._home.is_dir():
             raise StateError(f"there is no state directory {self._home}")
         resolved = config.load(models_file=str(self.path), home=str(self._home))
-        if not _by_name(resolved) and not SAYS_MODELS.search(_text(self.path)):
+        if (
+            not resolved.services
+            and not resolved.backends
+            and not SAYS_MODELS.search(_text(self.path))
+        ):
             raise ConfigError(f"{self.path}: no models; to serve none, it must say 'models: []'")
         return resolved
 
@@ -147,6 +154,7 @@ class Models:
                 log.info("%s: as before, and well again", self.path)
             self.outcome = replace(self.outcome, read_at=began, refused=None, refused_at=None)
         self._known, self.backends = models, resolved.backends
+        self.policy = resolved.gateway
 
     def _refuse(self, sentence: str, began: float) -> None:
         """Keep what is in force, and say why; once for each reason."""
@@ -160,7 +168,9 @@ class Models:
 
 
 def _by_name(resolved: Config) -> dict[str, object]:
-    return {**resolved.services, **{backend.name: backend for backend in resolved.backends}}
+    """Return what each model is, and under a name that no model can have, the gateway's section."""
+    models = {**resolved.services, **{backend.name: backend for backend in resolved.backends}}
+    return {**models, SECTION: resolved.gateway}
 
 
 def _text(path: Path | None) -> str:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -45,11 +41,6 @@ class Histogram:
             so_far += count
             found.append(("+Inf" if end is None else repr(end), float(so_far)))
         return found
-
-    def merge(self, counts: list[int], total: float) -> None:
-        """Add what another process counted."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
-        self.total += total
 
 
 class ModelTally:
@@ -118,38 +109,3 @@ class Tallies:
     def limit(self, key: str, kind: str) -> None:
         """Count a request that a limit refused."""
         self.limited[key, kind] = self.limited.get((key, kind), 0) + 1
-
-    def dump(self) -> dict[str, Any]:
-        """Return all of it as JSON can hold it."""
-        return {
-            "models": {
-                name: {
-                    "retries": tally.retries,
-                    **{n: [h.counts, h.total] for n, h in tally.histograms().items()},
-                }
-                for name, tally in self.models.copy().items()
-            },
-            "keys": [
-                [*at, tally.requests, tally.prompt, tally.completion]
-                for at, tally in self.keys.copy().items()
-            ],
-            "errors": [[*at, count] for at, count in self.errors.copy().items()],
-            "limited": [[*at, count] for at, count in self.limited.copy().items()],
-        }
-
-    def merge(self, dump: Mapping[str, Any]) -> None:
-        """Add what another process counted."""
-        for model, key, status, requests, prompt, completion in dump["keys"]:
-            tally = self.of(model, key, status)
-            tally.requests += requests
-            tally.prompt += prompt
-            tally.completion += completion
-        for name, told in dump["models"].items():
-            mine = self.models.setdefault(name, ModelTally())
-            mine.retries += told["retries"]
-            for kind, histogram in mine.histograms().items():
-                histogram.merge(*told[kind])
-        for model, kind, count in dump["errors"]:
-            self.errors[model, kind] = self.errors.get((model, kind), 0) + count
-        for key, kind, count in dump["limited"]:
-            self.limited[key, kind] = self.limited.get((key, kind), 0) + count

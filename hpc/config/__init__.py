@@ -1,5 +1,6 @@
 """What to serve and where: models.yaml, the site file, variables and flags, resolved once."""
 
+from hpc.config.fields import check_name
 from hpc.config.load import (
     Backend,
     Config,
@@ -10,7 +11,6 @@ from hpc.config.load import (
     load,
     site_path,
 )
-from hpc.config.schema import check_name
 from hpc.config.units import format_time, parse_memory, parse_seconds, parse_time
 
 __all__ = [

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 M = TypeVar("M", bound=BaseModel)
+OF_KEY = "[key]"
+"""What pydantic adds to the place of a mapping's key that is not allowed."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,10 +73,16 @@ def read(path: Path, kind: type[M]) -> M:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = _placed(error.errors()[0])
         raise ConfigError(
             f"{path}:{_locate(node, first['loc'])}: {explain(first, kind)}"
         ) from error
+
+
+def _placed(error: Any) -> dict[str, Any]:
+    """Return an error with its place, which a check of several entries knows by itself."""
+    at = getattr(error.get("ctx", {}).get("error"), "at", ())
+    return {**error, "loc": (*error["loc"], *at)}
 
 
 def explain(error: Any, kind: type[BaseModel]) -> str:
@@ -84,7 +92,7 @@ def explain(error: Any, kind: type[BaseModel]) -> str:
         error: one of ``ValidationError.errors()``.
         kind: the model that was validated.
     """
-    where = [part for part in error["loc"] if not isinstance(part, int)]
+    where = [part for part in error["loc"] if not isinstance(part, int) and part != OF_KEY]
     key = ".".join(str(part) for part in where) or "the file"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 
 from hpc import state
 from hpc.config.files import explain, read
+from hpc.config.gateway_policy import resolved
 from hpc.config.schema import ModelEntry, ModelsFile, ResourcesEntry, Settings, SiteFile
 from hpc.errors import ConfigError
 from hpc.model import Engine, Resources, Server, ServiceSpec
+from hpc.policy import GatewayPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +34,7 @@ class Backend:
     Attributes:
         url: its address, without ``/v1``.
         api_key_env: the gateway's variable that holds its key.
+        revision: what somebody says of the model it serves.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Backend:
     url: str
     format: str = "chat_completions"
     api_key_env: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Config:
         models_file: the models.yaml that was read, or None.
         services: what can be submitted, by name.
         backends: what only needs a route.
+        gateway: what holds for requests.
     """
 
     home: Path
@@ -68,6 +73,7 @@ class Config:
     services: Mapping[str, ServiceSpec]
     backends: tuple[Backend, ...]
     site: Site
+    gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
 
 
 def load(
@@ -102,11 +108,12 @@ def load(
         layers = [site_file, entry, *over]
         specs[entry.name] = _Resolver(root, folder, layers).spec(entry)
     backends = tuple(
-        Backend(e.name, e.backend, e.backend_url.rstrip("/"), e.format, e.api_key_env)
+        Backend(e.name, e.backend, e.backend_url.rstrip("/"), e.format, e.api_key_env, e.revision)
         for e in entries
         if e.backend_url is not None
     )
-    return Config(root, path, specs, backends, _site_values(site_file, site_path))
+    site = _site_values(site_file, site_path)
+    return Config(root, path, specs, backends, site, resolved(file))
 
 
 def find_models(given: str | None) -> Path | None:

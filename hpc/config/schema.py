@@ -2,61 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from hpc.config.units import parse_memory, parse_time
+from hpc.config.fields import Line, Mib, Minutes, Name, Strict, Text, Variable
+from hpc.config.gateway_schema import Aliases, GatewayEntry, check
 from hpc.model import Accelerator, Container, Engine, Scalar, Server  # noqa: TC001 - pydantic reads them
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def check_name(name: str) -> str:
-    """Return a service's name if it can be a folder and a Slurm job name.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is not a name; allowed: up to 63 letters, digits, '.', '_', '-'"
-        )
-    return name
-
-
-def _check_variable(name: str) -> str:
-    if not _VARIABLE.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of an environment variable")
-    return name
-
-
-def _check_line(text: str) -> str:
-    if "\n" in text or "\r" in text or "\0" in text:
-        raise ValueError("a line break is not allowed here")
-    return text
-
-
-def _text(value: object) -> object:
-    """Let numbers stand where text is wanted, as ``MAX_JOBS: 4`` does."""
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return str(value) if plain else value
-
-
-Name = Annotated[str, AfterValidator(check_name)]
-Line = Annotated[str, AfterValidator(_check_line)]
-Text = Annotated[str, BeforeValidator(_text)]
-Minutes = Annotated[int, BeforeValidator(parse_time)]
-Mib = Annotated[int, BeforeValidator(parse_memory)]
-Variable = Annotated[str, AfterValidator(_check_variable)]
-
-
-class Strict(BaseModel):
-    """A mapping that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid")
+from hpc.policy import Routing  # noqa: TC001 - the same
 
 
 class ResourcesEntry(Strict):
@@ -111,6 +64,14 @@ class ModelEntry(Settings):
     api_key_env: Variable | None = Field(None, description="variable with a static backend's key")
     model: Line | None = Field(None, description="Hugging Face id, GGUF file or model folder")
     revision: Line | None = Field(None, description="commit or tag on Hugging Face")
+    fallback: Aliases = Field(
+        default_factory=list, description="models tried in order while this one cannot serve"
+    )
+    routing: Routing | None = Field(None, description="how a replica is chosen")
+    max_tokens: int | None = Field(None, ge=1, description="tokens a request may ask for")
+    max_prompt_tokens: int | None = Field(
+        None, ge=1, description="tokens of a prompt, at 4 bytes each"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> ModelEntry:
@@ -128,13 +89,15 @@ class ModelsFile(Strict):
 
     version: Literal[1] = Field(1, description="format of this file")
     models: list[ModelEntry] = Field(default_factory=list)
+    gateway: GatewayEntry = Field(default_factory=GatewayEntry)
 
     @model_validator(mode="after")
-    def _unique(self) -> ModelsFile:
+    def _consistent(self) -> ModelsFile:
         names = [entry.name for entry in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the model {twice[0]!r} is given twice")
+        check(self.models, self.gateway)
         return self
 
 

@@ -208,3 +208,16 @@ def test_workers_and_a_unix_socket_are_one_gateway(run: Run, home: Path, tmp_pat
     assert not process.alive(started["pid"], marker="lite run")
     assert not (home / "gw.sock").exists()
     assert state.load_gateway(home, socket.gethostname()) is None
+
+
+def test_anybody_is_let_in_where_that_is_said_and_only_from_here(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "work" / "models.yaml").write_text("models: []\ngateway: {anonymous: true}\n")
+    refused = run("gateway", "start", "--host", "0.0.0.0", check=False)
+    assert refused.returncode != 0
+    assert "gateway.anonymous is allowed on loopback and Unix sockets only" in refused.stderr
+    started = json.loads(run("gateway", "start", "--json").stdout)
+    url = f"http://127.0.0.1:{started['port']}/v1/models"
+
+    assert httpx.get(url, trust_env=False).status_code == 200
+    wrong = {"authorization": "Bearer hs-wrong"}
+    assert httpx.get(url, headers=wrong, trust_env=False).status_code == 401

@@ -1,0 +1,91 @@
+"""Kinds of values that more than one file knows."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from hpc.config.units import parse_memory, parse_time
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class MisplacedError(ValueError):
+    """A value does not fit to others of its file.
+
+    Args:
+        at: where it stands, from the mapping that was checked.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, at: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.at = at
+
+
+def check_name(name: str) -> str:
+    """Return a service's name if it can be a folder and a Slurm job name.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a name; allowed: up to 63 letters, digits, '.', '_', '-'"
+        )
+    return name
+
+
+def _check_alias(name: str) -> str:
+    if not _ALIAS.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a name; allowed: up to 128 letters, digits, and . _ : / @ + -"
+        )
+    return name
+
+
+def _check_key(name: str) -> str:
+    if not _KEY.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a name of a key; allowed: up to 63 letters, digits, and . _ @ -"
+        )
+    return name
+
+
+def _check_variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of an environment variable")
+    return name
+
+
+def _check_line(text: str) -> str:
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise ValueError("a line break is not allowed here")
+    return text
+
+
+def _text(value: object) -> object:
+    """Let numbers stand where text is wanted, as ``MAX_JOBS: 4`` does."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return str(value) if plain else value
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Alias = Annotated[str, AfterValidator(_check_alias)]
+KeyName = Annotated[str, AfterValidator(_check_key)]
+Line = Annotated[str, AfterValidator(_check_line)]
+Text = Annotated[str, BeforeValidator(_text)]
+Minutes = Annotated[int, BeforeValidator(parse_time)]
+Mib = Annotated[int, BeforeValidator(parse_memory)]
+Variable = Annotated[str, AfterValidator(_check_variable)]
+
+
+class Strict(BaseModel):
+    """A mapping that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid")

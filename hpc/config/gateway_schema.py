@@ -1,0 +1,169 @@
+"""The shape of what models.yaml says to the gateway, and what of it must fit together."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from hpc.config.fields import Alias, KeyName, MisplacedError, Strict, Text
+from hpc.policy import RedactKind, Routing  # noqa: TC001 - pydantic reads them
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpc.config.schema import ModelEntry
+
+_HEADER = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+CONDITIONS = ("models", "keys", "headers", "prompt_tokens_over", "max_tokens_over")
+
+
+def _check_header(name: str) -> str:
+    lower = name.lower()
+    if not _HEADER.fullmatch(lower):
+        raise ValueError(f"{name!r} is not the name of a header; allowed: letters, digits, '-'")
+    if lower == "authorization":
+        raise ValueError("name a key under 'keys'; its text does not belong into a file")
+    return lower
+
+
+def _check_value(text: str) -> str:
+    if not (text.isascii() and (text.isprintable() or not text)) or text != text.strip():
+        raise ValueError(f"{text!r} is not a value of a header")
+    return text
+
+
+def _check_origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(f"{text!r} is not an origin; allowed: such as https://lab.example, or '*'")
+    return text
+
+
+def _check_label(name: str) -> str:
+    if not _LABEL.fullmatch(name):
+        raise ValueError(f"{name!r} needs a letter, then up to 31 letters, digits, '-' or '_'")
+    return name
+
+
+def _check_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from error
+    return text
+
+
+Header = Annotated[str, AfterValidator(_check_header)]
+Value = Annotated[Text, AfterValidator(_check_value)]
+Origin = Annotated[str, AfterValidator(_check_origin)]
+Label = Annotated[str, AfterValidator(_check_label)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
+
+
+def _one(value: object) -> object:
+    """Let one name stand for a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+Aliases = Annotated[list[Alias], BeforeValidator(_one)]
+KeyNames = Annotated[list[KeyName], BeforeValidator(_one)]
+
+
+class RuleEntry(Strict):
+    """One entry of gateway.rules."""
+
+    use: Alias = Field(description="model that gets the request")
+    models: Aliases = Field(
+        default_factory=list, description="names asked for, or what they stand for"
+    )
+    keys: KeyNames = Field(default_factory=list, description="names of keys")
+    headers: dict[Header, Value] = Field(
+        default_factory=dict, description='values of headers; "" asks only that it is there'
+    )
+    prompt_tokens_over: int | None = Field(
+        None, ge=0, description="the prompt has more tokens, at 4 bytes each"
+    )
+    max_tokens_over: int | None = Field(None, ge=0, description="the request asks for more tokens")
+
+    @model_validator(mode="after")
+    def _has_condition(self) -> RuleEntry:
+        if not any(getattr(self, key) not in (None, [], {}) for key in CONDITIONS):
+            raise ValueError(f"a rule needs a condition: one of {', '.join(CONDITIONS)}")
+        return self
+
+
+class CacheEntry(Strict):
+    """Keep answers that are sure to come again."""
+
+    mib: int = Field(64, ge=1, le=65536, description="memory, in MiB")
+    ttl: int = Field(3600, ge=1, description="seconds that an answer stays good")
+    vectors: bool = Field(default=True, description="keep embeddings and rankings too")
+
+
+class RedactEntry(Strict):
+    """Hide what is personal or secret."""
+
+    kinds: list[RedactKind] = Field(
+        default_factory=list, description="what is known by form and checksum"
+    )
+    patterns: dict[Label, Pattern] = Field(
+        default_factory=dict, description="regular expressions, by the name that takes their place"
+    )
+    answers: bool = Field(default=False, description="hide it in answers too")
+
+    @model_validator(mode="after")
+    def _has_one(self) -> RedactEntry:
+        if not self.kinds and not self.patterns:
+            raise ValueError("name what to hide, under 'kinds' or 'patterns'")
+        return self
+
+
+class GatewayEntry(Strict):
+    """What models.yaml says to the gateway beside its models."""
+
+    aliases: dict[Alias, Alias] = Field(
+        default_factory=dict, description="further names, each with the model that it stands for"
+    )
+    rules: list[RuleEntry] = Field(
+        default_factory=list, description="see below; the first that fits decides"
+    )
+    routing: Routing = Field("prefix", description="how a replica is chosen")
+    cors: list[Origin] = Field(
+        default_factory=list, description="origins of web pages that may call; '*' is all"
+    )
+    cache: CacheEntry | None = Field(None, description="see below; without it nothing is kept")
+    redact: RedactEntry | None = Field(None, description="see below; without it texts stay")
+    anonymous: bool = Field(
+        default=False, description="serve without a key, on loopback and Unix sockets only"
+    )
+
+
+def check(models: Sequence[ModelEntry], gateway: GatewayEntry) -> None:
+    """Check what no single entry can know.
+
+    Raises:
+        MisplacedError: two entries do not fit together; says where.
+    """
+    names = {entry.name for entry in models}
+    for alias, target in gateway.aliases.items():
+        at = ("gateway", "aliases", alias)
+        if alias in names:
+            raise MisplacedError(at, f"there is a model {alias!r}, which an alias would hide")
+        if target in gateway.aliases:
+            raise MisplacedError(at, f"{target!r} is an alias itself; name the model")
+    for index, entry in enumerate(models):
+        _check_fallback(("models", index, "fallback"), entry, gateway)
+
+
+def _check_fallback(at: tuple[str | int, ...], entry: ModelEntry, gateway: GatewayEntry) -> None:
+    seen = {entry.name}
+    for name in entry.fallback:
+        model = gateway.aliases.get(name, name)
+        if model == entry.name:
+            raise MisplacedError(at, f"the model {entry.name!r} cannot be its own fallback")
+        if model in seen:
+            raise MisplacedError(at, f"{name!r} is given twice")
+        seen.add(model)
