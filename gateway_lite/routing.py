@@ -1,0 +1,232 @@
+"""Which models a request goes to: aliases, rules and fallbacks, worked out in advance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway_lite import errors
+from hpc.policy import ModelPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from hpc.policy import GatewayPolicy, Routing, Rule
+
+NOTHING = ModelPolicy()
+_BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """A rule, in the form in which requests are."""
+
+    use: str
+    models: frozenset[str]
+    keys: frozenset[str]
+    headers: tuple[tuple[bytes, bytes], ...]
+    prompt: int
+    answer: int
+
+    def fits(self, key: str, headers: Mapping[bytes, bytes], prompt: int, answer: int) -> bool:
+        if prompt <= self.prompt or answer <= self.answer:
+            return False
+        if self.keys and key not in self.keys:
+            return False
+        for name, value in self.headers:
+            found = headers.get(name)
+            if found is None or (value and found != value):
+                return False
+        return True
+
+
+class Table:
+    """The ways of requests; made anew when the policy or the set of known models changes.
+
+    Args:
+        policy: what models.yaml says.
+        known: names of the models there are.
+
+    Attributes:
+        aliases: names that stand for models; the name of a known model is none.
+        policies: what holds for single models.
+        routing: how a replica is chosen, by known model.
+        rules: in order.
+        chains: models to try, by the first, where there is another.
+        plain: there are no aliases, rules or fallbacks.
+    """
+
+    __slots__ = ("aliases", "chains", "plain", "policies", "routing", "rules")
+
+    def __init__(self, policy: GatewayPolicy, known: Collection[str]) -> None:
+        self.aliases = {a: model for a, model in policy.aliases.items() if a not in known}
+        self.policies = policy.models
+        self.routing: dict[str, Routing] = {
+            name: self.policies.get(name, NOTHING).routing or policy.routing for name in known
+        }
+        self.rules = tuple(self._condition(rule, known) for rule in policy.rules)
+        self.chains: dict[str, tuple[str, ...]] = {}
+        for name in self.policies:
+            chain = tuple(model for model in self._reached(name) if model in known)
+            if chain not in ((), (name,)):
+                self.chains[name] = chain
+        self.plain = not (self.aliases or self.rules or self.chains)
+
+    def _condition(self, rule: Rule, known: Collection[str]) -> _Condition:
+        return _Condition(
+            use=self.aliases.get(rule.use, rule.use),
+            models=frozenset(rule.models or (*known, *self.aliases)),
+            keys=frozenset(rule.keys),
+            headers=tuple((n.encode(), value.encode()) for n, value in rule.headers.items()),
+            prompt=-1 if rule.prompt_tokens_over is None else rule.prompt_tokens_over,
+            answer=-1 if rule.max_tokens_over is None else rule.max_tokens_over,
+        )
+
+    def _reached(self, name: str) -> list[str]:
+        """Return a model and its fallbacks, then those of its fallbacks, each once."""
+        found = [name]
+        for model in found:
+            for other in self.policies.get(model, NOTHING).fallback:
+                target = self.aliases.get(other, other)
+                if target not in found:
+                    found.append(target)
+        return found
+
+
+def resolve(
+    table: Table,
+    model: str,
+    *,
+    key: str,
+    headers: Mapping[bytes, bytes],
+    prompt_tokens: int,
+    max_tokens: int | None,
+) -> tuple[str, ...]:
+    """Return the models to try, in order; known ones, but for the first where there is none.
+
+    Args:
+        table: the ways there are.
+        model: the name that the request asks for.
+        key: the name of its key.
+        headers: of the request, by lower-case name.
+        prompt_tokens: an estimate.
+        max_tokens: tokens it allows its answer; None where it does not say.
+    """
+    if table.plain:
+        return (model,)
+    target = table.aliases.get(model, model)
+    answer = max_tokens or 0
+    for rule in table.rules:
+        named = model in rule.models or target in rule.models
+        if named and rule.fits(key, headers, prompt_tokens, answer):
+            target = rule.use
+            break
+    chain = table.chains.get(target)
+    if chain is None:
+        return (target,)
+    return (chain[0], *_fitting(table, chain[1:], prompt_tokens, answer))
+
+
+def _fitting(
+    table: Table, chain: tuple[str, ...], prompt_tokens: int, max_tokens: int
+) -> Iterator[str]:
+    """Yield the models whose ceilings a request keeps to."""
+    for model in chain:
+        own = table.policies.get(model, NOTHING)
+        most, longest = own.max_prompt_tokens, own.max_tokens
+        if (most is None or prompt_tokens <= most) and (longest is None or max_tokens <= longest):
+            yield model
+
+
+def permitted(
+    table: Table, allows: Callable[[str], bool], model: str, models: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return those models that a key may use.
+
+    A key may use a model if it may use its name, or an alias that the request asks for. Where a
+    rule leads to a model that it may not use, the request is refused; such a fallback is left out.
+
+    Args:
+        table: the ways there are.
+        allows: tells whether the key may use a name.
+        model: the name that the request asks for.
+        models: what ``resolve`` says.
+
+    Raises:
+        ApiError: it may not use the first one.
+    """
+    first = models[0]
+    if not (allows(first) or (table.aliases.get(model) == first and allows(model))):
+        direct = table.aliases.get(model, model) == first
+        raise errors.model_not_allowed(model if direct else first)
+    if len(models) == 1:
+        return models
+    return (first, *filter(allows, models[1:]))
+
+
+def session_of(headers: Mapping[bytes, bytes], user: object, cache_key: object) -> str | None:
+    """Return the name of the conversation that a request belongs to, or None.
+
+    Args:
+        headers: of the request, by lower-case name; ``x-session-id`` wins.
+        user: the body's ``user``.
+        cache_key: the body's ``prompt_cache_key``, which wins over ``user``.
+    """
+    given = headers.get(b"x-session-id")
+    if given:
+        return given.decode("latin-1")
+    named = cache_key or user
+    return named if isinstance(named, str) and named else None
+
+
+def rewrite_model(body: bytes, model: str) -> bytes:
+    """Return a request with another model; all other values stay byte for byte.
+
+    Args:
+        body: a JSON object.
+        model: the name that takes the place of the one at its top level.
+
+    Raises:
+        ApiError: it is no JSON object.
+    """
+    try:
+        fields = _BODY.decode(body)
+        fields["model"] = msgspec.Raw(_encode(model))
+        return _encode(fields)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise errors.bad_request("the request is not valid JSON") from error
+
+
+def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
+    """Return what of a policy leads nowhere, one sentence each.
+
+    Args:
+        policy: what models.yaml says.
+        known: names of models that are served, or stand in models.yaml.
+    """
+    names = {*known, *policy.aliases}
+    nowhere = [
+        f"{who} {model!r}, which nobody serves"
+        for who, model in _mentions(policy)
+        if model not in names
+    ]
+    hidden = [
+        f"the alias {alias!r} is not used, as a model has that name"
+        for alias in policy.aliases
+        if alias in known
+    ]
+    return (*hidden, *nowhere)
+
+
+def _mentions(policy: GatewayPolicy) -> Iterator[tuple[str, str]]:
+    """Yield each model that is named, and who names it."""
+    for alias, model in policy.aliases.items():
+        yield f"the alias {alias!r} stands for", model
+    for number, rule in enumerate(policy.rules, 1):
+        yield f"rule {number} uses", rule.use
+        yield from ((f"rule {number} waits for", model) for model in rule.models)
+    for name, own in policy.models.items():
+        yield from ((f"the model {name!r} falls back to", model) for model in own.fallback)
