@@ -5,29 +5,25 @@ Everything here blocks, as a shared file system may, and belongs to the watching
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway_lite.replicas import Replica
+from gateway_lite.standing import Member, best, member, speaks
 from hpc import state
-from hpc.model import Endpoint, Phase
+from hpc.model import Endpoint, Phase, ServiceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from hpc.config import Backend
+    from hpc.model import JobHandle, JobStatus
 
-BEST_FIRST = (
-    Phase.READY,
-    Phase.LOADING,
-    Phase.STARTING,
-    Phase.QUEUED,
-    Phase.DRAINING,
-    Phase.FAILED,
-    Phase.STOPPED,
-)
+    Endpoints = Mapping[tuple[str, int], Endpoint | None]
+    Look = Callable[[Sequence[JobHandle]], Mapping[str, JobStatus]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +35,32 @@ class Model:
         phase: that of the replica nearest to serving.
         asked: replicas that there should be.
         replicas: those that take requests.
-        phases: those of all replicas.
-        stale: replicas whose heartbeat stopped.
+        members: the replicas of its service.
+        servers: static servers among the replicas.
+        engine: the family of servers, or None where they differ.
+        revision: commit, tag or what else somebody says of the weights, or None.
+        mark: the same for as long as it is the same model; empty where nobody says what it is.
     """
 
     name: str
     phase: Phase
     asked: int
     replicas: tuple[Replica, ...]
-    phases: tuple[Phase, ...] = ()
-    stale: int = 0
+    members: tuple[Member, ...] = ()
+    servers: int = 0
+    engine: str | None = None
+    revision: str | None = None
+    mark: str = ""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return those of all replicas."""
+        return (*[Phase.READY] * self.servers, *(one.phase for one in self.members))
+
+    @property
+    def stale(self) -> int:
+        """Return how many replicas' heartbeats stopped."""
+        return sum(one.stale for one in self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +78,72 @@ class Catalog:
         return {replica.url for model in self.models.values() for replica in model.replicas}
 
 
-def phase_of(endpoint: Endpoint | None, now: float) -> Phase:
-    """Return what a replica can be taken to do.
-
-    Args:
-        endpoint: what it last said of itself; None where it said nothing yet.
-        now: Unix time; a READY whose heartbeat stopped counts as STOPPED.
-    """
-    if endpoint is None:
-        return Phase.QUEUED
-    alive = now - endpoint.beat_at <= state.STALE_S
-    if endpoint.phase in (Phase.READY, Phase.LOADING, Phase.STARTING) and not alive:
-        return Phase.STOPPED
-    return endpoint.phase
-
-
 def identity(endpoint: Endpoint) -> str:
     """Return what a replica is to the balancer: another job or port is another replica."""
     place = f"{endpoint.host}:{endpoint.port}"
     return f"{endpoint.service}/{endpoint.replica}@{endpoint.job_id}/{place}"
 
 
-def static_models(backends: Sequence[Backend]) -> dict[str, list[Replica]]:
-    """Return the servers that somebody else runs, by model."""
-    found: dict[str, list[Replica]] = {}
+def nobody(jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
+    """Know nothing of jobs, as where there is no scheduler to ask."""
+    del jobs
+    return {}
+
+
+def mark(told: ServiceSpec | Backend) -> str:
+    """Return what is the same for as long as a model is the same, but not what it is.
+
+    Args:
+        told: a service, or a static server; empty for one of which nobody names a revision.
+    """
+    if isinstance(told, ServiceSpec):
+        parts = [told.engine, told.server, told.model, told.revision, told.image]
+        parts += [repr(sorted(told.engine_args.items()))]
+    elif told.revision is None:
+        return ""
+    else:
+        parts = [told.backend, told.url, told.revision]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def joined(name: str, servers: Sequence[Backend], own: Model | None) -> Model:
+    """Return a model with static servers.
+
+    Args:
+        name: of the model.
+        servers: its static servers, one at least.
+        own: the same model as a service, or None.
+    """
+    marks = {mark(server) for server in servers} | ({own.mark} if own else set())
+    engines = {server.backend for server in servers} | ({own.engine} if own else set())
+    revisions = {server.revision for server in servers} | ({own.revision} if own else set())
+    return Model(
+        name,
+        Phase.READY,
+        len(servers) + (own.asked if own else 0),
+        (*map(static_replica, servers), *(own.replicas if own else ())),
+        own.members if own else (),
+        servers=len(servers),
+        engine=engines.pop() if len(engines) == 1 else None,
+        revision=revisions.pop() if len(revisions) == 1 else None,
+        mark=marks.pop() if len(marks) == 1 else "",
+    )
+
+
+def static_replica(backend: Backend) -> Replica:
+    """Return a server that somebody else runs as the balancer sees it."""
+    return Replica(
+        key=f"{backend.name} {backend.url}",
+        name=backend.name,
+        url=backend.url.rstrip("/").removesuffix("/v1"),
+        secret=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
+    )
+
+
+def _by_name(backends: Sequence[Backend]) -> dict[str, list[Backend]]:
+    found: dict[str, list[Backend]] = {}
     for backend in backends:
-        replica = Replica(
-            key=f"{backend.name} {backend.url}",
-            name=backend.name,
-            url=backend.url.rstrip("/").removesuffix("/v1"),
-            secret=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
-        )
-        found.setdefault(backend.name, []).append(replica)
+        found.setdefault(backend.name, []).append(backend)
     return found
 
 
@@ -107,18 +153,20 @@ class Scanner:
     Args:
         root: the state directory.
         backends: static servers.
+        look: returns what the scheduler says of jobs, by id, without waiting.
     """
 
-    def __init__(self, root: Path, backends: Sequence[Backend] = ()) -> None:
+    def __init__(self, root: Path, backends: Sequence[Backend] = (), look: Look = nobody) -> None:
         self._root = root
-        self._static = static_models(backends)
-        self._known: dict[str, int] = {}
+        self._static = _by_name(backends)
+        self._look = look
+        self._known: dict[str, ServiceSpec] = {}
         self._endpoints: dict[tuple[str, int], Endpoint] = {}
         self._secrets: dict[str, str] = {}
 
     def serve(self, backends: Sequence[Backend]) -> None:
         """Take over other static servers, from the next scan on."""
-        self._static = static_models(backends)
+        self._static = _by_name(backends)
 
     def scan(self, now: float, refused: Collection[str] = ()) -> Catalog:
         """Return what is there.
@@ -134,14 +182,17 @@ class Scanner:
         for key in refused:
             self._secrets.pop(key, None)
         self._find_services()
-        models = {name: self._model(name, asked, now) for name, asked in self._known.items()}
+        endpoints = {
+            (name, number): self._endpoint(name, number)
+            for name, spec in self._known.items()
+            for number in range(spec.replicas)
+        }
+        members = self._members(endpoints, now)
+        models = {
+            name: self._model(spec, members[name], endpoints) for name, spec in self._known.items()
+        }
         for name, servers in self._static.items():
-            own = models.get(name)
-            replicas = (*servers, *(own.replicas if own else ()))
-            asked = len(servers) + (own.asked if own else 0)
-            phases = (*[Phase.READY] * len(servers), *(own.phases if own else ()))
-            stale = own.stale if own else 0
-            models[name] = Model(name, Phase.READY, asked, replicas, phases, stale)
+            models[name] = joined(name, servers, models.get(name))
         self._prune(models)
         return Catalog(dict(sorted(models.items())))
 
@@ -150,24 +201,44 @@ class Scanner:
         for name in {*state.services(self._root), *self._known}:
             spec = state.load_spec(self._root, name)
             if spec is not None:
-                self._known[name] = spec.replicas
+                self._known[name] = spec
             elif not state.service_dir(self._root, name).exists():
                 self._known.pop(name, None)
 
-    def _model(self, name: str, asked: int, now: float) -> Model:
-        phases = []
-        replicas = []
-        stale = 0
-        for number in range(asked):
-            endpoint = self._endpoint(name, number)
-            phase = phase_of(endpoint, now)
-            phases.append(phase)
-            stale += endpoint is not None and phase is not endpoint.phase
-            if endpoint is not None and phase is Phase.READY and endpoint.port:
-                replicas.append(self._replica(endpoint))
-        best = min(phases, key=BEST_FIRST.index, default=Phase.STOPPED)
-        usable = tuple(r for r in replicas if r.secret)
-        return Model(name, best, asked, usable, tuple(phases), stale)
+    def _members(self, endpoints: Endpoints, now: float) -> dict[str, tuple[Member, ...]]:
+        """Return how replicas stand; the scheduler speaks for those that do not by themselves."""
+        jobs = {
+            place: state.load_job(self._root, *place)
+            for place, endpoint in endpoints.items()
+            if not speaks(endpoint, now)
+        }
+        answers = self._look([job for job in jobs.values() if job is not None])
+        found: dict[str, list[Member]] = {name: [] for name in self._known}
+        for (name, number), endpoint in endpoints.items():
+            job = jobs.get((name, number))
+            answer = answers.get(job.job_id) if job is not None else None
+            found[name].append(member(number, endpoint, job, answer, now))
+        return {name: tuple(members) for name, members in found.items()}
+
+    def _model(self, spec: ServiceSpec, members: tuple[Member, ...], endpoints: Endpoints) -> Model:
+        sure: list[Replica] = []
+        doubtful: list[Replica] = []
+        for one in members:
+            endpoint = endpoints[spec.name, one.number]
+            if endpoint is not None and one.phase is Phase.READY and endpoint.port:
+                (doubtful if one.stale else sure).append(self._replica(endpoint))
+        # One whose clock may be wrong, or whose node cannot write, serves where no other can.
+        usable = tuple(r for r in sure if r.secret) or tuple(r for r in doubtful if r.secret)
+        return Model(
+            spec.name,
+            best(members),
+            spec.replicas,
+            usable,
+            members,
+            engine=spec.engine,
+            revision=spec.revision,
+            mark=mark(spec),
+        )
 
     def _endpoint(self, name: str, number: int) -> Endpoint | None:
         """Return the record; where it cannot be read, the last one, once."""
@@ -196,5 +267,5 @@ class Scanner:
         """Forget the records and secrets of what is gone."""
         live = {replica.key for model in models.values() for replica in model.replicas}
         self._secrets = {key: secret for key, secret in self._secrets.items() if key in live}
-        kept = {(name, number) for name, asked in self._known.items() for number in range(asked)}
+        kept = {(name, n) for name, spec in self._known.items() for n in range(spec.replicas)}
         self._endpoints = {k: v for k, v in self._endpoints.items() if k in kept}

@@ -6,10 +6,12 @@ outcome is read elsewhere.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from gateway_lite.routing import doubts
@@ -51,6 +53,17 @@ def told(outcome: Reload) -> str:
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 
+def digest(resolved: Config) -> str:
+    """Return what tells one configuration from another: 12 digits of a SHA-256.
+
+    Variables of engines do not count, as they may hold secrets.
+    """
+    services = {name: replace(spec, env={}) for name, spec in resolved.services.items()}
+    said = [services, resolved.backends, resolved.gateway]
+    plain = json.dumps(said, default=asdict, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
+
+
 class Models:
     """The models.yaml in force.
 
@@ -60,6 +73,7 @@ class Models:
     Attributes:
         backends: static servers in force.
         policy: what holds for requests; replaced as a whole, before the outcome is.
+        digest: the same for as long as policy and models are the same.
         outcome: what became of the last readings; replaced as a whole.
     """
 
@@ -69,6 +83,7 @@ class Models:
         self._known = _by_name(config)
         self.backends: tuple[Backend, ...] = config.backends
         self.policy: GatewayPolicy = config.gateway
+        self.digest = digest(config)
         now = time.time()
         self.outcome = Reload(read_at=now, taken_at=now)
         self._seen: Stamp | str = ""
@@ -148,6 +163,7 @@ class Models:
         models = _by_name(resolved)
         change = compare(self._known, models)
         self._known, self.backends, self.policy = models, resolved.backends, resolved.gateway
+        self.digest = digest(resolved)
         if told(change):
             log.info("%s: %s", self.path, told(change))
             was = self.outcome.warnings

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway_lite import accesslog
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.catalog import Model
+from gateway_lite.standing import Member
 from gateway_lite.metrics import Metrics
 from gateway_lite.record import Record
 from gateway_lite.seen import Seen, bounded
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import pytest
 
 LABELS = ("model", "key", "kind", "phase", "status", "le")
-MODELS = {"m": Model("m", Phase.READY, 2, (), (Phase.READY, Phase.STOPPED), 1)}
+MEMBERS = (Member(0, Phase.READY), Member(1, Phase.STOPPED, stale=True))
+MODELS = {"m": Model("m", Phase.READY, 2, (), MEMBERS)}
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
