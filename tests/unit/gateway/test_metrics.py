@@ -15,10 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway_lite import accesslog
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.catalog import Model
-from gateway_lite.standing import Member
 from gateway_lite.metrics import Metrics
 from gateway_lite.record import Record
 from gateway_lite.seen import Seen, bounded
+from gateway_lite.standing import Member
 from gateway_lite.tallies import SECONDS
 from hpc.model import Phase
 
