@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway_lite import ask, errors, reply
+from gateway_lite import ask, ceilings, errors, ollama, reply, routing
 from gateway_lite.desk import refusal
+from gateway_lite.extras import Extras
+from gateway_lite.ollama_answer import error_body
 from gateway_lite.place import Work
 from gateway_lite.record import LEFT, bearer
 from gateway_lite.replicas import NoReplicaError
 from gateway_lite.retries import RetryBudget
+from hpc.policy import GatewayPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
     from gateway_lite.watch import Watcher
 
 TWO = 2
+OK = 200
+EVENTS = b"text/event-stream; charset=utf-8"
+LIMITED = ("/v1/chat/completions", "/v1/completions")
+"""Paths whose answers have a length that a ceiling can set."""
 
 FAILED = 400
 
@@ -71,6 +78,9 @@ class GatewayDesk:
         self._upstream = upstream
         self._watcher = watcher
         self._seen = seen
+        self._policy = GatewayPolicy()
+        self._extras = Extras(self._policy)
+        self._plain = True
         self._ways: dict[tuple[str, str], tuple[Pool, bytes]] = {}
         self._budget = RetryBudget()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +88,13 @@ class GatewayDesk:
     def forget(self) -> None:
         """Make the heads of requests anew, as the replicas have changed."""
         self._ways.clear()
+
+    def adopt(self, policy: GatewayPolicy) -> None:
+        """Treat requests as models.yaml says from now on."""
+        if policy != self._policy:
+            self._policy = policy
+            self._extras = Extras(policy)
+            self._plain = policy.cache is None and policy.redact is None
 
     def check(self, exchange: Exchange) -> None:
         """Ask for a key, and refuse what tells that it is too large."""
@@ -95,16 +112,63 @@ class GatewayDesk:
 
     def admit(self, exchange: Exchange) -> None:
         """Read what the request wants, and whether the key may have that."""
-        body = exchange.body = exchange.request.body
-        asked = exchange.ask = ask.read(body)
-        model = exchange.record.model = asked.model
-        if not exchange.principal.allows(model):
-            raise errors.model_not_allowed(model)
-        exchange.models = (model,)
-        tokens = asked.tokens(len(body))
+        exchange.body = exchange.request.body
+        if exchange.path in ollama.PATHS:
+            self._translate(exchange)
+        asked = exchange.ask = ask.read(exchange.body)
+        principal, record, policy = exchange.principal, exchange.record, self._policy
+        record.model = asked.model
+        if not principal.allows(asked.model):
+            raise errors.model_not_allowed(asked.model)
+        prompt, longest = len(exchange.body) // ask.BYTES_PER_TOKEN, asked.limit()
+        models = routing.resolve(
+            policy,
+            asked.model,
+            key=record.key,
+            headers=exchange.request.headers,
+            prompt_tokens=prompt,
+            max_tokens=longest,
+        )
+        if models != (asked.model,):
+            models = (models[0], *filter(principal.allows, models[1:]))
+        exchange.models = models
+        own = policy.models.get(models[0])
+        if own is not None or principal.limits is not None:
+            most = ceilings.check(prompt, longest, own, principal.limits)
+            if most is not None and exchange.path in LIMITED:
+                exchange.body = routing.with_fields(exchange.body, max_tokens=most)
+        tokens = asked.tokens(len(exchange.body))
         exchange.work = Work(tokens, self._prefix(exchange, asked))
-        exchange.grant = self._limits.reserve(exchange.principal, tokens)
+        exchange.grant = self._limits.reserve(principal, tokens)
         self._budget.deposit()
+        if self._plain and exchange.extra is None and principal.limits is None:
+            return
+        self._prepare(exchange)
+
+    def _translate(self, exchange: Exchange) -> None:
+        """Take a request of Ollama's form for the one of OpenAI's that it means."""
+        translated = ollama.translate(exchange.path, exchange.body)
+        exchange.path, exchange.body = translated.path, translated.body
+        self._extras.translate(exchange, translated)
+
+    def _prepare(self, exchange: Exchange) -> None:
+        """Do what is asked for beside passing it on; answer at once where that is all."""
+        extra = exchange.extra
+        translated = None if extra is None else extra.translated
+        if translated is not None and translated.answer is not None:
+            kind = b"content-type: %b\r\n" % translated.content_type
+            exchange.answer(OK, kind + self.lines(exchange), translated.answer)
+            return
+        model = self._catalog().models.get(exchange.models[0])
+        identity = "" if model is None else model.identity
+        counted = exchange.principal.limits is not None
+        hit = self._extras.prepare(exchange, identity, counted=counted)
+        if hit is not None:
+            asked = exchange.ask
+            events = asked is not None and asked.stream
+            kind = b"content-type: %b\r\n" % (EVENTS if events else reply.JSON)
+            exchange.notes = b"x-gateway-cache: hit\r\n"
+            exchange.answer(OK, kind + self.lines(exchange), hit.body)
 
     def _prefix(self, exchange: Exchange, asked: ask.Ask) -> bytes:
         """Return what decides on the replica, where there is a choice."""
@@ -116,15 +180,37 @@ class GatewayDesk:
         return ask.prefix(asked, session)
 
     def place(self, exchange: Exchange) -> Lease | None:
-        """Return a place at a replica of the model."""
-        name = exchange.models[exchange.turn]
-        model = self._catalog().models.get(name)
-        if model is None:
-            raise errors.model_not_found(name)
-        try:
-            return self._balancer.place(name, exchange.work, exchange.tried)
-        except NoReplicaError:
-            raise errors.model_not_ready(name, model.phase) from None
+        """Return a place at a replica of the model, or of one that stands in for it."""
+        while True:
+            name = exchange.models[exchange.turn]
+            model = self._catalog().models.get(name)
+            try:
+                if model is None:
+                    raise errors.model_not_found(name)
+                lease = self._balancer.place(name, exchange.work, exchange.tried)
+            except (NoReplicaError, errors.ApiError) as error:
+                if self._fall_back(exchange):
+                    continue
+                if isinstance(error, errors.ApiError) or model is None:
+                    raise
+                raise errors.model_not_ready(name, model.phase) from None
+            asked = exchange.ask
+            if asked is not None and name != asked.model:
+                self._rename(exchange, name)
+            return lease
+
+    def _fall_back(self, exchange: Exchange) -> bool:
+        """Turn to the next model, if there is one."""
+        if exchange.turn + 1 >= len(exchange.models):
+            return False
+        exchange.turn += 1
+        if exchange.extra is not None:
+            exchange.extra.miss = None
+        return True
+
+    def _rename(self, exchange: Exchange, name: str) -> None:
+        exchange.body = routing.with_fields(exchange.body, model=name)
+        exchange.notes = b"x-gateway-model: %b\r\n" % name.encode()
 
     def wait(self, exchange: Exchange, done: Callable[[Lease | Exception], None]) -> Waiting:
         """Wait for a slot."""
@@ -133,11 +219,10 @@ class GatewayDesk:
 
     def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
         """Send the request, with the replica's secret in place of the client's key."""
-        way = self._ways.get((replica.key, exchange.record.path))
+        path = exchange.path
+        way = self._ways.get((replica.key, path))
         if way is None:
-            way = self._ways[replica.key, exchange.record.path] = self._way(
-                replica, exchange.record.path
-            )
+            way = self._ways[replica.key, path] = self._way(replica, path)
         pool, fixed = way
         head = reply.request_head(
             fixed, exchange.request.headers, exchange.record.name.encode(), len(exchange.body)
@@ -152,7 +237,7 @@ class GatewayDesk:
         """Allow one more attempt where that is safe and of use."""
         model = exchange.models[exchange.turn]
         if elsewhere and not self._balancer.others(model, exchange.tried):
-            return False
+            return not (worked and exchange.replayed) and self._fall_back(exchange)
         if (worked and exchange.replayed) or not self._budget.withdraw():
             return False
         exchange.replayed = exchange.replayed or worked
@@ -178,16 +263,20 @@ class GatewayDesk:
     def lines(self, exchange: Exchange) -> bytes:
         """Return the header lines that only we can say."""
         record = exchange.record
-        return b"%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
+        return b"%b%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
             exchange.grant.headers,
+            exchange.notes,
             record.name.encode(),
             record.replica.encode(),
             b"gateway;dur=%.3f, queue;dur=%.3f" % (record.overhead_s * 1000, record.queue_s * 1000),
         )
 
     def refusal(self, error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
-        """Return an error in OpenAI's form."""
-        return refusal(error, exchange)
+        """Return an error in the form that the client knows."""
+        lines, body = refusal(error, exchange)
+        if exchange.record.path in ollama.PATHS:
+            body = error_body(error.message)
+        return lines, body
 
     def finished(self, exchange: Exchange) -> None:
         """Note it, and count what it used."""

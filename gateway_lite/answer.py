@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway_lite import reply
-
 if TYPE_CHECKING:
     from gateway_lite.edit import Editor
     from gateway_lite.outlet import Outlet
@@ -21,7 +19,8 @@ class Answer:
         outlet: where it goes.
         record: what is noted of it.
         status: HTTP status.
-        kind: content type.
+        streams: it goes on as it comes.
+        events: the client gets an event stream.
         lines: the header lines that the client gets.
         editors: look into it, in this order.
         limit: bytes that a whole answer may have.
@@ -38,7 +37,8 @@ class Answer:
         record: Record,
         *,
         status: int,
-        kind: bytes,
+        streams: bool,
+        events: bool,
         lines: bytes,
         editors: tuple[Editor, ...],
         limit: int,
@@ -51,10 +51,10 @@ class Answer:
         self._limit = limit
         self._parts: list[bytes] = []
         self._size = 0
-        self.streams = not kind.startswith(reply.JSON)
-        if self.streams:
+        self.streams = streams
+        self.events = events
+        if streams:
             self._tail = record.tail
-            self.events = kind.startswith(reply.EVENTS)
 
     def take(self, data: bytes) -> bool:
         """Take bytes of the body; False where a whole answer is too large."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway_lite.replicas import Replica
 from gateway_lite.standing import Member, best, member, speaks
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Endpoints = Mapping[tuple[str, int], Endpoint | None]
     Look = Callable[[Sequence[JobHandle]], Mapping[str, JobStatus]]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -35,11 +37,11 @@ class Model:
         phase: that of the replica nearest to serving.
         asked: replicas that there should be.
         replicas: those that take requests.
-        members: the replicas of its service.
-        servers: static servers among the replicas.
-        engine: the family of servers, or None where they differ.
-        revision: commit, tag or what else somebody says of the weights, or None.
-        mark: the same for as long as it is the same model; empty where nobody says what it is.
+        members: how the replicas of its service stand.
+        spec: what was submitted; None where there are servers that somebody else runs only.
+        endpoints: what its replicas last said of themselves.
+        servers: those that somebody else runs.
+        identity: the same for as long as it is the same model; empty where nobody can tell.
     """
 
     name: str
@@ -47,20 +49,37 @@ class Model:
     asked: int
     replicas: tuple[Replica, ...]
     members: tuple[Member, ...] = ()
-    servers: int = 0
-    engine: str | None = None
-    revision: str | None = None
-    mark: str = ""
+    spec: ServiceSpec | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    servers: tuple[Backend, ...] = ()
+    identity: str = ""
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Return those of all replicas."""
-        return (*[Phase.READY] * self.servers, *(one.phase for one in self.members))
+        return (*[Phase.READY] * len(self.servers), *(one.phase for one in self.members))
 
     @property
     def stale(self) -> int:
         """Return how many replicas' heartbeats stopped."""
         return sum(one.stale for one in self.members)
+
+    @property
+    def engine(self) -> str | None:
+        """Return the family of its servers, or None where they differ."""
+        found = {server.backend for server in self.servers}
+        return _only(found | ({self.spec.engine} if self.spec else set()))
+
+    @property
+    def revision(self) -> str | None:
+        """Return what somebody says of its weights, or None."""
+        found = {server.revision for server in self.servers}
+        return _only(found | ({self.spec.revision} if self.spec else set()))
+
+
+def _only(found: Collection[T]) -> T | None:
+    """Return what all have in common, or None."""
+    return next(iter(found)) if len(found) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +133,17 @@ def joined(name: str, servers: Sequence[Backend], own: Model | None) -> Model:
         servers: its static servers, one at least.
         own: the same model as a service, or None.
     """
-    marks = {mark(server) for server in servers} | ({own.mark} if own else set())
-    engines = {server.backend for server in servers} | ({own.engine} if own else set())
-    revisions = {server.revision for server in servers} | ({own.revision} if own else set())
+    marks = {mark(server) for server in servers} | ({own.identity} if own else set())
     return Model(
         name,
         Phase.READY,
         len(servers) + (own.asked if own else 0),
         (*map(static_replica, servers), *(own.replicas if own else ())),
         own.members if own else (),
-        servers=len(servers),
-        engine=engines.pop() if len(engines) == 1 else None,
-        revision=revisions.pop() if len(revisions) == 1 else None,
-        mark=marks.pop() if len(marks) == 1 else "",
+        own.spec if own else None,
+        own.endpoints if own else (),
+        tuple(servers),
+        _only(marks) or "",
     )
 
 
@@ -223,8 +240,8 @@ class Scanner:
     def _model(self, spec: ServiceSpec, members: tuple[Member, ...], endpoints: Endpoints) -> Model:
         sure: list[Replica] = []
         doubtful: list[Replica] = []
-        for one in members:
-            endpoint = endpoints[spec.name, one.number]
+        said = [endpoints[spec.name, one.number] for one in members]
+        for one, endpoint in zip(members, said, strict=True):
             if endpoint is not None and one.phase is Phase.READY and endpoint.port:
                 (doubtful if one.stale else sure).append(self._replica(endpoint))
         # One whose clock may be wrong, or whose node cannot write, serves where no other can.
@@ -235,9 +252,9 @@ class Scanner:
             spec.replicas,
             usable,
             members,
-            engine=spec.engine,
-            revision=spec.revision,
-            mark=mark(spec),
+            spec,
+            tuple(one for one in said if one is not None),
+            identity=mark(spec),
         )
 
     def _endpoint(self, name: str, number: int) -> Endpoint | None:

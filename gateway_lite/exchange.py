@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway_lite.ask import Ask
     from gateway_lite.desk import Client, Desk, Place, Waiting
     from gateway_lite.edit import Editor
+    from gateway_lite.extras import Extra
     from gateway_lite.link import Link
     from gateway_lite.place import Outcome
     from gateway_lite.replicas import Replica
@@ -70,19 +71,22 @@ class Exchange:
         replayed: a replica may have worked on it already; that happens once at most.
         renewed: a replica's secret was read again for it.
         body: what replicas get.
-        editors: look into the answer.
+        path: what replicas are asked for.
+        extra: what is done to the answer, where anything is.
+        notes: further header lines of the answer.
     """
 
     message_event = _Nothing()
     opened = replayed = renewed = response_complete = disconnected = False
     body = b""
+    notes = b""
     principal: Any = None
     ask: Ask | None = None
     grant: Any = None
     work: Any = None
     models: tuple[str, ...] = ()
     turn = 0
-    editors: tuple[Editor, ...] = ()
+    extra: Extra | None = None
     _lease: Place | None = None
     _link: Link | Dial | None = None
     _answer: Answer | None = None
@@ -96,6 +100,7 @@ class Exchange:
         self._client = client
         self._desk = desk
         self.request = request
+        self.path = request.path
         self.record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
         self.outlet = Outlet(client, self.record, keep_alive=keep_alive, plain=plain)
         self.tried: list[str] = []
@@ -184,15 +189,22 @@ class Exchange:
         status = link.status
         if status >= FAILED and self._rejected(link, status):
             return
-        record = self.record
+        record, extra, headers = self.record, self.extra, link.headers
         record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
+        kind = headers.get(b"content-type", reply.JSON)
+        events = kind.startswith(reply.EVENTS)
+        editors: tuple[Editor, ...] = ()
+        if extra is not None:
+            editors = extra.editors(status, events=events)
+            kind = extra.content_type(status) or kind
         self._answer = Answer(
             self.outlet,
             record,
             status=status,
-            kind=link.headers.get(b"content-type", reply.JSON),
-            lines=reply.passed_back(link.headers) + self._desk.lines(self),
-            editors=self.editors,
+            streams=events or not kind.startswith(reply.JSON),
+            events=events and kind.startswith(reply.EVENTS),
+            lines=reply.passed_back(headers, kind) + self._desk.lines(self),
+            editors=editors,
             limit=self._desk.settings.body_bytes,
         )
 
@@ -230,16 +242,38 @@ class Exchange:
         if lease is None or answer is None:
             return
         lease.moved()
-        if not answer.take(data):
-            if self._link is not None:
-                self._link.abort()
+        try:
+            fits = answer.take(data)
+        except errors.ApiError as error:
+            self._abort()
+            self.fail(error)
+            return
+        if not fits:
+            self._abort()
             self.broke(Fault.TOO_LARGE, "a whole answer")
 
     def ended(self) -> None:
         """Send what is left of the answer."""
-        if self._answer is not None:
+        if self._answer is None:
+            return
+        try:
             self._answer.end()
+        except errors.ApiError as error:
+            self.fail(error)
+        else:
             self._finish("ok")
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Answer at once, without a replica.
+
+        Args:
+            status: HTTP status.
+            lines: header lines.
+            body: all of it.
+        """
+        self.outlet.whole(status, lines, body)
+        self.record.complete = True
+        self._finish("ok")
 
     # Something goes wrong.
 
@@ -341,6 +375,7 @@ class Exchange:
             return
         self.response_complete = True
         self.request.drop()
+        self.body = b""
         self._release(outcome)
         self._link = None
         self._desk.gate.leave(self)

@@ -43,9 +43,14 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def passed_back(headers: Mapping[bytes, bytes]) -> bytes:
-    """Return the lines that the client gets of an engine's head."""
-    parts = [b"content-type: %b\r\n" % headers.get(b"content-type", JSON)]
+def passed_back(headers: Mapping[bytes, bytes], kind: bytes) -> bytes:
+    """Return the lines that the client gets of an engine's head.
+
+    Args:
+        headers: the engine's.
+        kind: content type of what the client gets.
+    """
+    parts = [b"content-type: %b\r\n" % kind]
     parts += [b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_BACK if name in headers]
     return b"".join(parts)
 

@@ -192,10 +192,22 @@ def rewrite_model(body: bytes, model: str) -> bytes:
     Raises:
         ApiError: it is no JSON object.
     """
+    return with_fields(body, model=model)
+
+
+def with_fields(body: bytes, **fields: object) -> bytes:
+    """Return a request with some values at its top level set; others stay byte for byte.
+
+    Args:
+        body: a JSON object.
+        fields: new values.
+
+    Raises:
+        ApiError: it is no JSON object.
+    """
     try:
-        fields = _BODY.decode(body)
-        fields["model"] = msgspec.Raw(_encode(model))
-        return _encode(fields)
+        found: dict[str, object] = {**_BODY.decode(body), **fields}
+        return _encode(found)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise errors.bad_request("the request is not valid JSON") from error
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_lite.cache import CHAT, OVERHEAD_BYTES, TEXT, Cache, Collector, Hit, Miss
@@ -70,6 +70,7 @@ def test_another_path_model_revision_principal_or_form_misses(other: dict[str, A
     assert isinstance(look(cache, ASK, **other), Miss)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["max_tokens", "seed", "top_p", "stop", "model", "logprobs", "new"]),
@@ -139,7 +140,7 @@ def test_what_is_certain_is_kept(change: dict[str, Any]) -> None:
         b'{"temperature":0',
         b'{"temperature":0,"a":"\xff"}',
         b'{"temperature":0,"a":1e999}',
-        b'{"temperature":0,"a":' + b"[" * 9000 + b"]" * 9000 + b"}",
+        b'{"temperature":0,"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
         b'["temperature",0]',
     ],
 )
@@ -196,6 +197,7 @@ def test_an_incomplete_stream_is_not_kept(answer: bytes) -> None:
     assert not keep(Cache(10_000, 60), ASK, answer, stream=True)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=20))
 def test_a_stream_is_replayed_as_it_came(cuts: list[int]) -> None:
     cache = Cache(10_000, 60)
@@ -274,6 +276,7 @@ def test_an_answer_that_is_too_large_is_let_through_and_not_held() -> None:
     assert cache.used == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 900)), max_size=60))
 def test_the_bound_holds_whatever_comes(puts: list[tuple[int, int]]) -> None:
     cache = Cache(5_000, 60)

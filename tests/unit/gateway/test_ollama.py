@@ -8,7 +8,7 @@ from typing import Any
 
 import ollama
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_lite.errors import ApiError
@@ -45,6 +45,7 @@ def test_log_probabilities_come_back() -> None:
     assert answer.logprobs[0].logprob == -0.5
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2000), max_size=20), st.text(max_size=30))
 def test_lines_are_the_same_however_events_are_cut(cuts: list[int], text: str) -> None:
     data = b"".join(chunk(delta={"content": text[i : i + 3]}) for i in range(0, len(text), 3))

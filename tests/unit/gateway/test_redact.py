@@ -118,9 +118,8 @@ def test_prose_is_held_back_by_a_word_at_most() -> None:
     assert flow.finish() == "fox"
 
 
-@given(st.integers(0, 3))
-def test_a_text_without_an_end_is_not_held(kind: int) -> None:
-    unit = ["a", "4111 ", "DE89 ", "a."][kind]
+@pytest.mark.parametrize("unit", ["a", "4111 ", "DE89 ", "a."])
+def test_a_text_without_an_end_is_not_held(unit: str) -> None:
     flow = Flow(FINDER)
     for _ in range(400):
         flow.feed(unit)
@@ -233,7 +232,7 @@ def test_what_cannot_be_looked_through_is_not_passed_on(body: bytes) -> None:
 
 
 def test_a_deep_request_is_refused_or_looked_through() -> None:
-    body = b'{"prompt":' + b"[" * 9000 + b"]" * 9000 + b"}"
+    body = b'{"prompt":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     with pytest.raises(ApiError):
         request(body, FINDER)
 

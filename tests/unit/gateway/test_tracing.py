@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -190,6 +190,7 @@ def test_a_valid_context_is_passed_on() -> None:
     assert parsed(b"01" + PARENT[2:] + b"-more") == (int(TRACE, 16), 0xB7AD6B7169203331, 1)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_no_bytes_smuggle_a_header(data: bytes) -> None:
     for header in (data, PARENT + data, b"01" + PARENT[2:] + b"-" + data):

@@ -1,0 +1,198 @@
+"""What is done to requests and answers beside passing them on; nothing, where nothing is asked for.
+
+Prompts are redacted, sure answers kept, reports of usage asked for and taken out again, and
+Ollama's clients answered in their own form.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway_lite import usage
+from gateway_lite.cache import Cache, Collector, Hit, Miss
+from gateway_lite.ollama_answer import failed
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway_lite.edit import Editor
+    from gateway_lite.exchange import Exchange
+    from gateway_lite.ollama import Translated
+    from gateway_lite.redact import Finder
+    from hpc.policy import GatewayPolicy, RedactPolicy
+
+MIB = 2**20
+OK = 200
+COUNTED = ("/v1/chat/completions", "/v1/completions")
+"""Paths whose streams can carry a report."""
+SILENT = ("/v1/embeddings", "/v1/rerank")
+"""Paths whose answers hold no words."""
+
+
+class Failure:
+    """Turns an engine's error into one of Ollama's form."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """Keep it until it is complete."""
+        self._parts.append(data)
+        return b""
+
+    def finish(self) -> bytes:
+        """Return it in the other form."""
+        return failed(b"".join(self._parts))
+
+
+class Extra:
+    """What is done to the answer of one request.
+
+    Attributes:
+        translated: the request came in Ollama's form.
+        finder: what is hidden in the answer.
+        miss: where the answer is kept.
+        report: takes the report of usage out of the stream, as only we asked for it.
+    """
+
+    __slots__ = ("_cache", "finder", "miss", "report", "translated")
+
+    def __init__(self, cache: Cache | None) -> None:
+        self._cache = cache
+        self.translated: Translated | None = None
+        self.finder: Finder | None = None
+        self.miss: Miss | None = None
+        self.report: usage.StreamUsage | None = None
+
+    def editors(self, status: int, *, events: bool) -> tuple[Editor, ...]:
+        """Return who looks into the answer, in this order.
+
+        Args:
+            status: of the answer.
+            events: it is an event stream.
+        """
+        if status != OK:
+            return () if self.translated is None else (Failure(),)
+        found: list[Editor] = []
+        if self.report is not None and events:
+            found.append(self.report)
+        if self.finder is not None:
+            found.append(_redactor(self.finder, events=events))
+        if self.miss is not None and self._cache is not None:
+            found.append(Collector(self._cache, self.miss))
+        if self.translated is not None:
+            found.append(self.translated.editor)
+        return tuple(found)
+
+    def content_type(self, status: int) -> bytes | None:
+        """Return what kind of answer the client gets; None is the engine's."""
+        if self.translated is None:
+            return None
+        return self.translated.content_type if status == OK else b"application/json"
+
+    def used(self) -> usage.Usage | None:
+        """Return the report that was taken out."""
+        return None if self.report is None else self.report.usage
+
+
+class Extras:
+    """What models.yaml asks for.
+
+    Args:
+        policy: what it says.
+    """
+
+    def __init__(self, policy: GatewayPolicy) -> None:
+        self._redact = policy.redact
+        self._finder = _finder(policy.redact)
+        kept = policy.cache
+        self._cache = None if kept is None else Cache(kept.mib * MIB, kept.ttl_s)
+
+    def prepare(self, exchange: Exchange, identity: str, *, counted: bool) -> Hit | None:
+        """Prepare a request for its replica, or return the answer that is known already.
+
+        Args:
+            exchange: the request; its body is what the replica gets.
+            identity: what says that the model is the same as before.
+            counted: somebody wants to know what a stream used.
+        """
+        if self._finder is not None:
+            exchange.body = _redacted(exchange.body, self._finder)
+            spoken = exchange.path not in SILENT
+            if self._redact is not None and self._redact.answers and spoken:
+                self._extra(exchange).finder = self._finder
+        if self._cache is not None:
+            hit = self._look_up(self._cache, exchange, identity)
+            if hit is not None:
+                return hit
+        asked = exchange.ask
+        if counted and asked is not None and asked.stream and exchange.path in COUNTED:
+            body = None if asked.stream_options else usage.add_usage(exchange.body)
+            if body is not None:
+                exchange.body = body
+                self._extra(exchange).report = usage.StreamUsage()
+        return None
+
+    def _look_up(self, cache: Cache, exchange: Exchange, identity: str) -> Hit | None:
+        asked, principal = exchange.ask, exchange.principal
+        if asked is None or principal is None or exchange.extra is not None:
+            return None
+        found = cache.lookup(
+            exchange.body,
+            exchange.path,
+            exchange.models[0],
+            identity,
+            principal.id,
+            stream=bool(asked.stream),
+        )
+        if isinstance(found, Hit):
+            return found
+        if found is not None:
+            self._extra(exchange).miss = found
+        return None
+
+    def translate(self, exchange: Exchange, translated: Translated) -> None:
+        """Answer in Ollama's form."""
+        self._extra(exchange).translated = translated
+
+    def _extra(self, exchange: Exchange) -> Extra:
+        if exchange.extra is None:
+            exchange.extra = Extra(self._cache)
+        return exchange.extra
+
+
+def check(policy: GatewayPolicy) -> None:
+    """Find what is wrong with a policy before it comes into force.
+
+    Raises:
+        ConfigError: a pattern cannot be used, or the packages that redact are missing.
+    """
+    _finder(policy.redact)
+
+
+def _finder(policy: RedactPolicy | None) -> Finder | None:
+    if policy is None:
+        return None
+    try:
+        from gateway_lite import patterns  # noqa: PLC0415 - its packages are an extra
+        from gateway_lite.redact import Finder  # noqa: PLC0415
+    except ImportError as missing:
+        raise ConfigError(
+            f"redaction needs the package {missing.name}", hint="pip install 'hpc-serve[redact]'"
+        ) from None
+    try:
+        kinds = patterns.chosen(policy.kinds, policy.patterns)
+    except ValueError as error:
+        raise ConfigError(f"redact: {error}") from error
+    return Finder(kinds) if kinds else None
+
+
+def _redacted(body: bytes, finder: Finder) -> bytes:
+    from gateway_lite import redact  # noqa: PLC0415
+
+    return redact.request(body, finder)
+
+
+def _redactor(finder: Finder, *, events: bool) -> Editor:
+    from gateway_lite.redact_answer import AnswerRedactor, StreamRedactor  # noqa: PLC0415
+
+    return StreamRedactor(finder) if events else AnswerRedactor(finder)
