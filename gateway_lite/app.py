@@ -57,6 +57,7 @@ class Gateway:
         beat: publishes that this gateway lives, or None.
         access_log: file that gets one line per request, or None.
         limits: what keys may use.
+        anonymous: let in who shows no key.
         crew: which of several workers we are; None is the only one.
     """
 
@@ -69,6 +70,7 @@ class Gateway:
         beat: Callable[[], None] | None = None,
         access_log: Path | None = None,
         limits: Limits | None = None,
+        anonymous: bool = False,
         crew: Crew | None = None,
     ) -> None:
         self._limits = limits or Limits()
@@ -77,7 +79,7 @@ class Gateway:
         self._catalog: Catalog | None = None
         self._upstream = Upstream(settings)
         self._balancer = Balancer(settings)
-        keys = Keys(state.keys_path(root))
+        keys = Keys(state.keys_path(root), anonymous=anonymous)
         self.watcher = Watcher(
             Scanner(root, models.backends),
             keys,
@@ -90,6 +92,8 @@ class Gateway:
             models=lambda: self._catalog.models if self._catalog else {},
             metrics=Metrics(),
             log=None if access_log is None else AccessLog(access_log),
+            balancer=self._balancer,
+            reload=lambda: models.outcome,
         )
         self.desk = GatewayDesk(
             catalog=self._known,

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from gateway_lite.accesslog import AccessLog
     from gateway_lite.catalog import Model
     from gateway_lite.metrics import Metrics
+    from gateway_lite.place import Balancer
     from gateway_lite.record import Record
     from gateway_lite.usage import Usage
+    from hpc.model import Reload
 
 OTHER = "other"
 QUIET = frozenset({"/healthz", "/metrics"})
@@ -37,6 +39,8 @@ class Seen:
         models: returns those of the catalog in force, by name.
         metrics: counts.
         log: gets a line per request, or None.
+        balancer: knows how its replicas are, or None.
+        reload: returns what became of models.yaml, or None.
     """
 
     def __init__(
@@ -45,7 +49,11 @@ class Seen:
         models: Callable[[], Mapping[str, Model]],
         metrics: Metrics,
         log: AccessLog | None,
+        balancer: Balancer | None = None,
+        reload: Callable[[], Reload] | None = None,
     ) -> None:
+        self._balancer = balancer
+        self._reload = reload
         self._models = models
         self._metrics = metrics
         self._log = log
@@ -83,7 +91,15 @@ class Seen:
             if record.model:
                 name = bounded(record.model, models)
                 in_flight[name] = in_flight.get(name, 0) + 1
-        return Live(models, in_flight, 0 if self._log is None else self._log.lost)
+        balancer = self._balancer
+        return Live(
+            models,
+            in_flight,
+            lost=0 if self._log is None else self._log.lost,
+            waiting={} if balancer is None else {name: balancer.waiting(name) for name in models},
+            replicas={} if balancer is None else balancer.by_name(),
+            reload=None if self._reload is None else self._reload(),
+        )
 
 
 class Line(msgspec.Struct, gc=False):
