@@ -15,6 +15,7 @@ from hpc.verdict import verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from gateway_lite.catalog import Model
     from hpc.model import Endpoint, JobHandle, JobStatus
 
 BEST_FIRST = (
@@ -118,17 +119,19 @@ def best(members: Iterable[Member]) -> Phase:
     return min((one.phase for one in members), key=BEST_FIRST.index, default=Phase.STOPPED)
 
 
-def not_ready(name: str, phase: Phase, members: Iterable[Member], *, now: float) -> errors.ApiError:
-    """Return what a known model gets while none of its replicas takes requests.
+def not_ready(name: str, model: Model | None, now: float) -> errors.ApiError:
+    """Return what a request gets while no replica of its model takes requests.
 
     Args:
         name: what the client asked for.
-        phase: that of the replica nearest to serving.
-        members: its replicas.
+        model: the model; None where nobody serves it.
         now: Unix time.
     """
+    if model is None:
+        return errors.model_not_found(name)
+    phase = model.phase
     plain = errors.model_not_ready(name, phase)
-    waiting = [one for one in members if one.phase is phase is Phase.QUEUED]
+    waiting = [one for one in model.members if one.phase is phase is Phase.QUEUED]
     starts = [one.start_at for one in waiting if one.start_at is not None and one.start_at > now]
     reason = next((one.reason for one in waiting if one.reason), None)
     message = plain.message + (f" ({reason})" if reason else "")
