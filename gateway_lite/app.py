@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -21,6 +22,8 @@ from gateway_lite.ollama_pages import OllamaPages
 from gateway_lite.openapi import Documents
 from gateway_lite.place import Balancer
 from gateway_lite.routes import Pages
+from gateway_lite.routing import Table
+from gateway_lite.scheduler import NAME, Scheduler
 from gateway_lite.seen import Seen
 from gateway_lite.upstream import Upstream
 from gateway_lite.watch import Watcher
@@ -80,8 +83,10 @@ class Gateway:
         self._upstream = Upstream(settings)
         self._balancer = Balancer(settings)
         keys = Keys(state.keys_path(root), anonymous=anonymous)
+        self._table = Table(models.policy, ())
+        self._scheduler = _scheduler(root, crew)
         self.watcher = Watcher(
-            Scanner(root, models.backends),
+            Scanner(root, models.backends, self._scheduler.look),
             keys,
             models,
             beat=self._record,
@@ -109,7 +114,10 @@ class Gateway:
         self._gather = None if crew is None else Gather(crew, self._seen.render)
         metrics = self._seen.render if self._gather is None else self._gather.metrics
         self._models = models
-        pages = [*Pages(self._known, models, metrics).routes(), *OllamaPages(self._known).routes()]
+        pages = [
+            *Pages(self._known, models, metrics, lambda: self._table.aliases).routes(),
+            *OllamaPages(self._known).routes(),
+        ]
         inner = _router([*pages, *Documents(_served(pages)).routes()])
         self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
 
@@ -123,6 +131,7 @@ class Gateway:
     async def close(self) -> None:
         """Close every connection to replicas, and write what is left of the access log."""
         self.watcher.stop()
+        self._scheduler.close()
         await self._upstream.close()
         self._seen.close()
         self._limits.close()
@@ -143,14 +152,9 @@ class Gateway:
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog
         policy = self._models.policy
-        routing = {
-            name: policy.models[name].routing or policy.routing
-            if name in policy.models
-            else policy.routing
-            for name in catalog.models
-        }
-        self.desk.adopt(policy)
-        self._balancer.update(catalog.pools(), routing)
+        self._table = Table(policy, catalog.models)
+        self.desk.adopt(policy, self._table)
+        self._balancer.update(catalog.pools(), self._table.routing)
         self._upstream.keep(catalog.addresses())
         self.desk.forget()
 
@@ -160,6 +164,13 @@ class Gateway:
         self._balancer.tick(passed_s)
         self.desk.look(passed_s)
         self._limits.tick()
+
+
+def _scheduler(root: Path, crew: Crew | None) -> Scheduler:
+    """Return what asks for jobs; of several workers the first one asks."""
+    if crew is None:
+        return Scheduler()
+    return Scheduler(state.gateway_dir(root, socket.gethostname()) / NAME, asks=not crew.worker)
 
 
 def _served(pages: Sequence[Route]) -> list[tuple[str, str]]:

@@ -187,6 +187,7 @@ class Reload:
         changed: models that are served otherwise than before.
         refused: why the file as it is now is not in force, or None.
         refused_at: when that was first found.
+        warnings: what in force leads nowhere, such as an alias of a model that nobody serves.
     """
 
     read_at: float = 0.0
@@ -196,6 +197,7 @@ class Reload:
     changed: tuple[str, ...] = ()
     refused: str | None = None
     refused_at: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from gateway_lite.catalog import Model
 from gateway_lite.metrics import Metrics
 from gateway_lite.record import Record
 from gateway_lite.seen import Seen, bounded
+from gateway_lite.standing import Member
 from gateway_lite.tallies import SECONDS
 from hpc.model import Phase
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import pytest
 
 LABELS = ("model", "key", "kind", "phase", "status", "le")
-MODELS = {"m": Model("m", Phase.READY, 2, (), (Phase.READY, Phase.STOPPED), 1)}
+MEMBERS = (Member(0, Phase.READY), Member(1, Phase.STOPPED, stale=True))
+MODELS = {"m": Model("m", Phase.READY, 2, (), MEMBERS)}
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
