@@ -88,6 +88,8 @@ class Gateway:
             models=lambda: self._catalog.models if self._catalog else {},
             metrics=Metrics(),
             log=None if access_log is None else AccessLog(access_log),
+            balancer=self._balancer,
+            file=models,
         )
         self.desk = GatewayDesk(
             catalog=self._known,

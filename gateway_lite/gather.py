@@ -29,7 +29,8 @@ SAME = (
     "_build_info",
     "_start_time_seconds",
     "_max_fds",
-    *("_replica_up", "_replica_stalled_seconds", "_timestamp_seconds", "_file_refused"),
+    *("_replica_up", "_replica_breaker", "_replica_stalled_seconds"),
+    *("_timestamp_seconds", "_file_refused", "_reloads"),
 )
 """Ends of names of which each worker has the same value, or one of them says it all."""
 

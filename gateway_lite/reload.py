@@ -58,6 +58,8 @@ class Models:
         backends: static servers in force.
         policy: what to do with requests.
         outcome: what became of the last readings; replaced as a whole.
+        taken: readings that changed something.
+        refused: readings that did not come into force, each reason once.
     """
 
     def __init__(self, config: Config) -> None:
@@ -68,6 +70,7 @@ class Models:
         self.policy = config.gateway
         now = time.time()
         self.outcome = Reload(read_at=now, taken_at=now)
+        self.taken = self.refused = 0
         self._seen: Stamp | str = ""
         self._seen_at = 0.0
         self._read: Stamp | str = ""
@@ -148,6 +151,7 @@ class Models:
         change = compare(self._known, models)
         if told(change):
             log.info("%s: %s", self.path, told(change))
+            self.taken += 1
             self.outcome = replace(change, read_at=began, taken_at=time.time())
         elif self._asked or self.outcome.refused is not None:
             if self.outcome.refused is not None:
@@ -161,6 +165,7 @@ class Models:
         at = self.outcome.refused_at
         if sentence != self.outcome.refused:
             log.error("%s; the models known so far are served", sentence)
+            self.refused += 1
             at = time.time()
         elif not self._asked:
             return
