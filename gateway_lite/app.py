@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Router
+from starlette.routing import Route, Router
 
-from gateway_lite import errors
+from gateway_lite import errors, ollama
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.admit import GatewayDesk
 from gateway_lite.auth import Keys
 from gateway_lite.catalog import Scanner
-from gateway_lite.edge import Edge
+from gateway_lite.edge import HEALTH, Edge
 from gateway_lite.gate import Gate
 from gateway_lite.gather import Gather
 from gateway_lite.limits import Limits
 from gateway_lite.metrics import Metrics
+from gateway_lite.ollama_pages import OllamaPages
+from gateway_lite.openapi import Documents
 from gateway_lite.place import Balancer
 from gateway_lite.routes import Pages
 from gateway_lite.seen import Seen
@@ -25,7 +27,7 @@ from gateway_lite.watch import Watcher
 from hpc import state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from gateway_lite.asgi import App, Receive, Scope, Send
@@ -41,8 +43,8 @@ POST_PATHS = (
     "/v1/responses",
     "/v1/rerank",
 )
-HOT = {(b"POST", path.encode()): path for path in POST_PATHS}
-WRONG_METHOD = 405
+POSTS = (*POST_PATHS, *ollama.PATHS)
+HOT = {(b"POST", path.encode()): path for path in POSTS}
 
 
 class Gateway:
@@ -104,7 +106,9 @@ class Gateway:
         )
         self._gather = None if crew is None else Gather(crew, self._seen.render)
         metrics = self._seen.render if self._gather is None else self._gather.metrics
-        inner = _router(Pages(self._known, models, metrics))
+        self._models = models
+        pages = [*Pages(self._known, models, metrics).routes(), *OllamaPages(self._known).routes()]
+        inner = _router([*pages, *Documents(_served(pages)).routes()])
         self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
 
     async def start(self) -> None:
@@ -136,7 +140,15 @@ class Gateway:
 
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._balancer.update(catalog.pools())
+        policy = self._models.policy
+        routing = {
+            name: policy.models[name].routing or policy.routing
+            if name in policy.models
+            else policy.routing
+            for name in catalog.models
+        }
+        self.desk.adopt(policy)
+        self._balancer.update(catalog.pools(), routing)
         self._upstream.keep(catalog.addresses())
         self.desk.forget()
 
@@ -148,8 +160,19 @@ class Gateway:
         self._limits.tick()
 
 
-def _router(pages: Pages) -> App:
-    router = Router(pages.routes(), redirect_slashes=False)
+def _served(pages: Sequence[Route]) -> list[tuple[str, str]]:
+    """Return method and path of everything that is served, as its description wants them."""
+    own = [
+        (method, route.path.replace(":path}", "}"))
+        for route in pages
+        for method in route.methods or ()
+        if method != "HEAD"
+    ]
+    return [*own, *(("POST", path) for path in POSTS), *(("GET", path) for path in HEALTH)]
+
+
+def _router(pages: Sequence[Route]) -> App:
+    router = Router(pages, redirect_slashes=False)
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = router
@@ -157,8 +180,9 @@ def _router(pages: Pages) -> App:
             await router(scope, receive, send)
         except HTTPException as error:
             path = scope["path"]
-            if error.status_code == WRONG_METHOD or path in POST_PATHS:
-                raise errors.wrong_method(scope["method"], path) from error
+            allowed = "POST" if path in POSTS else (error.headers or {}).get("Allow")
+            if allowed is not None and not (path in POSTS and scope["method"] == "POST"):
+                raise errors.wrong_method(scope["method"], path, allowed) from error
             raise errors.not_found(path) from error
 
     return dispatch

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEALTH = "/healthz"
+HEALTH = ("/healthz", "/health")
 
 
 class Edge:
@@ -73,7 +73,9 @@ class Edge:
     async def _serve(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         if self._gate.draining:
             raise errors.draining()
-        if self._open_health and scope["path"] == HEALTH:
+        if self._open_health and scope["path"] in HEALTH:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise errors.wrong_method(scope["method"], scope["path"], "GET, HEAD")
             return await send_json(send, {"status": "ok"})
         token = bearer(header(scope, b"authorization") or b"")
         principal = scope["principal"] = self._authenticate(token)

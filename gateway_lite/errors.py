@@ -13,6 +13,8 @@ SERVER = "server_error"
 DONE = b"data: [DONE]\n\n"
 RETRY_AFTER_S = {"QUEUED": 30, "STARTING": 10, "LOADING": 5, "DRAINING": 10, "READY": 5}
 """Seconds after which a model in that phase is worth another try; 60 for the rest."""
+LONGEST = 100
+"""Characters of a client's own words that an error repeats."""
 RETRY_S = 5
 """Seconds after which a replica that cannot be reached may be replaced."""
 
@@ -101,14 +103,20 @@ def keys_unusable() -> ApiError:
 def model_not_allowed(model: str) -> ApiError:
     """Return what a key gets for a model outside its allow-list."""
     return ApiError(
-        403, f"this key may not use the model {model!r}", code="model_not_allowed", param="model"
+        403,
+        f"this key may not use the model {model[:LONGEST]!r}",
+        code="model_not_allowed",
+        param="model",
     )
 
 
 def model_not_found(model: str) -> ApiError:
     """Return what a name gets that nobody serves."""
     return ApiError(
-        404, f"the model {model!r} does not exist", code="model_not_found", param="model"
+        404,
+        f"the model {model[:LONGEST]!r} does not exist",
+        code="model_not_found",
+        param="model",
     )
 
 
@@ -231,9 +239,14 @@ def not_found(path: str) -> ApiError:
     return ApiError(404, f"there is no {path}", code="unknown_url")
 
 
-def wrong_method(method: str, path: str) -> ApiError:
-    """Return what a known path gets with another method."""
-    return ApiError(405, f"{path} does not take {method}", code="method_not_allowed")
+def wrong_method(method: str, path: str, allowed: str) -> ApiError:
+    """Return what a known path gets with another method than those allowed, parted by commas."""
+    return ApiError(
+        405,
+        f"{path} does not take {method}",
+        code="method_not_allowed",
+        headers=((b"allow", allowed.encode()),),
+    )
 
 
 def internal() -> ApiError:

@@ -376,6 +376,7 @@ class Exchange:
             return
         self.response_complete = True
         self.request.drop()
+        self.body = b""
         self._release(outcome)
         self._link = None
         self._desk.gate.leave(self)

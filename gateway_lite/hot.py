@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway_lite import errors, reply
 from gateway_lite.exchange import Exchange
 from gateway_lite.request import Request
+from gateway_lite.wirehead import UPGRADE_BYTES, path_of, without_upgrade
 
 if TYPE_CHECKING:
     from gateway_lite.desk import Desk
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 128
+AHEAD = 16
+"""Requests that may wait behind the one that is answered; beyond, reading stops."""
+AHEAD_BYTES = 64 * 1024
+"""Bytes of their bodies, for each."""
 HEAD_S = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 BODY_QUIET_S = 30.0
@@ -47,6 +52,8 @@ class Hot(HttpToolsProtocol):
     _fed = 0
     _in_head = False
     _lingering = False
+    _deaf = False
+    _between = True
     _quiet_s = 0.0
     _head_s = 0.0
     _current: Any = None
@@ -63,6 +70,7 @@ class Hot(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request; the scope is made only for those that need one."""
         self.url = b""
+        self._between = False
         self._named.clear()
         self._in_head = True
         self._head_s = 0.0
@@ -75,9 +83,9 @@ class Hot(HttpToolsProtocol):
         parser, desk = self.parser, self.desk
         method = parser.get_method()
         path = self.hot.get((method, self.url))
-        if path is None and b"?" in self.url:
-            path = self.hot.get((method, self.url.partition(b"?")[0]))
-        if path is None or parser.should_upgrade():
+        if path is None:
+            path = self.hot.get((method, path_of(self.url)))
+        if path is None or len(self._named) > HEADERS:
             self._leave_to_asgi()
             return
         headers = {name.lower(): value for name, value in self._named.items()}
@@ -90,8 +98,9 @@ class Hot(HttpToolsProtocol):
             self._current = exchange
             exchange.open()
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))
+            if len(self.pipeline) >= AHEAD:
+                self.flow.pause_reading()
 
     def _leave_to_asgi(self) -> None:
         url = self.url
@@ -108,12 +117,16 @@ class Hot(HttpToolsProtocol):
             super().on_body(body)
         elif not exchange.response_complete:
             fits = exchange.request.add(body)
-            if not fits and exchange.opened:
+            if not exchange.opened:
+                if exchange.request.size > AHEAD_BYTES:
+                    self.flow.pause_reading()
+            elif not fits:
                 exchange.fail(errors.too_large(self.desk.settings.body_bytes))
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._fed = 0
+        self._between = True
         exchange = self._exchange
         if exchange is None:
             super().on_message_complete()
@@ -132,18 +145,20 @@ class Hot(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, within bounds."""
-        if self._lingering:
+        if self._lingering or self._deaf:
             return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._quiet_s = 0.0
         self._fed += len(data)
+        if self._between and data.find(b"pgrade:", 0, UPGRADE_BYTES) >= 0:
+            data = without_upgrade(data)
         try:
             self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._stay()
         except httptools.HttpParserError:
             self.refuse(errors.bad_request("this is not valid HTTP"))
-        except httptools.HttpParserUpgrade:
-            self.refuse(errors.bad_request("this server speaks HTTP/1.1 only"))
         else:
             if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
                 self.refuse(errors.head_too_large())
@@ -152,13 +167,32 @@ class Hot(HttpToolsProtocol):
         """Answer what cannot be read as a request, behind what is under way, and close."""
         if self.transport.is_closing() or self._lingering:
             return
-        if self.cycle is None or self.cycle.response_complete:
-            body = error.body()
-            length = b"content-length: %d\r\n\r\n" % len(body)
-            kind = b"content-type: application/json\r\n"
-            line = reply.status_line(error.status)
-            self.transport.write(b"".join([line, self.defaults(), kind, reply.CLOSE, length, body]))
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._last_words(error)
+            return
+        body = error.body()
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        kind = b"content-type: application/json\r\n"
+        line = reply.status_line(error.status)
+        self.transport.write(b"".join([line, self.defaults(), kind, reply.CLOSE, length, body]))
         self.linger()
+
+    def _last_words(self, error: errors.ApiError) -> None:
+        """Answer what is under way, hear nothing more, and close."""
+        self._deaf = True
+        last = self.pipeline[0][0] if self.pipeline else self.cycle
+        last.keep_alive = False
+        if isinstance(last, Exchange) and last.opened and not last.request.whole:
+            last.fail(error)
+
+    def _stay(self) -> None:
+        """Go on as if no other protocol had been asked for, which the parser cannot."""
+        if self.parser.get_method() == b"CONNECT":
+            self.refuse(errors.bad_request("this server is no proxy"))
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self._last_words(errors.bad_request("this server speaks HTTP/1.1 only"))
+        else:
+            self.transport.close()
 
     def linger(self) -> None:
         """Close, but let a client that still sends read the answer first."""
@@ -220,6 +254,7 @@ class Hot(HttpToolsProtocol):
 
     def _next(self) -> None:
         if self.pipeline and not self.transport.is_closing():
+            self.flow.resume_reading()
             self._start_asgi_task(*self.pipeline.pop())
 
     def look(self, passed_s: float, idle_s: float) -> None:

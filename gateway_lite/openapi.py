@@ -177,6 +177,8 @@ OPERATIONS: dict[Way, Json] = {
     ("POST", "/api/embeddings"): _ollama("Embed a text, as with Ollama", "OllamaRequest"),
     ("POST", "/api/embed"): _ollama("Embed texts, as with Ollama", "OllamaRequest"),
     ("GET", "/api/tags"): _page("Models, as Ollama lists them", _answer("them", json={})),
+    ("GET", "/api/ps"): _page("Models that serve, as Ollama lists them", _answer("them", json={})),
+    ("POST", "/api/show"): _ollama("One model, as Ollama describes it", "OllamaRequest"),
     ("GET", "/api/version"): _page("Version, as Ollama tells it", _answer("it", json={})),
 }
 

@@ -41,6 +41,11 @@ class Request:
         return self._size > self._limit or (told is not None and int(told) > self._limit)
 
     @property
+    def size(self) -> int:
+        """Bytes of its body so far."""
+        return self._size
+
+    @property
     def waits(self) -> bool:
         """Whether the client sends the body only when it is told to go on."""
         return b"expect" in self.headers and not self.whole
@@ -63,4 +68,5 @@ class Request:
 
     def drop(self) -> None:
         """Keep nothing of it: it was refused, or is answered."""
+        self.body = b""
         self._parts.clear()

@@ -1,0 +1,79 @@
+"""What Ollama's clients ask beside work: the models there are, and the version."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway_lite import ollama_models
+from gateway_lite.asgi import read_body
+from gateway_lite.ollama_models import Listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from gateway_lite.catalog import Catalog, Model
+
+ASKED_BYTES = 64 * 1024
+
+
+class OllamaPages:
+    """The lists, made of the catalog.
+
+    Args:
+        catalog: returns the current one, or raises an ApiError.
+    """
+
+    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+        self._catalog = catalog
+        self._since = time.time()
+
+    def routes(self) -> list[Route]:
+        """Return the paths served here."""
+        return [
+            Route("/api/version", self.version),
+            Route("/api/tags", self.tags),
+            Route("/api/ps", self.ps),
+            Route("/api/show", self.show, methods=["POST"]),
+        ]
+
+    async def version(self, request: Request) -> Response:
+        """Tell whose API this is."""
+        del request
+        return _json(ollama_models.version())
+
+    async def tags(self, request: Request) -> Response:
+        """List the models that the key may use."""
+        return _json(ollama_models.tags(self._listed(request)))
+
+    async def ps(self, request: Request) -> Response:
+        """List those of them that serve."""
+        return _json(ollama_models.ps(self._listed(request, ready=True)))
+
+    async def show(self, request: Request) -> Response:
+        """Describe one of them."""
+        body = await read_body(request.scope, request.receive, ASKED_BYTES)
+        return _json(ollama_models.show(body, self._listed(request)))
+
+    def _listed(self, request: Request, *, ready: bool = False) -> list[Listed]:
+        allowed = request.scope["principal"].allows
+        known = self._catalog().models.values()
+        return [
+            self._entry(model)
+            for model in known
+            if allowed(model.name) and (model.replicas or not ready)
+        ]
+
+    def _entry(self, model: Model) -> Listed:
+        spec = model.spec
+        engine = "" if spec is None else spec.engine
+        return Listed(model.name, self._since, model.identity(), engine)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
