@@ -48,11 +48,13 @@ class Record:
         began: clock at its first byte.
         first_at: clock when the first byte of the answer's body had gone out.
         complete: its answer went out to the last byte.
+        cache: "hit" or "miss"; empty where the answer was not to be kept.
+        limited: the limit of the key that refused it; empty where none did.
         reads: pieces in which the answer's body came.
         overhead_s: seconds that passed in the gateway before the replica was asked.
     """
 
-    path = key = model = replica = ""
+    path = key = model = replica = cache = limited = ""
     status = attempts = reads = 0
     error: str | None = None
     queue_s = overhead_s = 0.0
