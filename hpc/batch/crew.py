@@ -11,9 +11,13 @@ from hpc.batch import chunks
 from hpc.model import BatchWorker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from hpc.batch.files import Files
+
+LATE_S = 1.5 * state.BEAT_S
+"""Seconds without a heartbeat after which the scheduler is worth a question."""
 
 
 def record_path(folder: Path, name: str) -> Path:
@@ -39,12 +43,14 @@ class Watch:
 
     Attributes:
         stale_s: seconds without a new heartbeat after which a worker is gone.
+        ended: asks the scheduler about the job of one whose heartbeat is late.
     """
 
     folder: Path
     me: str
     job_id: str
     stale_s: float = state.STALE_S
+    ended: Callable[[str], bool] = lambda _: False
     _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def gone(self, files: Files) -> set[str]:
@@ -63,4 +69,7 @@ class Watch:
         if before != beat:
             self._seen[name] = (beat, now)
             return False
-        return now - since > self.stale_s
+        late_s = now - since
+        if said is not None and late_s > LATE_S and self.ended(said.job_id):
+            return True
+        return late_s > self.stale_s

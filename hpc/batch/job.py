@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc import engines, process, state
+from hpc import engines, jobs, process, state
 from hpc.batch import outcome
 from hpc.batch.client import Target
 from hpc.batch.files import RealFiles
 from hpc.batch.worker import Worker
-from hpc.errors import BatchError, EngineError
-from hpc.model import BatchSpec, BatchWorker, ServiceSpec
+from hpc.errors import BatchError, EngineError, HpcServeError
+from hpc.model import BatchSpec, BatchWorker, JobHandle, JobState, ServiceSpec
 from hpc.node import place, server
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ TICK_S = 0.5
 DRAIN_S = 10.0
 """Seconds that requests in flight get at the end; Slurm's default KillWait is 30."""
 MAX_CRASHES = 5
+OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 STOPS = frozenset({"pause", "cancel"})
 
 
@@ -163,9 +164,21 @@ class _Life:
         now = time.time()
         host = place.node_name(os.environ)
         record = BatchWorker(self.name, self.job_id, host, started_at=now, beat_at=0.0)
-        self.worker = Worker(self.files, self.folder, self.spec, record, slots=slots)
+        self.worker = Worker(
+            self.files, self.folder, self.spec, record, slots=slots, ended=self._job_ended
+        )
         self.loop = asyncio.get_running_loop()
         return await self.worker.run(target, drain_s=DRAIN_S)
+
+    def _job_ended(self, job_id: str) -> bool:
+        handle = state.read_record(self.folder / "crew" / f"{job_id}.json", JobHandle)
+        if handle is None:
+            return False
+        try:
+            found = jobs.statuses([handle])[job_id]
+        except HpcServeError:
+            return False
+        return found.state in OVER
 
     def _told_to_stop(self) -> bool:
         return (state.read_text(self.folder / "control") or "").strip() in STOPS

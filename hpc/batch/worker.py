@@ -17,6 +17,7 @@ from hpc.batch.pace import Pace
 from hpc.errors import BatchError, StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from hpc.batch.answers import Answer
@@ -60,6 +61,7 @@ class Worker:
         record: our first word.
         slots: requests that the engine serves at once, or None.
         stale_s: seconds without a heartbeat after which another worker is gone.
+        ended: tells whether a job has ended, where that is known.
     """
 
     def __init__(
@@ -71,10 +73,11 @@ class Worker:
         *,
         slots: int | None = None,
         stale_s: float = state.STALE_S,
+        ended: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._files, self._folder, self._spec = files, folder, spec
         self.record = record
-        self._watch = crew.Watch(folder, record.name, record.job_id, stale_s)
+        self._watch = crew.Watch(folder, record.name, record.job_id, stale_s, ended)
         self._pace = Pace(2 * slots if slots else 16, spec.in_flight, time.monotonic())
         self._held: list[Held] = []
         self._sending: set[asyncio.Task[None]] = set()

@@ -86,7 +86,7 @@ def submit(
 ) -> None:
     """Check FILE, share it out, and submit the jobs that answer it."""
     from hpc import config  # noqa: PLC0415 - help must not pay for submitit
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc.batch import launch  # noqa: PLC0415
     from hpc.service import wanted as find_service  # noqa: PLC0415
 
     if engine is None and model is not None and name is None:
@@ -95,7 +95,7 @@ def submit(
     loaded = config.load(models_file=models_file, flags=flags, home=home, adhoc=entry)
     serves = None if service else find_service(loaded, entry["name"] if entry else str(name))
     extra = {"begin": at, "dependency": dependency}
-    asked = cases.Wanted(
+    asked = launch.Wanted(
         path.absolute(),
         out.absolute(),
         serves.name if serves else str(service),
@@ -107,7 +107,7 @@ def submit(
         retries=retries,
         in_flight=in_flight,
     )
-    spec = cases.submit(loaded.home, asked, engine=serves, cluster=None, site=loaded.site)
+    spec = launch.submit(loaded.home, asked, engine=serves, cluster=None, site=loaded.site)
     if as_json:
         return output.print_json(state.encode(spec))
     click.echo(f"batch {spec.id}: {spec.rows} requests, {spec.workers} worker(s)")
@@ -279,10 +279,10 @@ def retry(batch_id: str, home: str | None, *, errors: bool) -> None:
 def logs(batch_id: str, home: str | None) -> None:
     """Print what the jobs of a batch wrote."""
     from hpc import jobs  # noqa: PLC0415
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc.batch import cases, launch  # noqa: PLC0415
 
     root = state.home(home)
-    for handle in cases.handles(state.batch_dir(root, cases.look(root, batch_id).spec.id)):
+    for handle in launch.handles(state.batch_dir(root, cases.look(root, batch_id).spec.id)):
         for path in jobs.logs(handle):
             text = state.read_text(path)
             if text:
