@@ -76,6 +76,7 @@ class Sender:
         self._timeout_s = timeout_s
         self._retries = retries
         self.counts = Counts()
+        self.waiting = 0
 
     async def send(self, row: int, line: bytes) -> Answer:
         """Return the outcome of one request.
@@ -91,7 +92,11 @@ class Sender:
                 return self._counted(answer)
             tried += reached
             self.counts.retried += 1
-            await asyncio.sleep(wait_s)
+            self.waiting += 1
+            try:
+                await asyncio.sleep(wait_s)
+            finally:
+                self.waiting -= 1
 
     def _counted(self, answer: Answer) -> Answer:
         self.counts.good += answer.good

@@ -27,6 +27,7 @@ class Pace:
         self._count = 0
         self._best = (0.0, self._limit)
         self._rest = 0
+        self._refusals = 0
 
     @property
     def limit(self) -> int:
@@ -39,7 +40,7 @@ class Pace:
         if self._count < max(SMALLEST_WINDOW, 2 * self.limit) or now <= self._since:
             return
         rate = self._count / (now - self._since)
-        self._since, self._count = now, 0
+        self._since, self._count, self._refusals = now, 0, 0
         if rate > self._best[0] * HELPED:
             self._best = (rate, self._limit)
             self._set(self._limit * GROWTH)
@@ -53,12 +54,13 @@ class Pace:
                 self._set(self._limit * GROWTH)
 
     def refused(self, now: float) -> None:
-        """Back off, as an engine is overloaded; once for all refusals of one moment."""
-        if now - self._since < 0.5 and self._count == 0:
+        """Back off, as an engine is overloaded; once for all that were in flight together."""
+        self._refusals += 1
+        if self._refusals > 1 and self._count + self._refusals <= self._limit / BACK_OFF:
             return
         self._set(self._limit * BACK_OFF)
         self._best = (self._best[0] * BACK_OFF, self._limit)
-        self._since, self._count, self._rest = now, 0, REST
+        self._since, self._count, self._rest, self._refusals = now, 0, REST, 1
 
     def _set(self, limit: float) -> None:
         self._limit = min(

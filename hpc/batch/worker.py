@@ -116,7 +116,7 @@ class Worker:
     async def _feed(self, sender: Sender) -> bool:
         while not self._stopping:
             self._wake.clear()
-            while self._may_send():
+            while self._may_send(sender):
                 held = await self._next()
                 if held is None:
                     break
@@ -129,9 +129,11 @@ class Worker:
             await _wait(self._wake, IDLE_S / 4 if self._held else IDLE_S)
         return False
 
-    def _may_send(self) -> bool:
-        waiting = sum(len(held.fresh) for held in self._held)
-        room = len(self._sending) < self._pace.limit and waiting < BACKLOG
+    def _may_send(self, sender: Sender) -> bool:
+        """Tell whether there is room; those that wait for another try take none, within reason."""
+        backlog = sum(len(held.fresh) for held in self._held)
+        asleep = min(sender.waiting, self._spec.in_flight)
+        room = len(self._sending) - asleep < self._pace.limit and backlog < BACKLOG
         return room and not self._stopping
 
     async def _next(self) -> Held | None:
@@ -169,7 +171,8 @@ class Worker:
         return [Held(mine, by_row, deque(left), set(left))]
 
     async def _one(self, sender: Sender, held: Held, row: int) -> None:
-        held.fresh.append(await sender.send(row, held.lines[row]))
+        answer = await sender.send(row, held.lines[row])
+        held.fresh.append(answer)  # a flush may have put another list there meanwhile
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)

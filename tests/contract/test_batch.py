@@ -10,7 +10,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +25,7 @@ from hpc.model import BatchWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from hpc.model import BatchSpec
 
@@ -90,6 +90,9 @@ def engine() -> Iterator[Engine]:
     class Server(ThreadingHTTPServer):
         request_queue_size = 256
         daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Say nothing of clients that were killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
     made.url = f"http://127.0.0.1:{server.server_port}"
