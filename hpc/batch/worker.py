@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 0.5
+FLUSH_S = 0.1
 IDLE_S = 1.0
 BACKLOG = 4096
 """Answers that wait for the disk before no more requests are sent."""

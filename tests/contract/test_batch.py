@@ -213,7 +213,7 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     wait(lambda: cases.look(tmp_path, spec.id).state == "DONE", 120)
 
     assert texts(tmp_path) == [f"{w} {n}".upper() for n, w in enumerate(words)]
-    assert sum(engine.asked.values()) <= 600 + 3 * 24
+    assert sum(engine.asked.values()) <= 600 + 4 * 24
     with pytest.raises(BatchError, match="is done"):
         cases.stop(tmp_path, spec.id, word="cancel")
 
