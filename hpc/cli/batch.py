@@ -19,7 +19,7 @@ OVER = frozenset({"DONE", "PAUSED", "CANCELLED", "STOPPED"})
 WATCH_S = 2.0
 
 
-@click.group()
+@click.group(epilog=output.examples("hpc-serve batch ls"))
 def batch() -> None:
     """Answer files of requests, whatever is killed meanwhile."""
 

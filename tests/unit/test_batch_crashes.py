@@ -28,7 +28,8 @@ class Disk:
     """Files that survive every crash; the faults are told to it one operation ahead.
 
     ``before`` and ``after`` end the process on either side of an operation, ``torn`` within an
-    append or before a rename, ``full`` writes a part and says so, ``stale`` lists what was there a while ago, ``old`` reads what was there.
+    append or before a rename, ``full`` writes a part and says so, ``stale`` lists what was there
+    a while ago, ``old`` reads what was there.
     """
 
     files: dict[Path, bytes] = field(default_factory=dict)
