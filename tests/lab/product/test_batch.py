@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cluster import COMPUTE
 
 if TYPE_CHECKING:
     from cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-REQUESTS = 200
+FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
+REQUESTS, FAULTS = (2000, 20) if FULL else (600, 5)
+SEED = 5
 QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?")
 
 
@@ -35,15 +41,44 @@ def answers(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def test_a_kill_a_requeue_and_a_resume_leave_every_answer_once(
-    clean: Cluster, llamacpp_image: str
-) -> None:
-    """Two workers on two nodes: SIGKILL, scontrol requeue, cancel and resume."""
+def kill_worker(cluster: Cluster, batch: str, job: str) -> None:
+    """SIGKILL to the worker; its engine goes with it and its job is not started again."""
+    cluster.shell("login", f"scancel --signal=KILL --batch {job}", check=False)
+
+
+def kill_engine(cluster: Cluster, batch: str, job: str) -> None:
+    """SIGKILL to every engine of a node."""
+    node = cluster.shell("login", f"squeue --noheader --format=%B --jobs={job}", check=False)
+    name = node.stdout.strip()
+    if name in COMPUTE:
+        cluster.shell(name, "kill -9 $(pgrep -u owner llama-server)", check=False)
+
+
+def requeue(cluster: Cluster, batch: str, job: str) -> None:
+    """Slurm ends the job and starts it again."""
+    cluster.shell("login", f"scontrol requeue {job}", check=False)
+
+
+def cancel(cluster: Cluster, batch: str, job: str) -> None:
+    """All jobs of the batch end; what they hold is given back."""
+    cluster.hpc("batch", "cancel", batch, timeout=120)
+
+
+def cancel_job(cluster: Cluster, batch: str, job: str) -> None:
+    """Somebody ends one job behind our back."""
+    cluster.shell("login", f"scancel {job}", check=False)
+
+
+KINDS = (kill_worker, kill_engine, requeue, cancel, cancel_job)
+
+
+def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> None:
+    """Three workers on two nodes; jobs and engines are killed, requeued, cancelled and resumed."""
     clean.lab.write_file("/home/owner/in.jsonl", "".join(line(n) + "\n" for n in range(REQUESTS)))
     batch = clean.json(
-        *("batch", "submit", "in.jsonl", "-o", "answers.jsonl", "--workers", "2"),
+        *("batch", "submit", "in.jsonl", "-o", "answers.jsonl", "--workers", "3"),
         *("--engine", "llamacpp", "--model", "models/demo-f16.gguf", "--image", llamacpp_image),
-        *("--partition", "cpu", "--cpus", "2", "--mem", "1G", "--time", "10", "--in-flight", "2"),
+        *("--partition", "cpu", "--cpus", "2", "--mem", "1G", "--time", "10", "--in-flight", "1"),
     )["id"]
 
     def look() -> dict[str, Any]:
@@ -51,16 +86,27 @@ def test_a_kill_a_requeue_and_a_resume_leave_every_answer_once(
         return found
 
     clean.wait_until(lambda: look()["done"] > 0, "a chunk is done", timeout=180)
-    first, second = (one["job"]["job_id"] for one in look()["jobs"])
-    clean.shell("login", f"scancel --signal=KILL --batch {first}; scontrol requeue {second}")
-    clean.hpc("batch", "cancel", batch, timeout=120)
-    state = look()["state"]
-    if state != "DONE":
-        assert state == "CANCELLED"
-        clean.hpc("batch", "resume", batch, "--workers", "2", timeout=120)
-    clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=240)
+    dice, done, hit = random.Random(SEED), [], look()["done"]
+    while len(done) < FAULTS:
+        seen = look()
+        assert seen["state"] != "DONE", f"it was done after {len(done)} faults"
+        running = [
+            one["job"]["job_id"] for one in seen["jobs"] if one["status"]["state"] == "RUNNING"
+        ]
+        if running and seen["done"] > hit:
+            fault = KINDS[len(done) % len(KINDS)]
+            fault(clean, batch, dice.choice(running))
+            done.append(fault.__name__)
+            hit = seen["done"]
+        clean.hpc("batch", "resume", batch, "--workers", "3", check=False, timeout=120)
+        time.sleep(0.5)
+    clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=300)
     texts = answers(clean)
+    nodes = {one["host"] for one in look()["workers"]}
 
-    assert len({texts[f"r{n}"] for n in range(0, REQUESTS, 3)}) == 1
+    for first in range(len(QUESTIONS)):
+        same = {texts[f"r{n}"] for n in range(first, REQUESTS, len(QUESTIONS))}
+        assert len(same) == 1
     assert "Jane Austen" in texts["r0"]
     assert look()["report"]["good"] == REQUESTS
+    assert nodes == set(COMPUTE)
