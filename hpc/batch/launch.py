@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc import jobs, preflight, state
-from hpc.batch import chunks, intake, source
+from hpc.batch import chunks, intake, source, tables
 from hpc.batch.files import RealFiles
 from hpc.batch.job import RunBatch
 from hpc.errors import BatchError, ConfigError
@@ -41,6 +41,7 @@ class Wanted:
         extra: further sbatch options, such as begin and dependency.
         target: a gateway that answers; None brings engines.
         skip_bad: leave faulty lines out.
+        template: of the message for each row of a CSV file.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Wanted:
     timeout_s: float = 600.0
     retries: int = 5
     in_flight: int = 256
+    template: Path | None = None
 
 
 def submit(
@@ -105,7 +107,11 @@ def _fresh(root: Path) -> Path:
 def _prepare(folder: Path, wanted: Wanted, engine: ServiceSpec | None) -> BatchSpec:
     rows = _count_lines(wanted.path)
     chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
-    found = intake.unique(source.read(wanted.path, wanted.model))
+    if wanted.template:
+        read = tables.read(wanted.path, wanted.model, wanted.template)
+    else:
+        read = source.read(wanted.path, wanted.model)
+    found = intake.unique(read)
     seen = intake.take_in(found, folder, chunk_rows=chunk_rows, skip_bad=wanted.skip_bad)
     spec = BatchSpec(
         id=folder.name,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hpc import state
 from hpc.cli import output
+from hpc.cli.batch_text import as_dict, progress
 from hpc.cli.services import ADHOC, FLAGS, adhoc_entry
-
-if TYPE_CHECKING:
-    from hpc.batch.cases import Look
 
 OVER = frozenset({"DONE", "PAUSED", "CANCELLED", "STOPPED"})
 WATCH_S = 2.0
@@ -39,6 +37,7 @@ def batch() -> None:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Jobs.")
 @click.option("--at", metavar="TIME", help="Start no sooner, as sbatch --begin reads it.")
 @click.option("--dependency", metavar="D", help="Start after other jobs, such as afterok:123.")
+@click.option("--template", type=click.Path(path_type=Path), help="Message for a row of a CSV.")
 @click.option("--skip-bad", is_flag=True, help="Leave faulty lines out.")
 @click.option(
     "--request-timeout",
@@ -75,6 +74,7 @@ def submit(
     workers: int,
     at: str | None,
     dependency: str | None,
+    template: Path | None,
     skip_bad: bool,
     request_timeout: float,
     retries: int,
@@ -106,6 +106,7 @@ def submit(
         timeout_s=request_timeout,
         retries=retries,
         in_flight=in_flight,
+        template=template,
     )
     spec = launch.submit(loaded.home, asked, engine=serves, cluster=None, site=loaded.site)
     if as_json:
@@ -180,31 +181,18 @@ def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> No
     root = state.home(home)
     seen = cases.look(root, batch_id)
     while watch and seen.state not in OVER:
-        click.echo(_progress(seen), err=True)
+        click.echo(progress(seen), err=True)
         time.sleep(WATCH_S)
         seen = cases.look(root, batch_id)
     if as_json:
         return output.print_json(as_dict(seen))
-    click.echo(_progress(seen))
+    click.echo(progress(seen))
     rows = [
         [w.name, w.job_id, w.host, w.phase, str(w.good), str(w.failed), str(w.in_flight)]
         for w in seen.workers
     ]
     return output.print_table(
         ["WORKER", "JOB", "NODE", "PHASE", "GOOD", "FAILED", "IN FLIGHT"], rows
-    )
-
-
-def _progress(seen: Look) -> str:
-    spent = max(1.0, time.time() - seen.spec.made_at)
-    alive = [one for one in seen.workers if not one.ended]
-    tokens = sum(one.tokens for one in seen.workers)
-    rate = (seen.good + seen.failed) / spent
-    to_go = seen.spec.rows - seen.done
-    eta = f", {output.duration(to_go / rate)} to go" if rate and to_go else ""
-    return (
-        f"{seen.spec.id} {seen.state}: {seen.done} of {seen.spec.rows} done, {seen.failed} failed, "
-        f"{rate:.1f} requests/s, {tokens / spent:.0f} tokens/s, {len(alive)} worker(s){eta}"
     )
 
 
@@ -287,21 +275,3 @@ def logs(batch_id: str, home: str | None) -> None:
             text = state.read_text(path)
             if text:
                 click.echo(f"==> {path} <==\n{text}")
-
-
-def as_dict(seen: Look) -> dict[str, Any]:
-    """Return a batch as scripts read it; it holds no secret."""
-    return {
-        "id": seen.spec.id,
-        "state": seen.state,
-        "requests": seen.spec.rows,
-        "done": seen.done,
-        "good": seen.good,
-        "failed": seen.failed,
-        "spec": state.encode(seen.spec),
-        "workers": [state.encode(one) for one in seen.workers],
-        "jobs": [
-            {"job": state.encode(job), "status": state.encode(found)} for job, found in seen.jobs
-        ],
-        "report": seen.report,
-    }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc.batch import intake, source
+from hpc.batch import intake, source, tables
 from hpc.batch.source import Bad, Request
 from hpc.errors import BatchError, ConfigError
 
@@ -97,3 +97,30 @@ def test_a_faulty_file_is_refused_as_a_whole(tmp_path: Path) -> None:
         intake.take_in([], tmp_path, chunk_rows=2, skip_bad=True)
     with pytest.raises(ConfigError, match=r"cannot read .*none: No such file"):
         list(source.read(tmp_path / "none"))
+
+
+def test_a_row_of_a_table_becomes_a_message(tmp_path: Path) -> None:
+    table, template = tmp_path / "in.csv", tmp_path / "t.j2"
+    table.write_text('custom_id,name\na,"Ann, ""A"""\n,Bob\nc\n')
+    template.write_text("Hello {{ name }}!")
+    first, second, third = tables.read(table, "m", template)
+
+    def body(text: str) -> dict[str, object]:
+        return {"model": "m", "messages": [{"role": "user", "content": text}]}
+
+    assert first == Request(2, "a", "/v1/chat/completions", body('Hello Ann, "A"!'))
+    assert second == Request(3, "line-3", "/v1/chat/completions", body("Hello Bob!"))
+    assert isinstance(third, Bad)
+    assert "has not as many fields" in third.reason
+
+
+def test_a_template_that_names_no_column_is_told_by_row(tmp_path: Path) -> None:
+    table, template = tmp_path / "in.csv", tmp_path / "t.j2"
+    table.write_text("name\nAnn\n")
+    template.write_text("{{ nobody }}")
+    (found,) = tables.read(table, "m", template)
+    assert isinstance(found, Bad)
+    assert "'nobody' is undefined" in found.reason
+    template.write_text("{{ name")
+    with pytest.raises(ConfigError, match=r"t.j2 is no Jinja2 template"):
+        list(tables.read(table, "m", template))
