@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
-REQUESTS, FAULTS = (2000, 20) if FULL else (600, 5)
+REQUESTS, FAULTS = (2000, 20) if FULL else (700, 7)
 SEED = 5
 QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?")
 
@@ -69,7 +70,24 @@ def cancel_job(cluster: Cluster, batch: str, job: str) -> None:
     cluster.shell("login", f"scancel {job}", check=False)
 
 
-KINDS = (kill_worker, kill_engine, requeue, cancel, cancel_job)
+def kill_slurmd(cluster: Cluster, batch: str, job: str) -> None:
+    """SIGKILL to a node's daemon, which comes back."""
+    node = COMPUTE[int(job) % len(COMPUTE)]
+    cluster.lab.signal(node, "slurmd", signal.SIGKILL)
+    cluster.lab.stop(node, "slurmd")
+    cluster.lab.start(node, "slurmd")
+
+
+def restart_slurmctld(cluster: Cluster, batch: str, job: str) -> None:
+    """The controller goes and comes back."""
+    cluster.lab.stop("login", "slurmctld")
+    cluster.lab.start("login", "slurmctld")
+
+
+KINDS = (
+    *(kill_worker, kill_engine, requeue, cancel, cancel_job),
+    *(kill_slurmd, restart_slurmctld),
+)
 
 
 def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> None:
