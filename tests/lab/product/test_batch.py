@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
-REQUESTS, FAULTS = (2000, 20) if FULL else (700, 7)
+REQUESTS, FAULTS = (3000, 20) if FULL else (1200, 7)
 SEED = 5
 QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?")
 
