@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from gateway_lite import ask, ceilings, errors, ollama, reply, routing
@@ -13,6 +14,7 @@ from gateway_lite.place import Work
 from gateway_lite.record import LEFT, bearer
 from gateway_lite.replicas import NoReplicaError
 from gateway_lite.retries import RetryBudget
+from gateway_lite.standing import not_ready
 from hpc.policy import GatewayPolicy
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ OK = 200
 EVENTS = b"text/event-stream; charset=utf-8"
 LIMITED = ("/v1/chat/completions", "/v1/completions")
 """Paths whose answers have a length that a ceiling can set."""
-
 FAILED = 400
 
 
@@ -79,6 +80,7 @@ class GatewayDesk:
         self._watcher = watcher
         self._seen = seen
         self._policy = GatewayPolicy()
+        self._table = routing.Table(self._policy, ())
         self._extras = Extras(self._policy)
         self._plain = True
         self._ways: dict[tuple[str, str], tuple[Pool, bytes]] = {}
@@ -89,8 +91,9 @@ class GatewayDesk:
         """Make the heads of requests anew, as the replicas have changed."""
         self._ways.clear()
 
-    def adopt(self, policy: GatewayPolicy) -> None:
+    def adopt(self, policy: GatewayPolicy, table: routing.Table) -> None:
         """Treat requests as models.yaml says from now on."""
+        self._table = table
         if policy != self._policy:
             self._policy = policy
             self._extras = Extras(policy)
@@ -116,23 +119,21 @@ class GatewayDesk:
         if exchange.path in ollama.PATHS:
             self._translate(exchange)
         asked = exchange.ask = ask.read(exchange.body)
-        principal, record, policy = exchange.principal, exchange.record, self._policy
+        principal, record, table = exchange.principal, exchange.record, self._table
         record.model = asked.model
-        if not principal.allows(asked.model):
-            raise errors.model_not_allowed(asked.model)
         prompt, longest = len(exchange.body) // ask.BYTES_PER_TOKEN, asked.limit()
         models = routing.resolve(
-            policy,
+            table,
             asked.model,
             key=record.key,
             headers=exchange.request.headers,
             prompt_tokens=prompt,
             max_tokens=longest,
         )
-        if models != (asked.model,):
-            models = (models[0], *filter(principal.allows, models[1:]))
+        models = routing.permitted(table, principal.allows, asked.model, models)
         exchange.models = models
-        own = policy.models.get(models[0])
+        record.model = models[0]
+        own = table.policies.get(models[0])
         if own is not None or principal.limits is not None:
             most = ceilings.check(prompt, longest, own, principal.limits)
             if most is not None and exchange.path in LIMITED:
@@ -160,9 +161,11 @@ class GatewayDesk:
             exchange.answer(OK, kind + self.lines(exchange), translated.answer)
             return
         model = self._catalog().models.get(exchange.models[0])
-        identity = "" if model is None else model.identity()
+        identity = "" if model is None else model.identity
         counted = exchange.principal.limits is not None
         hit = self._extras.prepare(exchange, identity, counted=counted)
+        if exchange.extra is not None and exchange.extra.miss is not None:
+            exchange.notes = b"x-gateway-cache: miss\r\n"
         if hit is not None:
             asked = exchange.ask
             events = asked is not None and asked.stream
@@ -172,31 +175,28 @@ class GatewayDesk:
 
     def _prefix(self, exchange: Exchange, asked: ask.Ask) -> bytes:
         """Return what decides on the replica, where there is a choice."""
-        if self._balancer.ready(asked.model) < TWO:
+        if self._balancer.ready(exchange.models[0]) < TWO:
             return b""
-        given = exchange.request.headers.get(b"x-session-id")
-        named = asked.prompt_cache_key or asked.user
-        session = given.decode("latin-1") if given else named if isinstance(named, str) else None
+        headers = exchange.request.headers
+        session = routing.session_of(headers, asked.user, asked.prompt_cache_key)
         return ask.prefix(asked, session)
 
     def place(self, exchange: Exchange) -> Lease | None:
         """Return a place at a replica of the model, or of one that stands in for it."""
+        asked = exchange.ask or ask.Ask()
         while True:
             name = exchange.models[exchange.turn]
-            model = self._catalog().models.get(name)
             try:
-                if model is None:
-                    raise errors.model_not_found(name)
                 lease = self._balancer.place(name, exchange.work, exchange.tried)
             except (NoReplicaError, errors.ApiError) as error:
                 if self._fall_back(exchange):
                     continue
-                if isinstance(error, errors.ApiError) or model is None:
+                if isinstance(error, errors.ApiError):
                     raise
-                raise errors.model_not_ready(name, model.phase) from None
-            asked = exchange.ask
-            if asked is not None and name != asked.model:
-                self._rename(exchange, name)
+                model = self._catalog().models.get(exchange.models[0])
+                raise not_ready(asked.model, model, time.time()) from None
+            if name != asked.model:
+                self._rename(exchange, asked, name)
             return lease
 
     def _fall_back(self, exchange: Exchange) -> bool:
@@ -206,11 +206,18 @@ class GatewayDesk:
         exchange.turn += 1
         if exchange.extra is not None:
             exchange.extra.miss = None
+        exchange.notes = b""
         return True
 
-    def _rename(self, exchange: Exchange, name: str) -> None:
-        exchange.body = routing.with_fields(exchange.body, model=name)
-        exchange.notes = b"x-gateway-model: %b\r\n" % name.encode()
+    def _rename(self, exchange: Exchange, asked: ask.Ask, name: str) -> None:
+        """Make it a request to another model, within that one's ceilings."""
+        fields: dict[str, object] = {"model": name}
+        most = self._table.policies.get(name, routing.NOTHING).max_tokens
+        if most is not None and exchange.turn and asked.limit() is None:
+            fields["max_tokens"] = most
+        exchange.body = routing.with_fields(exchange.body, **fields)
+        exchange.record.model = name
+        exchange.notes += b"x-gateway-model: %b\r\n" % name.encode()
 
     def wait(self, exchange: Exchange, done: Callable[[Lease | Exception], None]) -> Waiting:
         """Wait for a slot."""

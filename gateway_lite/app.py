@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -23,6 +24,8 @@ from gateway_lite.ollama_pages import OllamaPages
 from gateway_lite.openapi import Documents
 from gateway_lite.place import Balancer
 from gateway_lite.routes import Pages
+from gateway_lite.routing import Table
+from gateway_lite.scheduler import NAME, Scheduler
 from gateway_lite.seen import Seen
 from gateway_lite.upstream import Upstream
 from gateway_lite.watch import Watcher
@@ -59,6 +62,7 @@ class Gateway:
         beat: publishes that this gateway lives, or None.
         access_log: file that gets one line per request, or None.
         limits: what keys may use.
+        anonymous: let in who shows no key.
         crew: which of several workers we are; None is the only one.
     """
 
@@ -71,6 +75,7 @@ class Gateway:
         beat: Callable[[], None] | None = None,
         access_log: Path | None = None,
         limits: Limits | None = None,
+        anonymous: bool = False,
         crew: Crew | None = None,
     ) -> None:
         self._limits = limits or Limits()
@@ -79,9 +84,11 @@ class Gateway:
         self._catalog: Catalog | None = None
         self._upstream = Upstream(settings)
         self._balancer = Balancer(settings)
-        keys = Keys(state.keys_path(root))
+        keys = Keys(state.keys_path(root), anonymous=anonymous)
+        self._table = Table(models.policy, ())
+        self._scheduler = _scheduler(root, crew)
         self.watcher = Watcher(
-            Scanner(root, models.backends),
+            Scanner(root, models.backends, self._scheduler.look),
             keys,
             models,
             beat=self._record,
@@ -124,7 +131,7 @@ class Gateway:
         metrics = self._seen.render if self._gather is None else self._gather.metrics
         self._models = models
         pages = [
-            *Pages(self._known, models, metrics).routes(),
+            *Pages(self._known, models, metrics, lambda: self._table.aliases).routes(),
             *OllamaPages(self._known).routes(),
             *dashboard.routes(),
         ]
@@ -143,6 +150,7 @@ class Gateway:
     async def close(self) -> None:
         """Close every connection to replicas, and write what is left of the access log."""
         self.watcher.stop()
+        self._scheduler.close()
         await self._upstream.close()
         self._seen.close()
         self._limits.close()
@@ -167,14 +175,9 @@ class Gateway:
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog
         policy = self._models.policy
-        routing = {
-            name: policy.models[name].routing or policy.routing
-            if name in policy.models
-            else policy.routing
-            for name in catalog.models
-        }
-        self.desk.adopt(policy)
-        self._balancer.update(catalog.pools(), routing)
+        self._table = Table(policy, catalog.models)
+        self.desk.adopt(policy, self._table)
+        self._balancer.update(catalog.pools(), self._table.routing)
         self._upstream.keep(catalog.addresses())
         self.desk.forget()
 
@@ -185,6 +188,13 @@ class Gateway:
         self.desk.look(passed_s)
         self._limits.tick()
         self._history.look()
+
+
+def _scheduler(root: Path, crew: Crew | None) -> Scheduler:
+    """Return what asks for jobs; of several workers the first one asks."""
+    if crew is None:
+        return Scheduler()
+    return Scheduler(state.gateway_dir(root, socket.gethostname()) / NAME, asks=not crew.worker)
 
 
 def _served(pages: Sequence[Route]) -> list[tuple[str, str]]:

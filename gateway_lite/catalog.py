@@ -5,30 +5,27 @@ Everything here blocks, as a shared file system may, and belongs to the watching
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway_lite.replicas import Replica
+from gateway_lite.standing import Member, best, member, speaks
 from hpc import state
-from hpc.model import Endpoint, Phase
+from hpc.model import Endpoint, Phase, ServiceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from hpc.config import Backend
-    from hpc.model import ServiceSpec
+    from hpc.model import JobHandle, JobStatus
 
-BEST_FIRST = (
-    Phase.READY,
-    Phase.LOADING,
-    Phase.STARTING,
-    Phase.QUEUED,
-    Phase.DRAINING,
-    Phase.FAILED,
-    Phase.STOPPED,
-)
+    Endpoints = Mapping[tuple[str, int], Endpoint | None]
+    Look = Callable[[Sequence[JobHandle]], Mapping[str, JobStatus]]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +37,49 @@ class Model:
         phase: that of the replica nearest to serving.
         asked: replicas that there should be.
         replicas: those that take requests.
-        phases: those of all replicas.
-        stale: replicas whose heartbeat stopped.
-        spec: what was submitted; None for servers that somebody else runs.
+        members: how the replicas of its service stand.
+        spec: what was submitted; None where there are servers that somebody else runs only.
         endpoints: what its replicas last said of themselves.
+        servers: those that somebody else runs.
+        identity: the same for as long as it is the same model; empty where nobody can tell.
     """
 
     name: str
     phase: Phase
     asked: int
     replicas: tuple[Replica, ...]
-    phases: tuple[Phase, ...] = ()
-    stale: int = 0
+    members: tuple[Member, ...] = ()
     spec: ServiceSpec | None = None
     endpoints: tuple[Endpoint, ...] = ()
+    servers: tuple[Backend, ...] = ()
+    identity: str = ""
 
-    def identity(self) -> str:
-        """Return what says that it is the same model as before; empty where nobody knows."""
-        spec = self.spec
-        if spec is None:
-            return ""
-        options = sorted(spec.engine_args.items())
-        return f"{spec.server} {spec.model} {spec.revision} {spec.image} {options}"
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return those of all replicas."""
+        return (*[Phase.READY] * len(self.servers), *(one.phase for one in self.members))
+
+    @property
+    def stale(self) -> int:
+        """Return how many replicas' heartbeats stopped."""
+        return sum(one.stale for one in self.members)
+
+    @property
+    def engine(self) -> str | None:
+        """Return the family of its servers, or None where they differ."""
+        found = {server.backend for server in self.servers}
+        return _only(found | ({self.spec.engine} if self.spec else set()))
+
+    @property
+    def revision(self) -> str | None:
+        """Return what somebody says of its weights, or None."""
+        found = {server.revision for server in self.servers}
+        return _only(found | ({self.spec.revision} if self.spec else set()))
+
+
+def _only(found: Collection[T]) -> T | None:
+    """Return what all have in common, or None."""
+    return next(iter(found)) if len(found) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +97,70 @@ class Catalog:
         return {replica.url for model in self.models.values() for replica in model.replicas}
 
 
-def phase_of(endpoint: Endpoint | None, now: float) -> Phase:
-    """Return what a replica can be taken to do.
-
-    Args:
-        endpoint: what it last said of itself; None where it said nothing yet.
-        now: Unix time; a READY whose heartbeat stopped counts as STOPPED.
-    """
-    if endpoint is None:
-        return Phase.QUEUED
-    alive = now - endpoint.beat_at <= state.STALE_S
-    if endpoint.phase in (Phase.READY, Phase.LOADING, Phase.STARTING) and not alive:
-        return Phase.STOPPED
-    return endpoint.phase
-
-
 def identity(endpoint: Endpoint) -> str:
     """Return what a replica is to the balancer: another job or port is another replica."""
     place = f"{endpoint.host}:{endpoint.port}"
     return f"{endpoint.service}/{endpoint.replica}@{endpoint.job_id}/{place}"
 
 
-def static_models(backends: Sequence[Backend]) -> dict[str, list[Replica]]:
-    """Return the servers that somebody else runs, by model."""
-    found: dict[str, list[Replica]] = {}
+def nobody(jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
+    """Know nothing of jobs, as where there is no scheduler to ask."""
+    del jobs
+    return {}
+
+
+def mark(told: ServiceSpec | Backend) -> str:
+    """Return what is the same for as long as a model is the same, but not what it is.
+
+    Args:
+        told: a service, or a static server; empty for one of which nobody names a revision.
+    """
+    if isinstance(told, ServiceSpec):
+        parts = [told.engine, told.server, told.model, told.revision, told.image]
+        parts += [repr(sorted(told.engine_args.items()))]
+    elif told.revision is None:
+        return ""
+    else:
+        parts = [told.backend, told.url, told.revision]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]
+
+
+def joined(name: str, servers: Sequence[Backend], own: Model | None) -> Model:
+    """Return a model with static servers.
+
+    Args:
+        name: of the model.
+        servers: its static servers, one at least.
+        own: the same model as a service, or None.
+    """
+    marks = {mark(server) for server in servers} | ({own.identity} if own else set())
+    return Model(
+        name,
+        Phase.READY,
+        len(servers) + (own.asked if own else 0),
+        (*map(static_replica, servers), *(own.replicas if own else ())),
+        own.members if own else (),
+        own.spec if own else None,
+        own.endpoints if own else (),
+        tuple(servers),
+        _only(marks) or "",
+    )
+
+
+def static_replica(backend: Backend) -> Replica:
+    """Return a server that somebody else runs as the balancer sees it."""
+    return Replica(
+        key=f"{backend.name} {backend.url}",
+        name=backend.name,
+        url=backend.url.rstrip("/").removesuffix("/v1"),
+        secret=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
+    )
+
+
+def _by_name(backends: Sequence[Backend]) -> dict[str, list[Backend]]:
+    found: dict[str, list[Backend]] = {}
     for backend in backends:
-        replica = Replica(
-            key=f"{backend.name} {backend.url}",
-            name=backend.name,
-            url=backend.url.rstrip("/").removesuffix("/v1"),
-            secret=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
-        )
-        found.setdefault(backend.name, []).append(replica)
+        found.setdefault(backend.name, []).append(backend)
     return found
 
 
@@ -120,18 +170,20 @@ class Scanner:
     Args:
         root: the state directory.
         backends: static servers.
+        look: returns what the scheduler says of jobs, by id, without waiting.
     """
 
-    def __init__(self, root: Path, backends: Sequence[Backend] = ()) -> None:
+    def __init__(self, root: Path, backends: Sequence[Backend] = (), look: Look = nobody) -> None:
         self._root = root
-        self._static = static_models(backends)
+        self._static = _by_name(backends)
+        self._look = look
         self._known: dict[str, ServiceSpec] = {}
         self._endpoints: dict[tuple[str, int], Endpoint] = {}
         self._secrets: dict[str, str] = {}
 
     def serve(self, backends: Sequence[Backend]) -> None:
         """Take over other static servers, from the next scan on."""
-        self._static = static_models(backends)
+        self._static = _by_name(backends)
 
     def scan(self, now: float, refused: Collection[str] = ()) -> Catalog:
         """Return what is there.
@@ -147,15 +199,17 @@ class Scanner:
         for key in refused:
             self._secrets.pop(key, None)
         self._find_services()
-        models = {name: self._model(spec, now) for name, spec in self._known.items()}
+        endpoints = {
+            (name, number): self._endpoint(name, number)
+            for name, spec in self._known.items()
+            for number in range(spec.replicas)
+        }
+        members = self._members(endpoints, now)
+        models = {
+            name: self._model(spec, members[name], endpoints) for name, spec in self._known.items()
+        }
         for name, servers in self._static.items():
-            own = models.get(name)
-            replicas = (*servers, *(own.replicas if own else ()))
-            asked = len(servers) + (own.asked if own else 0)
-            phases = (*[Phase.READY] * len(servers), *(own.phases if own else ()))
-            stale = own.stale if own else 0
-            told = own.endpoints if own else ()
-            models[name] = Model(name, Phase.READY, asked, replicas, phases, stale, endpoints=told)
+            models[name] = joined(name, servers, models.get(name))
         self._prune(models)
         return Catalog(dict(sorted(models.items())))
 
@@ -168,22 +222,40 @@ class Scanner:
             elif not state.service_dir(self._root, name).exists():
                 self._known.pop(name, None)
 
-    def _model(self, spec: ServiceSpec, now: float) -> Model:
-        name, asked = spec.name, spec.replicas
-        phases, replicas, endpoints = [], [], []
-        stale = 0
-        for number in range(asked):
-            endpoint = self._endpoint(name, number)
-            phase = phase_of(endpoint, now)
-            phases.append(phase)
-            if endpoint is not None:
-                endpoints.append(endpoint)
-            stale += endpoint is not None and phase is not endpoint.phase
-            if endpoint is not None and phase is Phase.READY and endpoint.port:
-                replicas.append(self._replica(endpoint))
-        best = min(phases, key=BEST_FIRST.index, default=Phase.STOPPED)
-        usable = tuple(r for r in replicas if r.secret)
-        return Model(name, best, asked, usable, tuple(phases), stale, spec, tuple(endpoints))
+    def _members(self, endpoints: Endpoints, now: float) -> dict[str, tuple[Member, ...]]:
+        """Return how replicas stand; the scheduler speaks for those that do not by themselves."""
+        jobs = {
+            place: state.load_job(self._root, *place)
+            for place, endpoint in endpoints.items()
+            if not speaks(endpoint, now)
+        }
+        answers = self._look([job for job in jobs.values() if job is not None])
+        found: dict[str, list[Member]] = {name: [] for name in self._known}
+        for (name, number), endpoint in endpoints.items():
+            job = jobs.get((name, number))
+            answer = answers.get(job.job_id) if job is not None else None
+            found[name].append(member(number, endpoint, job, answer, now))
+        return {name: tuple(members) for name, members in found.items()}
+
+    def _model(self, spec: ServiceSpec, members: tuple[Member, ...], endpoints: Endpoints) -> Model:
+        sure: list[Replica] = []
+        doubtful: list[Replica] = []
+        said = [endpoints[spec.name, one.number] for one in members]
+        for one, endpoint in zip(members, said, strict=True):
+            if endpoint is not None and one.phase is Phase.READY and endpoint.port:
+                (doubtful if one.stale else sure).append(self._replica(endpoint))
+        # One whose clock may be wrong, or whose node cannot write, serves where no other can.
+        usable = tuple(r for r in sure if r.secret) or tuple(r for r in doubtful if r.secret)
+        return Model(
+            spec.name,
+            best(members),
+            spec.replicas,
+            usable,
+            members,
+            spec,
+            tuple(one for one in said if one is not None),
+            identity=mark(spec),
+        )
 
     def _endpoint(self, name: str, number: int) -> Endpoint | None:
         """Return the record; where it cannot be read, the last one, once."""
@@ -212,5 +284,5 @@ class Scanner:
         """Forget the records and secrets of what is gone."""
         live = {replica.key for model in models.values() for replica in model.replicas}
         self._secrets = {key: secret for key, secret in self._secrets.items() if key in live}
-        kept = {(n, number) for n, spec in self._known.items() for number in range(spec.replicas)}
+        kept = {(name, n) for name, spec in self._known.items() for n in range(spec.replicas)}
         self._endpoints = {k: v for k, v in self._endpoints.items() if k in kept}

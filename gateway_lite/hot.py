@@ -36,6 +36,10 @@ LINGER_S = 2.0
 """Seconds in which a client that still sends can read our refusal before the connection is cut."""
 
 
+class TooManyHeadersError(Exception):
+    """Ends the parsing of a request."""
+
+
 class Hot(HttpToolsProtocol):
     """One client connection.
 
@@ -85,7 +89,9 @@ class Hot(HttpToolsProtocol):
         path = self.hot.get((method, self.url))
         if path is None:
             path = self.hot.get((method, path_of(self.url)))
-        if path is None or len(self._named) > HEADERS:
+        if len(self._named) > HEADERS:
+            raise TooManyHeadersError
+        if path is None:
             self._leave_to_asgi()
             return
         headers = {name.lower(): value for name, value in self._named.items()}
@@ -157,8 +163,10 @@ class Hot(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._stay()
-        except httptools.HttpParserError:
-            self.refuse(errors.bad_request("this is not valid HTTP"))
+        except httptools.HttpParserError as error:
+            many = isinstance(error.__context__, TooManyHeadersError)
+            plain = errors.bad_request("this is not valid HTTP")
+            self.refuse(errors.head_too_large() if many else plain)
         else:
             if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
                 self.refuse(errors.head_too_large())

@@ -51,15 +51,16 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that listens, and what speaks on it."""
+    """A socket that listens, what speaks on it, and its file where it has one."""
 
     sock: socket.socket
     context: ssl.SSLContext | None = None
+    path: str = ""
 
     def where(self) -> str:
         """Return its address as people write it."""
-        if self.sock.family == socket.AF_UNIX:
-            return f"unix:{self.sock.getsockname()}"
+        if self.path:
+            return f"unix:{self.path}"
         host, port = self.sock.getsockname()[:2]
         return (
             f"{'https' if self.context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -83,7 +84,7 @@ def open_all(address: Address) -> list[Listener]:
             found.append(Listener(listen(address.tls_host, address.tls_port), context))
             opened.callback(found[-1].sock.close)
         if address.unix is not None:
-            found.append(Listener(listen_unix(Path(address.unix))))
+            found.append(Listener(listen_unix(Path(address.unix)), path=address.unix))
         opened.pop_all()
     return found
 
@@ -91,11 +92,10 @@ def open_all(address: Address) -> list[Listener]:
 def close_all(listeners: list[Listener]) -> None:
     """Close them, and remove the file of a Unix socket."""
     for listener in listeners:
-        path = listener.sock.getsockname() if listener.sock.family == socket.AF_UNIX else ""
         listener.sock.close()
-        if path:
+        if listener.path:
             with contextlib.suppress(OSError):
-                Path(path).unlink()
+                Path(listener.path).unlink()
 
 
 def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:

@@ -70,9 +70,7 @@ class OllamaPages:
         ]
 
     def _entry(self, model: Model) -> Listed:
-        spec = model.spec
-        engine = "" if spec is None else spec.engine
-        return Listed(model.name, self._since, model.identity(), engine)
+        return Listed(model.name, self._since, model.identity, model.engine or "")
 
 
 def _json(body: bytes) -> Response:

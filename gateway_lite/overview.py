@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway_lite.catalog import identity, phase_of
+from gateway_lite.catalog import identity
 from gateway_lite.history import STEP_S, STEPS, Step, flow, joined, quantile
+from gateway_lite.standing import phase_of
 from hpc.model import Phase
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Overview:
     def _replicas(self, model: Model) -> list[Json]:
         keys = {identity(endpoint) for endpoint in model.endpoints}
         told = {endpoint.replica for endpoint in model.endpoints}
+        standing = {one.number: one.phase for one in model.members}
         asked = range(0 if model.spec is None else model.spec.replicas)
         return [
             *(
@@ -126,17 +128,17 @@ class Overview:
                 for one in model.replicas
                 if one.key not in keys
             ),
-            *(self._endpoint(endpoint) for endpoint in model.endpoints),
+            *(self._endpoint(endpoint, standing) for endpoint in model.endpoints),
             *(
-                self._replica(f"{model.name}/{number}", "", Phase.QUEUED)
+                self._replica(f"{model.name}/{number}", "", standing.get(number, Phase.QUEUED))
                 for number in asked
                 if number not in told
             ),
         ]
 
-    def _endpoint(self, endpoint: Endpoint) -> Json:
+    def _endpoint(self, endpoint: Endpoint, standing: Mapping[int, Phase]) -> Json:
         name = f"{endpoint.service}/{endpoint.replica}"
-        phase = phase_of(endpoint, self._now)
+        phase = standing.get(endpoint.replica) or phase_of(endpoint, self._now)
         return {
             **self._replica(name, identity(endpoint), phase),
             "stale": phase is not endpoint.phase,

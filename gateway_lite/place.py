@@ -313,3 +313,8 @@ class Balancer:
         """Return what is known of each replica, by its key."""
         now = self.clock()
         return {key: seat.seen(now) for key, seat in self._seats.items()}
+
+    def by_name(self) -> dict[str, Seen]:
+        """Return the same by the name that people use."""
+        now = self.clock()
+        return {seat.replica.name: seat.seen(now) for seat in tuple(self._seats.values())}

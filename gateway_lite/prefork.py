@@ -58,6 +58,7 @@ def run(config: Config, address: Address, settings: Settings, workers: int) -> N
     """
     if not 1 <= workers < WORKERS:
         raise ConfigError(f"--workers {workers} is not possible; allowed: 1 to {WORKERS - 1}")
+    listeners.check_open(address, anonymous=config.gateway.anonymous)
     keys.load(state.keys_path(config.home))
     opened = listeners.open_all(address)
     try:

@@ -62,6 +62,8 @@ class Record:
     complete = False
     _tail: usage.Tail | None = None
     _whole: bytes | None = None
+    _used: usage.Usage | None = None
+    _read = False
 
     def __init__(self, name: str, path: str = "") -> None:
         self.name = name
@@ -98,8 +100,14 @@ class Record:
             self.failed(LEFT, CLIENT_GONE)
 
     def used(self) -> usage.Usage | None:
-        """Return what a replica reports of its work, also where that was cut short."""
-        if not self.replica:
-            return None
-        whole = self._whole
-        return usage.read(self.tail.read() if whole is None else whole[-usage.TAIL_BYTES :])
+        """Return what a replica reports of its work, also where that was cut short; at its end."""
+        if not self._read:
+            self._read = True
+            if self.replica:
+                whole = self._whole
+                tail = self._tail
+                if whole is not None:
+                    self._used = usage.of_whole(whole)
+                elif tail is not None:
+                    self._used = usage.read(tail.read())
+        return self._used

@@ -6,22 +6,26 @@ outcome is read elsewhere.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from gateway_lite.routing import doubts
 from hpc import config, keys
 from hpc.errors import ConfigError, HpcServeError, StateError
 from hpc.model import Reload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from hpc.config import Backend, Config
     from hpc.keys import Stamp
+    from hpc.policy import GatewayPolicy
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,8 @@ SETTLE_S = 0.4
 """Seconds for which a file must stay the same: editors empty it, and then write."""
 RETRY_S = 2.0
 """Seconds between two readings of a refused file: what is wrong may stand in the site file."""
-SECTION = "(gateway)"
+SETTINGS = "gateway settings"
+"""What a change of the policy is told as, beside the names of models; no model can have it."""
 SAYS_MODELS = re.compile(r"^[^#\n]*\bmodels\b", re.MULTILINE)
 
 
@@ -48,6 +53,17 @@ def told(outcome: Reload) -> str:
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 
+def digest(resolved: Config) -> str:
+    """Return what tells one configuration from another: 12 digits of a SHA-256.
+
+    Variables of engines do not count, as they may hold secrets.
+    """
+    services = {name: replace(spec, env={}) for name, spec in resolved.services.items()}
+    said = [services, resolved.backends, resolved.gateway]
+    plain = json.dumps(said, default=asdict, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
+
+
 class Models:
     """The models.yaml in force.
 
@@ -56,7 +72,8 @@ class Models:
 
     Attributes:
         backends: static servers in force.
-        policy: what to do with requests.
+        policy: what holds for requests; replaced as a whole, before the outcome is.
+        digest: the same for as long as policy and models are the same.
         outcome: what became of the last readings; replaced as a whole.
         taken: readings that changed something.
         refused: readings that did not come into force, each reason once.
@@ -67,7 +84,8 @@ class Models:
         self.path = config.models_file
         self._known = _by_name(config)
         self.backends: tuple[Backend, ...] = config.backends
-        self.policy = config.gateway
+        self.policy: GatewayPolicy = config.gateway
+        self.digest = digest(config)
         now = time.time()
         self.outcome = Reload(read_at=now, taken_at=now)
         self.taken = self.refused = 0
@@ -138,27 +156,26 @@ class Models:
         if not self._home.is_dir():
             raise StateError(f"there is no state directory {self._home}")
         resolved = config.load(models_file=str(self.path), home=str(self._home))
-        if (
-            not resolved.services
-            and not resolved.backends
-            and not SAYS_MODELS.search(_text(self.path))
-        ):
+        none = not (resolved.services or resolved.backends)
+        if none and not SAYS_MODELS.search(_text(self.path)):
             raise ConfigError(f"{self.path}: no models; to serve none, it must say 'models: []'")
+        _check_patterns(resolved)
         return resolved
 
     def _take(self, resolved: Config, began: float) -> None:
         models = _by_name(resolved)
         change = compare(self._known, models)
+        self._known, self.backends, self.policy = models, resolved.backends, resolved.gateway
+        self.digest = digest(resolved)
         if told(change):
             log.info("%s: %s", self.path, told(change))
             self.taken += 1
-            self.outcome = replace(change, read_at=began, taken_at=time.time())
+            was = self.outcome.warnings
+            self.outcome = replace(change, read_at=began, taken_at=time.time(), warnings=was)
         elif self._asked or self.outcome.refused is not None:
             if self.outcome.refused is not None:
                 log.info("%s: as before, and well again", self.path)
             self.outcome = replace(self.outcome, read_at=began, refused=None, refused_at=None)
-        self._known, self.backends = models, resolved.backends
-        self.policy = resolved.gateway
 
     def _refuse(self, sentence: str, began: float) -> None:
         """Keep what is in force, and say why; once for each reason."""
@@ -171,11 +188,39 @@ class Models:
             return
         self.outcome = replace(self.outcome, read_at=began, refused=sentence, refused_at=at)
 
+    def weigh(self, served: Collection[str]) -> None:
+        """Note what of the policy leads nowhere.
+
+        Args:
+            served: names of the models there are.
+        """
+        found = doubts(self.policy, {*served, *self._known} - {SETTINGS})
+        if found != self.outcome.warnings:
+            for sentence in found:
+                if sentence not in self.outcome.warnings:
+                    log.warning("%s: %s", self.path, sentence)
+            self.outcome = replace(self.outcome, warnings=found)
+
 
 def _by_name(resolved: Config) -> dict[str, object]:
-    """Return what each model is, and under a name that no model can have, the gateway's section."""
+    """Return what is compared from one reading to the next: models, and what holds for all."""
+    policy = resolved.gateway
     models = {**resolved.services, **{backend.name: backend for backend in resolved.backends}}
-    return {**models, SECTION: resolved.gateway}
+    every = {name: (model, policy.models.get(name)) for name, model in models.items()}
+    return {**every, SETTINGS: replace(policy, models={})}
+
+
+def _check_patterns(resolved: Config) -> None:
+    """Try what is to be hidden; only the gateway has the library that searches for it."""
+    redact = resolved.gateway.redact
+    if redact is None:
+        return
+    from gateway_lite.patterns import chosen  # noqa: PLC0415 - costs memory where it is off
+
+    try:
+        chosen(redact.kinds, redact.patterns)
+    except ValueError as error:
+        raise ConfigError(f"{resolved.models_file}: gateway.redact.patterns: {error}") from error
 
 
 def _text(path: Path | None) -> str:

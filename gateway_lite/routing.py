@@ -1,25 +1,103 @@
-"""Which model a request goes to: aliases, rules, fallbacks."""
+"""Which models a request goes to: aliases, rules and fallbacks, worked out in advance."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway_lite.errors import bad_request
+from gateway_lite import errors
 from hpc.policy import ModelPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from hpc.policy import GatewayPolicy, Rule
+    from hpc.policy import GatewayPolicy, Routing, Rule
 
-PLAIN = ModelPolicy()
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+NOTHING = ModelPolicy()
+_BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """A rule, in the form in which requests are."""
+
+    use: str
+    models: frozenset[str]
+    keys: frozenset[str]
+    headers: tuple[tuple[bytes, bytes], ...]
+    prompt: int
+    answer: int
+
+    def fits(self, key: str, headers: Mapping[bytes, bytes], prompt: int, answer: int) -> bool:
+        if prompt <= self.prompt or answer <= self.answer:
+            return False
+        if self.keys and key not in self.keys:
+            return False
+        for name, value in self.headers:
+            found = headers.get(name)
+            if found is None or (value and found != value):
+                return False
+        return True
+
+
+class Table:
+    """The ways of requests; made anew when the policy or the set of known models changes.
+
+    Args:
+        policy: what models.yaml says.
+        known: names of the models there are.
+
+    Attributes:
+        aliases: names that stand for models; the name of a known model is none.
+        policies: what holds for single models.
+        routing: how a replica is chosen, by known model.
+        rules: in order.
+        chains: models to try, by the first, where there is another.
+        plain: there are no aliases, rules or fallbacks.
+    """
+
+    __slots__ = ("aliases", "chains", "plain", "policies", "routing", "rules")
+
+    def __init__(self, policy: GatewayPolicy, known: Collection[str]) -> None:
+        self.aliases = {a: model for a, model in policy.aliases.items() if a not in known}
+        self.policies = policy.models
+        self.routing: dict[str, Routing] = {
+            name: self.policies.get(name, NOTHING).routing or policy.routing for name in known
+        }
+        self.rules = tuple(self._condition(rule, known) for rule in policy.rules)
+        self.chains: dict[str, tuple[str, ...]] = {}
+        for name in self.policies:
+            chain = tuple(model for model in self._reached(name) if model in known)
+            if chain not in ((), (name,)):
+                self.chains[name] = chain
+        self.plain = not (self.aliases or self.rules or self.chains)
+
+    def _condition(self, rule: Rule, known: Collection[str]) -> _Condition:
+        return _Condition(
+            use=self.aliases.get(rule.use, rule.use),
+            models=frozenset(rule.models or (*known, *self.aliases)),
+            keys=frozenset(rule.keys),
+            headers=tuple((n.encode(), value.encode()) for n, value in rule.headers.items()),
+            prompt=-1 if rule.prompt_tokens_over is None else rule.prompt_tokens_over,
+            answer=-1 if rule.max_tokens_over is None else rule.max_tokens_over,
+        )
+
+    def _reached(self, name: str) -> list[str]:
+        """Return a model and its fallbacks, then those of its fallbacks, each once."""
+        found = [name]
+        for model in found:
+            for other in self.policies.get(model, NOTHING).fallback:
+                target = self.aliases.get(other, other)
+                if target not in found:
+                    found.append(target)
+        return found
 
 
 def resolve(
-    policy: GatewayPolicy,
+    table: Table,
     model: str,
     *,
     key: str,
@@ -27,54 +105,98 @@ def resolve(
     prompt_tokens: int,
     max_tokens: int | None,
 ) -> tuple[str, ...]:
-    """Return the models to ask, in order.
+    """Return the models to try, in order; known ones, but for the first where there is none.
 
     Args:
-        policy: what models.yaml says.
-        model: what the client asked for.
-        key: name of its key.
-        headers: of the request, with lower-case names.
-        prompt_tokens: estimate of its prompt.
-        max_tokens: the longest answer that it allows, or None.
+        table: the ways there are.
+        model: the name that the request asks for.
+        key: the name of its key.
+        headers: of the request, by lower-case name.
+        prompt_tokens: an estimate.
+        max_tokens: tokens it allows its answer; None where it does not say.
     """
-    first = policy.aliases.get(model, model) if policy.aliases else model
-    for rule in policy.rules:
-        if _fits(rule, (model, first), key, headers, prompt_tokens, max_tokens):
-            first = rule.use
+    if table.plain:
+        return (model,)
+    target = table.aliases.get(model, model)
+    answer = max_tokens or 0
+    for rule in table.rules:
+        named = model in rule.models or target in rule.models
+        if named and rule.fits(key, headers, prompt_tokens, answer):
+            target = rule.use
             break
-    own = policy.models.get(first)
-    if own is None or not own.fallback:
-        return (first,)
-    return tuple(dict.fromkeys((first, *own.fallback)))
+    chain = table.chains.get(target)
+    if chain is None:
+        return (target,)
+    return (chain[0], *_fitting(table, chain[1:], prompt_tokens, answer))
 
 
-def _fits(
-    rule: Rule,
-    asked: tuple[str, str],
-    key: str,
-    headers: Mapping[bytes, bytes],
-    prompt_tokens: int,
-    max_tokens: int | None,
-) -> bool:
-    if rule.models and not any(name in rule.models for name in asked):
-        return False
-    if rule.keys and key not in rule.keys:
-        return False
-    if rule.prompt_tokens_over is not None and prompt_tokens <= rule.prompt_tokens_over:
-        return False
-    over = rule.max_tokens_over
-    if over is not None and (max_tokens is None or max_tokens <= over):
-        return False
-    return all(headers.get(name.encode()) == value.encode() for name, value in rule.headers.items())
+def _fitting(
+    table: Table, chain: tuple[str, ...], prompt_tokens: int, max_tokens: int
+) -> Iterator[str]:
+    """Yield the models whose ceilings a request keeps to."""
+    for model in chain:
+        own = table.policies.get(model, NOTHING)
+        most, longest = own.max_prompt_tokens, own.max_tokens
+        if (most is None or prompt_tokens <= most) and (longest is None or max_tokens <= longest):
+            yield model
 
 
-def own_policy(policy: GatewayPolicy, model: str) -> ModelPolicy:
-    """Return what holds for a model."""
-    return policy.models.get(model, PLAIN)
+def permitted(
+    table: Table, allows: Callable[[str], bool], model: str, models: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return those models that a key may use.
+
+    A key may use a model if it may use its name, or an alias that the request asks for. Where a
+    rule leads to a model that it may not use, the request is refused; such a fallback is left out.
+
+    Args:
+        table: the ways there are.
+        allows: tells whether the key may use a name.
+        model: the name that the request asks for.
+        models: what ``resolve`` says.
+
+    Raises:
+        ApiError: it may not use the first one.
+    """
+    first = models[0]
+    if not (allows(first) or (table.aliases.get(model) == first and allows(model))):
+        direct = table.aliases.get(model, model) == first
+        raise errors.model_not_allowed(model if direct else first)
+    if len(models) == 1:
+        return models
+    return (first, *filter(allows, models[1:]))
+
+
+def session_of(headers: Mapping[bytes, bytes], user: object, cache_key: object) -> str | None:
+    """Return the name of the conversation that a request belongs to, or None.
+
+    Args:
+        headers: of the request, by lower-case name; ``x-session-id`` wins.
+        user: the body's ``user``.
+        cache_key: the body's ``prompt_cache_key``, which wins over ``user``.
+    """
+    given = headers.get(b"x-session-id")
+    if given:
+        return given.decode("latin-1")
+    named = cache_key or user
+    return named if isinstance(named, str) and named else None
+
+
+def rewrite_model(body: bytes, model: str) -> bytes:
+    """Return a request with another model; all other values stay byte for byte.
+
+    Args:
+        body: a JSON object.
+        model: the name that takes the place of the one at its top level.
+
+    Raises:
+        ApiError: it is no JSON object.
+    """
+    return with_fields(body, model=model)
 
 
 def with_fields(body: bytes, **fields: object) -> bytes:
-    """Return a request with some of its fields set, and all others as they stand.
+    """Return a request with some values at its top level set; others stay byte for byte.
 
     Args:
         body: a JSON object.
@@ -84,7 +206,39 @@ def with_fields(body: bytes, **fields: object) -> bytes:
         ApiError: it is no JSON object.
     """
     try:
-        found: dict[str, object] = dict(_FIELDS.decode(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request("the request is not valid JSON") from error
-    return msgspec.json.encode({**found, **fields})
+        found: dict[str, object] = {**_BODY.decode(body), **fields}
+        return _encode(found)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise errors.bad_request("the request is not valid JSON") from error
+
+
+def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
+    """Return what of a policy leads nowhere, one sentence each.
+
+    Args:
+        policy: what models.yaml says.
+        known: names of models that are served, or stand in models.yaml.
+    """
+    names = {*known, *policy.aliases}
+    nowhere = [
+        f"{who} {model!r}, which nobody serves"
+        for who, model in _mentions(policy)
+        if model not in names
+    ]
+    hidden = [
+        f"the alias {alias!r} is not used, as a model has that name"
+        for alias in policy.aliases
+        if alias in known
+    ]
+    return (*hidden, *nowhere)
+
+
+def _mentions(policy: GatewayPolicy) -> Iterator[tuple[str, str]]:
+    """Yield each model that is named, and who names it."""
+    for alias, model in policy.aliases.items():
+        yield f"the alias {alias!r} stands for", model
+    for number, rule in enumerate(policy.rules, 1):
+        yield f"rule {number} uses", rule.use
+        yield from ((f"rule {number} waits for", model) for model in rule.models)
+    for name, own in policy.models.items():
+        yield from ((f"the model {name!r} falls back to", model) for model in own.fallback)

@@ -118,6 +118,7 @@ async def serve(
         beat=beat,
         access_log=_access_log(config, place),
         limits=_limits(config, place),
+        anonymous=config.gateway.anonymous,
         crew=None if place is None else place.crew,
     )
     server = Server(gateway.app, gateway.desk, HOT, gateway.look, listeners)

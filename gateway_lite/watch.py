@@ -121,6 +121,7 @@ class Watcher:
         waiting, self._waiting = self._waiting, []
         try:
             catalog = self._scanner.scan(time.time(), refused)
+            self._models.weigh(catalog.models)
             self._loop.call_soon_threadsafe(self._publish, catalog)
             if self._beat is not None:
                 self._beat()

@@ -18,7 +18,7 @@ from hpc.config import find_models
 from hpc.errors import ConfigError, GatewayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from hpc.model import GatewayRecord, Reload
@@ -53,7 +53,7 @@ def find(root: Path) -> GatewayRecord | None:
     record = state.load_gateway(root, socket.gethostname())
     if record is None or not process.alive(record.pid, marker=MARKER):
         return None
-    return record if _healthy(record) else None
+    return record if _answers(record, "/healthz", {}) else None
 
 
 def find_all(root: Path) -> list[GatewayRecord]:
@@ -74,6 +74,7 @@ def program(
     port: int | None = None,
     models_file: str | None = None,
     or_any_port: bool = False,
+    more: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return the command that runs a gateway in the foreground.
 
@@ -83,6 +84,7 @@ def program(
         port: TCP port; None is the site's.
         models_file: models.yaml with static backends; None looks where configuration says.
         or_any_port: take a free port where that one is in use.
+        more: further arguments of ``gateway-lite run``, such as other listeners.
 
     Raises:
         ConfigError: the models file is named and is not there.
@@ -95,10 +97,12 @@ def program(
         argv += ["--models", str(models)]
     if or_any_port:
         argv.append("--or-any-port")
-    return tuple(argv)
+    return (*argv, *more)
 
 
-def run(root: Path, *, host: str, port: int | None, models_file: str | None) -> NoReturn:
+def run(
+    root: Path, *, host: str, port: int | None, models_file: str | None, more: Sequence[str] = ()
+) -> NoReturn:
     """Become a gateway in the foreground.
 
     The working folder is left first, as Python would import from it, and others may write there.
@@ -113,7 +117,7 @@ def run(root: Path, *, host: str, port: int | None, models_file: str | None) -> 
             f"a gateway runs on {record.hostname} already, on port {record.port}",
             hint="hpc-serve gateway stop",
         )
-    argv = program(root, host=host, port=port, models_file=models_file)
+    argv = program(root, host=host, port=port, models_file=models_file, more=more)
     os.chdir(root)
     os.execv(argv[0], argv)  # noqa: S606 - our own program, in our place
 
@@ -124,6 +128,7 @@ def start(
     host: str = HOST,
     port: int | None = None,
     models_file: str | None = None,
+    more: Sequence[str] = (),
 ) -> tuple[GatewayRecord, bool]:
     """Start a gateway on this machine that outlives us, unless one runs.
 
@@ -132,6 +137,7 @@ def start(
         host: address to bind.
         port: TCP port; None is the site's, or a free one where somebody else has that.
         models_file: models.yaml with static backends.
+        more: further arguments of ``gateway-lite run``.
 
     Returns:
         The gateway, and whether it was started now.
@@ -140,7 +146,7 @@ def start(
         GatewayError: it did not start; says why.
     """
     with _one_at_a_time(root):
-        return _start(root, host=host, port=port, models_file=models_file)
+        return _start(root, host=host, port=port, models_file=models_file, more=more)
 
 
 def stop(root: Path) -> bool:
@@ -195,7 +201,8 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
         key = owner_key(root)
         record, _ = _start(root, host=HOST, port=None, models_file=models_file)
     deadline = time.monotonic() + KEYS_S
-    while not _accepts(record, key):
+    shown = {"Authorization": f"Bearer {key}"}
+    while not _answers(record, "/v1/models", shown):
         if time.monotonic() > deadline:
             raise GatewayError(f"the gateway on {record.hostname} does not take its owner's key")
         time.sleep(POLL_S)
@@ -222,12 +229,13 @@ def owner_key(root: Path) -> str:
 
 
 def _start(
-    root: Path, *, host: str, port: int | None, models_file: str | None
+    root: Path, *, host: str, port: int | None, models_file: str | None, more: Sequence[str] = ()
 ) -> tuple[GatewayRecord, bool]:
     record = find(root)
     if record is not None:
         return record, False
-    argv = program(root, host=host, port=port, models_file=models_file, or_any_port=port is None)
+    free = port is None
+    argv = program(root, host=host, port=port, models_file=models_file, or_any_port=free, more=more)
     return _launch(root, argv), True
 
 
@@ -257,15 +265,6 @@ def _last_words(log: Path, begin: int) -> str:
         return f"no log in {log}: {error.strerror}"
     said = [line.removeprefix("gateway-lite: ") for line in lines if line.startswith("gateway-l")]
     return said[-1] if said else "; ".join(lines[-SHOWN_LINES:]) or f"it said nothing in {log}"
-
-
-def _healthy(record: GatewayRecord) -> bool:
-    return _answers(record, "/healthz", {})
-
-
-def _accepts(record: GatewayRecord, key: str) -> bool:
-    """Tell whether a gateway that was running has read a key that was just made."""
-    return _answers(record, "/v1/models", {"Authorization": f"Bearer {key}"})
 
 
 def _answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,7 +16,11 @@ from hpc.cli import output
 from hpc.errors import GatewayError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from hpc.model import GatewayRecord, Reload
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 host_option = click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to bind."
@@ -25,40 +30,72 @@ port_option = click.option(
 )
 
 
+def listen_options(command: F) -> F:
+    """Add the options for further listeners and workers."""
+    file = click.Path(exists=True, dir_okay=False)
+    for option in (
+        click.option(
+            "--workers", type=click.IntRange(1, 31), help="Processes that share the port."
+        ),
+        click.option("--tls-port", type=click.IntRange(0, 65535), help="Its port [default: 8443]."),
+        click.option("--tls-host", metavar="ADDRESS", help="Its address [default: 0.0.0.0]."),
+        click.option("--tls-key", type=file, help="Its key, PEM, mode 0600."),
+        click.option("--tls-cert", type=file, help="Listen with TLS too; certificate, PEM."),
+        click.option("--unix", type=click.Path(), help="Listen on this Unix socket, 0600, too."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway status"))
 def gateway() -> None:
     """Run the gateway on this machine: one address for every model, with keys."""
 
 
-@gateway.command(epilog=output.examples("hpc-serve gateway run --port 8081"))
-@host_option
-@port_option
-@output.models_option
-@output.home_option
-def run(host: str, port: int | None, models_file: str | None, home: str | None) -> None:
-    """Run it here, in the foreground, until Ctrl-C."""
-    from hpc import gateway as use  # noqa: PLC0415 - help must stay quick
-
-    use.run(state.home(home), host=host, port=port, models_file=models_file)
-
-
 @gateway.command(
-    epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway start --port 0")
+    epilog=output.examples(
+        "hpc-serve gateway run --port 8081", "hpc-serve gateway run --unix ~/gateway.sock"
+    )
 )
 @host_option
 @port_option
+@listen_options
+@output.models_option
+@output.home_option
+def run(
+    host: str, port: int | None, models_file: str | None, home: str | None, **more: Any
+) -> None:
+    """Run it here, in the foreground, until Ctrl-C."""
+    from hpc import gateway as use  # noqa: PLC0415 - help must stay quick
+
+    argv = _argv(more)
+    use.run(state.home(home), host=host, port=port, models_file=models_file, more=argv)
+
+
+@gateway.command(
+    epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway start --workers 4")
+)
+@host_option
+@port_option
+@listen_options
 @output.models_option
 @output.home_option
 @output.json_option
 def start(
-    host: str, port: int | None, models_file: str | None, home: str | None, *, as_json: bool
+    host: str,
+    port: int | None,
+    models_file: str | None,
+    home: str | None,
+    *,
+    as_json: bool,
+    **more: Any,
 ) -> None:
     """Start it in the background, unless it runs already."""
     from hpc import gateway as use  # noqa: PLC0415
 
-    root = state.home(home)
+    root, argv = state.home(home), _argv(more)
     with output.spinner("starting the gateway"):
-        record, started = use.start(root, host=host, port=port, models_file=models_file)
+        record, started = use.start(root, host=host, port=port, models_file=models_file, more=argv)
     if as_json:
         return output.print_json({**asdict(record), "started": started})
     verb = "started" if started else "runs already"
@@ -143,6 +180,17 @@ def env(models_file: str | None, home: str | None) -> None:
     access = use.ensure(state.home(home), models_file=models_file)
     click.echo(f"export OPENAI_BASE_URL=http://{access.host}:{access.port}/v1")
     click.echo(f"export OPENAI_API_KEY={access.key}")
+
+
+def _argv(more: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of the gateway's own program; it runs in another folder."""
+    found = []
+    for name, value in more.items():
+        if value is not None:
+            path = name in ("unix", "tls_cert", "tls_key")
+            flag = "--" + name.replace("_", "-")
+            found += [flag, os.path.abspath(value) if path else str(value)]  # noqa: PTH100 - as typed
+    return found
 
 
 def _address(record: GatewayRecord) -> str:

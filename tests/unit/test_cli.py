@@ -16,7 +16,7 @@ from hpc import __version__, errors, use
 from hpc.cli import main
 from hpc.cli.output import duration, left
 from hpc.cli.services import adhoc_entry, name_for
-from hpc.config.schema import check_name
+from hpc.config.fields import check_name
 from hpc.errors import HpcServeError
 
 if TYPE_CHECKING:

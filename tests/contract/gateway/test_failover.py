@@ -125,7 +125,7 @@ def test_an_answer_cut_short_is_asked_for_again(home: Path) -> None:
     """A JSON answer is complete before its first byte goes out, so that it can be replayed."""
     cut = Raw(saying(b"content-type: application/json\r\ncontent-length: 99\r\n\r\n{"))
     with serve(Engine()) as url, run_over(home, [cut.url, url]) as gateway:
-        answers = [gateway.post({}) for _ in range(DRAWS)]
+        answers = [gateway.post({"messages": []}) for _ in range(DRAWS)]
         asked = cut.connections
     cut.close()
     assert {answer.status_code for answer in answers} == {200}
@@ -137,7 +137,7 @@ def test_an_engine_that_dies_in_prefill_is_replaced(home: Path) -> None:
     head = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     cut = Raw(saying(head))
     with serve(Engine()) as url, run_over(home, [cut.url, url]) as gateway:
-        answers = [gateway.post({"stream": True}) for _ in range(DRAWS)]
+        answers = [gateway.post({"stream": True, "messages": []}) for _ in range(DRAWS)]
         asked = cut.connections
     cut.close()
     assert {answer.status_code for answer in answers} == {200}
@@ -168,7 +168,8 @@ def test_a_silent_engine_is_given_up(home: Path) -> None:
 def test_two_replicas_share_the_work(home: Path) -> None:
     one, two = Engine("one"), Engine("two")
     with serve(one) as a, serve(two) as b, run_over(home, [a, b]) as gateway:
-        threads = [threading.Thread(target=gateway.post, args=({"wait": 0.5},)) for _ in range(10)]
+        asked = {"wait": 0.5, "messages": []}  # nothing that one of them may have seen before
+        threads = [threading.Thread(target=gateway.post, args=(asked,)) for _ in range(10)]
         for thread in threads:
             thread.start()
         for thread in threads:

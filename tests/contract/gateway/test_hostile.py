@@ -119,7 +119,11 @@ def test_what_is_no_http_is_told_so(front: Running, name: str) -> None:
 
 @pytest.mark.parametrize(
     "lines",
-    [["x-a: " + "a" * 1_000_000], [f"x-{n}: {'a' * 100}" for n in range(10_000)], ["x: y"] * 1000],
+    [
+        ["x-a: " + "a" * 1_000_000],
+        [f"x-{n}: {'a' * 100}" for n in range(10_000)],
+        [f"x-{n}: y" for n in range(1000)],
+    ],
     ids=["one huge", "many", "many small"],
 )
 def test_a_head_has_bounds(front: Running, worker: Engine, lines: list[str]) -> None:

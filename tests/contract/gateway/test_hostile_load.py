@@ -130,7 +130,7 @@ def open_idle(door: Running, count: int) -> list[socket.socket]:
 
 def test_ten_thousand_idle_connections_are_little(many_files: int, front: Running) -> None:
     levels = []
-    for _ in range(2):
+    for _ in range(3):
         before = rss_mib(front.process.pid)
         idle = open_idle(front, many_files)
         unharmed(front)
@@ -141,7 +141,7 @@ def test_ten_thousand_idle_connections_are_little(many_files: int, front: Runnin
         if len(levels) == 1:
             assert (levels[0] - before) * 1024 / many_files < 16
 
-    assert levels[1] < levels[0] + 5, levels
+    assert levels[2] < levels[1] + 5, levels
 
 
 def list_files(door: Running) -> list[Path]:

@@ -188,3 +188,36 @@ def test_keys_from_the_command_line(run: Run) -> None:
     bad = run("keys", "add", "--name", "bob", "--expires", "soon", check=False)
     assert (bad.returncode, "allowed: 12h" in bad.stderr) == (2, True)
     assert run("keys", "add", "--name", "a b", check=False).returncode == 2
+
+
+def test_workers_and_a_unix_socket_are_one_gateway(run: Run, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "work" / "models.yaml").write_text("models: []\n")
+    started = json.loads(
+        run("gateway", "start", "--workers", "2", "--unix", str(home / "gw.sock"), "--json").stdout
+    )
+    access = json.loads(run("gateway", "ensure").stdout)
+    assert access["port"] == started["port"]
+    assert json.loads(run("gateway", "status", "--json").stdout)[0]["state"] == "running"
+
+    transport = httpx.HTTPTransport(uds=str(home / "gw.sock"))
+    with httpx.Client(transport=transport, base_url="http://x") as client:
+        assert client.get("/healthz").status_code == 200
+    reloaded = json.loads(run("gateway", "reload", "--json").stdout)
+    assert reloaded["refused"] is None
+    run("gateway", "stop")
+    assert not process.alive(started["pid"], marker="lite run")
+    assert not (home / "gw.sock").exists()
+    assert state.load_gateway(home, socket.gethostname()) is None
+
+
+def test_anybody_is_let_in_where_that_is_said_and_only_from_here(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "work" / "models.yaml").write_text("models: []\ngateway: {anonymous: true}\n")
+    refused = run("gateway", "start", "--host", "0.0.0.0", check=False)
+    assert refused.returncode != 0
+    assert "gateway.anonymous is allowed on loopback and Unix sockets only" in refused.stderr
+    started = json.loads(run("gateway", "start", "--json").stdout)
+    url = f"http://127.0.0.1:{started['port']}/v1/models"
+
+    assert httpx.get(url, trust_env=False).status_code == 200
+    wrong = {"authorization": "Bearer hs-wrong"}
+    assert httpx.get(url, headers=wrong, trust_env=False).status_code == 401

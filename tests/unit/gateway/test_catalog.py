@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.catalog import Scanner, identity, phase_of
+from gateway_lite.catalog import Scanner, identity
+from gateway_lite.standing import phase_of
 from hpc import state
 from hpc.config import Backend
 from hpc.model import Endpoint, Phase, ServiceSpec

@@ -26,7 +26,7 @@ MADE = [
     (errors.too_large(9), 413, "request_too_large"),
     (errors.bad_request("x", param="model"), 400, "invalid_request"),
     (errors.not_found("/x"), 404, "unknown_url"),
-    (errors.wrong_method("PUT", "/x"), 405, "method_not_allowed"),
+    (errors.wrong_method("PUT", "/x", "GET"), 405, "method_not_allowed"),
     (errors.internal(), 500, "internal"),
 ]
 

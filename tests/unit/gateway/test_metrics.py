@@ -23,6 +23,7 @@ from gateway_lite.record import Record
 from gateway_lite.replicas import Replica
 from gateway_lite.seats import Seen as Seat
 from gateway_lite.seen import Seen, bounded
+from gateway_lite.standing import Member
 from gateway_lite.tallies import SECONDS, Histogram
 from hpc.model import Phase, Reload
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LABELS = ("model", "replica", "key", "kind", "phase", "status", "state", "result", "le")
-MODELS = {"m": Model("m", Phase.READY, 2, (), (Phase.READY, Phase.STOPPED), 1)}
+MEMBERS = (Member(0, Phase.READY), Member(1, Phase.STOPPED, stale=True))
+MODELS = {"m": Model("m", Phase.READY, 2, (), MEMBERS)}
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -138,7 +140,7 @@ def test_what_was_counted_of_a_model_goes_with_it() -> None:
 @pytest.mark.parametrize("breaker", ["closed", "half-open", "open"])
 def test_a_replica_is_up_where_requests_go_there(breaker: str) -> None:
     replica = Replica("m/0@1/host:1", "m/0", "http://host:1")
-    model = Model("m", Phase.READY, 1, (replica,), (Phase.READY,))
+    model = Model("m", Phase.READY, 1, (replica,), (Member(0, Phase.READY),))
     state = Seat(3, 90, breaker, 1.5)
     metrics = Metrics()
     metrics.watch(lambda: Live({"m": model}, {}, 0, {"m": 2}, {replica.key: state}))

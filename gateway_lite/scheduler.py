@@ -1,0 +1,146 @@
+"""What the scheduler says of the jobs of replicas that do not speak for themselves.
+
+It is asked in a thread of its own, as it may not answer for long, and at most every 30 seconds:
+one squeue for all jobs. Several workers of one gateway ask once: the first tells the others in a
+file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from hpc import state
+from hpc.errors import StateError
+from hpc.model import JobState, JobStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from hpc.model import JobHandle
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 30.0
+"""Least time between two questions, in seconds."""
+FINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
+NAME = "jobs.json"
+
+
+def statuses(jobs: Sequence[JobHandle]) -> dict[str, JobStatus]:
+    """Ask Slurm, or this machine, about jobs; the only way from here to a scheduler."""
+    from hpc import jobs as known  # noqa: PLC0415 - costs memory where every replica speaks
+
+    return known.statuses(jobs)
+
+
+class Scheduler:
+    """Knows how jobs are.
+
+    Args:
+        file: where the workers of one gateway share what is known; None shares nothing.
+        asks: ask by ourselves; otherwise read what another worker wrote.
+        ask: returns the state of jobs by id; may block.
+        every_s: least time between two questions, in seconds.
+    """
+
+    def __init__(
+        self,
+        file: Path | None = None,
+        *,
+        asks: bool = True,
+        ask: Callable[[Sequence[JobHandle]], Mapping[str, JobStatus]] = statuses,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._file = file
+        self._asks = asks
+        self._ask = ask
+        self._every_s = every_s
+        self._lock = threading.Lock()
+        self._answers: Mapping[str, JobStatus] = {}
+        self._of_interest: frozenset[str] = frozenset()
+        self._wanted: tuple[JobHandle, ...] = ()
+        self._news = threading.Event()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._complaint = ""
+
+    def look(self, jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
+        """Return what is known of jobs, and have the rest asked for; never waits.
+
+        Args:
+            jobs: all that are of interest; what is known of others is forgotten.
+        """
+        if not self._asks:
+            return self._told() if jobs else {}
+        with self._lock:
+            self._of_interest = frozenset(job.job_id for job in jobs)
+            known = self._answers = self._kept(self._answers)
+        self._wanted = tuple(
+            job for job in jobs if job.job_id not in known or known[job.job_id].state not in FINAL
+        )
+        if self._wanted:
+            self._news.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+                self._thread.start()
+        return known
+
+    def _kept(self, answers: Mapping[str, JobStatus]) -> dict[str, JobStatus]:
+        return {name: one for name, one in answers.items() if name in self._of_interest}
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._ended.set()
+        self._news.set()
+
+    def _run(self) -> None:
+        while True:
+            self._news.wait()
+            if self._ended.is_set():
+                return
+            self._news.clear()
+            try:
+                self._note(self._ask(self._wanted))
+            except Exception:
+                log.exception("asking the scheduler failed")
+            self._ended.wait(self._every_s)
+
+    def _note(self, found: Mapping[str, JobStatus]) -> None:
+        """Keep what is new; no answer changes nothing."""
+        new = {name: one for name, one in found.items() if one.state is not JobState.UNKNOWN}
+        with self._lock:
+            self._answers = self._kept({**self._answers, **new})
+        silent = next((one for one in found.values() if one.state is JobState.UNKNOWN), None)
+        trouble = "" if silent is None else silent.reason or "the scheduler does not answer"
+        self._complain(self._tell() or trouble)
+
+    def _complain(self, text: str) -> None:
+        if text != self._complaint:
+            log.warning("%s", text or "the scheduler answers again")
+        self._complaint = text
+
+    def _tell(self) -> str:
+        """Write for the other workers; return why that failed."""
+        if self._file is not None:
+            plain = {name: state.encode(one) for name, one in self._answers.items()}
+            try:
+                state.write_text(self._file, json.dumps(plain))
+            except StateError as error:
+                return str(error)
+        return ""
+
+    def _told(self) -> Mapping[str, JobStatus]:
+        """Return what the first worker wrote; what was known before, where that cannot be read."""
+        text = state.read_text(self._file) if self._file is not None else None
+        try:
+            found = json.loads(text or "")
+            self._answers = {
+                name: state.decode(JobStatus, one) for name, one in dict(found).items()
+            }
+        except (ValueError, TypeError, KeyError, AttributeError):
+            pass
+        return self._answers
