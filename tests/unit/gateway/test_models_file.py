@@ -130,7 +130,7 @@ def test_patterns_that_cannot_be_searched_for_are_refused(
     file.write_text(json.dumps({**json.loads(written(ONE)), **bad}))
     assert settle(models)
     assert f"{file}: gateway.redact: the pattern 'all'" in (models.outcome.refused or "")
-    with pytest.raises(ConfigError, match="gateway.redact: the pattern 'all' cannot be used"):
+    with pytest.raises(ConfigError, match=r"gateway\.redact: the pattern 'all' cannot be used"):
         Models(config.load(models_file=str(file), home=str(tmp_path / "home")))
 
 

@@ -103,7 +103,7 @@ def test_who_asks_for_a_model_that_waits_is_told_when_to_come_back(
     assert error.status == 503
     assert headers[b"retry-after"] == retry
     assert headers[b"x-model-phase"] == b"QUEUED"
-    assert error.message.startswith("the model 'gpt' is not ready: QUEUED (Resources), its job is")
+    assert error.message.startswith("the model 'gpt' is not ready: QUEUED; Resources; expected")
     assert error.message.endswith(headers[b"x-model-expected-start"].decode())
 
 
@@ -111,7 +111,7 @@ def test_an_expected_start_is_told_in_utc() -> None:
     members = (Member(0, Phase.QUEUED, "7", start_at=NOW + 0.5),)
     error = not_ready("m", Model("m", Phase.QUEUED, 1, (), members), NOW)
     assert error.message == (
-        "the model 'm' is not ready: QUEUED, its job is expected to start at 1970-01-12T13:46:41Z"
+        "the model 'm' is not ready: QUEUED; expected to start at 1970-01-12T13:46:41Z"
     )
 
 
