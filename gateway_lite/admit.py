@@ -164,6 +164,8 @@ class GatewayDesk:
         identity = "" if model is None else model.identity
         counted = exchange.principal.limits is not None
         hit = self._extras.prepare(exchange, identity, counted=counted)
+        if exchange.extra is not None and exchange.extra.miss is not None:
+            exchange.notes = b"x-gateway-cache: miss\r\n"
         if hit is not None:
             asked = exchange.ask
             events = asked is not None and asked.stream
@@ -204,6 +206,7 @@ class GatewayDesk:
         exchange.turn += 1
         if exchange.extra is not None:
             exchange.extra.miss = None
+        exchange.notes = b""
         return True
 
     def _rename(self, exchange: Exchange, asked: ask.Ask, name: str) -> None:
@@ -214,7 +217,7 @@ class GatewayDesk:
             fields["max_tokens"] = most
         exchange.body = routing.with_fields(exchange.body, **fields)
         exchange.record.model = name
-        exchange.notes = b"x-gateway-model: %b\r\n" % name.encode()
+        exchange.notes += b"x-gateway-model: %b\r\n" % name.encode()
 
     def wait(self, exchange: Exchange, done: Callable[[Lease | Exception], None]) -> Waiting:
         """Wait for a slot."""

@@ -13,9 +13,11 @@ from gateway_lite.accesslog import AccessLog
 from gateway_lite.admit import GatewayDesk
 from gateway_lite.auth import Keys
 from gateway_lite.catalog import Scanner
+from gateway_lite.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.edge import HEALTH, Edge
 from gateway_lite.gate import Gate
-from gateway_lite.gather import Gather
+from gateway_lite.gather import DASHBOARD, METRICS, Gather
+from gateway_lite.history import History
 from gateway_lite.limits import Limits
 from gateway_lite.metrics import Metrics
 from gateway_lite.ollama_pages import OllamaPages
@@ -93,12 +95,14 @@ class Gateway:
             publish=self._publish,
             settings=settings,
         )
+        counts = Metrics()
+        self._history = History(counts.tallies)
         self._seen = Seen(
             models=lambda: self._catalog.models if self._catalog else {},
-            metrics=Metrics(),
+            metrics=counts,
             log=None if access_log is None else AccessLog(access_log),
             balancer=self._balancer,
-            reload=lambda: models.outcome,
+            file=models,
         )
         self.desk = GatewayDesk(
             catalog=self._known,
@@ -111,15 +115,30 @@ class Gateway:
             gate=self.gate,
             settings=settings,
         )
-        self._gather = None if crew is None else Gather(crew, self._seen.render)
+        dashboard = Dashboard(
+            Sources(
+                live=self._seen.live,
+                history=self._history,
+                keys=keys.all,
+                use=self._limits.use,
+                models=models,
+                draining=lambda: self.gate.draining,
+                others=self._others,
+            )
+        )
+        topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share}
+        self._gather = None if crew is None else Gather(crew, topics)
         metrics = self._seen.render if self._gather is None else self._gather.metrics
         self._models = models
         pages = [
             *Pages(self._known, models, metrics, lambda: self._table.aliases).routes(),
             *OllamaPages(self._known).routes(),
+            *dashboard.routes(),
         ]
         inner = _router([*pages, *Documents(_served(pages)).routes()])
-        self.app = Edge(inner, keys.find, self.gate, open_health=True, seen=self._seen)
+        self.app = Edge(
+            inner, keys.find, self.gate, open_health=True, open_paths={PAGE}, seen=self._seen
+        )
 
     async def start(self) -> None:
         """Read the state directory for the first time, and go on with that."""
@@ -144,6 +163,10 @@ class Gateway:
             self._beat()
         self._limits.sync()
 
+    def _others(self) -> list[bytes]:
+        """Return what other workers know, for the dashboard; called in a thread."""
+        return [] if self._gather is None else self._gather.others(DASHBOARD)
+
     def _known(self) -> Catalog:
         if self._catalog is None:
             raise errors.starting()
@@ -164,6 +187,7 @@ class Gateway:
         self._balancer.tick(passed_s)
         self.desk.look(passed_s)
         self._limits.tick()
+        self._history.look()
 
 
 def _scheduler(root: Path, crew: Crew | None) -> Scheduler:

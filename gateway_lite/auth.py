@@ -65,6 +65,10 @@ class Keys:
         self._stamp, self._ring = found, keys.Keyring(entries)
         log.info("keys: %d in the file", len(entries))
 
+    def all(self) -> tuple[keys.ClientKey, ...]:
+        """Return all keys of the file; none where it may not be used."""
+        return () if self._ring is None else self._ring.keys
+
     def find(self, token: bytes) -> keys.ClientKey | None:
         """Return the key in force that was presented, or None.
 

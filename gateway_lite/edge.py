@@ -10,7 +10,7 @@ from gateway_lite.asgi import ClientGone, header, send_error, send_json
 from gateway_lite.record import Record, bearer, request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from gateway_lite.asgi import App, Message, Receive, Scope, Send
     from gateway_lite.gate import Gate
@@ -29,6 +29,7 @@ class Edge:
         authenticate: takes the bearer token, returns who it is or None; raises ApiError.
         gate: shared with the server that drains.
         open_health: answer ``/healthz`` without a key.
+        open_paths: further paths that need none, as what is there tells nothing.
         seen: notes every request; None notes nothing.
     """
 
@@ -39,12 +40,14 @@ class Edge:
         gate: Gate,
         *,
         open_health: bool,
+        open_paths: Collection[str] = (),
         seen: Seen | None = None,
     ) -> None:
         self._app = app
         self._authenticate = authenticate
         self._gate = gate
         self._open_health = open_health
+        self._open_paths = open_paths
         self._seen = seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +80,8 @@ class Edge:
             if scope["method"] not in ("GET", "HEAD"):
                 raise errors.wrong_method(scope["method"], scope["path"], "GET, HEAD")
             return await send_json(send, {"status": "ok"})
+        if scope["path"] in self._open_paths:
+            return await self._app(scope, receive, send)
         token = bearer(header(scope, b"authorization") or b"")
         principal = scope["principal"] = self._authenticate(token)
         if principal is None:

@@ -29,7 +29,12 @@ class ApiError(Exception):
         kind: OpenAI's error type.
         param: the field of the request that is at fault.
         headers: further headers of the answer.
+
+    Attributes:
+        limit: which limit of a key refuses; empty where none does.
     """
+
+    limit = ""
 
     def __init__(
         self,

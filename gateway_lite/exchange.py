@@ -314,6 +314,7 @@ class Exchange:
         if self.response_complete:
             return
         self.record.failed(error.status, error.code)
+        self.record.limited = error.limit
         if not self.outlet.begun:
             self._refuse(error)
         elif not self.outlet.said:

@@ -145,8 +145,10 @@ class Extras:
             stream=bool(asked.stream),
         )
         if isinstance(found, Hit):
+            exchange.record.cache = "hit"
             return found
         if found is not None:
+            exchange.record.cache = "miss"
             self._extra(exchange).miss = found
         return None
 

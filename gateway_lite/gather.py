@@ -1,4 +1,4 @@
-"""The metrics of several workers as those of one gateway."""
+"""What several workers know, told as by one gateway."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from prometheus_client.metrics_core import Metric
     from prometheus_client.samples import Sample
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0
+METRICS = "metrics"
+DASHBOARD = "dashboard"
 SAME = (
     "_replicas",
     "_heartbeats_stale",
     "_build_info",
     "_start_time_seconds",
     "_max_fds",
-    *("_replica_up", "_replica_stalled_seconds", "_timestamp_seconds", "_file_refused"),
+    *("_replica_up", "_replica_breaker", "_replica_stalled_seconds"),
+    *("_timestamp_seconds", "_file_refused", "_reloads"),
 )
 """Ends of names of which each worker has the same value, or one of them says it all."""
 
@@ -50,17 +53,17 @@ class Crew:
 
 
 class Gather:
-    """Asks the other workers for their metrics, over sockets that have no file.
+    """Asks the other workers for what they know, over sockets that have no file.
 
     Args:
         crew: which of the workers we are.
-        render: returns our own metrics; called in a thread.
+        topics: returns what we know ourselves, by what is asked for; called in a thread.
     """
 
-    def __init__(self, crew: Crew, render: Callable[[], bytes]) -> None:
+    def __init__(self, crew: Crew, topics: Mapping[str, Callable[[], bytes]]) -> None:
         self._names = [f"\0{crew.name}-{number}" for number in range(crew.workers)]
         self._worker = crew.worker
-        self._render = render
+        self._topics = topics
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -76,22 +79,27 @@ class Gather:
 
     def metrics(self) -> bytes:
         """Return the sums over all workers that answer; called in a thread."""
-        texts = [self._render()]
+        texts = [self._topics[METRICS](), *self.others(METRICS)]
+        return merge([text.decode() for text in texts]).encode()
+
+    def others(self, topic: str) -> list[bytes]:
+        """Return what the other workers know that answer; called in a thread."""
+        found = []
         for number, name in enumerate(self._names):
             if number != self._worker:
                 with contextlib.suppress(OSError):
-                    texts.append(_ask(name))
-        return merge([text.decode() for text in texts]).encode()
+                    found.append(_ask(name, topic))
+        return found
 
     async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Write our metrics to a process of our own user."""
-        del reader
+        """Write what we know to a process of our own user."""
         try:
             if _peer(writer.get_extra_info("socket")) == os.getuid():
-                writer.write(await asyncio.to_thread(self._render))
+                asked = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+                writer.write(await asyncio.to_thread(self._topics[asked.decode().strip()]))
                 await writer.drain()
-        except OSError as error:
-            log.debug("a worker did not take our metrics: %s", error)
+        except (OSError, KeyError, asyncio.TimeoutError) as error:
+            log.debug("a worker did not take what we know: %r", error)
         finally:
             writer.close()
 
@@ -138,13 +146,14 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def _ask(name: str) -> bytes:
+def _ask(name: str, topic: str) -> bytes:
     """Return what another worker tells, if it is one of our own user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(PATIENCE_S)
         sock.connect(name)
         if _peer(sock) != os.getuid():
             return b""
+        sock.sendall(topic.encode() + b"\n")
         parts = []
         while part := sock.recv(65536):
             parts.append(part)

@@ -178,7 +178,14 @@ class Limits:
 
 
 def refusal(full: Full, limits: KeyLimits) -> ApiError:
-    """Return what a request gets that a limit does not admit.
+    """Return what a request gets that a limit does not admit."""
+    error = _refusal(full, limits)
+    error.limit = full.limit
+    return error
+
+
+def _refusal(full: Full, limits: KeyLimits) -> ApiError:
+    """Word it.
 
     Source: https://platform.openai.com/docs/guides/rate-limits and .../guides/error-codes
     """

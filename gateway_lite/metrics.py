@@ -7,7 +7,7 @@ own, and make its families of them when somebody asks.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
     from gateway_lite.catalog import Model
     from gateway_lite.record import Record
     from gateway_lite.seats import Seen
+    from gateway_lite.tallies import ModelTally
     from gateway_lite.usage import Usage
     from hpc.model import Reload
 
 PREFIX = "hpc_serve_gateway"
 FAILED = 400
+OTHER = "other"
+"""Stands for every model that nobody serves."""
+KEPT = ("", OTHER)
+BREAKER = ("closed", "half-open", "open")
 TIMES = {
     "time_to_first_byte": "Arrival to first byte out",
     "request_duration": "Arrival to last byte out",
@@ -52,8 +57,8 @@ class Live:
         in_flight: requests under way by model.
         lost: lines that the access log could not take.
         waiting: requests in the queue by model.
-        replicas: what the balancer knows of each, by its name.
-        reload: what became of models.yaml, or None.
+        replicas: what the balancer knows of each, by its key.
+        file: models.yaml, or None.
     """
 
     models: Mapping[str, Model]
@@ -61,7 +66,15 @@ class Live:
     lost: int
     waiting: Mapping[str, int] = field(default_factory=dict)
     replicas: Mapping[str, Seen] = field(default_factory=dict)
-    reload: Reload | None = None
+    file: File | None = None
+
+
+class File(Protocol):
+    """What became of models.yaml."""
+
+    outcome: Reload
+    taken: int
+    refused: int
 
 
 class Metrics:
@@ -86,25 +99,15 @@ class Metrics:
         status = record.status
         if status >= FAILED:
             self.tallies.error(model, record.error or "engine")
+        if record.limited:
+            self.tallies.limit(record.key, record.limited)
         tally = self.tallies.of(model, record.key, status // 100)
         tally.requests += 1
-        if not model:
-            return
-        times = tally.model
-        times.duration.add(took_s)
-        times.queue.add(record.queue_s)
-        attempts, first_at = record.attempts, record.first_at
-        if attempts:
-            times.overhead.add(record.overhead_s)
-            times.retries += attempts - 1
-        if first_at is not None and status < FAILED:
-            ttft_s = first_at - record.began
-            times.ttft.add(ttft_s)
-            if record.reads > 1:
-                times.between.add((took_s - ttft_s) / (record.reads - 1))
         if used is not None:
             tally.prompt += used.prompt
             tally.completion += used.completion
+        if model:
+            _time(tally.model, record, took_s)
 
     def watch(self, live: Callable[[], Live]) -> None:
         """Measure the rest by this whenever somebody asks."""
@@ -120,11 +123,32 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Make the library's families."""
+        now = None if self._live is None else self._live()
+        if now is not None:
+            self.tallies.keep({*now.models, *KEPT})
         info = {"version": __version__}
         yield InfoMetricFamily(f"{PREFIX}_build", "What runs", value=info)
         yield from _counted(self.tallies)
-        if self._live is not None:
-            yield from _measured(self._live())
+        if now is not None:
+            yield from _measured(now)
+
+
+def _time(times: ModelTally, record: Record, took_s: float) -> None:
+    times.duration.add(took_s)
+    times.queue.add(record.queue_s)
+    attempts, first_at = record.attempts, record.first_at
+    if attempts:
+        times.overhead.add(record.overhead_s)
+        times.retries += attempts - 1
+    if first_at is not None and record.status < FAILED:
+        ttft_s = first_at - record.began
+        times.ttft.add(ttft_s)
+        if record.reads > 1:
+            times.between.add((took_s - ttft_s) / (record.reads - 1))
+    if record.cache == "hit":
+        times.hits += 1
+    elif record.cache:
+        times.misses += 1
 
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
@@ -135,7 +159,8 @@ def _counted(tallies: Tallies) -> Iterator[Metric]:
     yield from _requests(tallies)
     retries = _counter("retries", "Further attempts at a replica", "model")
     errors = _counter("errors", "Requests that failed", "model", "kind")
-    limited = _counter("limited", "Requests that a limit refused", "key", "kind")
+    limited = _counter("limited", "Requests that a limit of their key refused", "key", "kind")
+    cached = _counter("cache", "Requests whose answer may be kept", "model", "result")
     for pair, count in tallies.errors.copy().items():
         errors.add_metric(pair, count)
     for pair, count in tallies.limited.copy().items():
@@ -143,7 +168,9 @@ def _counted(tallies: Tallies) -> Iterator[Metric]:
     models = {name: tally for name, tally in tallies.models.copy().items() if name}
     for name, times in models.items():
         retries.add_metric([name], times.retries)
-    yield from (retries, errors, limited)
+        cached.add_metric([name, "hit"], times.hits)
+        cached.add_metric([name, "miss"], times.misses)
+    yield from (retries, errors, limited, cached)
     for kind, text in TIMES.items():
         family = HistogramMetricFamily(f"{PREFIX}_{kind}_seconds", text, labels=["model"])
         for name, times in models.items():
@@ -184,27 +211,47 @@ def _measured(now: Live) -> Iterator[Metric]:
             replicas.add_metric([model.name, phase.value], model.phases.count(phase))
     lost = CounterMetricFamily(f"{PREFIX}_access_log_lost", "Lines lost", value=now.lost)
     yield from (flight, queued, replicas, stale, lost)
-    yield from _upstreams(now.replicas)
-    if now.reload is not None:
-        yield from _reloads(now.reload)
+    yield from _upstreams(now)
+    if now.file is not None:
+        yield from _reloads(now.file)
 
 
-def _upstreams(seen: Mapping[str, Seen]) -> Iterator[Metric]:
-    up = _gauge("replica_up", "1 where requests go there, 0 while it rests", "replica")
-    outstanding = _gauge("replica_outstanding", "Requests at a replica", "replica")
-    tokens = _gauge("replica_outstanding_tokens", "Estimated tokens at a replica", "replica")
-    stalled = _gauge("replica_stalled_seconds", "Time without movement at a replica", "replica")
-    for name, state in seen.items():
-        up.add_metric([name], float(state.breaker != "open"))
-        outstanding.add_metric([name], state.outstanding)
-        tokens.add_metric([name], state.tokens)
-        stalled.add_metric([name], state.stalled_s)
-    yield from (up, outstanding, tokens, stalled)
+def _upstreams(now: Live) -> Iterator[Metric]:
+    names = ("model", "replica")
+    up = _gauge("replica_up", "1 where requests go there, 0 while it rests or stands still", *names)
+    breaker = _gauge("replica_breaker", "1 for the state it is in", *names, "state")
+    outstanding = _gauge("replica_outstanding", "Requests at a replica", *names)
+    tokens = _gauge("replica_outstanding_tokens", "Estimated tokens at a replica", *names)
+    stalled = _gauge("replica_stalled_seconds", "Time without movement at a replica", *names)
+    for at, state in _by_name(now).items():
+        up.add_metric(at, float(state.breaker != "open" and not state.stalled))
+        for word in BREAKER:
+            breaker.add_metric([*at, word], float(state.breaker == word))
+        outstanding.add_metric(at, state.outstanding)
+        tokens.add_metric(at, state.tokens)
+        stalled.add_metric(at, state.stalled_s)
+    yield from (up, breaker, outstanding, tokens, stalled)
 
 
-def _reloads(reload: Reload) -> Iterator[Metric]:
+def _by_name(now: Live) -> dict[tuple[str, str], Seen]:
+    """Return the states of replicas by model and name; the last of those that have the same."""
+    return {
+        (model.name, replica.name): now.replicas[replica.key]
+        for model in now.models.values()
+        for replica in model.replicas
+        if replica.key in now.replicas
+    }
+
+
+def _reloads(file: File) -> Iterator[Metric]:
+    outcome = file.outcome
     taken = _gauge("models_file_taken_timestamp_seconds", "When models.yaml came into force")
-    taken.add_metric([], reload.taken_at)
+    taken.add_metric([], outcome.taken_at)
     refused = _gauge("models_file_refused", "1 while models.yaml as it stands is refused")
-    refused.add_metric([], float(reload.refused is not None))
-    yield from (taken, refused)
+    refused.add_metric([], float(outcome.refused is not None))
+    since = _gauge("models_file_refused_timestamp_seconds", "Since when that is so, or 0")
+    since.add_metric([], outcome.refused_at or 0.0)
+    reloads = _counter("reloads", "Readings of models.yaml that had news", "result")
+    reloads.add_metric(["taken"], file.taken)
+    reloads.add_metric(["refused"], file.refused)
+    yield from (taken, refused, since, reloads)

@@ -40,6 +40,12 @@ MODEL_NAME: Json = {
     "required": True,
     "schema": {"type": "string", "minLength": 1},
 }
+MODEL_SHOWN: Json = {
+    "name": "model",
+    "in": "query",
+    "description": "whose rates and times to tell; without it, those of all models",
+    "schema": {"type": "string"},
+}
 RETRY = "seconds after which another try may succeed"
 ALWAYS = (errors.unauthorized(), errors.keys_unusable(), errors.draining(), errors.internal())
 """What any path but the health checks may answer."""
@@ -150,6 +156,15 @@ TEXT = {"type": "string"}
 UNREADY = {"503": _answer("no model is ready", json=_ref("Ready"))}
 READY = _page("Could a request be served?", _answer("it could", json=_ref("Ready")))
 READY["responses"] |= UNREADY
+DASHBOARD: Json = {
+    "summary": "What goes on, live",
+    "tags": ["gateway"],
+    "security": [],
+    "responses": {
+        "200": _answer("a page, which asks for a key", html=TEXT),
+        **_errors([errors.draining(), errors.internal()]),
+    },
+}
 OPERATIONS: dict[Way, Json] = {
     ("GET", "/healthz"): _health("Does the process serve?"),
     ("GET", "/health"): _health("The same, where clients of vLLM look for it"),
@@ -158,7 +173,14 @@ OPERATIONS: dict[Way, Json] = {
     ("GET", "/metrics"): _page("Counters for Prometheus", _answer("them", text=TEXT)),
     ("GET", "/openapi.json"): _page("This document", _answer("it", json={"type": "object"})),
     ("GET", "/docs"): _page("This document, to be read", _answer("a page", html=TEXT)),
-    ("GET", "/dashboard"): _page("What goes on, live", _answer("a page", html=TEXT)),
+    ("GET", "/dashboard"): DASHBOARD,
+    ("GET", "/dashboard/data"): _page(
+        "What the dashboard shows",
+        _answer("models, rates, times and keys", json=_ref("Dashboard")),
+        errors.model_not_allowed("MODEL"),
+        errors.model_not_found("MODEL"),
+        parameters=[MODEL_SHOWN],
+    ),
     ("GET", "/v1/models"): _page(
         "Models that your key may use", _answer("them", json=_ref("ModelList")), errors.starting()
     ),

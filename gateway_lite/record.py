@@ -48,11 +48,13 @@ class Record:
         began: clock at its first byte.
         first_at: clock when the first byte of the answer's body had gone out.
         complete: its answer went out to the last byte.
+        cache: "hit" or "miss"; empty where the answer was not to be kept.
+        limited: the limit of the key that refused it; empty where none did.
         reads: pieces in which the answer's body came.
         overhead_s: seconds that passed in the gateway before the replica was asked.
     """
 
-    path = key = model = replica = ""
+    path = key = model = replica = cache = limited = ""
     status = attempts = reads = 0
     error: str | None = None
     queue_s = overhead_s = 0.0
@@ -60,6 +62,8 @@ class Record:
     complete = False
     _tail: usage.Tail | None = None
     _whole: bytes | None = None
+    _used: usage.Usage | None = None
+    _read = False
 
     def __init__(self, name: str, path: str = "") -> None:
         self.name = name
@@ -96,8 +100,14 @@ class Record:
             self.failed(LEFT, CLIENT_GONE)
 
     def used(self) -> usage.Usage | None:
-        """Return what a replica reports of its work, also where that was cut short."""
-        if not self.replica:
-            return None
-        whole = self._whole
-        return usage.read(self.tail.read() if whole is None else whole[-usage.TAIL_BYTES :])
+        """Return what a replica reports of its work, also where that was cut short; at its end."""
+        if not self._read:
+            self._read = True
+            if self.replica:
+                whole = self._whole
+                tail = self._tail
+                if whole is not None:
+                    self._used = usage.of_whole(whole)
+                elif tail is not None:
+                    self._used = usage.read(tail.read())
+        return self._used

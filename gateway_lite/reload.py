@@ -79,6 +79,8 @@ class Models:
         policy: what holds for requests; replaced as a whole, before the outcome is.
         digest: the same for as long as policy and models are the same.
         outcome: what became of the last readings; replaced as a whole.
+        taken: readings that changed something.
+        refused: readings that did not come into force, each reason once.
     """
 
     def __init__(self, config: Config) -> None:
@@ -91,6 +93,7 @@ class Models:
         self.digest = digest(config)
         now = time.time()
         self.outcome = Reload(read_at=now, taken_at=now)
+        self.taken = self.refused = 0
         self._seen: Stamp | str = ""
         self._seen_at = 0.0
         self._read: Stamp | str = ""
@@ -170,6 +173,7 @@ class Models:
         self.digest = digest(resolved)
         if told(change):
             log.info("%s: %s", self.path, told(change))
+            self.taken += 1
             was = self.outcome.warnings
             self.outcome = replace(change, read_at=began, taken_at=time.time(), warnings=was)
         elif self._asked or self.outcome.refused is not None:
@@ -182,6 +186,7 @@ class Models:
         at = self.outcome.refused_at
         if sentence != self.outcome.refused:
             log.error("%s; the models known so far are served", sentence)
+            self.refused += 1
             at = time.time()
         elif not self._asked:
             return

@@ -66,6 +66,13 @@ SCHEMAS: Json = {
         **_closed(name={"const": "hpc-serve"}, version=TEXT, models_file=FILE),
         "additionalProperties": True,
     },
+    "Dashboard": {
+        "type": "object",
+        "required": [
+            *("time", "gateway", "you", "models_file", "model"),
+            *("models", "windows", "chart", "keys"),
+        ],
+    },
     "Model": {**MODEL, "additionalProperties": True},
     "ModelList": _closed(
         object={"const": "list"},

@@ -31,12 +31,14 @@ class Seen:
         tokens: the estimate of their tokens.
         breaker: "closed", "open" or "half-open".
         stalled_s: seconds without any movement while requests wait.
+        stalled: that is too long, so that it gets no more of them.
     """
 
     outstanding: int
     tokens: int
     breaker: str
     stalled_s: float
+    stalled: bool = False
 
 
 class Seat:
@@ -140,4 +142,4 @@ class Seat:
             breaker = "closed"
         else:
             breaker = "open" if now < self._open_until else "half-open"
-        return Seen(len(self.leases), self.tokens, breaker, self.still_s)
+        return Seen(len(self.leases), self.tokens, breaker, self.still_s, self.stalled)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway_lite.metrics import Live
+from gateway_lite.metrics import OTHER, Live
 from gateway_lite.record import LEFT
 
 if TYPE_CHECKING:
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
     from gateway_lite.accesslog import AccessLog
     from gateway_lite.catalog import Model
-    from gateway_lite.metrics import Metrics
+    from gateway_lite.metrics import File, Metrics
     from gateway_lite.place import Balancer
     from gateway_lite.record import Record
     from gateway_lite.usage import Usage
-    from hpc.model import Reload
 
-OTHER = "other"
-QUIET = frozenset({"/healthz", "/metrics"})
+QUIET = frozenset({"/healthz", "/health", "/metrics", "/dashboard", "/dashboard/data"})
 """Paths that monitors ask for all day; noted only when refused."""
 
 
@@ -39,8 +37,8 @@ class Seen:
         models: returns those of the catalog in force, by name.
         metrics: counts.
         log: gets a line per request, or None.
-        balancer: knows how its replicas are, or None.
-        reload: returns what became of models.yaml, or None.
+        balancer: knows how replicas do, or None.
+        file: models.yaml, or None.
     """
 
     def __init__(
@@ -50,16 +48,16 @@ class Seen:
         metrics: Metrics,
         log: AccessLog | None,
         balancer: Balancer | None = None,
-        reload: Callable[[], Reload] | None = None,
+        file: File | None = None,
     ) -> None:
-        self._balancer = balancer
-        self._reload = reload
         self._models = models
         self._metrics = metrics
         self._log = log
+        self._balancer = balancer
+        self._file = file
         self._active: set[Record] = set()
         self.render = metrics.render
-        metrics.watch(self._live)
+        metrics.watch(self.live)
 
     def begin(self, record: Record) -> None:
         """Note a request at its first byte."""
@@ -83,7 +81,7 @@ class Seen:
         if self._log is not None:
             self._log.close()
 
-    def _live(self) -> Live:
+    def live(self) -> Live:
         """Measure; called in a thread, on copies."""
         models = self._models()
         in_flight = dict.fromkeys(models, 0)
@@ -91,15 +89,12 @@ class Seen:
             if record.model:
                 name = bounded(record.model, models)
                 in_flight[name] = in_flight.get(name, 0) + 1
+        lost = 0 if self._log is None else self._log.lost
         balancer = self._balancer
-        return Live(
-            models,
-            in_flight,
-            lost=0 if self._log is None else self._log.lost,
-            waiting={} if balancer is None else {name: balancer.waiting(name) for name in models},
-            replicas={} if balancer is None else balancer.by_name(),
-            reload=None if self._reload is None else self._reload(),
-        )
+        if balancer is None:
+            return Live(models, in_flight, lost, file=self._file)
+        waiting = {name: balancer.waiting(name) for name in models}
+        return Live(models, in_flight, lost, waiting, balancer.states(), self._file)
 
 
 class Line(msgspec.Struct, gc=False):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -46,7 +50,7 @@ class Histogram:
 class ModelTally:
     """What is counted of one model."""
 
-    __slots__ = ("between", "duration", "overhead", "queue", "retries", "ttft")
+    __slots__ = ("between", "duration", "hits", "misses", "overhead", "queue", "retries", "ttft")
 
     def __init__(self) -> None:
         self.ttft = Histogram(SECONDS)
@@ -54,7 +58,7 @@ class ModelTally:
         self.queue = Histogram(SECONDS)
         self.between = Histogram(BETWEEN)
         self.overhead = Histogram(OVERHEAD)
-        self.retries = 0
+        self.retries = self.hits = self.misses = 0
 
     def histograms(self) -> dict[str, Histogram]:
         """Return its histograms by name."""
@@ -78,7 +82,7 @@ class KeyTally:
 
 
 class Tallies:
-    """All that is counted."""
+    """All that is counted; added to in the event loop, read in any thread."""
 
     def __init__(self) -> None:
         self.models: dict[str, ModelTally] = {}
@@ -105,6 +109,16 @@ class Tallies:
     def error(self, model: str, kind: str) -> None:
         """Count a request that failed."""
         self.errors[model, kind] = self.errors.get((model, kind), 0) + 1
+
+    def keep(self, models: Collection[str]) -> None:
+        """Forget what was counted of models other than these."""
+        gone = self.models.keys() - models
+        for name in gone:
+            self.models.pop(name, None)
+        for at in [at for at in self.keys.copy() if at[0] in gone]:
+            self.keys.pop(at, None)
+        for pair in [pair for pair in self.errors.copy() if pair[0] in gone]:
+            self.errors.pop(pair, None)
 
     def limit(self, key: str, kind: str) -> None:
         """Count a request that a limit refused."""

@@ -114,11 +114,38 @@ class Asked(msgspec.Struct):
     stream_options: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Reported(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    usage: _Reported | None = None
+
+
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+ANSWER = msgspec.json.Decoder(_Answer)
 EXTRA = msgspec.json.Decoder(Extra)
 ASKED = msgspec.json.Decoder(Asked)
 ASK = b'"stream_options":{"include_usage":true},'
 HINTS = (b'"choices":[]', b'"choices": []')
+
+
+def of_whole(body: bytes) -> Usage | None:
+    """Return what an answer in JSON reports, or None; cheaper than to look for it at its end."""
+    if len(body) <= TAIL_BYTES:
+        try:
+            found = ANSWER.decode(body).usage
+        except UNREADABLE:
+            found = None
+        if found is not None:
+            prompt = found.prompt_tokens if found.input_tokens is None else found.input_tokens
+            answer = found.completion_tokens or found.output_tokens or 0
+            if prompt is not None and 0 <= prompt <= MOST and 0 <= answer <= MOST:
+                return Usage(prompt, answer)
+    return read(body[-TAIL_BYTES:])
 
 
 def add_usage(body: bytes) -> bytes | None:

@@ -80,7 +80,7 @@ def submit_replica(
     )
 
 
-def submit_callable(
+def submit_callable(  # noqa: PLR0913 - what a scheduler is told
     task: Callable[[], Any],
     *,
     name: str,
@@ -89,6 +89,9 @@ def submit_callable(
     setup: Sequence[str] = (),
     cluster: Cluster = "slurm",
     site: Site | None = None,
+    restarts: int = 0,
+    grace_s: int = 90,
+    number: int = 0,
 ) -> JobHandle:
     """Submit a job that serves nothing, such as the build of an image.
 
@@ -100,6 +103,9 @@ def submit_callable(
         setup: shell lines before it.
         cluster: where it runs.
         site: names templates that win over ours.
+        restarts: requeues at walltime; 0 also forbids Slurm to start it again.
+        grace_s: seconds before the walltime at which it is told.
+        number: which of several that want GPUs of their own on one machine.
 
     Raises:
         SubmitError: it was refused; nothing is left of the attempt.
@@ -113,13 +119,22 @@ def submit_callable(
             task,
             folder=folder,
             text=submit.plain_script(
-                name, resources, folder, setup=setup, templates=site.templates if site else None
+                name,
+                resources,
+                folder,
+                setup=setup,
+                templates=site.templates if site else None,
+                signal_s=grace_s,
+                requeue=restarts > 0,
             ),
             minutes=resources.time_min,
+            restarts=restarts,
             hide=slurm.options(os.environ),
         )
-    gpus = local.pick_gpus(resources.gpus, 0, os.environ)
-    return _submit_here(task, folder, resources, setup=setup, gpus=gpus)
+    gpus = local.pick_gpus(resources.gpus, number, os.environ)
+    return _submit_here(
+        task, folder, resources, setup=setup, gpus=gpus, grace_s=grace_s, restarts=restarts
+    )
 
 
 def _submit_here(

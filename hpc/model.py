@@ -224,3 +224,70 @@ class GatewayRecord:
     models_file: str | None = None
     reload: Reload = field(default_factory=Reload)
     schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSpec:
+    """A file of requests to answer.
+
+    Attributes:
+        id: names the batch and its folder.
+        source: the file as the user gave it.
+        output: absolute path of the file with the answers.
+        service: the service whose replicas answer; None brings an engine in each job.
+        rows: requests.
+        chunk_rows: requests of a chunk; the last may have fewer.
+        chunks: how many there are.
+        workers: jobs that were asked for.
+        in_flight: requests that a worker has in flight at most.
+        timeout_s: seconds that one request may take.
+        retries: how often a request that failed is sent again.
+        made_at: Unix time.
+    """
+
+    id: str
+    source: str
+    output: str
+    service: str | None
+    rows: int
+    chunk_rows: int
+    chunks: int
+    workers: int = 1
+    in_flight: int = 256
+    timeout_s: float = 600.0
+    retries: int = 5
+    made_at: float = 0.0
+    schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWorker:
+    """What a worker of a batch says of itself; times are Unix seconds.
+
+    Attributes:
+        name: no other process ever has it.
+        job_id: its job, which may run again under another name.
+        good: requests it has had answered.
+        failed: requests it has given up.
+        retried: requests it has sent again.
+        tokens: completion tokens it has received.
+        in_flight: requests on their way just now.
+        limit: requests it would have on their way.
+        ended: whether it left on its own.
+    """
+
+    name: str
+    job_id: str
+    host: str
+    started_at: float
+    beat_at: float
+    phase: str = "STARTING"
+    good: int = 0
+    failed: int = 0
+    retried: int = 0
+    tokens: int = 0
+    in_flight: int = 0
+    limit: int = 0
+    ended: bool = False
+    cause: str | None = None
+    schema: int = 1

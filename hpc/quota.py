@@ -63,7 +63,8 @@ def short(count: int) -> str:
     """Return a number as people write it, such as ``20k``, without rounding it."""
     for unit, scale in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= scale and count * 10 % scale == 0:
-            return f"{count / scale:g}{unit}"
+            whole, tenth = divmod(count * 10 // scale, 10)
+            return f"{whole}.{tenth}{unit}" if tenth else f"{whole}{unit}"
     return str(count)
 
 

@@ -83,6 +83,11 @@ def engine_log(root: Path, service: str, replica: int) -> Path:
     return replica_dir(root, service, replica) / "engine.log"
 
 
+def batch_dir(root: Path, batch: str) -> Path:
+    """Return the folder of one batch."""
+    return root / "batches" / batch
+
+
 def images_dir(root: Path) -> Path:
     """Return the folder of built container images."""
     return root / "images"

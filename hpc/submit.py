@@ -66,6 +66,8 @@ def plain_script(
     *,
     setup: Sequence[str] = (),
     templates: Path | None = None,
+    signal_s: int = 90,
+    requeue: bool = False,
 ) -> str:
     """Return the batch script of a job that serves nothing, such as an image build.
 
@@ -75,6 +77,8 @@ def plain_script(
         folder: where submitit keeps its files.
         setup: shell lines before it.
         templates: a folder whose templates win over ours.
+        signal_s: seconds before the walltime at which it is told.
+        requeue: whether Slurm may start it again.
 
     Raises:
         ConfigError: a value cannot stand in a batch script.
@@ -85,7 +89,8 @@ def plain_script(
         stdout=stdout,
         stderr=stderr,
         job_name=f"hpc-serve-{name}",
-        requeue=False,
+        signal_s=signal_s,
+        requeue=requeue,
     )
     return render.script("batch", job, resources, setup=setup, templates=templates)
 

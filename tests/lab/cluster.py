@@ -106,5 +106,7 @@ class Cluster:
         """End every service and the gateway of owner, whatever state they are in."""
         self.hpc("stop", "--all", check=False, timeout=180)
         self.hpc("gateway", "stop", check=False)
-        self.shell("login", f"rm -rf {STATE}/services {STATE}/keys.yaml {STATE}/owner.key")
+        self.shell("login", "scancel --user=owner", check=False)  # workers of batches
+        records = (f"{STATE}/{name}" for name in ("batches", "services", "keys.yaml", "owner.key"))
+        self.shell("login", f"rm -rf {' '.join(records)}")
         self.lab.wait_idle()

@@ -88,18 +88,31 @@ def _program(argv: list[str], log: Path, env: dict[str, str]) -> Iterator[subpro
 
 @contextlib.contextmanager
 def run_gateway(
-    home: Path, backends: dict[str, str] | None = None, *more: str
+    home: Path,
+    backends: dict[str, str] | None = None,
+    *more: str,
+    policy: dict[str, Any] | None = None,
+    models: dict[str, dict[str, Any]] | None = None,
 ) -> Iterator[Running]:
-    """Run a gateway over a state directory and static backends by model."""
-    models = home.parent / "models.yaml"
+    """Run a gateway over a state directory and static backends by model.
+
+    Args:
+        home: the state directory.
+        backends: address by model.
+        more: arguments.
+        policy: the section ``gateway`` of models.yaml.
+        models: further keys of their entries, by model.
+    """
+    file = home.parent / "models.yaml"
     entries = [
-        {"name": name, "backend": "vllm", "backend_url": url}
+        {"name": name, "backend": "vllm", "backend_url": url, **(models or {}).get(name, {})}
         for name, url in (backends or {}).items()
     ]
-    models.write_text(json.dumps({"version": 1, "models": entries}))
+    section = {} if policy is None else {"gateway": policy}
+    file.write_text(json.dumps({"version": 1, "models": entries, **section}))
     key, _ = keys.add(state.keys_path(home), "tester")
     log = home.parent / "gateway.log"
-    argv = ["run", "--home", str(home), "--models", str(models), "--port", "0", *more]
+    argv = ["run", "--home", str(home), "--models", str(file), "--port", "0", *more]
     with _program(argv, log, environment()) as process:
 
         def port() -> int | None:

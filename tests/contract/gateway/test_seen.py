@@ -140,8 +140,9 @@ def test_errors_are_counted_by_kind(gateway: Running, home: Path) -> None:
 
 def test_retries_are_counted(home: Path) -> None:
     with dead_address() as dead, serve(Engine()) as url, run_over(home, [dead, url]) as gateway:
-        for _ in range(12):  # with nothing that makes them go to one replica
-            assert gateway.post({"messages": []}).status_code == 200
+        for number in range(12):  # they begin otherwise, and so have other homes
+            words = [{"role": "user", "content": f"{number} " * 20}]
+            assert gateway.post({"messages": words}).status_code == 200
             time.sleep(0.01)
         found = counts(gateway)
         again = [line for line in lines(home, 12) if line["attempts"] > 1]

@@ -100,8 +100,9 @@ def test_an_alias_is_listed_and_answered_under_the_models_own_name(lab: Lab, big
     assert "'lost'" in lost.json()["error"]["message"]
 
     def logged() -> list[str]:
-        (log,) = (lab.home / "gateways").rglob("access.log")
-        return [json.loads(line)["model"] for line in log.read_text().splitlines()]
+        logs = (lab.home / "gateways").rglob("access.log")
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+        return [json.loads(line)["model"] for line in lines]
 
     wait_until(lambda: {"big", "other"} <= set(logged()))
 

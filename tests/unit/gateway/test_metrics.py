@@ -6,8 +6,11 @@ import asyncio
 import json
 import os
 import stat
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import prometheus_client
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,19 +18,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway_lite import accesslog
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.catalog import Model
-from gateway_lite.metrics import Metrics
+from gateway_lite.metrics import Live, Metrics
 from gateway_lite.record import Record
+from gateway_lite.replicas import Replica
+from gateway_lite.seats import Seen as Seat
 from gateway_lite.seen import Seen, bounded
 from gateway_lite.standing import Member
-from gateway_lite.tallies import SECONDS
-from hpc.model import Phase
+from gateway_lite.tallies import SECONDS, Histogram
+from hpc.model import Phase, Reload
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
-LABELS = ("model", "key", "kind", "phase", "status", "le")
+LABELS = ("model", "replica", "key", "kind", "phase", "status", "state", "result", "le")
 MEMBERS = (Member(0, Phase.READY), Member(1, Phase.STOPPED, stale=True))
 MODELS = {"m": Model("m", Phase.READY, 2, (), MEMBERS)}
 
@@ -50,6 +53,15 @@ def serve(seen: Seen, model: str, status: int = 200, key: str = "alice") -> None
     seen.begin(record)
     record.model, record.status, record.key, record.attempts = model, status, key, 1
     seen.end(record)
+
+
+@dataclass
+class File:
+    """What became of models.yaml."""
+
+    outcome: Reload
+    taken: int = 0
+    refused: int = 0
 
 
 @given(st.text(min_size=1))
@@ -83,6 +95,91 @@ def test_the_state_of_things_is_measured_when_asked() -> None:
     assert found["replicas", "m", "READY"] == found["replicas", "m", "STOPPED"] == 1
     assert found["replicas", "m", "QUEUED"] == 0
     assert found["heartbeats_stale", "m"] == 1
+
+
+def test_what_a_key_may_not_and_what_the_cache_knew_is_counted() -> None:
+    metrics = Metrics()
+    seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
+    for limited, cache in (
+        ("rpm", ""),
+        ("rpm", ""),
+        ("daily_tokens", ""),
+        ("", "hit"),
+        ("", "miss"),
+    ):
+        record = Record("id", "/v1/completions")
+        record.model, record.key, record.cache = "m", "alice", cache
+        record.limited, record.status = limited, 429 if limited else 200
+        seen.begin(record)
+        seen.end(record)
+    found = samples(metrics)
+
+    assert {name[1:]: value for name, value in found.items() if name[0] == "limited_total"} == {
+        ("alice", "rpm"): 2,
+        ("alice", "daily_tokens"): 1,
+    }
+    assert (found["cache_total", "m", "hit"], found["cache_total", "m", "miss"]) == (1, 1)
+
+
+def test_what_was_counted_of_a_model_goes_with_it() -> None:
+    metrics = Metrics()
+    models = dict(MODELS)
+    seen = Seen(models=lambda: models, metrics=metrics, log=None)
+    for status in (200, 500):
+        serve(seen, "m", status)
+        serve(seen, "x", status)
+    assert samples(metrics)["requests_total", "m", "alice", "2xx"] == 1
+    models.clear()
+    found = samples(metrics)
+
+    assert not [name for name in found if "m" in name]
+    assert found["requests_total", "other", "alice", "2xx"] == 1
+    assert found["errors_total", "other", "engine"] == 1
+
+
+@pytest.mark.parametrize("breaker", ["closed", "half-open", "open"])
+def test_a_replica_is_up_where_requests_go_there(breaker: str) -> None:
+    replica = Replica("m/0@1/host:1", "m/0", "http://host:1")
+    model = Model("m", Phase.READY, 1, (replica,), (Member(0, Phase.READY),))
+    state = Seat(3, 90, breaker, 1.5)
+    metrics = Metrics()
+    metrics.watch(lambda: Live({"m": model}, {}, 0, {"m": 2}, {replica.key: state}))
+    found = samples(metrics)
+
+    assert found["replica_up", "m", "m/0"] == (breaker != "open")
+    assert {n[3]: v for n, v in found.items() if n[0] == "replica_breaker"} == {
+        word: float(word == breaker) for word in ("closed", "half-open", "open")
+    }
+    assert found["replica_outstanding", "m", "m/0"] == 3
+    assert found["replica_outstanding_tokens", "m", "m/0"] == 90
+    assert found["replica_stalled_seconds", "m", "m/0"] == 1.5
+    assert found["queued", "m"] == 2
+
+
+def test_readings_of_the_models_file_are_told() -> None:
+    file = File(Reload(taken_at=5.0, refused="why", refused_at=7.0), taken=2, refused=1)
+    metrics = Metrics()
+    metrics.watch(lambda: Live({}, {}, 0, file=file))
+    found = samples(metrics)
+
+    assert found["models_file_taken_timestamp_seconds",] == 5
+    assert found["models_file_refused",] == 1
+    assert found["models_file_refused_timestamp_seconds",] == 7
+    assert (found["reloads_total", "taken"], found["reloads_total", "refused"]) == (2, 1)
+
+
+@given(st.lists(st.floats(0, 1000), max_size=50))
+def test_a_histogram_is_the_one_that_the_library_would_make(values: list[float]) -> None:
+    ours = Histogram(SECONDS)
+    theirs = prometheus_client.Histogram("h", "h", buckets=SECONDS, registry=None)
+    for value in values:
+        ours.add(value)
+        theirs.observe(value)
+    (family,) = theirs.collect()
+    buckets = [(s.labels["le"], s.value) for s in family.samples if s.name == "h_bucket"]
+
+    assert ours.buckets() == buckets
+    assert ours.total == pytest.approx(sum(values))
 
 
 def test_a_request_that_waited_in_vain_counts_its_wait() -> None:

@@ -1,0 +1,189 @@
+"""A page that shows what goes on, live: one file of HTML without a key, and its data with one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import re
+import socket
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway_lite import errors, overview
+from gateway_lite.overview import Overview, Share
+from hpc import __version__
+from hpc.keys import ALL, OWNER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from starlette.requests import Request
+
+    from gateway_lite.history import History
+    from gateway_lite.metrics import Live
+    from gateway_lite.reload import Models
+    from hpc.keys import ClientKey
+    from hpc.use import Use
+
+    Json = dict[str, Any]
+
+PAGE = "/dashboard"
+DATA = "/dashboard/data"
+INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+PRIVATE = {
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the dashboard's data come from.
+
+    Attributes:
+        live: what is measured when somebody asks.
+        history: what was counted lately.
+        keys: returns all keys of the file.
+        use: returns what keys have used, by id; called in the event loop.
+        models: the models.yaml in force.
+        draining: tells whether the gateway is about to end.
+        others: returns the shares of other workers; called in a thread.
+    """
+
+    live: Callable[[], Live]
+    history: History
+    keys: Callable[[], Iterable[ClientKey]]
+    use: Callable[[], Mapping[str, Use]]
+    models: Models
+    draining: Callable[[], bool]
+    others: Callable[[], Iterable[bytes]] = tuple
+
+
+class Dashboard:
+    """The page and its data.
+
+    Args:
+        sources: where the data come from.
+        clock: Unix time.
+    """
+
+    def __init__(self, sources: Sources, clock: Callable[[], float] = time.time) -> None:
+        self._from = sources
+        self._clock = clock
+        self._started_at = clock()
+        self._hostname = socket.gethostname()
+        self._html = (files("gateway_lite") / "pages" / "dashboard.html").read_bytes()
+        self._headers = {**PRIVATE, "content-security-policy": policy(self._html.decode())}
+
+    def routes(self) -> list[Route]:
+        """Return the paths served here; the page itself is to be served without a key."""
+        return [Route(PAGE, self.page), Route(DATA, self.data)]
+
+    async def page(self, request: Request) -> Response:
+        """Answer with the page, which is the same for everybody."""
+        del request
+        return Response(self._html, media_type="text/html", headers=self._headers)
+
+    async def data(self, request: Request) -> Response:
+        """Answer with what goes on, as far as the key may see it.
+
+        Raises:
+            ApiError: it may not see the model that it asks for.
+        """
+        key: ClientKey = request.scope["principal"]
+        chosen = request.query_params.get("model", "")
+        if chosen and not key.allows(chosen):
+            raise errors.model_not_allowed(chosen)
+        use = self._from.use()
+        told = await asyncio.to_thread(self._told, key, chosen, use)
+        body = msgspec.json.encode(told)
+        return Response(body, media_type="application/json", headers=PRIVATE)
+
+    def share(self) -> bytes:
+        """Return what this worker knows, for the others; called in any thread."""
+        return msgspec.json.encode(self._share(self._from.live()))
+
+    def _share(self, live: Live) -> Share:
+        return overview.share(self._from.history.steps(), live)
+
+    def _told(self, key: ClientKey, chosen: str, use: Mapping[str, Use]) -> Json:
+        live, now = self._from.live(), self._clock()
+        shares = [self._share(live)]
+        for told in self._from.others():
+            with contextlib.suppress(msgspec.MsgspecError):
+                shares.append(msgspec.json.decode(told, type=Share))
+        models = overview.visible(live.models, key)
+        if chosen and chosen not in models:
+            raise errors.model_not_found(chosen)
+        found = Overview(overview.together(shares), models, now=now, started_at=self._started_at)
+        names = (chosen,) if chosen else overview.counted(models, everything=sees_all(key))
+        return {
+            "time": now,
+            "gateway": self._gateway(now, len(shares)),
+            "you": {"name": key.name, "sees_all": sees_all(key)},
+            "models_file": self._models_file(),
+            "model": chosen,
+            "models": found.models(),
+            "windows": found.windows(names),
+            "chart": found.chart(names),
+            "keys": found.keys(self._keys(key, now), use),
+        }
+
+    def _gateway(self, now: float, workers: int) -> Json:
+        return {
+            "version": __version__,
+            "host": self._hostname,
+            "started_at": self._started_at,
+            "uptime_s": round(now - self._started_at, 1),
+            "workers": workers,
+            "draining": self._from.draining(),
+        }
+
+    def _models_file(self) -> Json:
+        """Return what became of models.yaml; users need not learn in which folder it is."""
+        found, path = self._from.models.outcome, self._from.models.path
+        refused = found.refused
+        if refused is not None and path is not None:
+            refused = refused.replace(f"{path.parent}/", "")
+        return {
+            "taken_at": found.taken_at,
+            "refused": refused,
+            "refused_at": found.refused_at,
+            "added": found.added,
+            "removed": found.removed,
+            "changed": found.changed,
+        }
+
+    def _keys(self, key: ClientKey, now: float) -> list[ClientKey]:
+        known = overview.in_force(self._from.keys(), now)
+        return known if sees_all(key) else [one for one in known if one.id == key.id]
+
+
+def sees_all(key: ClientKey) -> bool:
+    """Tell whether a key shows everybody's use: the owner's, named so and good for all models."""
+    return key.name == OWNER and key.models == ALL
+
+
+def policy(html: str) -> str:
+    """Return a content security policy by which a page may run what is in it, and nothing else.
+
+    Source: https://www.w3.org/TR/CSP3/
+    """
+    found: dict[str, list[str]] = {"script": [], "style": []}
+    for kind, text in INLINE.findall(html):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        found[kind].append(f"'sha256-{digest}'")
+    return (
+        f"default-src 'none'; script-src {' '.join(found['script'])};"
+        f" style-src {' '.join(found['style'])}; connect-src 'self'; img-src data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )

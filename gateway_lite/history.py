@@ -1,0 +1,234 @@
+"""The last quarter of an hour: what was counted in each ten seconds, and rates and times from it.
+
+Nothing is noted per request. The counters of `tallies` are read at the end of each step, and what
+they grew by is kept; a step without requests takes no room.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway_lite.tallies import SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from gateway_lite.tallies import Histogram, Tallies
+
+STEP_S = 10
+STEPS = 90
+"""Steps that are kept: 15 minutes."""
+REFUSED, FAILED = 4, 5
+"""Classes of status."""
+
+
+class Flow(msgspec.Struct, array_like=True):
+    """What went through one model.
+
+    Attributes:
+        served: requests with a good answer.
+        refused: requests with a status from 400 to 499.
+        failed: requests with a status from 500 on.
+        prompt: tokens read.
+        completion: tokens made.
+        ttft: counts of times to the first byte, by bucket; empty for none.
+        duration: counts of times to the last byte.
+    """
+
+    served: int = 0
+    refused: int = 0
+    failed: int = 0
+    prompt: int = 0
+    completion: int = 0
+    ttft: list[int] = []
+    duration: list[int] = []
+
+    def add(self, other: Flow) -> None:
+        """Take another one's counts as well."""
+        self.served += other.served
+        self.refused += other.refused
+        self.failed += other.failed
+        self.prompt += other.prompt
+        self.completion += other.completion
+        self.ttft = _plus(self.ttft, other.ttft)
+        self.duration = _plus(self.duration, other.duration)
+
+    def since(self, before: Flow) -> Flow:
+        """Return what came since another reading of the same counters."""
+        return Flow(
+            self.served - before.served,
+            self.refused - before.refused,
+            self.failed - before.failed,
+            self.prompt - before.prompt,
+            self.completion - before.completion,
+            _minus(self.ttft, before.ttft),
+            _minus(self.duration, before.duration),
+        )
+
+    @property
+    def impossible(self) -> bool:
+        """Whether it is the difference to counters that began anew since."""
+        counts = (self.served, self.refused, self.failed, self.prompt, self.completion)
+        return min(*counts, *self.ttft, *self.duration) < 0
+
+    @property
+    def requests(self) -> int:
+        """All requests that ended."""
+        return self.served + self.refused + self.failed
+
+
+class Step(msgspec.Struct, array_like=True):
+    """What was counted between two readings.
+
+    Attributes:
+        models: by model.
+        keys: requests and tokens by name of the key.
+    """
+
+    models: dict[str, Flow] = {}
+    keys: dict[str, tuple[int, int]] = {}
+
+    def add(self, other: Step) -> None:
+        """Take another one's counts as well."""
+        for name, flow in other.models.items():
+            self.models.setdefault(name, Flow()).add(flow)
+        for name, (requests, tokens) in other.keys.items():
+            known = self.keys.get(name, (0, 0))
+            self.keys[name] = (known[0] + requests, known[1] + tokens)
+
+
+class History:
+    """The steps of one process; ``look`` belongs to its event loop.
+
+    Args:
+        tallies: the counters.
+        clock: Unix time; processes that look at it alike have steps that fit together.
+    """
+
+    def __init__(self, tallies: Tallies, clock: Callable[[], float] = time.time) -> None:
+        self._tallies = tallies
+        self._clock = clock
+        self._ended: deque[tuple[int, Step]] = deque(maxlen=STEPS)
+        self._open = (self.number(), read(tallies))
+
+    def look(self) -> None:
+        """Keep a step that has ended; called about once a second."""
+        number = self.number()
+        last, before = self._open
+        if number != last:
+            now = read(self._tallies)
+            step = grown(now, before)
+            if step.keys:
+                self._ended.append((last, step))
+            self._open = (number, now)
+
+    def number(self) -> int:
+        """Return the number of the present step."""
+        return int(self._clock() // STEP_S)
+
+    def steps(self) -> dict[int, Step]:
+        """Return what was counted, by the number of the step, the present one included."""
+        number, before = self._open
+        found = {at: step for at, step in self._ended.copy() if at > number - STEPS}
+        found[number] = grown(read(self._tallies), before)
+        return found
+
+
+def read(tallies: Tallies) -> Step:
+    """Return what was counted since the start."""
+    found = Step()
+    for (model, key, status), tally in tallies.keys.copy().items():
+        flow = found.models.setdefault(model, Flow())
+        if status == REFUSED:
+            flow.refused += tally.requests
+        elif status >= FAILED:
+            flow.failed += tally.requests
+        else:
+            flow.served += tally.requests
+        flow.prompt += tally.prompt
+        flow.completion += tally.completion
+        requests, tokens = found.keys.get(key, (0, 0))
+        tokens += tally.prompt + tally.completion
+        found.keys[key] = (requests + tally.requests, tokens)
+    for model, times in tallies.models.copy().items():
+        flow = found.models.setdefault(model, Flow())
+        flow.ttft, flow.duration = _counts(times.ttft), _counts(times.duration)
+    return found
+
+
+def grown(now: Step, before: Step) -> Step:
+    """Return what came between two readings; counters that began anew count from nothing."""
+    models = {n: flow.since(before.models.get(n, Flow())) for n, flow in now.models.items()}
+    models = {n: now.models[n] if flow.impossible else flow for n, flow in models.items()}
+    keys = {}
+    for name, (requests, tokens) in now.keys.items():
+        known = before.keys.get(name, (0, 0))
+        anew = requests < known[0]
+        keys[name] = (requests, tokens) if anew else (requests - known[0], tokens - known[1])
+    return Step(
+        {name: flow for name, flow in models.items() if flow.requests},
+        {name: counts for name, counts in keys.items() if any(counts)},
+    )
+
+
+def joined(several: Iterable[dict[int, Step]]) -> dict[int, Step]:
+    """Return the steps of several processes as those of one."""
+    found: dict[int, Step] = {}
+    for steps in several:
+        for number, step in steps.items():
+            found.setdefault(number, Step()).add(step)
+    return found
+
+
+def flow(steps: dict[int, Step], first: int, models: Iterable[str]) -> Flow:
+    """Return what went through some models since a step, that one included."""
+    names = set(models)
+    total = Flow()
+    for number, step in steps.items():
+        if number >= first:
+            for name in names & step.models.keys():
+                total.add(step.models[name])
+    return total
+
+
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """Return the time that a share of the values do not exceed, as Prometheus estimates it.
+
+    Args:
+        counts: values by bucket of SECONDS; the last one holds the rest.
+        share: from 0 to 1.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    so_far, sums = 0, []
+    for count in counts:
+        so_far += count
+        sums.append(so_far)
+    rank = share * total
+    at = bisect_left(sums, rank) if rank else next(n for n, c in enumerate(counts) if c)
+    if at >= len(SECONDS):
+        return SECONDS[-1]
+    low = SECONDS[at - 1] if at else 0.0
+    return low + (SECONDS[at] - low) * (rank - (sums[at] - counts[at])) / counts[at]
+
+
+def _counts(histogram: Histogram) -> list[int]:
+    return histogram.counts.copy() if any(histogram.counts) else []
+
+
+def _plus(one: list[int], other: list[int]) -> list[int]:
+    if not one or not other:
+        return [*(one or other)]
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
+def _minus(one: list[int], other: list[int]) -> list[int]:
+    if not other:
+        return [*one]
+    return [a - b for a, b in zip(one, other, strict=True)] if one else []

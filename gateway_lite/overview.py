@@ -1,0 +1,255 @@
+"""What the dashboard shows, as plain JSON: models, replicas, rates, times, keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway_lite.catalog import identity
+from gateway_lite.history import STEP_S, STEPS, Step, flow, joined, quantile
+from gateway_lite.standing import phase_of
+from hpc.model import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from gateway_lite.catalog import Model
+    from gateway_lite.history import Flow
+    from gateway_lite.metrics import Live
+    from gateway_lite.seats import Seen
+    from hpc.keys import ClientKey
+    from hpc.model import Endpoint
+    from hpc.use import Use
+
+    Json = dict[str, Any]
+
+MINUTES = (1, 5, 15)
+SHARES = (0.5, 0.95, 0.99)
+MINUTE_S = 60
+DAY_S = 86400
+
+
+class Share(msgspec.Struct):
+    """What one of several workers knows.
+
+    Attributes:
+        steps: what it counted lately.
+        in_flight: requests under way by model.
+        waiting: requests in the queue by model.
+        outstanding: requests at replicas, by their key.
+        resting: keys of replicas that get no requests for a while, and why.
+    """
+
+    steps: dict[int, Step] = {}
+    in_flight: dict[str, int] = {}
+    waiting: dict[str, int] = {}
+    outstanding: dict[str, int] = {}
+    resting: dict[str, str] = {}
+
+
+def share(steps: dict[int, Step], live: Live) -> Share:
+    """Return what this process knows."""
+    return Share(
+        steps,
+        dict(live.in_flight),
+        dict(live.waiting),
+        {key: seen.outstanding for key, seen in live.replicas.items()},
+        {key: _rest(seen) for key, seen in live.replicas.items() if _rest(seen)},
+    )
+
+
+def together(shares: Sequence[Share]) -> Share:
+    """Return what all workers know."""
+    found = Share(joined(one.steps for one in shares))
+    for one in shares:
+        for mine, other in (
+            (found.in_flight, one.in_flight),
+            (found.waiting, one.waiting),
+            (found.outstanding, one.outstanding),
+        ):
+            for name, count in other.items():
+                mine[name] = mine.get(name, 0) + count
+        found.resting.update(one.resting)
+    return found
+
+
+def _rest(seen: Seen) -> str:
+    """Return why a replica gets no requests; empty where it does."""
+    if seen.stalled:
+        return "stalled"
+    return "" if seen.breaker == "closed" else seen.breaker
+
+
+class Overview:
+    """One look at a gateway.
+
+    Args:
+        known: what all workers know.
+        models: the catalog's, those that are to be shown.
+        now: Unix time.
+        started_at: Unix time at which counting began.
+    """
+
+    def __init__(
+        self, known: Share, models: Mapping[str, Model], *, now: float, started_at: float
+    ) -> None:
+        self._known = known
+        self._models = models
+        self._now = now
+        self._started_at = started_at
+        self._number = int(now // STEP_S)
+
+    def models(self) -> list[Json]:
+        """Return all models with their replicas."""
+        return [self._model(model) for model in self._models.values()]
+
+    def _model(self, model: Model) -> Json:
+        return {
+            "name": model.name,
+            "phase": model.phase.value,
+            "asked": model.asked,
+            "ready": len(model.replicas),
+            "in_flight": self._known.in_flight.get(model.name, 0),
+            "waiting": self._known.waiting.get(model.name, 0),
+            "engine": "" if model.spec is None else model.spec.server,
+            "windows": self.windows([model.name]),
+            "replicas": self._replicas(model),
+        }
+
+    def _replicas(self, model: Model) -> list[Json]:
+        keys = {identity(endpoint) for endpoint in model.endpoints}
+        told = {endpoint.replica for endpoint in model.endpoints}
+        standing = {one.number: one.phase for one in model.members}
+        asked = range(0 if model.spec is None else model.spec.replicas)
+        return [
+            *(
+                self._replica(one.name, one.key, Phase.READY)
+                for one in model.replicas
+                if one.key not in keys
+            ),
+            *(self._endpoint(endpoint, standing) for endpoint in model.endpoints),
+            *(
+                self._replica(f"{model.name}/{number}", "", standing.get(number, Phase.QUEUED))
+                for number in asked
+                if number not in told
+            ),
+        ]
+
+    def _endpoint(self, endpoint: Endpoint, standing: Mapping[int, Phase]) -> Json:
+        name = f"{endpoint.service}/{endpoint.replica}"
+        phase = standing.get(endpoint.replica) or phase_of(endpoint, self._now)
+        return {
+            **self._replica(name, identity(endpoint), phase),
+            "stale": phase is not endpoint.phase,
+            "job_id": endpoint.job_id,
+            "host": endpoint.host,
+            "ends_at": endpoint.ends_at,
+            "slots": endpoint.slots,
+            "cause": endpoint.cause,
+        }
+
+    def _replica(self, name: str, key: str, phase: Phase) -> Json:
+        return {
+            "name": name,
+            "phase": phase.value,
+            "health": self._known.resting.get(key, "ok") if phase is Phase.READY else "",
+            "outstanding": self._known.outstanding.get(key, 0),
+            "stale": False,
+            "job_id": None,
+            "host": None,
+            "ends_at": None,
+            "slots": None,
+            "cause": None,
+        }
+
+    def windows(self, names: Iterable[str]) -> Json:
+        """Return rates and times of some models over 1, 5 and 15 minutes."""
+        names = tuple(names)
+        return {str(minutes): self._window(names, minutes) for minutes in MINUTES}
+
+    def _window(self, names: Iterable[str], minutes: int) -> Json:
+        steps = minutes * MINUTE_S // STEP_S
+        first = self._number - steps + 1
+        seconds = max(1.0, self._now - max(first * STEP_S, self._started_at))
+        found = flow(self._known.steps, first, names)
+        return {"seconds": round(seconds, 1), **_rates(found, seconds), **_times(found)}
+
+    def chart(self, names: Iterable[str]) -> Json:
+        """Return what went on in each step that has ended, the oldest first."""
+        names = tuple(names)
+        numbers = range(self._number - STEPS + 1, self._number)
+        flows = [flow({at: self._known.steps.get(at, Step())}, at, names) for at in numbers]
+        told = [{**_rates(one, STEP_S), **_times(one)} for one in flows]
+        series = {name: [one[name] for one in told] for name in told[0]}
+        return {"step_s": STEP_S, "ends_at": self._number * STEP_S, **series}
+
+    def keys(self, keys: Iterable[ClientKey], use: Mapping[str, Use]) -> list[Json]:
+        """Return what keys have used, against their limits."""
+        return [self._key(key, use.get(key.id)) for key in keys]
+
+    def _key(self, key: ClientKey, use: Use | None) -> Json:
+        first = self._number - MINUTE_S // STEP_S + 1
+        recent = [
+            step.keys[key.name]
+            for number, step in self._known.steps.items()
+            if number >= first and key.name in step.keys
+        ]
+        day_tokens = day_requests = 0
+        if use is not None:
+            day_tokens, day_requests = use.today(int(self._now // DAY_S))
+        return {
+            "name": key.name,
+            "models": None if isinstance(key.models, str) else list(key.models),
+            "expires": None if key.expires is None else key.expires.timestamp(),
+            "limits": {} if key.limits is None else key.limits.given(),
+            "minute": {"requests": sum(r for r, _ in recent), "tokens": sum(t for _, t in recent)},
+            "day": {"requests": day_requests, "tokens": day_tokens},
+            "total": {
+                "requests": 0 if use is None else use.requests,
+                "tokens": 0 if use is None else use.tokens,
+            },
+        }
+
+
+def _rates(found: Flow, seconds: float) -> Json:
+    return {
+        "requests": found.requests,
+        "requests_s": round(found.requests / seconds, 4),
+        "refused_s": round(found.refused / seconds, 4),
+        "failed_s": round(found.failed / seconds, 4),
+        "prompt_s": round(found.prompt / seconds, 2),
+        "completion_s": round(found.completion / seconds, 2),
+    }
+
+
+def _times(found: Flow) -> Json:
+    """Return percentiles of the times, in seconds; None where there was no request."""
+    return {
+        f"{name}_p{round(share * 100)}": _rounded(quantile(counts, share))
+        for name, counts in (("ttft", found.ttft), ("duration", found.duration))
+        for share in SHARES
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 5)
+
+
+def visible(models: Mapping[str, Model], key: ClientKey) -> dict[str, Model]:
+    """Return the models that a key may use."""
+    return {name: model for name, model in models.items() if key.allows(name)}
+
+
+def in_force(keys: Iterable[ClientKey], now: float) -> list[ClientKey]:
+    """Return the keys that open something."""
+    return [
+        key
+        for key in keys
+        if key.revoked is None and (key.expires is None or key.expires.timestamp() > now)
+    ]
+
+
+def counted(models: Collection[str], *, everything: bool) -> tuple[str, ...]:
+    """Return the names under which traffic is counted that somebody may see."""
+    return (*models, "other", "") if everything else tuple(models)

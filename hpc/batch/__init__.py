@@ -1,0 +1,1 @@
+"""Files of requests: read, share out, answer, merge."""

@@ -1,0 +1,184 @@
+"""Watch, pause, resume, scale and end a batch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpc import jobs, state
+from hpc.batch import answers, chunks, crew, launch, merge, outcome
+from hpc.batch.files import RealFiles
+from hpc.errors import BatchError
+from hpc.model import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from hpc.config import Site
+    from hpc.model import BatchSpec, BatchWorker, JobHandle, JobStatus
+    from hpc.submit import Cluster
+
+ALIVE = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING, JobState.UNKNOWN})
+SETTLE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A batch as it is now."""
+
+    spec: BatchSpec
+    state: str
+    done: int
+    good: int
+    failed: int
+    workers: tuple[BatchWorker, ...]
+    jobs: tuple[tuple[JobHandle, JobStatus], ...]
+    report: dict[str, Any] | None
+
+
+def ids(root: Path) -> list[str]:
+    """Return the ids of all batches."""
+    return [name for name in RealFiles().names(root / "batches") if not name.startswith(".")]
+
+
+def look(root: Path, batch: str) -> Look:
+    """Return a batch as it is now.
+
+    Raises:
+        BatchError: there is none of that id.
+    """
+    folder, files = state.batch_dir(root, batch), RealFiles()
+    spec = outcome.load(folder)
+    found = launch.handles(folder)
+    statuses = jobs.statuses(found)
+    crewmen = crew.load_all(files, folder)
+    made = outcome.report(folder)
+    full = [
+        len(merge.rows_of(spec, claim.chunk)) for claim in chunks.listed(files, folder, chunks.DONE)
+    ]
+    return Look(
+        spec=spec,
+        state=_state(folder, found, statuses, made),
+        done=made["requests"] if made else sum(full),
+        good=made["good"] if made else sum(one.good for one in crewmen),
+        failed=made["failed"] if made else sum(one.failed for one in crewmen),
+        workers=tuple(crewmen),
+        jobs=tuple((handle, statuses[handle.job_id]) for handle in found),
+        report=made,
+    )
+
+
+def _state(
+    folder: Path,
+    found: Iterable[JobHandle],
+    statuses: Mapping[str, JobStatus],
+    made: dict[str, Any] | None,
+) -> str:
+    if made:
+        return "DONE"
+    said = (state.read_text(folder / "control") or "").strip()
+    states = [statuses[handle.job_id].state for handle in found]
+    if said:
+        ending = any(one in ALIVE for one in states)
+        return {"pause": "PAUSING" if ending else "PAUSED"}.get(said, "CANCELLED")
+    if JobState.RUNNING in states:
+        return "RUNNING"
+    return "QUEUED" if any(one in ALIVE for one in states) else "STOPPED"
+
+
+def stop(root: Path, batch: str, *, word: str) -> None:
+    """Have the workers of a batch flush and leave; what is queued is cancelled.
+
+    Args:
+        root: state directory.
+        batch: its id.
+        word: "pause" or "cancel".
+
+    Raises:
+        BatchError: there is none of that id, or it is done.
+        SchedulerError: Slurm did not answer.
+    """
+    folder = state.batch_dir(root, batch)
+    outcome.load(folder)
+    if outcome.report(folder):
+        raise BatchError(f"batch {batch} is done")
+    state.write_text(folder / "control", word)
+    jobs.drain(launch.handles(folder))
+    if word == "cancel":
+        _wait_ended(folder)
+        jobs.cancel(_alive(folder))
+
+
+def resume(
+    root: Path, batch: str, *, workers: int | None, cluster: Cluster | None, site: Site
+) -> int:
+    """Have a batch go on with so many workers; return how many were submitted.
+
+    Raises:
+        BatchError: there is none of that id, or it is done.
+        SchedulerError: a job was refused.
+    """
+    folder = state.batch_dir(root, batch)
+    spec = outcome.load(folder)
+    if outcome.report(folder):
+        raise BatchError(f"batch {batch} is done", hint="try failed requests again: batch retry")
+    if state.read_text(folder / "control"):
+        _wait_ended(folder)
+        state.write_text(folder / "control", "")
+    missing = (workers or spec.workers) - len(_alive(folder))
+    launch.submit_workers(root, spec, max(0, missing), cluster, site, {})
+    return max(0, missing)
+
+
+def scale(root: Path, batch: str, workers: int, *, cluster: Cluster | None, site: Site) -> int:
+    """Bring a batch to so many workers; return the change.
+
+    Raises:
+        BatchError: there is none of that id, or it is done.
+        SchedulerError: a job was refused, or Slurm did not answer.
+    """
+    folder = state.batch_dir(root, batch)
+    outcome.load(folder)
+    alive = _alive(folder)
+    if len(alive) <= workers:
+        return resume(root, batch, workers=workers, cluster=cluster, site=site)
+    jobs.drain(alive[workers:])
+    return workers - len(alive)
+
+
+def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int:
+    """Ask again what ended in an error; return how many requests that is.
+
+    Raises:
+        BatchError: there is none of that id, or it still runs.
+        SchedulerError: a job was refused.
+    """
+    folder, files = state.batch_dir(root, batch), RealFiles()
+    spec = outcome.load(folder)
+    if outcome.report(folder) is None:
+        raise BatchError(f"batch {batch} is not done yet")
+    again = 0
+    for done in list(chunks.listed(files, folder, chunks.DONE)):
+        found = answers.collect(files, folder, done.chunk, done.attempt + 1)
+        errors = sum(not one.good for one in found.values())
+        if errors and chunks.reopen(files, folder, done):
+            again += errors
+    if again:
+        (folder / outcome.REPORT).unlink(missing_ok=True)
+        _wait_ended(folder)
+        launch.submit_workers(root, spec, spec.workers, cluster, site, {})
+    return again
+
+
+def _alive(folder: Path) -> list[JobHandle]:
+    found = launch.handles(folder)
+    statuses = jobs.statuses(found)
+    return [handle for handle in found if statuses[handle.job_id].state in ALIVE]
+
+
+def _wait_ended(folder: Path) -> None:
+    deadline = time.monotonic() + SETTLE_S
+    while _alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)

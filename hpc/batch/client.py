@@ -1,0 +1,190 @@
+"""One request to an engine, until it is answered or given up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from hpc.batch.answers import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hpc.batch.pace import Pace
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+OVERLOADED = frozenset({429, 503})
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where requests go.
+
+    Attributes:
+        url: address without ``/v1``.
+        key: its key; None is none.
+        socket: Unix socket that it listens on, or None.
+    """
+
+    url: str
+    key: str | None = None
+    socket: str | None = None
+
+    def client(self, connections: int) -> httpx.AsyncClient:
+        """Return a client with so many connections at most."""
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        transport = httpx.AsyncHTTPTransport(uds=self.socket, limits=limits)
+        headers = {"content-type": "application/json"}
+        if self.key:
+            headers["authorization"] = f"Bearer {self.key}"
+        return httpx.AsyncClient(transport=transport, base_url=self.url, headers=headers)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a worker has done."""
+
+    good: int = 0
+    failed: int = 0
+    retried: int = 0
+    tokens: int = 0
+
+
+class Sender:
+    """Sends requests and counts what became of them.
+
+    Args:
+        client: the way to the engine.
+        pace: is told of answers and refusals.
+        timeout_s: seconds that one try may take.
+        retries: further tries of a request.
+    """
+
+    def __init__(
+        self, client: httpx.AsyncClient, pace: Pace, *, timeout_s: float, retries: int
+    ) -> None:
+        self._client = client
+        self._pace = pace
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self.counts = Counts()
+        self.waiting = 0
+
+    async def send(self, row: int, line: bytes) -> Answer:
+        """Return the outcome of one request.
+
+        An engine that cannot be reached uses up no try: it may be starting again.
+        """
+        request = json.loads(line)
+        body = json.dumps(request["body"], separators=(",", ":")).encode()
+        tried = 0
+        while True:
+            answer, wait_s, reached = await self._try(row, request, body, tried)
+            if answer.good or wait_s is None or tried >= self._retries:
+                return self._counted(answer)
+            tried += reached
+            self.counts.retried += 1
+            self.waiting += 1
+            try:
+                await asyncio.sleep(wait_s)
+            finally:
+                self.waiting -= 1
+
+    def _counted(self, answer: Answer) -> Answer:
+        self.counts.good += answer.good
+        self.counts.failed += not answer.good
+        return answer
+
+    async def _try(
+        self, row: int, request: Mapping[str, Any], body: bytes, tried: int
+    ) -> tuple[Answer, float | None, bool]:
+        """Return an outcome, how long to wait before another try, and whether this one counts."""
+        custom_id, back_off = request["custom_id"], _back_off(tried)
+        try:
+            # httpx bounds each read; this bounds the whole.
+            got = await asyncio.wait_for(
+                self._client.post(request["url"], content=body, timeout=None), self._timeout_s
+            )
+        except (asyncio.TimeoutError, httpx.TimeoutException):
+            self._pace.refused(time.monotonic())
+            told = f"no answer within {self._timeout_s:g} s"
+            return _error(row, custom_id, "timeout", told), back_off, True
+        except httpx.ConnectError as error:
+            return _error(row, custom_id, "unreachable", str(error)), 1.0, False
+        except httpx.TransportError as error:
+            told = f"the connection broke: {type(error).__name__}"
+            return _error(row, custom_id, "connection_error", told), back_off, True
+        return self._judge(row, custom_id, got, back_off)
+
+    def _judge(
+        self, row: int, custom_id: str, got: httpx.Response, back_off: float
+    ) -> tuple[Answer, float | None, bool]:
+        now = time.monotonic()
+        if got.status_code in OVERLOADED:
+            self._pace.refused(now)
+        parsed = _json(got)
+        if got.status_code != httpx.codes.OK or parsed is None:
+            again = got.status_code in RETRIED or got.status_code == httpx.codes.OK
+            wait_s = max(back_off, _retry_after(got)) if again else None
+            return _refusal(row, custom_id, got, parsed), wait_s, True
+        self._pace.answered(now)
+        usage = parsed.get("usage") if isinstance(parsed, dict) else None
+        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
+            self.counts.tokens += usage["completion_tokens"]
+        return Answer(row, True, _line(row, custom_id, got, parsed, None)), None, True
+
+
+def _back_off(tried: int) -> float:
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**tried) * random.uniform(0.5, 1)  # noqa: S311
+
+
+def _retry_after(got: httpx.Response) -> float:
+    told = got.headers.get("retry-after", "")
+    return min(float(told), LONGEST_WAIT_S) if told.isdecimal() else 0.0
+
+
+def _json(got: httpx.Response) -> Any:
+    try:
+        return got.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refusal(row: int, custom_id: str, got: httpx.Response, parsed: Any) -> Answer:
+    told = parsed if isinstance(parsed, dict) else {}
+    said = told.get("error", told.get("message"))
+    message = said.get("message") if isinstance(said, dict) else said
+    error = {"code": str(got.status_code), "message": str(message or got.text[:500])}
+    return Answer(row, False, _line(row, custom_id, got, parsed, error))
+
+
+def _line(row: int, custom_id: str, got: httpx.Response, parsed: Any, error: Any) -> bytes:
+    response = {
+        "status_code": got.status_code,
+        "request_id": got.headers.get("x-request-id", f"req-{row}"),
+        "body": parsed,
+    }
+    return _output(row, custom_id, response, error)
+
+
+def _error(row: int, custom_id: str, code: str, message: str) -> Answer:
+    error = {"code": code, "message": message}
+    return Answer(row, False, _output(row, custom_id, None, error))
+
+
+def _output(row: int, custom_id: str, response: Any, error: Any) -> bytes:
+    line = {
+        "id": f"batch_req_{row}",
+        "custom_id": custom_id,
+        "response": response,
+        "error": error,
+    }
+    return json.dumps(line, separators=(",", ":")).encode()

@@ -1,0 +1,242 @@
+"""The job of a batch: an engine and a worker together, until the batch is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc import engines, jobs, process, state
+from hpc.batch import outcome
+from hpc.batch.client import Target
+from hpc.batch.files import RealFiles
+from hpc.batch.worker import Worker
+from hpc.errors import BatchError, EngineError, HpcServeError
+from hpc.model import BatchSpec, BatchWorker, JobHandle, JobState, ServiceSpec
+from hpc.node import place, server
+
+if TYPE_CHECKING:
+    from hpc.engines import Launch
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+DRAIN_S = 10.0
+"""Seconds that requests in flight get at the end; Slurm's default KillWait is 30."""
+MAX_CRASHES = 5
+OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
+STOPS = frozenset({"pause", "cancel"})
+
+
+class _Ended(Exception):  # noqa: N818 - a way out, not an error
+    """Slurm asked this job to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatch:
+    """The job of one worker; submitit pickles it.
+
+    Attributes:
+        home: state directory.
+        batch: id of the batch.
+        program: the container program.
+    """
+
+    home: str
+    batch: str
+    program: str = "apptainer"
+
+    def __call__(self) -> None:
+        """Work until the batch is answered or somebody says stop.
+
+        Raises:
+            EngineError: the model server did not start, or crashed too often.
+            BatchError: the batch cannot be read, or its output cannot be written.
+        """
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        run(Path(self.home), self.batch, program=self.program)
+
+    def checkpoint(self) -> Any:
+        """Flush before the walltime or a preemption, and hand submitit the job to requeue."""
+        from submitit.core.utils import DelayedSubmission  # noqa: PLC0415 - only in a job
+
+        if _current is not None:
+            _current.close()
+        return DelayedSubmission(self)
+
+
+def run(root: Path, batch: str, *, program: str = "apptainer") -> None:
+    """Run one worker in this process, with an engine of its own unless a service answers.
+
+    Args:
+        root: state directory.
+        batch: id of the batch.
+        program: the container program.
+
+    Raises:
+        BatchError: the batch cannot be read, or its output cannot be written.
+        EngineError: the model server did not start, or crashed too often.
+    """
+    folder = state.batch_dir(root, batch)
+    spec = outcome.load(folder)
+    with place.private_folder() as private:
+        life = _Life(folder, spec, private, program)
+        signal.signal(signal.SIGTERM, life.on_term)
+        life.run()
+
+
+_current: _Life | None = None
+
+
+class _Life:
+    """Holds what must be ended, whichever way the job ends.
+
+    The worker's loop has a thread of its own, since signals and the engine's leash need the first.
+    """
+
+    def __init__(self, folder: Path, spec: BatchSpec, private: Path, program: str) -> None:
+        global _current  # noqa: PLW0603 - submitit calls checkpoint() on a copy of the job
+        self.folder, self.spec, self.private, self.program = folder, spec, private, program
+        self.files = RealFiles()
+        self.job_id = os.environ.get("SLURM_JOB_ID") or os.environ.get(
+            "SUBMITIT_LOCAL_JOB_ID", str(os.getpid())
+        )
+        self.name = f"{self.job_id}-{secrets.token_hex(4)}"
+        self.key = secrets.token_urlsafe(state.SECRET_BYTES)
+        self.engine: server.Running | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.worker: Worker | None = None
+        self.thread: threading.Thread | None = None
+        self.failure: BaseException | None = None
+        self.done = False
+        _current = self
+
+    def on_term(self, number: int, frame: object) -> None:
+        """Leave the main loop; the rest happens outside the signal handler."""
+        del frame
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Ended(signal.Signals(number).name)
+
+    def run(self) -> None:
+        """Work, and write the output where nothing is left to do."""
+        try:
+            while not self.done and not self._told_to_stop():
+                self._work()
+            if self.done:
+                outcome.conclude(self.files, self.folder, self.spec)
+        except _Ended:
+            log.info("told to end")
+        finally:
+            self.close()
+
+    def _work(self) -> None:
+        slots, target = self._start_engine()
+        self.thread = threading.Thread(target=self._loop, args=(target, slots), daemon=True)
+        self.thread.start()
+        crashes = 0
+        while self.thread.is_alive():
+            self.thread.join(TICK_S)
+            if self._told_to_stop():
+                self._stop_worker()
+            crashes += self._mend()
+            if crashes > MAX_CRASHES:
+                raise EngineError(f"the engine crashed {crashes} times")
+        if self.failure is not None:
+            raise BatchError(f"the worker failed: {self.failure}") from self.failure
+        if self.done and outcome.reopen(self.files, self.folder, self.spec):
+            self.done = False
+
+    def _loop(self, target: Target, slots: int | None) -> None:
+        try:
+            self.done = asyncio.run(self._serve(target, slots))
+        except BaseException as error:  # noqa: BLE001 - the first thread raises it
+            self.failure = error
+
+    async def _serve(self, target: Target, slots: int | None) -> bool:
+        now = time.time()
+        host = place.node_name(os.environ)
+        record = BatchWorker(self.name, self.job_id, host, started_at=now, beat_at=0.0)
+        self.worker = Worker(
+            self.files, self.folder, self.spec, record, slots=slots, ended=self._job_ended
+        )
+        self.loop = asyncio.get_running_loop()
+        return await self.worker.run(target, drain_s=DRAIN_S)
+
+    def _job_ended(self, job_id: str) -> bool:
+        handle = state.read_record(self.folder / "crew" / f"{job_id}.json", JobHandle)
+        if handle is None:
+            return False
+        try:
+            found = jobs.statuses([handle])[job_id]
+        except HpcServeError:
+            return False
+        return found.state in OVER
+
+    def _told_to_stop(self) -> bool:
+        return (state.read_text(self.folder / "control") or "").strip() in STOPS
+
+    def _start_engine(self) -> tuple[int | None, Target]:
+        spec = state.read_record(self.folder / "engine.json", ServiceSpec)
+        if spec is None:
+            return None, outcome.target(self.folder)
+        launch = self._launch(spec)
+        self._await_engine(spec)
+        socket = str(self.private / place.SOCKET)
+        return launch.slots, Target("http://engine", launch.env[launch.key_env], socket)
+
+    def _launch(self, spec: ServiceSpec) -> Launch:
+        found = place.find_place(spec, self.private, self.key, os.environ)
+        launch = engines.launch(spec, found)
+        path = self.folder / "logs" / f"{self.name}.engine.log"
+        self.engine = server.start_engine(
+            spec, launch, run_dir=self.private, log_path=path, program=self.program
+        )
+        return launch
+
+    def _await_engine(self, spec: ServiceSpec) -> None:
+        if self.engine is not None:
+            late = f"the engine was not ready within {spec.load_timeout_s} s"
+            server.wait_ready(
+                self.engine,
+                deadline=time.time() + spec.load_timeout_s,
+                late=late,
+                tick=lambda: None,
+                spec=spec,
+            )
+
+    def _mend(self) -> bool:
+        """Start an engine that has crashed again; its requests meanwhile wait."""
+        spec = state.read_record(self.folder / "engine.json", ServiceSpec)
+        if self.engine is None or spec is None:
+            return False
+        try:
+            server.check_alive(self.engine, spec)
+        except EngineError as error:
+            log.warning("starting the engine again: %s", error)
+            process.stop(self.engine.process, grace_s=0)
+            self._launch(spec)
+            self._await_engine(spec)
+            return True
+        return False
+
+    def _stop_worker(self) -> None:
+        if self.loop is not None and self.worker is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.worker.stop)
+
+    def close(self) -> None:
+        """Flush and give back what the worker holds, then end the engine."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second end would leave this one half-done
+        if self.thread is not None and self.thread.is_alive():
+            self._stop_worker()
+            self.thread.join(DRAIN_S + 5)
+        if self.engine is not None:
+            process.stop(self.engine.process, grace_s=5)
+            self.engine = None

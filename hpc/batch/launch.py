@@ -1,0 +1,200 @@
+"""Take a file in and submit those who answer it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hpc import jobs, preflight, state
+from hpc.batch import chunks, intake, source, tables
+from hpc.batch.files import RealFiles
+from hpc.batch.job import RunBatch
+from hpc.errors import BatchError, ConfigError
+from hpc.model import BatchSpec, JobHandle, Resources, ServiceSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hpc.batch.client import Target
+    from hpc.config import Site
+    from hpc.submit import Cluster
+
+RESTARTS = 100
+GRACE_S = 90
+CHUNKS_WANTED = 64
+"""Chunks for each worker in a small batch; a large one has chunks of LARGEST_CHUNK."""
+LARGEST_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a user asks of a batch.
+
+    Attributes:
+        path: file of requests.
+        output: file for the answers.
+        model: name of the model for lines that say none, and the only one allowed.
+        workers: jobs.
+        extra: further sbatch options, such as begin and dependency.
+        target: a gateway that answers; None brings engines.
+        skip_bad: leave faulty lines out.
+        template: of the message for each row of a CSV file.
+    """
+
+    path: Path
+    output: Path
+    model: str
+    workers: int = 1
+    extra: Mapping[str, str] | None = None
+    target: Target | None = None
+    skip_bad: bool = False
+    timeout_s: float = 600.0
+    retries: int = 5
+    in_flight: int = 256
+    template: Path | None = None
+
+
+def submit(
+    root: Path, wanted: Wanted, *, engine: ServiceSpec | None, cluster: Cluster | None, site: Site
+) -> BatchSpec:
+    """Take a file in and submit its workers; all or nothing.
+
+    Args:
+        root: state directory.
+        wanted: what was asked for.
+        engine: the model that each job serves to itself; None where a gateway answers.
+        cluster: where jobs run; None finds out.
+        site: names the container program and templates.
+
+    Raises:
+        BatchError: the file is faulty or the output cannot be written.
+        ConfigError: the file cannot be read.
+        EngineError: the image or the model is not there.
+        SchedulerError: a job was refused.
+    """
+    if engine is not None:
+        preflight.check_files(engine)
+    if not wanted.output.parent.is_dir():
+        raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
+    folder = _fresh(root)
+    try:
+        spec = _prepare(folder, wanted, engine)
+        submit_workers(root, spec, spec.workers, cluster, site, wanted.extra or {})
+    except BaseException:
+        jobs.cancel(handles(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return spec
+
+
+def _fresh(root: Path) -> Path:
+    stamp = time.strftime("%m%d-%H%M%S")
+    for tail in ("", *(f"-{n}" for n in range(2, 1000))):
+        folder = state.batch_dir(root, stamp + tail)
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BatchError(f"cannot make {folder}: {error.strerror}") from error
+        return folder
+    raise BatchError("a thousand batches in one second are too many")
+
+
+def _prepare(folder: Path, wanted: Wanted, engine: ServiceSpec | None) -> BatchSpec:
+    rows = _count_lines(wanted.path)
+    chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
+    if wanted.template:
+        read = tables.read(wanted.path, wanted.model, wanted.template)
+    else:
+        read = source.read(wanted.path, wanted.model)
+    found = intake.unique(read)
+    seen = intake.take_in(found, folder, chunk_rows=chunk_rows, skip_bad=wanted.skip_bad)
+    spec = BatchSpec(
+        id=folder.name,
+        source=str(wanted.path),
+        output=str(wanted.output),
+        service=wanted.model if wanted.target else None,
+        rows=seen.good,
+        chunk_rows=chunk_rows,
+        chunks=-(-seen.good // chunk_rows),
+        workers=wanted.workers,
+        in_flight=wanted.in_flight,
+        timeout_s=wanted.timeout_s,
+        retries=wanted.retries,
+        made_at=time.time(),
+    )
+    for name in (chunks.TODO, chunks.DOING, chunks.DONE, "answers", "workers", "logs", "crew"):
+        (folder / name).mkdir(mode=0o700)
+    for chunk in range(spec.chunks):
+        (folder / chunks.TODO / chunks.Claim(chunk, 0).name).touch(mode=0o600)
+    if engine is not None:
+        state.write_record(folder / "engine.json", engine)
+    if wanted.target is not None:
+        state.write_text(folder / "url", wanted.target.url)
+        state.write_text(folder / "key", wanted.target.key or "")
+    state.write_record(folder / "spec.json", spec)
+    return spec
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def submit_workers(
+    root: Path,
+    spec: BatchSpec,
+    count: int,
+    cluster: Cluster | None,
+    site: Site,
+    extra: Mapping[str, str],
+) -> list[JobHandle]:
+    """Submit so many workers of a batch.
+
+    Args:
+        root: state directory.
+        spec: the batch.
+        count: how many.
+        cluster: where jobs run; None finds out.
+        site: names the container program and templates.
+        extra: further sbatch options.
+
+    Raises:
+        SchedulerError: a job was refused.
+    """
+    folder = state.batch_dir(root, spec.id)
+    engine = state.read_record(folder / "engine.json", ServiceSpec)
+    resources = engine.resources if engine else Resources()
+    # A gateway listens on this machine: those who ask it run here too.
+    where = (cluster or jobs.default_cluster()) if engine else "local"
+    made = []
+    for number in range(count):
+        handle = jobs.submit_callable(
+            RunBatch(str(root), spec.id, site.apptainer),
+            name=f"batch-{spec.id}",
+            resources=replace(resources, extra={**resources.extra, **extra}),
+            root=root,
+            setup=engine.setup if engine else (),
+            cluster=where,
+            site=site,
+            restarts=RESTARTS,
+            grace_s=GRACE_S,
+            number=number,
+        )
+        state.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
+        made.append(handle)
+    return made
+
+
+def handles(folder: Path) -> list[JobHandle]:
+    """Return the jobs of a batch."""
+    names = [name for name in RealFiles().names(folder / "crew") if not name.startswith(".")]
+    found = (state.read_record(folder / "crew" / name, JobHandle) for name in names)
+    return [one for one in found if one is not None]

@@ -1,0 +1,88 @@
+"""All answers in one file, in the order of the input, proven against it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc.batch import answers, chunks
+from hpc.errors import BatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from hpc.batch.files import Files
+    from hpc.model import BatchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What the output holds."""
+
+    rows: int
+    good: int
+    failed: int
+
+
+def rows_of(spec: BatchSpec, chunk: int) -> range:
+    """Return the rows of a chunk."""
+    start = chunk * spec.chunk_rows
+    return range(start, min(start + spec.chunk_rows, spec.rows))
+
+
+def incomplete(files: Files, folder: Path, spec: BatchSpec) -> Iterator[chunks.Claim]:
+    """Yield the chunks that are called done although an answer of theirs is missing."""
+    for done in chunks.listed(files, folder, chunks.DONE):
+        found = answers.collect(files, folder, done.chunk, done.attempt + 1)
+        if any(row not in found for row in rows_of(spec, done.chunk)):
+            yield done
+
+
+def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
+    """Write the output, whole or not at all.
+
+    Args:
+        files: the file system.
+        folder: the batch.
+        spec: what was asked for.
+
+    Raises:
+        BatchError: a row has no answer, or the output cannot be written; nothing has changed.
+    """
+    output = Path(spec.output)
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+        with os.fdopen(handle, "wb") as file:
+            merged = _write(files, folder, spec, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(output)
+        temporary = ""
+    except OSError as error:
+        raise BatchError(f"cannot write the output {output}: {error.strerror}") from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+    return merged
+
+
+def _write(files: Files, folder: Path, spec: BatchSpec, file: BinaryIO) -> Merged:
+    done = {claim.chunk: claim for claim in chunks.listed(files, folder, chunks.DONE)}
+    rows = good = 0
+    for chunk in range(spec.chunks):
+        if chunk not in done:
+            raise BatchError(f"chunk {chunk} of batch {spec.id} is not done")
+        found = answers.collect(files, folder, chunk, done[chunk].attempt + 1)
+        for row in rows_of(spec, chunk):
+            if row not in found:
+                raise BatchError(f"request {row} of batch {spec.id} has no answer")
+            file.write(found[row].line + b"\n")
+            rows, good = rows + 1, good + found[row].good
+    if rows != spec.rows:
+        raise BatchError(f"batch {spec.id} has {spec.rows} requests and {rows} answers")
+    return Merged(rows, good, rows - good)

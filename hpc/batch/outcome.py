@@ -1,0 +1,90 @@
+"""What a batch is, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from hpc import state
+from hpc.batch import chunks, crew, merge
+from hpc.batch.client import Target
+from hpc.errors import BatchError
+from hpc.model import BatchSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpc.batch.files import Files
+
+REPORT = "report.json"
+
+
+def load(folder: Path) -> BatchSpec:
+    """Return what was asked for.
+
+    Raises:
+        BatchError: there is no such batch.
+    """
+    spec = state.read_record(folder / "spec.json", BatchSpec)
+    if spec is None:
+        raise BatchError(f"there is no batch {folder.name!r}", hint="see 'hpc-serve batch ls'")
+    return spec
+
+
+def target(folder: Path) -> Target:
+    """Return where the requests of a batch without engines go.
+
+    Raises:
+        BatchError: nobody has said.
+    """
+    url = state.read_text(folder / "url")
+    if url is None:
+        raise BatchError(f"the batch {folder.name!r} has neither an engine nor a gateway")
+    key = state.read_text(folder / "key")
+    return Target(url.strip(), key.strip() if key else None)
+
+
+def report(folder: Path) -> dict[str, Any] | None:
+    """Return the report of a batch that is done, or None."""
+    text = state.read_text(folder / REPORT)
+    try:
+        found: dict[str, Any] | None = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return found
+
+
+def reopen(files: Files, folder: Path, spec: BatchSpec) -> int:
+    """Have chunks worked on again that are called done and lack answers; return how many."""
+    bad = list(merge.incomplete(files, folder, spec))
+    return sum(chunks.reopen(files, folder, claim) for claim in bad)
+
+
+def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
+    """Write output and report, unless somebody has; twice does no harm.
+
+    Raises:
+        BatchError: an answer is missing, or the output cannot be written.
+    """
+    before = report(folder)
+    if before is not None:
+        return before
+    merged = merge.merge(files, folder, spec)
+    crewmen = crew.load_all(files, folder)
+    hours = sum(max(0.0, one.beat_at - one.started_at) for one in crewmen) / 3600
+    made = {
+        "id": spec.id,
+        "output": spec.output,
+        "requests": merged.rows,
+        "good": merged.good,
+        "failed": merged.failed,
+        "retries": sum(one.retried for one in crewmen),
+        "completion_tokens": sum(one.tokens for one in crewmen),
+        "worker_hours": round(hours, 4),
+        "workers": [state.encode(one) for one in crewmen],
+        "made_at": spec.made_at,
+        "ended_at": time.time(),
+    }
+    state.write_text(folder / REPORT, json.dumps(made, indent=1) + "\n")
+    return made

@@ -1,0 +1,139 @@
+"""Requests as people write them: OpenAI's batch lines, or a prompt or messages on each line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+LINE_LIMIT = 16 * 1024 * 1024
+"""Bytes of a line; OpenAI allows 200 MB for a whole file of 50,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; the line is what a worker reads again.
+
+    Attributes:
+        number: line of the input, from 1.
+    """
+
+    number: int
+    custom_id: str
+    url: str
+    body: dict[str, Any]
+
+    def line(self) -> bytes:
+        """Return it as a line of OpenAI's format."""
+        data = {"custom_id": self.custom_id, "method": "POST", "url": self.url, "body": self.body}
+        return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A line that is no request, and why."""
+
+    number: int
+    reason: str
+    text: bytes = b""
+
+
+def read(path: Path, model: str | None = None) -> Iterator[Request | Bad]:
+    """Yield the requests of a JSONL file one by one.
+
+    Args:
+        path: the file.
+        model: name of the model for lines that say none.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, text in enumerate(_lines(file), 1):
+                if text.strip():
+                    yield parse(number, text, model)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _lines(file: Any) -> Iterator[bytes]:
+    """Yield lines; of one over the limit, no more than that is held in memory."""
+    while text := file.readline(LINE_LIMIT + 1):
+        rest = text
+        while len(rest) > LINE_LIMIT and not rest.endswith(b"\n"):
+            rest = file.readline(LINE_LIMIT + 1)
+        yield text
+
+
+def parse(number: int, text: bytes, model: str | None = None) -> Request | Bad:
+    """Return what a line asks for, or why it cannot be asked."""
+    if len(text) > LINE_LIMIT:
+        return Bad(number, f"the line is longer than {LINE_LIMIT} bytes", text[:200])
+    try:
+        data = json.loads(text, parse_constant=_refuse)
+    except ValueError as error:
+        return Bad(number, f"no JSON: {error}", text)
+    except RecursionError:
+        return Bad(number, "the JSON is nested too deeply", text)
+    if not isinstance(data, dict):
+        return Bad(number, "no JSON object", text)
+    found = _openai(data) if "body" in data or "url" in data else _plain(data, number)
+    if isinstance(found, str):
+        return Bad(number, found, text)
+    custom_id, url, body = found
+    return _with_model(Request(number, custom_id, url, body), model, text)
+
+
+def _refuse(name: str) -> None:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _openai(data: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | str:
+    custom_id, url, body = data.get("custom_id"), data.get("url"), data.get("body")
+    if not isinstance(custom_id, str) or not custom_id:
+        return "custom_id is missing or no text"
+    if data.get("method", "POST") != "POST":
+        return f"method is {data['method']!r}, not 'POST'"
+    if not isinstance(url, str) or url not in URLS:
+        return f"url is {url!r}, not one of {', '.join(URLS)}"
+    if not isinstance(body, dict):
+        return "body is no JSON object"
+    return custom_id, url, body
+
+
+def _plain(data: dict[str, Any], number: int) -> tuple[str, str, dict[str, Any]] | str:
+    custom_id = data.get("custom_id", f"line-{number}")
+    if not isinstance(custom_id, str) or not custom_id:
+        return "custom_id is no text"
+    body = {key: value for key, value in data.items() if key != "custom_id"}
+    if "messages" in body:
+        return custom_id, URLS[0], body
+    if "prompt" in body:
+        return custom_id, URLS[1], body
+    return "there is neither body, prompt nor messages"
+
+
+def _with_model(request: Request, model: str | None, text: bytes) -> Request | Bad:
+    body = request.body
+    key = {URLS[0]: "messages", URLS[1]: "prompt", URLS[2]: "input"}[request.url]
+    if key not in body:
+        return Bad(request.number, f"body has no {key}", text)
+    if body.get("stream"):
+        return Bad(request.number, "stream is set; a batch has nobody to stream to", text)
+    said = body.get("model")
+    if said is None:
+        if model is None:
+            return Bad(request.number, "there is no model", text)
+        return Request(request.number, request.custom_id, request.url, {**body, "model": model})
+    if model is not None and said != model:
+        return Bad(request.number, f"unknown model {said!r}; this batch has {model!r}", text)
+    return request

@@ -1,0 +1,258 @@
+"""One worker: claims chunks, keeps an engine busy, makes answers durable."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from hpc import state
+from hpc.batch import answers, chunks, crew, intake, merge
+from hpc.batch.client import Sender
+from hpc.batch.pace import Pace
+from hpc.errors import BatchError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hpc.batch.answers import Answer
+    from hpc.batch.client import Target
+    from hpc.batch.files import Files
+    from hpc.model import BatchSpec, BatchWorker
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 0.1
+IDLE_S = 1.0
+BACKLOG = 4096
+"""Answers that wait for the disk before no more requests are sent."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A chunk in our hands.
+
+    Attributes:
+        lines: its requests, by row.
+        todo: rows that have not been sent.
+        open: rows whose answer is not durable.
+        fresh: answers that are not durable.
+    """
+
+    claim: chunks.Claim
+    lines: dict[int, bytes]
+    todo: deque[int]
+    open: set[int]
+    fresh: list[Answer] = field(default_factory=list)
+
+
+class Worker:
+    """Works on a batch until it is done or somebody says stop.
+
+    Args:
+        files: the file system.
+        folder: the batch.
+        spec: what was asked for.
+        record: our first word.
+        slots: requests that the engine serves at once, or None.
+        stale_s: seconds without a heartbeat after which another worker is gone.
+        ended: tells whether a job has ended, where that is known.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        folder: Path,
+        spec: BatchSpec,
+        record: BatchWorker,
+        *,
+        slots: int | None = None,
+        stale_s: float = state.STALE_S,
+        ended: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._files, self._folder, self._spec = files, folder, spec
+        self.record = record
+        self._watch = crew.Watch(folder, record.name, record.job_id, stale_s, ended)
+        self._pace = Pace(2 * slots if slots else 16, spec.in_flight, time.monotonic())
+        self._held: list[Held] = []
+        self._sending: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._stopping = False
+        self._looked_at = 0.0
+
+    def stop(self) -> None:
+        """Claim nothing more; to be called in the loop's thread."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self, target: Target, *, drain_s: float = 10.0) -> bool:
+        """Work; return whether the whole batch is answered.
+
+        Args:
+            target: the engine.
+            drain_s: seconds that requests in flight get once we are told to stop.
+
+        Raises:
+            BatchError: the requests cannot be read.
+        """
+        async with target.client(self._spec.in_flight) as client:
+            sender = Sender(
+                client, self._pace, timeout_s=self._spec.timeout_s, retries=self._spec.retries
+            )
+            self._beat(sender)
+            keeper = asyncio.create_task(self._keep(sender))
+            try:
+                return await self._feed(sender)
+            finally:
+                await self._leave(drain_s, keeper)
+                self._beat(sender, force=True)
+
+    async def _feed(self, sender: Sender) -> bool:
+        while not self._stopping:
+            self._wake.clear()
+            while self._may_send(sender):
+                held = await self._next()
+                if held is None:
+                    break
+                row = held.todo.popleft()
+                task = asyncio.create_task(self._one(sender, held, row))
+                self._sending.add(task)
+                task.add_done_callback(self._landed)
+            if not self._held and await asyncio.to_thread(self._all_done):
+                return True
+            await _wait(self._wake, IDLE_S / 4 if self._held else IDLE_S)
+        return False
+
+    def _may_send(self, sender: Sender) -> bool:
+        """Tell whether there is room; those that wait for another try take none, within reason."""
+        backlog = sum(len(held.fresh) for held in self._held)
+        asleep = min(sender.waiting, self._spec.in_flight)
+        room = len(self._sending) - asleep < self._pace.limit and backlog < BACKLOG
+        return room and not self._stopping
+
+    async def _next(self) -> Held | None:
+        """Return a chunk with a row to send, claimed now if need be."""
+        for held in self._held:
+            if held.todo:
+                return held
+        if time.monotonic() - self._looked_at < IDLE_S:
+            return None
+        for held in await asyncio.to_thread(self._claim):
+            self._held.append(held)
+            return held if held.todo else None
+        self._looked_at = time.monotonic()
+        return None
+
+    def _claim(self) -> list[Held]:
+        """Return a chunk that is ours now, or none."""
+        gone = self._watch.gone(self._files)
+        try:
+            mine = chunks.take(self._files, self._folder, self.record.name, gone)
+            if mine is None:
+                return []
+            have = answers.collect(self._files, self._folder, mine.chunk, mine.attempt)
+            lines = intake.requests(self._folder, mine.chunk)
+        except OSError as error:
+            log.warning("cannot claim: %s", error)
+            return []
+        rows = merge.rows_of(self._spec, mine.chunk)
+        if len(lines) != len(rows):
+            raise BatchError(f"chunk {mine.chunk} of batch {self._spec.id} is not whole")
+        by_row = dict(zip(rows, lines, strict=True))
+        left = [row for row in rows if row not in have or not have[row].good]
+        # Neighbours with a common beginning find it in the engine's cache.
+        left.sort(key=lambda row: by_row[row].partition(b'"body":')[2])
+        return [Held(mine, by_row, deque(left), set(left))]
+
+    async def _one(self, sender: Sender, held: Held, row: int) -> None:
+        answer = await sender.send(row, held.lines[row])
+        held.fresh.append(answer)  # a flush may have put another list there meanwhile
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a request failed unexpectedly", exc_info=task.exception())
+            self._stopping = True
+
+    def _all_done(self) -> bool:
+        return chunks.finished(self._files, self._folder, self._spec.chunks)
+
+    async def _keep(self, sender: Sender) -> None:
+        while not self._closing.is_set():
+            await _wait(self._closing, FLUSH_S)
+            await self._flush()
+            await asyncio.to_thread(self._beat, sender)
+
+    async def _flush(self) -> None:
+        for held in list(self._held):
+            group, held.fresh = held.fresh, []
+            if not await asyncio.to_thread(self._store, held, group):
+                held.fresh = group + held.fresh
+            elif not held.open:
+                self._held.remove(held)
+                self._wake.set()
+
+    def _store(self, held: Held, group: list[Answer]) -> bool:
+        """Make answers durable and, where they are the last, say so; False is "again"."""
+        path = answers.part_path(self._folder, held.claim.chunk, held.claim.attempt)
+        try:
+            if group:
+                answers.append(self._files, path, group)
+            left = held.open - {answer.row for answer in group}
+            if not left:
+                chunks.finish(self._files, self._folder, held.claim)
+        except OSError as error:
+            log.warning("cannot write answers, will try again: %s", error)
+            return False
+        held.open = left
+        return True
+
+    async def _leave(self, drain_s: float, keeper: asyncio.Task[None]) -> None:
+        """Let requests in flight end, make all durable, give the rest back."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=drain_s)
+        for task in list(self._sending):
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        self._closing.set()
+        await asyncio.gather(keeper, return_exceptions=True)
+        await self._flush()
+        for held in self._held:
+            try:
+                chunks.release(self._files, self._folder, held.claim)
+            except OSError as error:
+                log.warning("cannot give chunk %s back: %s", held.claim.chunk, error)
+
+    def _beat(self, sender: Sender, *, force: bool = False) -> None:
+        now = time.time()
+        if not force and now - self.record.beat_at < state.BEAT_S:
+            return
+        counts = sender.counts
+        self.record = replace(
+            self.record,
+            beat_at=now,
+            phase="ENDED" if force else "WORKING",
+            good=counts.good,
+            failed=counts.failed,
+            retried=counts.retried,
+            tokens=counts.tokens,
+            in_flight=len(self._sending),
+            limit=self._pace.limit,
+            ended=force,
+        )
+        try:
+            state.write_record(crew.record_path(self._folder, self.record.name), self.record)
+        except StateError as error:
+            log.warning("%s", error)
+
+
+async def _wait(event: asyncio.Event, patience_s: float) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), patience_s)

@@ -1,0 +1,150 @@
+"""What the gateway does beside passing on, as users meet it: over a socket, with a real gateway."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import ollama
+
+from hpc import keys, state
+from hpc.quota import KeyLimits
+from tests.contract.gateway.engines import Engine, Seen, serve
+from tests.contract.gateway.programs import (
+    Running,
+    run_gateway,
+    save_replica,
+    save_service,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+class Chatty(Engine):
+    """An engine that says what a test wants, as engines say it."""
+
+    words = "hello you"
+
+    async def _answer(self, request: Seen, send: Callable[..., Any]) -> None:
+        kind, body = b"application/json", self._whole_answer()
+        if request.body.get("stream"):
+            kind, body = b"text/event-stream", self._events(request.body)
+        head = [(b"content-type", kind)]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": body})
+
+    def _whole_answer(self) -> bytes:
+        message = {"role": "assistant", "content": self.words}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        return json.dumps({"choices": [choice], "usage": USAGE}).encode()
+
+    def _events(self, asked: dict[str, Any]) -> bytes:
+        deltas: list[dict[str, Any]] = [
+            {"choices": [{"index": 0, "delta": {"content": word}}]} for word in self.words
+        ]
+        deltas.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        if (asked.get("stream_options") or {}).get("include_usage"):
+            deltas.append({"choices": [], "usage": USAGE})
+        frames = [f"data: {json.dumps(delta)}\n\n" for delta in deltas]
+        return "".join([*frames, "data: [DONE]\n\n"]).encode()
+
+
+def said(content: bytes) -> str:
+    """Return the text of an event stream."""
+    events = [line[6:] for line in content.decode().splitlines() if line.startswith("data: {")]
+    found = [choice for event in events for choice in json.loads(event)["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in found)
+
+
+def served(home: Path, key: str) -> list[dict[str, Any]]:
+    """Return what the access log says of a key's requests that were served."""
+    files = home.glob("gateways/*/access.log")
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [line for line in lines if line["key"] == key and line["status"] == 200]
+
+
+def test_an_ollama_client_works_unchanged(home: Path) -> None:
+    with serve(Chatty()) as url, run_gateway(home, {"m": url}) as gateway:
+        headers = {"authorization": f"Bearer {gateway.key}"}
+        client = ollama.Client(host=gateway.url, headers=headers, trust_env=False)
+        messages = [{"role": "user", "content": "hi"}]
+        whole = client.chat(model="m", messages=messages)
+        parts = list(client.chat(model="m:latest", messages=messages, stream=True))
+        listed = [model.model for model in client.list().models]
+        try:
+            client.chat(model="unknown", messages=messages)
+        except ollama.ResponseError as error:
+            refused = (error.status_code, error.error)
+        client.close()
+    assert whole.message.content == "hello you"
+    assert (whole.done, whole.eval_count, whole.prompt_eval_count) == (True, 3, 7)
+    assert "".join(part.message.content or "" for part in parts) == "hello you"
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert listed == ["m"]
+    assert refused == (404, "the model 'unknown' does not exist")
+
+
+def test_prompts_are_redacted_before_the_engine_sees_them(home: Path) -> None:
+    engine = Chatty()
+    engine.words = "write to eve@example.org or bob@example.org"
+    policy = {"redact": {"kinds": ["email"], "answers": True}}
+    asked = {"messages": [{"role": "user", "content": "I am ann@example.org"}]}
+    with serve(engine) as url, run_gateway(home, {"m": url}, policy=policy) as gateway:
+        whole = gateway.post(asked)
+        stream = gateway.post({**asked, "stream": True})
+    prompts = {seen.body["messages"][0]["content"] for seen in engine.seen}
+    assert prompts == {"I am [EMAIL]"}
+    hidden = "write to [EMAIL] or [EMAIL]"
+    assert whole.json()["choices"][0]["message"]["content"] == hidden
+    assert said(stream.content) == hidden
+    assert stream.content.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_sure_answer_is_given_again_to_the_same_key_only(home: Path) -> None:
+    engine = Chatty()
+    save_service(home)
+    with serve(engine) as url:
+        save_replica(home, url)
+        with run_gateway(home, policy={"cache": {}}) as gateway:
+            wait_until(lambda: gateway.post({}).status_code == 200)
+            before = len(engine.seen)
+            other = Running(
+                gateway.process,
+                gateway.port,
+                keys.add(state.keys_path(home), "other")[0],
+                gateway.log,
+            )
+            wait_until(lambda: other.post({}).status_code == 200)
+            before = len(engine.seen)
+            sure = {"temperature": 0}
+            answers = [gateway.post(sure) for _ in range(3)]
+            streams = [gateway.post({**sure, "stream": True}) for _ in range(2)]
+            unsure = [gateway.post({}) for _ in range(2)]
+            others = other.post(sure)
+    assert [a.headers.get("x-gateway-cache") for a in answers] == ["miss", "hit", "hit"]
+    assert len({answer.content for answer in answers}) == 1
+    assert [a.headers.get("x-gateway-cache") for a in streams] == ["miss", "hit"]
+    assert {said(stream.content) for stream in streams} == {"hello you"}
+    assert [a.headers.get("x-gateway-cache") for a in (*unsure, others)] == [None, None, "miss"]
+    assert len(engine.seen) - before == 5
+
+
+def test_the_tokens_of_a_stream_count_though_the_client_did_not_ask(home: Path) -> None:
+    engine = Chatty()
+    with serve(engine) as url, run_gateway(home, {"m": url}) as gateway:
+        limits = KeyLimits(total_tokens=1_000_000)
+        key, _ = keys.add(state.keys_path(home), "counted", limits=limits)
+        counted = Running(gateway.process, gateway.port, key, gateway.log)
+        wait_until(lambda: counted.post({}).status_code == 200)
+        stream = counted.post({"stream": True})
+        asked = counted.post({"stream": True, "stream_options": {"include_usage": True}})
+        wait_until(lambda: len(served(home, "counted")) == 3)
+        lines = served(home, "counted")[1:]
+    assert b"usage" not in stream.content
+    assert b'"usage"' in asked.content
+    assert [(line["prompt_tokens"], line["completion_tokens"]) for line in lines] == [(7, 3)] * 2

@@ -1,0 +1,247 @@
+"""A batch over real sockets and real processes: faults of the engine, of workers, of people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hpc import jobs, local, state
+from hpc.batch import cases, launch, outcome
+from hpc.batch.client import Target
+from hpc.batch.files import RealFiles
+from hpc.batch.worker import Worker
+from hpc.config import Site
+from hpc.errors import BatchError
+from hpc.model import BatchWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from hpc.model import BatchSpec
+
+
+@dataclass
+class Engine:
+    """An engine that does as the prompt says, and counts."""
+
+    delay_s: float = 0.0
+    broken: bool = False
+    asked: dict[str, int] = field(default_factory=dict)
+    now: int = 0
+    most: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    url: str = ""
+
+    def answer(self, prompt: str) -> tuple[int, dict[str, str], bytes]:
+        with self.lock:
+            tries = self.asked[prompt] = self.asked.get(prompt, 0) + 1
+        word = prompt.partition(" ")[0]
+        if word == "busy" and tries == 1:
+            return 429, {"Retry-After": "0"}, b'{"error": {"message": "busy"}}'
+        if word == "shaky" and tries == 1:
+            return 500, {}, b"not even JSON"
+        if word == "cut" and tries == 1:
+            raise ConnectionAbortedError
+        if word == "wrong" or (word == "later" and self.broken):
+            return 400, {}, b'{"error": {"message": "too long"}}'
+        text = {"id": "x", "choices": [{"text": prompt.upper(), "logprobs": {"a": [1]}}]}
+        return 200, {}, json.dumps({**text, "usage": {"completion_tokens": 3}}).encode()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    made = Engine()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            with made.lock:
+                made.now += 1
+                made.most = max(made.most, made.now)
+            try:
+                time.sleep(made.delay_s)
+                status, headers, data = made.answer(body["prompt"])
+                self.send_response(status)
+                for name, value in {**headers, "content-length": str(len(data))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+            except OSError:
+                self.close_connection = True
+            finally:
+                with made.lock:
+                    made.now -= 1
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Say nothing of clients that were killed."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield made
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def prompts(path: Path, words: list[str]) -> Path:
+    lines = [json.dumps({"custom_id": f"r{n}", "prompt": f"{w} {n}"}) for n, w in enumerate(words)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def wanted(tmp_path: Path, engine: Engine, words: list[str], workers: int = 1) -> launch.Wanted:
+    return launch.Wanted(
+        prompts(tmp_path / "in.jsonl", words),
+        tmp_path / "out.jsonl",
+        "m",
+        workers=workers,
+        target=Target(engine.url),
+        in_flight=24,
+    )
+
+
+def results(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+
+
+def texts(tmp_path: Path) -> list[str | None]:
+    found = results(tmp_path)
+    assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(len(found))]
+    return [
+        one["response"]["body"]["choices"][0]["text"] if one["error"] is None else None
+        for one in found
+    ]
+
+
+def worker(folder: Path, spec: BatchSpec, name: str) -> Worker:
+    record = BatchWorker(name, name, "here", started_at=time.time(), beat_at=0.0)
+    return Worker(RealFiles(), folder, spec, record)
+
+
+def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
+    tmp_path: Path, engine: Engine
+) -> None:
+    engine.delay_s = 0.01
+    words = ["good", "busy", "shaky", "cut", "wrong"] * 30
+    asked = wanted(tmp_path, engine, words)
+    folder = launch._fresh(tmp_path)
+    spec = launch._prepare(folder, asked, None)
+
+    async def both() -> list[bool]:
+        pair = [worker(folder, spec, name) for name in ("a", "b")]
+        return list(await asyncio.gather(*(one.run(Target(engine.url)) for one in pair)))
+
+    assert asyncio.run(both()) == [True, True]
+    report = outcome.conclude(RealFiles(), folder, spec)
+    found = results(tmp_path)
+    got = texts(tmp_path)
+
+    assert (report["requests"], report["good"], report["failed"]) == (150, 120, 30)
+    assert report["completion_tokens"] == 360
+    assert got == [None if w == "wrong" else f"{w} {n}".upper() for n, w in enumerate(words)]
+    assert found[4]["error"] == {"code": "400", "message": "too long"}
+    assert found[4]["response"]["status_code"] == 400
+    assert found[0]["response"]["body"]["choices"][0]["logprobs"] == {"a": [1]}
+    assert engine.most > 4
+    again = {"busy", "shaky", "cut"}
+    assert all(n == 1 + (p.partition(" ")[0] in again) for p, n in engine.asked.items())
+    assert {one.ended for one in cases.look(tmp_path, spec.id).workers} == {True}
+
+
+def wait(holds: Callable[[], bool], patience_s: float = 60) -> None:
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def submitted(tmp_path: Path, engine: Engine) -> Iterator[Callable[..., BatchSpec]]:
+    """Submit batches of local jobs, none of which outlives the test."""
+    made: list[str] = []
+
+    def submit(words: list[str], workers: int = 1) -> BatchSpec:
+        asked = wanted(tmp_path, engine, words, workers)
+        spec = launch.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
+        made.append(spec.id)
+        return spec
+
+    yield submit
+    for batch in made:
+        jobs.cancel(launch.handles(state.batch_dir(tmp_path, batch)))
+
+
+@pytest.mark.timeout(180)
+def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
+    tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
+) -> None:
+    engine.delay_s = 0.15
+    words = ["good"] * 600
+    spec = submitted(words, workers=2)
+    folder = state.batch_dir(tmp_path, spec.id)
+    wait(lambda: len(cases.look(tmp_path, spec.id).workers) == 2 and len(engine.asked) > 40)
+    victim = launch.handles(folder)[0]
+    for pid, _ in list(local._family(int(victim.job_id))):
+        os.kill(pid, signal.SIGKILL)
+    wait(lambda: len(engine.asked) > 120)
+    cases.stop(tmp_path, spec.id, word="pause")
+    wait(lambda: cases.look(tmp_path, spec.id).state == "PAUSED")
+    assert not (tmp_path / "out.jsonl").exists()
+    assert cases.resume(tmp_path, spec.id, workers=None, cluster="local", site=Site()) == 2
+    engine.delay_s = 0.01
+    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE", 120)
+
+    assert texts(tmp_path) == [f"{w} {n}".upper() for n, w in enumerate(words)]
+    assert sum(engine.asked.values()) <= 600 + 4 * 24
+    with pytest.raises(BatchError, match="is done"):
+        cases.stop(tmp_path, spec.id, word="cancel")
+
+
+@pytest.mark.timeout(120)
+def test_errors_are_asked_again_on_request(
+    tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
+) -> None:
+    engine.broken = True
+    words = ["good", "later", "good", "wrong"] * 5
+    spec = submitted(words)
+    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+    first = texts(tmp_path)
+    engine.broken = False
+    assert cases.retry(tmp_path, spec.id, cluster="local", site=Site()) == 10
+    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+
+    assert first.count(None) == 10
+    assert texts(tmp_path) == [
+        None if w == "wrong" else f"{w} {n}".upper() for n, w in enumerate(words)
+    ]
+    assert engine.asked["good 0"] == 1
+
+
+def test_a_file_that_is_refused_leaves_nothing(tmp_path: Path, engine: Engine) -> None:
+    asked = wanted(tmp_path, engine, ["good"])
+    asked.path.write_text('{"prompt": "x"}\n{"x": 1}\n')
+    with pytest.raises(BatchError, match="line 2"):
+        launch.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
+
+    assert cases.ids(tmp_path) == []

@@ -1,0 +1,130 @@
+"""A batch in jobs of its own on real Slurm, with real llama.cpp, while jobs are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cluster import COMPUTE
+
+if TYPE_CHECKING:
+    from cluster import Cluster
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
+REQUESTS, FAULTS = (3000, 20) if FULL else (1200, 7)
+SEED = 5
+QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?")
+
+
+def line(number: int) -> str:
+    """Return one request whose answer does not depend on who gives it."""
+    question = QUESTIONS[number % len(QUESTIONS)]
+    body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 16}
+    return json.dumps({"custom_id": f"r{number}", **body})
+
+
+def answers(cluster: Cluster) -> dict[str, str]:
+    """Return what the output says, by custom_id, each of which it has once."""
+    text = cluster.shell("login", "cat answers.jsonl").stdout
+    found = [json.loads(one) for one in text.splitlines()]
+    assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(REQUESTS)]
+    assert [one["error"] for one in found] == [None] * REQUESTS
+    return {
+        one["custom_id"]: one["response"]["body"]["choices"][0]["message"]["content"]
+        for one in found
+    }
+
+
+def kill_worker(cluster: Cluster, batch: str, job: str) -> None:
+    """SIGKILL to the worker; its engine goes with it and its job is not started again."""
+    cluster.shell("login", f"scancel --signal=KILL --batch {job}", check=False)
+
+
+def kill_engine(cluster: Cluster, batch: str, job: str) -> None:
+    """SIGKILL to every engine of a node."""
+    node = cluster.shell("login", f"squeue --noheader --format=%B --jobs={job}", check=False)
+    name = node.stdout.strip()
+    if name in COMPUTE:
+        cluster.shell(name, "kill -9 $(pgrep -u owner llama-server)", check=False)
+
+
+def requeue(cluster: Cluster, batch: str, job: str) -> None:
+    """Slurm ends the job and starts it again."""
+    cluster.shell("login", f"scontrol requeue {job}", check=False)
+
+
+def cancel(cluster: Cluster, batch: str, job: str) -> None:
+    """All jobs of the batch end; what they hold is given back."""
+    cluster.hpc("batch", "cancel", batch, timeout=120)
+
+
+def cancel_job(cluster: Cluster, batch: str, job: str) -> None:
+    """Somebody ends one job behind our back."""
+    cluster.shell("login", f"scancel {job}", check=False)
+
+
+def kill_slurmd(cluster: Cluster, batch: str, job: str) -> None:
+    """SIGKILL to a node's daemon, which comes back."""
+    node = COMPUTE[int(job) % len(COMPUTE)]
+    cluster.lab.signal(node, "slurmd", signal.SIGKILL)
+    cluster.lab.stop(node, "slurmd")
+    cluster.lab.start(node, "slurmd")
+
+
+def restart_slurmctld(cluster: Cluster, batch: str, job: str) -> None:
+    """The controller goes and comes back."""
+    cluster.lab.stop("login", "slurmctld")
+    cluster.lab.start("login", "slurmctld")
+
+
+KINDS = (
+    *(kill_worker, kill_engine, requeue, cancel, cancel_job),
+    *(kill_slurmd, restart_slurmctld),
+)
+
+
+def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> None:
+    """Three workers on two nodes; jobs and engines are killed, requeued, cancelled and resumed."""
+    clean.lab.write_file("/home/owner/in.jsonl", "".join(line(n) + "\n" for n in range(REQUESTS)))
+    batch = clean.json(
+        *("batch", "submit", "in.jsonl", "-o", "answers.jsonl", "--workers", "3"),
+        *("--engine", "llamacpp", "--model", "models/demo-f16.gguf", "--image", llamacpp_image),
+        *("--partition", "cpu", "--cpus", "2", "--mem", "1G", "--time", "10", "--in-flight", "1"),
+    )["id"]
+
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = clean.json("batch", "status", batch)
+        return found
+
+    clean.wait_until(lambda: look()["done"] > 0, "a chunk is done", timeout=180)
+    dice, done, hit = random.Random(SEED), [], look()["done"]
+    while len(done) < FAULTS:
+        seen = look()
+        assert seen["state"] != "DONE", f"it was done after {len(done)} faults"
+        running = [
+            one["job"]["job_id"] for one in seen["jobs"] if one["status"]["state"] == "RUNNING"
+        ]
+        if running and seen["done"] > hit:
+            fault = KINDS[len(done) % len(KINDS)]
+            fault(clean, batch, dice.choice(running))
+            done.append(fault.__name__)
+            hit = seen["done"]
+        clean.hpc("batch", "resume", batch, "--workers", "3", check=False, timeout=120)
+        time.sleep(0.5)
+    clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=300)
+    texts = answers(clean)
+    nodes = {one["host"] for one in look()["workers"]}
+
+    for first in range(len(QUESTIONS)):
+        same = {texts[f"r{n}"] for n in range(first, REQUESTS, len(QUESTIONS))}
+        assert len(same) == 1
+    assert "Jane Austen" in texts["r0"]
+    assert look()["report"]["good"] == REQUESTS
+    assert nodes == set(COMPUTE)

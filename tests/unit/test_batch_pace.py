@@ -1,0 +1,49 @@
+"""How many requests a worker keeps in flight, against engines that are a formula."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc.batch.pace import Pace
+
+
+def drive(pace: Pace, slots: int, answers: int) -> int:
+    """Answer from an engine that serves so many at once, in a second each; return the limit."""
+    now = 0.0
+    for _ in range(answers):
+        now += 1 / min(pace.limit, slots)
+        pace.answered(now)
+    return pace.limit
+
+
+@pytest.mark.parametrize("slots", [4, 16, 64])
+def test_the_limit_climbs_to_what_the_engine_serves_and_not_far_beyond(slots: int) -> None:
+    pace = Pace(2, 256, 0.0)
+    seen = drive(pace, slots, 10_000)
+
+    assert slots <= seen <= slots * 4
+
+
+def test_the_ceiling_holds() -> None:
+    assert drive(Pace(2, 10, 0.0), 64, 5_000) == 10
+
+
+def test_refusals_of_one_moment_count_once_and_the_limit_stays_above_zero() -> None:
+    pace = Pace(100, 256, 0.0)
+    for _ in range(60):
+        pace.refused(1.0)
+    once = pace.limit
+    for moment in range(10_000):
+        pace.refused(float(moment))
+
+    assert once == 70
+    assert pace.limit == 1
+
+
+def test_an_engine_that_recovers_is_kept_busy_again() -> None:
+    pace = Pace(64, 256, 0.0)
+    for moment in range(1000):
+        pace.refused(float(moment))
+    assert pace.limit < 8
+
+    assert drive(pace, 32, 20_000) >= 32
