@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hpc import keys, state
+from hpc.quota import KeyLimits
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import environment, run_gateway, save_service, wait_until
 
@@ -204,6 +205,14 @@ def test_a_ceiling_is_told_and_holds_for_who_says_nothing(
     assert lab.answers("dead", max_tokens=51) == "big"
     assert lab.answers("dead") == "small"
     assert small.seen[-1].body["max_tokens"] == 50
+    body = {"model": "dead", "input": "x"}
+    assert lab.gateway.post(body, "/v1/embeddings").status_code == 200
+    assert "max_tokens" not in small.seen[-1].body
+    path = state.keys_path(lab.home)
+    lab.gateway.key, _ = keys.add(path, "short", limits=KeyLimits(max_tokens=20))
+    wait_until(lambda: lab.ask("small").status_code == 200)
+    assert lab.answers("dead") == "small"
+    assert small.seen[-1].body["max_tokens"] == 20
 
 
 def test_status_warns_of_what_leads_nowhere(lab: Lab) -> None:
