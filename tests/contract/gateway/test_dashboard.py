@@ -95,7 +95,7 @@ def test_requests_are_shown_at_once(gateway: Running) -> None:
             "health": "ok",
             "outstanding": 0,
             "stale": False,
-            **dict.fromkeys(("job_id", "host", "ends_at", "slots", "cause")),
+            **dict.fromkeys(("job_id", "host", "starts_at", "ends_at", "slots", "reason")),
         }
     ]
     assert look(gateway, model="m")["windows"]["1"]["requests"] == 4

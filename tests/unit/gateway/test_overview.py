@@ -14,6 +14,7 @@ from gateway_lite.metrics import Live
 from gateway_lite.overview import Overview, Share, in_force, share, together, visible
 from gateway_lite.replicas import Replica
 from gateway_lite.seats import Seen
+from gateway_lite.standing import Member, member
 from gateway_lite.tallies import SECONDS
 from hpc.keys import ClientKey
 from hpc.model import Endpoint, Phase, ServiceSpec
@@ -31,8 +32,9 @@ def endpoint(number: int, phase: Phase = Phase.READY, beat_at: float = NOW) -> E
 
 
 def model(*endpoints: Endpoint, replicas: tuple[Replica, ...] = ()) -> Model:
-    phases = tuple(one.phase for one in endpoints)
-    return Model("m", Phase.READY, 3, replicas, phases, 0, SPEC, endpoints)
+    said = {one.replica: one for one in endpoints}
+    members = tuple(member(number, said.get(number), None, None, NOW) for number in range(3))
+    return Model("m", Phase.READY, 3, replicas, members, SPEC, endpoints)
 
 
 def times(*values: float) -> list[int]:
@@ -60,8 +62,8 @@ def test_a_replica_that_said_nothing_yet_is_queued() -> None:
 
     assert about == [
         ("m/0", "READY", "open", "17"),
-        ("m/2", "FAILED", "", "17"),
         ("m/1", "QUEUED", "", None),
+        ("m/2", "FAILED", "", "17"),
     ]
     assert told["replicas"][0]["outstanding"] == 2
     assert told["replicas"][0]["ends_at"] == NOW + 60
@@ -74,9 +76,26 @@ def test_a_heartbeat_that_stopped_is_told() -> None:
     assert told["replicas"][0]["phase"] == "STOPPED"
 
 
+def test_what_the_scheduler_says_of_a_job_is_told() -> None:
+    waits = Member(0, Phase.QUEUED, "18", start_at=NOW + 600, reason="Resources")
+    (told,) = overview(Share(), Model("m", Phase.QUEUED, 1, (), (waits,), SPEC)).models()
+
+    assert [
+        (one["job_id"], one["starts_at"], one["reason"], one["host"]) for one in told["replicas"]
+    ] == [("18", NOW + 600, "Resources", None)]
+
+
+def test_a_job_that_was_requeued_is_not_where_it_was() -> None:
+    again = Member(0, Phase.QUEUED, "18")
+    gone = endpoint(0)
+    (told,) = overview(Share(), Model("m", Phase.QUEUED, 1, (), (again,), SPEC, (gone,))).models()
+
+    assert (told["replicas"][0]["host"], told["replicas"][0]["slots"]) == (None, None)
+
+
 def test_a_server_that_somebody_else_runs_is_shown_without_a_job() -> None:
     replica = Replica("b http://h:1", "b", "http://h:1")
-    (told,) = overview(Share(), Model("b", Phase.READY, 1, (replica,), (Phase.READY,))).models()
+    (told,) = overview(Share(), Model("b", Phase.READY, 1, (replica,))).models()
 
     assert [(one["name"], one["health"], one["job_id"]) for one in told["replicas"]] == [
         ("b", "ok", None)
