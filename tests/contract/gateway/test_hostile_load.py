@@ -130,7 +130,7 @@ def open_idle(door: Running, count: int) -> list[socket.socket]:
 
 def test_ten_thousand_idle_connections_are_little(many_files: int, front: Running) -> None:
     levels = []
-    for _ in range(2):
+    for _ in range(3):
         before = rss_mib(front.process.pid)
         idle = open_idle(front, many_files)
         unharmed(front)
