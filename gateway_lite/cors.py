@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 EXPOSED = (
     *("retry-after", "retry-after-ms", "server-timing", "x-request-id", "x-should-retry"),
     *("x-gateway-backend", "x-gateway-cache", "x-gateway-model"),
-    *(f"x-ratelimit-{w}-{u}" for w in ("limit", "remaining", "reset") for u in ("requests", "tokens")),
+    *(
+        f"x-ratelimit-{w}-{u}"
+        for w in ("limit", "remaining", "reset")
+        for u in ("requests", "tokens")
+    ),
 )
 AGE_S = 600
 
@@ -37,7 +41,7 @@ class Cors:
         self._inner = self._app
         if origins:
             self._inner = CORSMiddleware(
-                self._app,  # type: ignore[arg-type]
+                self._app,
                 allow_origins=origins,
                 allow_methods=("GET", "POST"),
                 allow_headers=("*",),

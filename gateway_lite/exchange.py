@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway_lite.place import Outcome
     from gateway_lite.replicas import Replica
     from gateway_lite.request import Request
+    from gateway_lite.tracing import Span
 
 log = logging.getLogger(__name__)
 clock = time.perf_counter
@@ -87,6 +88,7 @@ class Exchange:
     models: tuple[str, ...] = ()
     turn = 0
     extra: Extra | None = None
+    span: Span | None = None
     _answer: Answer | None = None
     _sent_at = 0.0
     _waited_at = 0.0

@@ -32,7 +32,7 @@ __all__ = ("Balancer", "Lease", "Outcome", "Policy", "Waiting", "Work")
 
 BOUND = 1.25
 """Load of a replica, as a multiple of the average, above which a prefix goes elsewhere."""
-SLACK = 4
+SLACK = 8
 """Requests that it may have more than the least loaded, whatever the average."""
 
 
