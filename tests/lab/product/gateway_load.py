@@ -20,7 +20,9 @@ def ask() -> dict[str, Any]:
     body = {
         "model": "demo",
         "messages": [{"role": "user", "content": "Who wrote Emma?"}],
-        **{"stream": True, "temperature": 0, "max_tokens": OPTIONS["tokens"]},
+        "stream": True,
+        "temperature": 0,
+        "max_tokens": OPTIONS["tokens"],
         "ignore_eos": OPTIONS["long"],
     }
     headers = {"Authorization": f"Bearer {OPTIONS['key']}", "Content-Type": "application/json"}
@@ -74,10 +76,10 @@ def main() -> None:
         thread.start()
     while len(ANSWERS) < LOADED and any(thread.is_alive() for thread in threads):
         time.sleep(0.02)
-    print("loaded", flush=True)
+    print("loaded", flush=True)  # noqa: T201 - what the test reads
     for thread in threads:
         thread.join()
-    print(json.dumps(ANSWERS))
+    print(json.dumps(ANSWERS))  # noqa: T201 - what the test reads
 
 
 main()

@@ -50,8 +50,12 @@ class Load:
         self, cluster: Cluster, key: str, *, threads: int, seconds: float, long: bool = False
     ) -> None:
         options = {
-            **{"key": key, "port": PORT, "threads": threads, "seconds": seconds},
-            **{"long": long, "tokens": 300 if long else 16},
+            "key": key,
+            "port": PORT,
+            "threads": threads,
+            "seconds": seconds,
+            "long": long,
+            "tokens": 300 if long else 16,
         }
         self.process = cluster.lab.popen("login", [PYTHON, "-c", LOAD, json.dumps(options)])
 
@@ -93,14 +97,20 @@ def key(served: Cluster) -> Iterator[str]:
     argv = [PYTHON, "-m", "gateway_lite", "run", "--port", str(PORT), "--models", MODELS]
     argv += ["--unix", SOCKET, "--stall-timeout", str(STALL_S)]
     served.shell("login", f"setsid {' '.join(argv)} >gateway-test.log 2>&1 </dev/null &")
-    served.wait_until(lambda: served.json("gateway", "status"), "the gateway runs")
+    served.wait_until(
+        lambda: served.hpc("gateway", "status", check=False).returncode == 0, "the gateway runs"
+    )
     yield str(served.json("gateway", "ensure")["key"])
     served.hpc("gateway", "stop")
 
 
 def write_models(cluster: Cluster, number: int) -> None:
     """Write a models.yaml with one further name, in one step."""
-    backend = {"name": f"extra{number}", "backend_url": f"http://127.0.0.1:{9000 + number}/v1"}
+    backend = {
+        "name": f"extra{number}",
+        "backend": "vllm",
+        "backend_url": f"http://127.0.0.1:{9000 + number}/v1",
+    }
     text = json.dumps({"version": 1, "models": [backend]})
     cluster.lab.write_file(f"{MODELS}.new", text)
     cluster.shell("login", f"mv {MODELS}.new {MODELS}")
