@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 TWO = 2
 OK = 200
 EVENTS = b"text/event-stream; charset=utf-8"
-LIMITED = ("/v1/chat/completions", "/v1/completions")
-"""Paths whose answers have a length that a ceiling can set."""
 FAILED = 400
 
 
@@ -133,11 +131,10 @@ class GatewayDesk:
         models = routing.permitted(table, principal.allows, asked.model, models)
         exchange.models = models
         record.model = models[0]
-        own = table.policies.get(models[0])
-        if own is not None or principal.limits is not None:
-            most = ceilings.check(prompt, longest, own, principal.limits)
-            if most is not None and exchange.path in LIMITED:
-                exchange.body = routing.with_fields(exchange.body, max_tokens=most)
+        own, limits = table.policies.get(models[0]), principal.limits
+        most = ceilings.missing(exchange.path, prompt, longest, own, limits)
+        if most is not None:
+            exchange.body = routing.with_fields(exchange.body, max_tokens=most)
         tokens = asked.tokens(len(exchange.body))
         exchange.work = Work(tokens, self._prefix(exchange, asked))
         exchange.grant = self._limits.reserve(principal, tokens)
@@ -211,11 +208,10 @@ class GatewayDesk:
 
     def _rename(self, exchange: Exchange, asked: ask.Ask, name: str) -> None:
         """Make it a request to another model, within that one's ceilings."""
-        fields: dict[str, object] = {"model": name}
-        most = self._table.policies.get(name, routing.NOTHING).max_tokens
-        if most is not None and exchange.turn and asked.limit() is None:
-            fields["max_tokens"] = most
-        exchange.body = routing.with_fields(exchange.body, **fields)
+        own, limits = self._table.policies.get(name), exchange.principal.limits
+        most = ceilings.missing(exchange.path, 0, asked.limit(), own, limits)
+        length = {} if most is None else {"max_tokens": most}
+        exchange.body = routing.with_fields(exchange.body, model=name, **length)
         exchange.record.model = name
         exchange.notes += b"x-gateway-model: %b\r\n" % name.encode()
 

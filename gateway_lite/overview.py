@@ -176,13 +176,20 @@ class Overview:
         return {"seconds": round(seconds, 1), **_rates(found, seconds), **_times(found)}
 
     def chart(self, names: Iterable[str]) -> Json:
-        """Return what went on in each step that has ended, the oldest first."""
+        """Return what went on in each step that has ended, the oldest first.
+
+        What was before the gateway's start is None.
+        """
         names = tuple(names)
         numbers = range(self._number - STEPS + 1, self._number)
-        flows = [flow({at: self._known.steps.get(at, Step())}, at, names) for at in numbers]
-        told = [{**_rates(one, STEP_S), **_times(one)} for one in flows]
-        series = {name: [one[name] for one in told] for name in told[0]}
+        since = min([int(self._started_at // STEP_S), *self._known.steps])
+        told = [self._point(at, names) if at >= since else {} for at in numbers]
+        series = {name: [one.get(name) for one in told] for name in self._point(0, names)}
         return {"step_s": STEP_S, "ends_at": self._number * STEP_S, **series}
+
+    def _point(self, at: int, names: Iterable[str]) -> Json:
+        found = flow({at: self._known.steps.get(at, Step())}, at, names)
+        return {**_rates(found, STEP_S), **_times(found)}
 
     def keys(self, keys: Iterable[ClientKey], use: Mapping[str, Use]) -> list[Json]:
         """Return what keys have used, against their limits."""
