@@ -291,10 +291,9 @@ class Exchange:
             self.again()
 
     def stalled(self) -> None:
-        """Ask another replica, as this one does not move; an answer that has begun waits on."""
-        if not self.outlet.begun and self._held.link is not None:
-            self._held.link.abort()
-            self.broke(Fault.STUCK, "nothing moves")
+        """Ask another replica, as this one does not move; an answer that has begun ends there."""
+        self._held.abort()
+        self.broke(Fault.STUCK, "nothing moves")
 
     def fail(self, error: errors.ApiError) -> None:
         """Answer with an error, or end an event stream with one; cut anything else short."""
