@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-only-in-the-tunnel"
 CHUNKS = 4
+PROJECT = Path(__file__).parents[2]
 WAIT_S = 10.0
 
 
@@ -223,7 +225,10 @@ class LoginNode:
     def answer_well(self) -> None:
         reply = {"host": "127.0.0.1", "port": self.gateway.server_port, "key": KEY}
         line = json.dumps(reply | {"version": "0.1.0"})
-        self.answer(f'[ "$*" = "gateway ensure --json" ] || exit 2\necho starting\necho \'{line}\'')
+        relay = f'[ "$1" = relay ] && exec {sys.executable} -m hpc "$@"'
+        version = '[ "$1" = --version ] && echo "hpc-serve, version 0.0.9" && exit'
+        ensure = f'[ "$*" = "gateway ensure --json" ] || exit 2\necho starting\necho \'{line}\''
+        self.answer(f"export PYTHONPATH={PROJECT}\n{relay}\n{version}\n{ensure}")
 
     def known(self, key: str = "host") -> None:
         """Let the laptop know the host by one of the keys, or by none."""
