@@ -64,7 +64,7 @@ MODES = (
     click.option("--status", is_flag=True, help="List the tunnels of this machine."),
     click.option("--stop", is_flag=True, help="End those in the background, or one."),
     click.option("--exec", "run_it", is_flag=True, help="Run the program after --, then close."),
-    click.option("--detach", is_flag=True, help="Leave the terminal once up; --background does it."),
+    click.option("--detach", is_flag=True, help="What --background starts."),
 )
 
 

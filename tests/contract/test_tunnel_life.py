@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -24,6 +23,7 @@ from tests.fakes.login_node import KEY, Gateway, LoginNode, free_port, shared_no
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from hpc.connection import Connection
 
@@ -138,10 +138,8 @@ def test_nobody_can_take_the_port_meanwhile(node: LoginNode, way: str) -> None:
         node.stop()
         try:
             until(lambda: told(events, "down"), "the loss is told")
-            with socket.socket() as other, pytest.raises(OSError, match="in use"):
-                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                other.bind(("127.0.0.1", cluster.port))
-                other.listen()
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", cluster.port))
         finally:
             node.start()
 
@@ -238,9 +236,7 @@ def test_the_background_is_entered_seen_and_left(node: LoginNode) -> None:
 def test_a_program_runs_with_the_variables(node: LoginNode) -> None:
     script = 'echo "$OPENAI_BASE_URL $OPENAI_API_KEY $OPENAI_MODEL"; exit 5'
     argv = [*COMMAND, *node.arguments(), "--port=0", "--model=demo", "--exec", "--"]
-    done = subprocess.run(
-        [*argv, "sh", "-c", script], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*argv, "sh", "-c", script], capture_output=True, text=True, check=False)
     url, key, model = done.stdout.split()
     assert (done.returncode, key, model) == (5, KEY, "demo")
     assert url.startswith("http://127.0.0.1:")
