@@ -6,15 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpc.aconnection import aconnect
     from hpc.connection import connect
 
-__all__ = ["__version__", "connect"]
+__all__ = ["__version__", "aconnect", "connect"]
 
 __version__ = "0.1.0"
 
 
+_HOMES = {"connect": "hpc.connection", "aconnect": "hpc.aconnection"}
+
+
 def __getattr__(name: str) -> Any:
-    """Import ``connect`` when it is first asked for, so that ``import hpc`` costs nothing."""
-    if name == "connect":
-        return import_module("hpc.connection").connect
+    """Import what is asked for when it is first asked for, so that ``import hpc`` costs nothing."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'hpc' has no attribute {name!r}")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import random
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+import time
+from typing import TYPE_CHECKING, Any
 
 from hpc import state
-from hpc.errors import ConfigError, HpcServeError, TunnelError
-from hpc.tunnel import default_transport, failures, open_link, records
-from hpc.tunnel.discovery import REMOTE_COMMAND, RemoteGateway, ensure_gateway
-from hpc.tunnel.failures import PortTaken, Unreachable
+from hpc.errors import ConfigError, StateError
+from hpc.tunnel import default_transport, discovery, failures, records, terminal
+from hpc.tunnel.discovery import REMOTE_COMMAND
+from hpc.tunnel.failures import PortTaken
+from hpc.tunnel.keeper import Event, Keeper, Plan
 from hpc.tunnel.link import LOOPBACK
-from hpc.tunnel.login import TRANSPORTS, Login, TransportName, parse_login
+from hpc.tunnel.login import TRANSPORTS, TransportName, parse_login
+from hpc.tunnel.port import LocalPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,25 +29,23 @@ if TYPE_CHECKING:
     import openai
     from typing_extensions import Self
 
-    from hpc.tunnel.link import Link
+    from hpc.tunnel.discovery import RemoteGateway
 
-Event = Literal["down", "up", "failed"]
-WATCH_S = 0.5
-RETRY_FIRST_S = 0.5
-RETRY_MAX_S = 4.0
-"""Longest pause between two attempts to connect again: a laptop that woke up waits no longer."""
-FREE_PORT_TRIES = 5
+__all__ = ["PATIENCE_S", "Connection", "Event", "connect"]
+
+PATIENCE_S = 60.0
+"""Seconds that a request waits for a tunnel that is down."""
 
 
 class Connection:
     """An open way to a gateway, kept open by a thread; made by ``connect``.
 
     Args:
-        login: account and login node.
+        plan: whom to log in as, and how.
         port: local port; 0 takes a free one, which then stays.
-        transport: what carries it.
-        remote_command: shell words that run hpc-serve there.
-        on_event: called from the thread with "down", "up" or "failed" and a sentence.
+        patience_s: seconds that a request waits while the tunnel is down.
+        on_event: called with what happened and a sentence; from the thread once it is open.
+        background: whether another process of ours may end it.
 
     Raises:
         TunnelError: the connection, the gateway or the local port is not to be had.
@@ -53,26 +53,33 @@ class Connection:
 
     def __init__(
         self,
-        login: Login,
+        plan: Plan,
         *,
         port: int,
-        transport: TransportName,
-        remote_command: str,
+        patience_s: float,
         on_event: Callable[[Event, str], None] | None = None,
+        background: bool = False,
     ) -> None:
-        self.login = login
-        self.port = port
-        self.failure: HpcServeError | None = None
-        self._transport = transport
-        self._remote_command = remote_command
+        self.login = plan.login
         self._on_event = on_event or _ignore
         self._root = state.home()
-        self._closing = threading.Event()
+        self._background = background
+        self._since = time.time()
+        self._closing = threading.Lock()
         self._closed = False
-        self._link, self._gateway = self._establish()
-        self._watcher = threading.Thread(target=self._watch, name="hpc-connect", daemon=True)
-        self._watcher.start()
+        self._port = self._listen(port, patience_s)
+        try:
+            self._keeper = Keeper(plan, self._port, tell=self._tell, found=self._found)
+        except BaseException:
+            self._port.close()
+            records.drop(self._root, self.port)
+            raise
         atexit.register(self.close)
+
+    @property
+    def port(self) -> int:
+        """The local port, on 127.0.0.1; it stays while this is open."""
+        return self._port.port
 
     @property
     def base_url(self) -> str:
@@ -82,12 +89,17 @@ class Connection:
     @property
     def key(self) -> str:
         """The key that the gateway asks for."""
-        return self._gateway.key
+        return self._keeper.session.gateway.key
 
     @property
     def key_file(self) -> Path:
         """A private file that holds the key while the connection is open."""
         return records.key_path(self._root, self.port)
+
+    @property
+    def way(self) -> str:
+        """Where it leads, as the login node sees it."""
+        return str(self._keeper.session.way)
 
     def models(self) -> list[str]:
         """Return the names of the models that answer.
@@ -99,18 +111,24 @@ class Connection:
             answer = client.get("/models").raise_for_status().json()
         return [str(model["id"]) for model in answer["data"]]
 
+    def client_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of an httpx client for paths below ``/v1`` that carries the key."""
+        import httpx  # noqa: PLC0415 - the command line does without
+
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        # A proxy set for the web must not see what goes to this very machine.
+        defaults = {"timeout": httpx.Timeout(600, connect=10), "trust_env": False}
+        return {"base_url": self.base_url, "headers": headers, **defaults, **options}
+
     def httpx(self, **options: Any) -> httpx.Client:
         """Return a client for paths below ``/v1`` that carries the key.
 
         Args:
             options: further arguments of ``httpx.Client``.
         """
-        import httpx  # noqa: PLC0415 - the command line does without
+        import httpx  # noqa: PLC0415
 
-        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
-        # A proxy set for the web must not see what goes to this very machine.
-        defaults: dict[str, Any] = {"timeout": httpx.Timeout(600, connect=10), "trust_env": False}
-        return httpx.Client(base_url=self.base_url, headers=headers, **(defaults | options))
+        return httpx.Client(**self.client_options(options))
 
     def openai(self, **options: Any) -> openai.OpenAI:
         """Return a ready client of the openai package.
@@ -121,15 +139,11 @@ class Connection:
         Raises:
             ConfigError: the package is not installed.
         """
-        try:
-            import openai  # noqa: PLC0415 - an optional package
-        except ImportError as error:
-            raise ConfigError(
-                "the openai package is not installed", hint="python3 -m pip install openai"
-            ) from error
+        package = openai_package()
         if "http_client" not in options:
-            options["http_client"] = openai.DefaultHttpxClient(trust_env=False)
-        return openai.OpenAI(base_url=self.base_url, api_key=self.key, **options)
+            options["http_client"] = package.DefaultHttpxClient(trust_env=False)
+        client: openai.OpenAI = package.OpenAI(base_url=self.base_url, api_key=self.key, **options)
+        return client
 
     def wait(self) -> None:
         """Return when the connection was closed.
@@ -137,21 +151,20 @@ class Connection:
         Raises:
             HpcServeError: it was lost, and trying again is of no use.
         """
-        self._watcher.join()
-        if self.failure is not None:
-            raise self.failure
+        self._keeper.wait()
+        if self._keeper.failure is not None:
+            raise self._keeper.failure
 
     def close(self) -> None:
         """End the connection; leaves no process, port, socket or file behind."""
-        if self._closed:
-            return
-        atexit.unregister(self.close)
-        self._closing.set()
-        if threading.current_thread() is not self._watcher:
-            self._watcher.join()
-        self._link.close()
-        records.drop(self._root, self.port)
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return
+            atexit.unregister(self.close)
+            self._port.close()
+            self._keeper.close()
+            records.drop(self._root, self.port)
+            self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -165,72 +178,43 @@ class Connection:
         self.close()
 
     def __repr__(self) -> str:
-        if self._closing.is_set():
+        if self._closed or self._keeper.failure is not None:
             condition = "closed"
         else:
-            condition = "connected" if self._link.alive() else "reconnecting"
+            condition = "connected" if self._keeper.up else "reconnecting"
         return f"<hpc.connect {self.login}: {self.base_url}, {condition}>"
 
-    def _establish(self, *, again: bool = False) -> tuple[Link, RemoteGateway]:
-        """Connect, find the gateway, and lead the local port to it."""
-        asks = not again and sys.stdin is not None and sys.stdin.isatty()
-        link = open_link(self.login, transport=self._transport, interactive=asks)
+    def _listen(self, port: int, patience_s: float) -> LocalPort:
+        owner = records.holder(self._root, port)
         try:
-            gateway = ensure_gateway(link, self.login, remote_command=self._remote_command)
-            self.port = self._forward(link, (gateway.host, gateway.port))
-            record = records.TunnelRecord(str(self.login), self.port, os.getpid(), gateway.version)
-            records.save(self._root, record, gateway.key)
-        except BaseException:
-            link.close()
-            raise
-        return link, gateway
+            return LocalPort(port, patience_s=patience_s)
+        except PortTaken as error:
+            raise failures.port_refused(port, holder=owner) from error
 
-    def _forward(self, link: Link, to: tuple[str, int]) -> int:
-        if self.port:
-            owner = records.holder(self._root, self.port)
-            try:
-                link.forward(self.port, to)
-            except PortTaken as error:
-                raise failures.port_refused(self.port, holder=owner) from error
-            return self.port
-        for _ in range(FREE_PORT_TRIES):
-            port = records.free_port()
-            with contextlib.suppress(PortTaken):
-                link.forward(port, to)
-                return port
-        raise TunnelError("no free port was found on this machine")
+    def _found(self, gateway: RemoteGateway) -> None:
+        """Keep the key where programs find it, before they are let through."""
+        record = records.TunnelRecord(
+            login=str(self.login),
+            port=self.port,
+            pid=os.getpid(),
+            version=gateway.version,
+            way=gateway.socket or f"{gateway.host}:{gateway.port}",
+            started_at=self._since,
+            background=self._background,
+        )
+        records.save(self._root, record, gateway.key)
+        note = discovery.other_version(gateway, self.login)
+        if note is not None:
+            self._on_event("note", note)
 
-    def _watch(self) -> None:
-        while not self._closing.wait(WATCH_S):
-            if self._link.alive():
-                continue
-            self._on_event("down", f"connection to {self.login} lost, connecting again")
-            self._link.close()
-            try:
-                self._reconnect()
-            except HpcServeError as error:
-                self.failure = error
-                self._on_event("failed", str(error))
-                return
-
-    def _reconnect(self) -> None:
-        """Try until the host answers: only its silence is worth another try."""
-        pause_s, told = RETRY_FIRST_S, ""
-        while not self._closing.is_set():
-            try:
-                self._link, self._gateway = self._establish(again=True)
-            except Unreachable as error:
-                if str(error) != told:
-                    told = str(error)
-                    self._on_event("down", told)
-                self._closing.wait(pause_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
-                pause_s = min(2 * pause_s, RETRY_MAX_S)
-            else:
-                self._on_event("up", f"connected to {self.login} again")
-                return
+    def _tell(self, event: Event, text: str) -> None:
+        with contextlib.suppress(StateError):
+            if event in ("up", "down", "moved"):
+                records.mark(self._root, self.port, "down" if event == "down" else "up")
+        self._on_event(event, text)
 
 
-def connect(
+def connect(  # noqa: PLR0913 - all but the first have defaults that do
     destination: str,
     *,
     port: int = 0,
@@ -238,8 +222,13 @@ def connect(
     ssh_options: tuple[str, ...] = (),
     ssh_config: str | Path | None = None,
     transport: TransportName | None = None,
+    relay: bool = False,
     remote_command: str = REMOTE_COMMAND,
+    patience: float = PATIENCE_S,
+    progress: bool | None = None,
     on_event: Callable[[Event, str], None] | None = None,
+    ask_again: bool = False,
+    background: bool = False,
 ) -> Connection:
     """Open a tunnel to the gateway of a cluster, starting the gateway if need be.
 
@@ -250,8 +239,15 @@ def connect(
         ssh_options: ``KEYWORD=VALUE`` of ssh_config(5).
         ssh_config: SSH configuration instead of your own.
         transport: "openssh" or "paramiko"; None takes the ssh program where there is one.
+        relay: carry every connection over a remote command; without it that is done where the
+            server forwards nothing.
         remote_command: shell words that run hpc-serve on the login node.
-        on_event: called with "down", "up" or "failed" and a sentence when that happens.
+        patience: seconds that a request waits while the tunnel is down.
+        progress: show what goes on while connecting; None does so on terminals and in notebooks.
+        on_event: called with "connecting", "note", "up", "moved", "down" or "failed" and a
+            sentence when that happens.
+        ask_again: ask for passwords and codes again after the connection was lost.
+        background: let ``hpc-serve connect --stop`` end it.
 
     Raises:
         ConfigError: an argument cannot be meant.
@@ -262,13 +258,56 @@ def connect(
     login = parse_login(
         destination, identity=identity, options=tuple(ssh_options), config=ssh_config
     )
-    return Connection(
-        login,
-        port=port,
-        transport=transport or default_transport(),
-        remote_command=remote_command,
-        on_event=on_event,
-    )
+    chosen = transport or default_transport()
+    # The ssh program asks on the terminal that the notebook's server was started from, if any.
+    asks = terminal.can_ask() and not (chosen == "openssh" and terminal.in_notebook())
+    plan = Plan(login, chosen, remote_command, relay, asks=asks, asks_again=asks and ask_again)
+    with _Progress(progress, on_event or _ignore) as shown:
+        return Connection(
+            plan, port=port, patience_s=patience, on_event=shown.tell, background=background
+        )
+
+
+class _Progress:
+    """A spinner while connecting, once nobody can be asked for a password any more."""
+
+    def __init__(self, wanted: bool | None, tell: Callable[[Event, str], None]) -> None:
+        if wanted is None:
+            wanted = terminal.in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+        self._wanted = wanted
+        self._tell = tell
+        self._stack = contextlib.ExitStack()
+
+    def tell(self, event: Event, text: str) -> None:
+        """Show it while connecting; hand it on always."""
+        if self._wanted and event == "connecting":
+            from rich.console import Console  # noqa: PLC0415 - slow to import
+
+            console = Console(stderr=not terminal.in_notebook(), highlight=False, markup=False)
+            self._stack.enter_context(console.status(text))
+        self._tell(event, text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wanted = False
+        self._stack.close()
+
+
+def openai_package() -> Any:
+    """Return the openai package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import openai  # noqa: PLC0415 - an optional package
+    except ImportError as error:
+        raise ConfigError(
+            "the openai package is not installed", hint="python3 -m pip install openai"
+        ) from error
+    return openai
 
 
 def _ignore(event: Event, text: str) -> None:

@@ -10,10 +10,9 @@ import socket
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from hpc import keys, process, state
+from hpc import process, state
 from hpc.config import find_models
 from hpc.errors import ConfigError, GatewayError
 
@@ -28,24 +27,8 @@ MARKER = "lite run"
 """What the command line of every gateway holds: ``gateway_lite run`` or ``gateway-lite run``."""
 START_S = 30.0
 POLL_S = 0.05
-KEYS_S = 10.0
-"""Seconds in which a running gateway must have read a changed keys file."""
 RELOAD_S = 15.0
 SHOWN_LINES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What the owner's tunnel needs to know.
-
-    Attributes:
-        key: the owner's own key.
-    """
-
-    host: str
-    port: int
-    key: str
-    version: str
 
 
 def find(root: Path) -> GatewayRecord | None:
@@ -53,7 +36,7 @@ def find(root: Path) -> GatewayRecord | None:
     record = state.load_gateway(root, socket.gethostname())
     if record is None or not process.alive(record.pid, marker=MARKER):
         return None
-    return record if _answers(record, "/healthz", {}) else None
+    return record if answers(record, "/healthz", {}) else None
 
 
 def find_all(root: Path) -> list[GatewayRecord]:
@@ -145,8 +128,8 @@ def start(
     Raises:
         GatewayError: it did not start; says why.
     """
-    with _one_at_a_time(root):
-        return _start(root, host=host, port=port, models_file=models_file, more=more)
+    with one_at_a_time(root):
+        return start_here(root, host=host, port=port, models_file=models_file, more=more)
 
 
 def stop(root: Path) -> bool:
@@ -190,47 +173,10 @@ def reload(root: Path) -> Reload:
     return record.reload
 
 
-def ensure(root: Path, *, models_file: str | None = None) -> Access:
-    """Return the way into this machine's gateway for its owner, starting what is missing.
-
-    Raises:
-        GatewayError: it did not start; says why.
-        ConfigError: the keys file may not be used.
-    """
-    with _one_at_a_time(root):
-        key = owner_key(root)
-        record, _ = _start(root, host=HOST, port=None, models_file=models_file)
-    deadline = time.monotonic() + KEYS_S
-    shown = {"Authorization": f"Bearer {key}"}
-    while not _answers(record, "/v1/models", shown):
-        if time.monotonic() > deadline:
-            raise GatewayError(f"the gateway on {record.hostname} does not take its owner's key")
-        time.sleep(POLL_S)
-    return Access(host=record.host, port=record.port, key=key, version=record.version)
-
-
-def owner_key(root: Path) -> str:
-    """Return the owner's own key, made where it is missing, revoked or expired.
-
-    Raises:
-        ConfigError: the keys file may not be used.
-    """
-    path, ours = state.keys_path(root), state.owner_key_path(root)
-    while True:
-        kept = (state.read_text(ours) or "").strip()
-        known = keys.load(path)
-        if kept and keys.Keyring(known).find(kept.encode()) is not None:
-            return kept
-        for entry in known:
-            if entry.name == keys.OWNER and entry.revoked is None:
-                keys.revoke(path, entry.id)
-        made, _ = keys.add(path, keys.OWNER)
-        state.write_text(ours, made + "\n")
-
-
-def _start(
+def start_here(
     root: Path, *, host: str, port: int | None, models_file: str | None, more: Sequence[str] = ()
 ) -> tuple[GatewayRecord, bool]:
+    """Start one as ``start`` does, for those who hold ``one_at_a_time``."""
     record = find(root)
     if record is not None:
         return record, False
@@ -267,9 +213,18 @@ def _last_words(log: Path, begin: int) -> str:
     return said[-1] if said else "; ".join(lines[-SHOWN_LINES:]) or f"it said nothing in {log}"
 
 
-def _answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> bool:
-    host = {"0.0.0.0": HOST, "::": "::1"}.get(record.host, record.host)  # noqa: S104 - compared
-    connection = http.client.HTTPConnection(host, record.port, timeout=2.0)
+def dialled(record: GatewayRecord) -> str:
+    """Return the address by which this machine reaches a gateway."""
+    if record.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared
+        return record.host
+    if record.hostname != socket.gethostname():
+        return record.hostname
+    return HOST if record.host == "0.0.0.0" else "::1"  # noqa: S104
+
+
+def answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> bool:
+    """Tell whether a gateway answers a path with 200."""
+    connection = http.client.HTTPConnection(dialled(record), record.port, timeout=2.0)
     try:
         connection.request("GET", path, headers=dict(headers))
         return connection.getresponse().status == http.HTTPStatus.OK
@@ -280,7 +235,7 @@ def _answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> bo
 
 
 @contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
+def one_at_a_time(root: Path) -> Iterator[None]:
     """Keep two of our commands on this machine from starting two gateways.
 
     An abstract socket's name is free again when its process ends, whatever ends it, and needs no

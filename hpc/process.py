@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from hpc.errors import CommandError, CommandTimeout
 
@@ -99,6 +99,45 @@ def run_attached(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -
         raise _not_run(argv[0], error) from error
 
 
+def first_line(argv: Sequence[str]) -> tuple[str, int | None]:
+    """Start a program on our terminal and return the first line that it prints.
+
+    The program goes on after that, to detach itself; one that prints none has ended.
+
+    Returns:
+        The line, or nothing and its exit status.
+
+    Raises:
+        CommandError: it is not installed.
+    """
+    try:
+        process = subprocess.Popen(list(argv), stdout=subprocess.PIPE, text=True)
+    except OSError as error:
+        raise _not_run(argv[0], error) from error
+    assert process.stdout is not None  # noqa: S101 - as it was started
+    with process.stdout:
+        line = process.stdout.readline()
+    if not line:
+        return "", process.wait()
+    process.returncode = 0  # it outlives us, and nobody waits for it
+    return line, None
+
+
+def detach(log: Path) -> None:
+    """Leave the terminal and the shell's job: what we print goes to a file from now on.
+
+    Raises:
+        CommandError: the log cannot be opened.
+    """
+    with contextlib.suppress(PermissionError):  # a leader already
+        os.setsid()
+    sys.stdout.flush()
+    with _open_log(log) as file, Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
 def spawn(
     argv: Sequence[str],
     *,
@@ -135,7 +174,26 @@ def spawn(
     return process
 
 
-def stop(process: Process[str], *, grace_s: float = 10.0) -> int:
+def converse(argv: Sequence[str]) -> Process[bytes]:
+    """Start a program whose standard input and output are ours, as bytes; its errors are not.
+
+    Raises:
+        CommandError: it is not installed.
+    """
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise _not_run(argv[0], error) from error
+
+
+def stop(process: Process[Any], *, grace_s: float = 10.0) -> int:
     """End a spawned program and all of its group: SIGTERM, then SIGKILL.
 
     Args:
@@ -184,11 +242,17 @@ def alive(pid: int, *, marker: str) -> bool:
         pid: its process id.
         marker: text that its command line must hold.
     """
+    words = arguments(pid)
+    return bool(words) and marker in " ".join(words)
+
+
+def arguments(pid: int) -> list[str]:
+    """Return the command line of a process of this machine, or nothing where there is none."""
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
-    return marker in raw.replace(b"\0", b" ").decode(errors="replace")
+        return []
+    return [word.decode(errors="replace") for word in raw.split(b"\0")]
 
 
 def identity(pid: int) -> str | None:

@@ -120,7 +120,7 @@ def _gateway(root: Path) -> Any:
     """Return the gateway of this machine with the owner's key."""
     import socket  # noqa: PLC0415
 
-    from hpc import gateway  # noqa: PLC0415
+    from hpc import access  # noqa: PLC0415
     from hpc.batch.client import Target  # noqa: PLC0415
     from hpc.errors import GatewayError  # noqa: PLC0415
 
@@ -128,7 +128,7 @@ def _gateway(root: Path) -> Any:
     if record is None:
         raise GatewayError("no gateway runs on this machine", hint="hpc-serve gateway start")
     host = "127.0.0.1" if record.host in {"0.0.0.0", "::"} else record.host  # noqa: S104
-    return Target(f"http://{host}:{record.port}", gateway.owner_key(root))
+    return Target(f"http://{host}:{record.port}", access.owner_key(root))
 
 
 @batch.command(epilog=output.examples("hpc-serve batch validate prompts.jsonl"))

@@ -4,34 +4,82 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import sys
-from typing import TYPE_CHECKING
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc.cli.output import examples
-from hpc.connection import connect as open_connection
+from hpc.cli import output
+from hpc.errors import TunnelError
 from hpc.tunnel.discovery import REMOTE_COMMAND
-from hpc.tunnel.login import TRANSPORTS, TransportName
+from hpc.tunnel.login import TRANSPORTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
     from hpc.connection import Connection, Event
+    from hpc.tunnels import Tunnel
 
 PORT = 8081
+SSH = ("identity", "ssh_options", "ssh_config", "transport", "relay", "remote_command")
+
+SSH_OPTIONS = (
+    click.option("--identity", "-i", metavar="FILE", help="Private key to use alone."),
+    click.option(
+        "--ssh-option",
+        "-o",
+        "ssh_options",
+        multiple=True,
+        metavar="KEYWORD=VALUE",
+        help="Setting of ssh_config(5); may be given again.",
+    ),
+    click.option("--ssh-config", "-F", metavar="FILE", help="SSH configuration to read."),
+    click.option(
+        "--transport",
+        type=click.Choice(TRANSPORTS),
+        help="What carries the tunnel  [default: openssh where there is an ssh program].",
+    ),
+    click.option(
+        "--relay",
+        is_flag=True,
+        help="Carry it all over a remote command, not only where forwarding is forbidden.",
+    ),
+    click.option(
+        "--remote-command",
+        default=REMOTE_COMMAND,
+        show_default=True,
+        metavar="WORDS",
+        help="How a login shell there runs hpc-serve.",
+    ),
+)
+MODES = (
+    click.option("--background", is_flag=True, help="Return once it is up; it stays."),
+    click.option("--status", is_flag=True, help="List the tunnels of this machine."),
+    click.option("--stop", is_flag=True, help="End those in the background, or one."),
+    click.option("--exec", "run_it", is_flag=True, help="Run the program after --, then close."),
+    click.option("--detach", is_flag=True, help="What --background starts."),
+)
 
 
 @click.command(
-    epilog=examples(
+    context_settings={"ignore_unknown_options": False},
+    epilog=output.examples(
         "hpc-serve connect ada@login.example.org",
         "hpc-serve connect cluster --port 9000 --ssh-option ProxyJump=gate.example.org",
-    )
+        "hpc-serve connect cluster --model mistral --exec -- jupyter lab",
+        'eval "$(hpc-serve connect cluster --background --env)"',
+        "hpc-serve connect --stop",
+    ),
 )
-@click.argument("destination", metavar="[USER@]LOGIN")
+@click.argument("destination", metavar="[USER@]LOGIN", required=False)
+@click.argument("program", nargs=-1, metavar="[-- PROGRAM...]", type=click.UNPROCESSED)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -39,83 +87,181 @@ PORT = 8081
     show_default=True,
     help="Port of this machine, on 127.0.0.1 only; 0 takes a free one.",
 )
-@click.option("--identity", "-i", metavar="FILE", help="Private key to use alone.")
+@output.with_options(SSH_OPTIONS)
+@output.with_options(MODES)
+@click.option("--model", metavar="NAME", help="See that it is served; sets OPENAI_MODEL too.")
 @click.option(
-    "--ssh-option",
-    "-o",
-    "ssh_options",
-    multiple=True,
-    metavar="KEYWORD=VALUE",
-    help="Setting of ssh_config(5); may be given again.",
-)
-@click.option("--ssh-config", "-F", metavar="FILE", help="SSH configuration to read.")
-@click.option(
-    "--transport",
-    type=click.Choice(TRANSPORTS),
-    help="What carries the tunnel  [default: openssh where there is an ssh program].",
-)
-@click.option(
-    "--remote-command",
-    default=REMOTE_COMMAND,
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=60.0,
     show_default=True,
-    metavar="WORDS",
-    help="How a login shell there runs hpc-serve.",
+    metavar="S",
+    help="Seconds that a request waits while the tunnel is down.",
 )
 @click.option("--env", "only_env", is_flag=True, help="Print nothing but lines for a shell.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per change.")
-def connect(
-    *,
-    destination: str,
-    port: int,
-    identity: str | None,
-    ssh_options: tuple[str, ...],
-    ssh_config: str | None,
-    transport: TransportName | None,
-    remote_command: str,
-    only_env: bool,
-    as_json: bool,
-) -> None:
+def connect(destination: str | None, program: tuple[str, ...], **options: Any) -> None:
     """Open a tunnel to a cluster's gateway and keep it open until Ctrl-C."""
+    if options["status"]:
+        return _status(as_json=options["as_json"])
+    if options["stop"]:
+        return _stop(destination)
+    if destination is None:
+        raise click.UsageError("say where to: USER@LOGIN")
+    if bool(program) != options["run_it"]:
+        raise click.UsageError("--exec and a program after -- go together")
+    with _interruptible():
+        if options["background"]:
+            return _background(destination, options)
+        return _foreground(destination, program, options)
+
+
+def _foreground(destination: str, program: Sequence[str], options: dict[str, Any]) -> None:
+    from hpc import process, tunnels  # noqa: PLC0415 - help must stay quick
+    from hpc.connection import connect as open_connection  # noqa: PLC0415
+
+    as_json, detach = options["as_json"], options["detach"]
 
     def tell(event: Event, text: str) -> None:
-        if as_json:
-            click.echo(json.dumps({"event": event, "message": text}))
-        else:
+        if as_json and event not in ("connecting", "note"):
+            _print_event(event, message=text)
+        elif event != "connecting":
             click.echo(text, err=True)
 
-    with _interruptible():
-        connection = open_connection(
-            destination,
-            port=port,
-            identity=identity,
-            ssh_options=ssh_options,
-            ssh_config=ssh_config,
-            transport=transport,
-            remote_command=remote_command,
-            on_event=tell,
-        )
-        with connection, contextlib.suppress(KeyboardInterrupt):
-            _announce(connection, as_json=as_json, only_env=only_env)
-            connection.wait()
+    connection = open_connection(
+        destination,
+        port=options["port"],
+        patience=options["patience"],
+        on_event=tell,
+        ask_again=not detach,
+        background=detach,
+        progress=False if detach or as_json else None,
+        **{name: options[name] for name in SSH},
+    )
+    with connection, contextlib.suppress(KeyboardInterrupt):
+        _check_model(connection, options["model"])
+        if program:
+            with _left_to_it():
+                env = _environment(connection, options["model"])
+                status = process.run_attached(program, env=env)
+            connection.close()
+            click.get_current_context().exit(status)
+        _announce(connection, options)
+        if detach:
+            process.detach(tunnels.log_path(connection.port))
+        connection.wait()
 
 
-def _announce(connection: Connection, *, as_json: bool, only_env: bool) -> None:
-    """Print how to reach the gateway; the key only where a person or shell asked for it."""
+def _background(destination: str, options: dict[str, Any]) -> None:
+    """Start ourselves once more; that one asks on our terminal, then leaves it."""
+    from hpc import process, tunnels  # noqa: PLC0415
+
+    found = tunnels.find(destination)
+    if found is None:
+        argv = [sys.executable, "-m", "hpc", "connect", destination, "--detach", "--json"]
+        argv += ["--port", str(options["port"]), "--patience", str(options["patience"])]
+        argv += [f"--ssh-option={pair}" for pair in options["ssh_options"]]
+        for name in ("identity", "ssh_config", "transport", "remote_command", "model"):
+            if options[name] is not None:
+                argv.append(f"--{name.replace('_', '-')}={options[name]}")
+        argv += ["--relay"] if options["relay"] else []
+        _, status = process.first_line(argv)
+        if status is not None:
+            click.get_current_context().exit(status)
+        found = tunnels.find(destination)
+    if found is None:
+        raise TunnelError(f"the tunnel to {destination} ended at once")
+    _show(found, options)
+
+
+def _status(*, as_json: bool) -> None:
+    from hpc import tunnels  # noqa: PLC0415
+
+    found = tunnels.list_all()
     if as_json:
-        up = {"event": "up", "login": str(connection.login), "base_url": connection.base_url}
-        click.echo(json.dumps(up | {"key_file": str(connection.key_file)}))
-        return
-    shown = only_env or sys.stdout.isatty()
-    key_file = shlex.quote(str(connection.key_file))
-    key = shlex.quote(connection.key) if shown else f'"$(cat {key_file})"'
-    click.echo(f"export OPENAI_BASE_URL={connection.base_url}")
-    click.echo(f"export OPENAI_API_KEY={key}")
-    if not only_env:
+        return output.print_json([asdict(tunnel) for tunnel in found])
+    if not found:
+        click.echo("no tunnel is open on this machine")
+        return None
+    rows = [
+        (t.login, t.base_url, t.state, output.duration(time.time() - t.started_at), str(t.pid))
+        for t in found
+    ]
+    output.print_table(["LOGIN", "ADDRESS", "STATE", "FOR", "PID"], rows)
+    return None
+
+
+def _stop(destination: str | None) -> None:
+    from hpc import tunnels  # noqa: PLC0415
+
+    ended = tunnels.stop(destination)
+    for tunnel in ended:
+        click.echo(f"the tunnel to {tunnel.login} is closed")
+    if not ended:
         click.echo(
-            f"connected to {connection.login}; paste the two lines into another shell, or read "
-            f"the key from {key_file}; Ctrl-C closes",
+            "no tunnel runs in the background" + (f" to {destination}" if destination else "")
+        )
+
+
+def _check_model(connection: Connection, model: str | None) -> None:
+    served = connection.models() if model is not None else []
+    if model is not None and model not in served:
+        raise TunnelError(
+            f"no model {model} is served on {connection.login}: there "
+            f"{'is ' + ', '.join(served) if served else 'are none'}",
+            hint=f"on the login node: hpc-serve submit {model}",
+        )
+
+
+def _environment(connection: Connection, model: str | None) -> dict[str, str]:
+    ours = {"OPENAI_BASE_URL": connection.base_url, "OPENAI_API_KEY": connection.key}
+    return {**os.environ, **ours, **({"OPENAI_MODEL": model} if model else {})}
+
+
+def _announce(connection: Connection, options: dict[str, Any]) -> None:
+    """Print how to reach the gateway; the key only where a person or shell asked for it."""
+    if options["as_json"]:
+        names = {"login": str(connection.login), "base_url": connection.base_url}
+        return _print_event("up", **names, key_file=str(connection.key_file), way=connection.way)
+    _lines(connection.base_url, str(connection.key_file), options)
+    if not options["only_env"]:
+        click.echo(
+            f"connected to {connection.login}; paste the lines into another shell, or read "
+            f"the key from {connection.key_file}; Ctrl-C closes",
             err=True,
         )
+    return None
+
+
+def _show(tunnel: Tunnel, options: dict[str, Any]) -> None:
+    """Print how to reach the gateway through a tunnel in the background."""
+    if options["as_json"]:
+        return click.echo(json.dumps({"event": "up", **asdict(tunnel)}))
+    _lines(tunnel.base_url, tunnel.key_file, options)
+    if not options["only_env"]:
+        click.echo(
+            f"connected to {tunnel.login} in the background; hpc-serve connect --stop", err=True
+        )
+    return None
+
+
+def _lines(base_url: str, key_file: str, options: dict[str, Any]) -> None:
+    shown = options["only_env"] or sys.stdout.isatty()
+    quoted = shlex.quote(key_file)
+    key = Path(key_file).read_text(encoding="ascii").strip() if shown else ""
+    click.echo(f"export OPENAI_BASE_URL={base_url}")
+    click.echo(
+        f"export OPENAI_API_KEY={shlex.quote(key)}"
+        if shown
+        else f'export OPENAI_API_KEY="$(cat {quoted})"'
+    )
+    if options["model"]:
+        click.echo(f"export OPENAI_MODEL={shlex.quote(options['model'])}")
+
+
+def _print_event(event: Event, **more: str) -> None:
+    click.echo(json.dumps({"event": event, "time": round(time.time(), 3), **more}))
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager
@@ -129,6 +275,16 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _left_to_it() -> Iterator[None]:
+    """Leave Ctrl-C to the program that we run; it may ask whether that is meant."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

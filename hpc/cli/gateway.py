@@ -163,7 +163,7 @@ def status(home: str | None, *, as_json: bool) -> None:
 @output.json_option
 def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
     """Start what is missing; print address and the owner's key in one line of JSON."""
-    from hpc import gateway as use  # noqa: PLC0415
+    from hpc import access as use  # noqa: PLC0415
 
     del as_json
     access = use.ensure(state.home(home), models_file=models_file)
@@ -175,7 +175,7 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
 @output.home_option
 def env(models_file: str | None, home: str | None) -> None:
     """Start what is missing; print the lines that open it to this shell."""
-    from hpc import gateway as use  # noqa: PLC0415
+    from hpc import access as use  # noqa: PLC0415
 
     access = use.ensure(state.home(home), models_file=models_file)
     click.echo(f"export OPENAI_BASE_URL=http://{access.host}:{access.port}/v1")

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("hpc.cli.keys:keys", "Manage the keys of the gateway's users."),
     "batch": ("hpc.cli.batch:batch", "Answer files of requests."),
     "connect": ("hpc.cli.connect:connect", "Open a tunnel to a cluster's gateway."),
+    "relay": ("hpc.cli.relay:relay", "Carry one connection of a tunnel; connect runs it."),
 }
 
 EPILOG = """\b

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.errors import CommandError
 from hpc.process import find_program
 from hpc.tunnel.failures import Unreachable
+from hpc.tunnel.link import CONNECT_S
 from hpc.tunnel.login import TRANSPORTS, Login, TransportName
 
 if TYPE_CHECKING:
@@ -31,13 +32,22 @@ def default_transport() -> TransportName:
     return "openssh" if os.name == "posix" else "paramiko"
 
 
-def open_link(login: Login, *, transport: TransportName, interactive: bool) -> Link:
+def open_link(
+    login: Login,
+    *,
+    transport: TransportName,
+    interactive: bool,
+    borrow: bool = False,
+    timeout_s: float = CONNECT_S,
+) -> Link:
     """Connect to a login node, verify its host key, then authenticate.
 
     Args:
         login: where to, and as whom.
         transport: "openssh" runs the ssh program, "paramiko" stays in this process.
         interactive: whether passwords and new host keys may be asked for on the terminal.
+        borrow: use a connection that the user's own ssh shares, where one is up.
+        timeout_s: seconds that the login node has to answer.
 
     Raises:
         TunnelError: the host or its key is not the one expected, or nobody let us in.
@@ -45,5 +55,7 @@ def open_link(login: Login, *, transport: TransportName, interactive: bool) -> L
     """
     # Each transport brings in its libraries only where it is chosen.
     module: Any = import_module(_MODULES[transport])
-    link: Link = module.open_link(login, interactive=interactive)
+    link: Link = module.open_link(
+        login, interactive=interactive, borrow=borrow, timeout_s=timeout_s
+    )
     return link

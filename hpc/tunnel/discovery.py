@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hpc import __version__
 from hpc.errors import TunnelError
 from hpc.tunnel.failures import Unreachable
+from hpc.tunnel.link import Way
 
 if TYPE_CHECKING:
     from hpc.process import Result
@@ -20,16 +23,37 @@ START_S = 90.0
 """Seconds that a gateway has to start, on a login node with a cold file system."""
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+USAGE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteGateway:
-    """A gateway as its login node sees it; the key stays out of the repr."""
+    """A gateway as its login node sees it; the key stays out of the repr.
+
+    Attributes:
+        socket: path of the Unix socket that it listens on too, or None.
+    """
 
     host: str
     port: int
     key: str = field(repr=False)
     version: str
+    socket: str | None = None
+
+    def ways(self, remote_command: str, *, relay: bool) -> list[Way]:
+        """Return how to get there, the best first.
+
+        A Unix socket comes before a port, which other users of the login node could take over
+        should the gateway end; the relay comes last, or alone.
+
+        Args:
+            remote_command: shell words that run hpc-serve there.
+            relay: whether to try nothing but the relay.
+        """
+        port = (self.host, self.port)
+        places: list[tuple[str, int] | str] = [self.socket, port] if self.socket else [port]
+        last = [Way(place, command_line(relay_words(remote_command, place))) for place in places]
+        return last if relay else [*map(Way, places), *last]
 
 
 def ensure_gateway(link: Link, login: Login, *, remote_command: str) -> RemoteGateway:
@@ -44,17 +68,40 @@ def ensure_gateway(link: Link, login: Login, *, remote_command: str) -> RemoteGa
         TunnelError: there is no usable hpc-serve.
         Unreachable: its gateway did not start, or the connection is gone.
     """
-    result = link.run(command_line(remote_command), timeout_s=START_S)
+    words = f"{remote_command} gateway ensure --json"
+    result = link.run(command_line(words), timeout_s=START_S)
     found = parse_reply(result.stdout) if result.returncode == 0 else None
     if found is None:
-        raise _explain(login, result, remote_command)
+        told = link.run(command_line(f"{remote_command} --version"), timeout_s=START_S)
+        raise _explain(login, result, remote_command, _version(told))
     return found
 
 
-def command_line(remote_command: str) -> str:
+def relay_words(remote_command: str, to: tuple[str, int] | str) -> str:
+    """Return the shell words that carry one connection there over standard input and output."""
+    host_port = to if isinstance(to, str) else f"{to[0]}:{to[1]}"
+    return f"{remote_command} relay {shlex.quote(host_port)}"
+
+
+def command_line(words: str) -> str:
     """Return what is sent: a login shell has the user's PATH, and pip --user is often not on it."""
-    script = f'PATH="$PATH:$HOME/.local/bin"; {remote_command} gateway ensure --json'
+    script = f'PATH="$PATH:$HOME/.local/bin"; {words}'
     return f"bash -lc {shlex.quote(script)}"
+
+
+def other_version(gateway: RemoteGateway, login: Login) -> str | None:
+    """Return a sentence where the login node has another hpc-serve than this machine."""
+    if gateway.version in ("", __version__):
+        return None
+    return (
+        f"hpc-serve is {__version__} here and {gateway.version} on {login.host}; should something "
+        f"not work, there: python3 -m pip install --user hpc-serve=={__version__}"
+    )
+
+
+def _version(result: Result) -> str:
+    match = re.search(r"^hpc-serve, version (\S+)$", result.stdout, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def parse_reply(text: str) -> RemoteGateway | None:
@@ -76,24 +123,27 @@ def _read(line: str) -> RemoteGateway | None:
             port=int(said["port"]),
             key=str(said["key"]),
             version=str(said.get("version", "")),
+            socket=str(said["socket"]) if said.get("socket") else None,
         )
     except (ValueError, KeyError, TypeError):
         return None
     return found if found.key.isascii() and found.key.isprintable() else None
 
 
-def _explain(login: Login, result: Result, remote_command: str) -> TunnelError:
+def _explain(login: Login, result: Result, remote_command: str, version: str = "") -> TunnelError:
     if result.returncode in (NOT_FOUND, NOT_EXECUTABLE):
         return TunnelError(
             f"cannot run {remote_command} on {login.host}: it is not installed there for you, "
             "or not on the PATH of a login shell",
-            hint=f"on {login.host}: python3 -m pip install --user hpc-serve; "
+            hint=f"on {login.host}: python3 -m pip install --user hpc-serve=={__version__}; "
             "or say where it is with --remote-command",
         )
-    if result.returncode == 0:
+    unknown = result.returncode == USAGE and "No such" in result.stderr
+    if result.returncode == 0 or unknown:
         return TunnelError(
-            f"{remote_command} on {login.host} did not say where its gateway listens",
-            hint="it may be an older version: upgrade it there",
+            f"{remote_command} on {login.host} did not say where its gateway listens: it is "
+            f"{version or 'of an unknown version'}, and {__version__} here",
+            hint=f"on {login.host}: python3 -m pip install --user hpc-serve=={__version__}",
         )
     return Unreachable(
         f"the gateway on {login.host} did not start: {_told(result)}",

@@ -1,77 +1,89 @@
-"""The transport inside this process: paramiko for the connection, sshtunnel for the port.
+"""The transport inside this process: paramiko for the connection, sshtunnel for what it carries.
 
 For machines without an ssh program. sshtunnel by itself sends keys and passwords to whatever
-answers, so it never connects here: paramiko connects, compares the host key with known_hosts,
-authenticates after that, and lends sshtunnel the finished connection.
+answers, and listens where nobody may take over; so it neither connects nor listens here. It is
+lent a connection that is verified and authenticated, and handed what came to our own port.
 """
 
 from __future__ import annotations
 
-import getpass
+import contextlib
 import logging
-import os
-import socket
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paramiko
-from paramiko.hostkeys import InvalidHostKey
-from sshtunnel import BaseSSHTunnelForwarderError, SSHTunnelForwarder
+from sshtunnel import (
+    HandlerSSHTunnelForwarderError,
+    SSHTunnelForwarder,
+    _ForwardHandler,
+    _ThreadingForwardServer,
+)
 
-from hpc.errors import ConfigError, TunnelError
+from hpc import relay
 from hpc.process import Result
-from hpc.tunnel import failures
-from hpc.tunnel.link import ALIVE_COUNT, ALIVE_S, CONNECT_S, LOOPBACK
+from hpc.tunnel import authenticate, failures, pump
+from hpc.tunnel.link import CONNECT_S, LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import socket
 
+    from hpc.errors import TunnelError
+    from hpc.tunnel.link import Way
     from hpc.tunnel.login import Login
-
-USER_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
-GLOBAL_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
-BACKLOG = 128
-"""Connections that may wait for a thread; socketserver's 5 delays a burst by a second."""
 
 logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    host: str
-    port: int
-    user: str
-    identities: tuple[str, ...]
-    known_hosts: tuple[Path, ...]
+class _Unbound(_ThreadingForwardServer):  # type: ignore[misc]  # sshtunnel has no types
+    """Sshtunnel's server, which listens nowhere."""
+
+    def server_bind(self) -> None:
+        """Leave the port to whoever keeps it while there is no connection."""
+
+    def server_activate(self) -> None:
+        """Wait for nothing: connections are handed over."""
 
 
-class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]  # sshtunnel has no types
+class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]
     """Sshtunnel's forwarder over a connection that is already verified and authenticated."""
 
-    def __init__(self, transport: paramiko.Transport, port: int, to: tuple[str, int]) -> None:
+    def __init__(self, transport: paramiko.Transport, to: tuple[str, int]) -> None:
         self._transport = transport
         super().__init__(
             "connected",
             ssh_config_file=None,
-            local_bind_address=(LOOPBACK, port),
+            local_bind_address=(LOOPBACK, 1),
             remote_bind_address=to,
             logger=logger,
         )
+        self._create_tunnels()
+        (self.server,) = self._server_list
 
     @staticmethod
     def _consolidate_auth(**_: Any) -> tuple[None, list[paramiko.PKey]]:
         """Look for no keys: there is nothing left to prove."""
         return None, []
 
-    def let_go(self) -> None:
-        """Forget the connection, which would otherwise end with this object."""
-        del self._transport
+    def _make_ssh_forward_server_class(self, _: Any) -> type[_Unbound]:
+        return _Unbound
+
+    def _make_ssh_forward_handler_class(self, to: Any) -> Any:
+        class Handler(_ForwardHandler):  # type: ignore[misc]
+            remote_address, ssh_transport, logger = to, self._transport, self.logger
+
+            def _redirect(self, chan: paramiko.Channel) -> None:
+                """Carry each direction in a thread: sshtunnel's loop knows no half-closed ones."""
+                pump.splice(self.request, chan)
+
+        return Handler
 
     def _connect_to_gateway(self) -> None:
         """Never connect: a lost connection is opened again by whoever verified the first."""
+
+    def __del__(self) -> None:
+        """Leave the connection, which sshtunnel would end with this object."""
 
 
 class InProcess:
@@ -79,18 +91,20 @@ class InProcess:
 
     Args:
         login: whose it is, for messages.
-        client: a connected client.
+        clients: connected clients: that of the login node, then those on the way to it.
     """
 
-    def __init__(self, login: Login, client: paramiko.SSHClient) -> None:
+    owns_ports = False
+
+    def __init__(self, login: Login, clients: list[paramiko.SSHClient]) -> None:
         self._login = login
-        self._client = client
-        self._forwarders: list[_Forwarder] = []
+        self._clients = clients
+        self._forwarders: dict[tuple[str, int], _Forwarder] = {}
 
     def run(self, command: str, *, timeout_s: float) -> Result:
         """Run a command line there and return what it said, whatever its exit status."""
         try:
-            stdin, stdout, stderr = self._client.exec_command(command, timeout=timeout_s)
+            stdin, stdout, stderr = self._clients[0].exec_command(command, timeout=timeout_s)
             stdin.close()
             said, complained = stdout.read(), stderr.read()
             status = stdout.channel.recv_exit_status()
@@ -98,180 +112,91 @@ class InProcess:
             self.close()
             raise failures.too_slow(self._login, timeout_s) from error
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise failures.unreachable(self._login, _reason(error)) from error
+            raise failures.unreachable(self._login, authenticate.reason(error)) from error
         return Result(
             (command,), status, said.decode(errors="replace"), complained.decode(errors="replace")
         )
 
-    def forward(self, port: int, to: tuple[str, int]) -> None:
-        """Let a port of 127.0.0.1 here lead to a host and port as the login node sees them."""
-        forwarder = _Forwarder(self._transport(), port, to)
+    def forward(self, port: int, way: Way) -> None:
+        """Listen nowhere; see ``owns_ports``."""
+
+    def unforward(self, port: int, way: Way) -> None:
+        """Let go of nothing."""
+
+    def carry(self, sock: socket.socket, way: Way) -> bool:
+        """Carry one connection to its end."""
         try:
-            forwarder.start()
-        except BaseSSHTunnelForwarderError as error:
-            forwarder.let_go()
-            raise failures.port_refused(port) from error
-        for server in forwarder._server_list:  # noqa: SLF001 - sshtunnel offers no way to its socket
-            server.socket.listen(BACKLOG)
-            server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._forwarders.append(forwarder)
+            if way.relay is not None:
+                return self._relay(sock, way.relay)
+            if isinstance(way.to, str):
+                return False
+            server = self._forwarder(way.to).server
+            server.finish_request(sock, (LOOPBACK, 0))
+        except (HandlerSSHTunnelForwarderError, paramiko.SSHException, OSError, EOFError):
+            return False
+        return True
+
+    def _forwarder(self, to: tuple[str, int]) -> _Forwarder:
+        if to not in self._forwarders:
+            self._forwarders[to] = _Forwarder(self._transport(), to)
+        return self._forwarders[to]
+
+    def _relay(self, sock: socket.socket, command: str) -> bool:
+        channel = self._transport().open_session(timeout=CONNECT_S)
+        channel.exec_command(command)
+        early = pump.skip_to(channel.recv, relay.MARK)
+        if early is None:
+            channel.close()
+            return False
+        with contextlib.suppress(OSError):
+            sock.sendall(early)
+        pump.splice(sock, channel)
+        return True
 
     def alive(self) -> bool:
         """Tell whether the connection still stands, without a round trip."""
-        transport = self._client.get_transport()
+        transport = self._clients[0].get_transport()
         return transport is not None and transport.is_active()
 
+    def wait(self, timeout_s: float) -> None:
+        """Return when the connection has ended, or after so many seconds."""
+        transport = self._clients[0].get_transport()
+        if transport is not None:
+            transport.join(timeout_s)
+
     def close(self) -> None:
-        """End the connection and its forwarded ports."""
-        for forwarder in self._forwarders:
-            forwarder.stop()
+        """End the connection and what it carries."""
+        for forwarder in self._forwarders.values():
+            forwarder.server.server_close()
         self._forwarders.clear()
-        self._client.close()
+        for client in self._clients:
+            client.close()
 
     def _transport(self) -> paramiko.Transport:
-        transport = self._client.get_transport()
+        transport = self._clients[0].get_transport()
         if transport is None or not transport.is_active():
-            raise failures.unreachable(self._login, "the connection was lost")
+            raise self._lost()
         return transport
 
+    def _lost(self) -> TunnelError:
+        return failures.unreachable(self._login, "the connection was lost")
 
-def open_link(login: Login, *, interactive: bool) -> InProcess:
-    """Connect with paramiko.
+
+def open_link(
+    login: Login, *, interactive: bool, borrow: bool = False, timeout_s: float = CONNECT_S
+) -> InProcess:
+    """Connect with paramiko, through jump hosts where the configuration names some.
 
     Args:
         login: where to, and as whom.
-        interactive: of no effect yet: keys and agent only, known hosts only.
+        interactive: whether passwords, codes and new host keys may be asked for.
+        borrow: of no effect: there is no connection to share.
+        timeout_s: seconds that each host has to answer.
 
     Raises:
         TunnelError: the host or its key is not the one expected, or nobody let us in.
     """
-    del interactive
-    settings = _settings(login)
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    try:
-        _load_known_hosts(client, settings.known_hosts)
-        _connect(client, login, settings)
-    except BaseException:
-        client.close()
-        raise
-    return InProcess(login, client)
-
-
-def _load_known_hosts(client: paramiko.SSHClient, paths: tuple[Path, ...]) -> None:
-    for path in paths:
-        try:
-            if path.is_file():
-                client.get_host_keys().load(str(path))
-        except (InvalidHostKey, OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the known hosts in {path}: {error}") from error
-
-
-def _connect(client: paramiko.SSHClient, login: Login, settings: _Settings) -> None:
-    try:
-        client.connect(
-            settings.host,
-            settings.port,
-            settings.user,
-            key_filename=list(settings.identities),  # type: ignore[arg-type]  # stubs forget lists
-            allow_agent=login.identity is None,
-            look_for_keys=login.identity is None,
-            sock=_socket(login, settings),
-            timeout=CONNECT_S,
-            banner_timeout=CONNECT_S,
-            auth_timeout=CONNECT_S,
-        )
-    except paramiko.BadHostKeyException as error:
-        raise failures.changed_key(login) from error
-    except paramiko.PasswordRequiredException as error:
-        raise TunnelError(
-            f"the private key for {login} has a passphrase",
-            hint="add it to your agent with ssh-add, or use --transport openssh",
-        ) from error
-    except paramiko.AuthenticationException as error:
-        raise failures.denied(login) from error
-    except (paramiko.SSHException, OSError, EOFError) as error:
-        raise _not_connected(login, error) from error
-    transport = client.get_transport()
-    if transport is not None:
-        transport.set_keepalive(ALIVE_S)
-
-
-def _socket(login: Login, settings: _Settings) -> socket.socket:
-    try:
-        connection = socket.create_connection((settings.host, settings.port), CONNECT_S)
-    except socket.gaierror as error:
-        raise failures.not_found(login) from error
-    except OSError as error:
-        raise failures.unreachable(login, _reason(error)) from error
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # paramiko's keep-alives wait for no answer: the kernel notices that none comes.
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        dead_ms = ALIVE_S * ALIVE_COUNT * 1000
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_ms)
-    return connection
-
-
-def _not_connected(login: Login, error: Exception) -> TunnelError:
-    text = str(error)
-    if "not found in known_hosts" in text:
-        return failures.unknown_host(login)
-    if "No authentication methods available" in text:
-        return failures.denied(login)
-    return failures.unreachable(login, _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or "the connection was closed"
-
-
-def _settings(login: Login) -> _Settings:
-    """Join the options given with the SSH configuration, as ssh would."""
-    found = _configured(login)
-    if found.get("proxyjump", "none") != "none" or found.get("proxycommand", "none") != "none":
-        raise TunnelError(
-            f"{login.host} is reached through a jump host, which the paramiko transport cannot do",
-            hint="use --transport openssh",
-        )
-    user_hosts = str(found.get("userknownhostsfile", USER_KNOWN_HOSTS))
-    global_hosts = str(found.get("globalknownhostsfile", GLOBAL_KNOWN_HOSTS))
-    identities = (str(login.identity),) if login.identity else _identities(found)
-    return _Settings(
-        host=str(found.get("hostname", login.host)),
-        port=_port(found),
-        user=login.user or str(found.get("user") or getpass.getuser()),
-        identities=identities,
-        known_hosts=tuple(
-            Path(name).expanduser() for name in f"{user_hosts} {global_hosts}".split()
-        ),
+    del borrow
+    return InProcess(
+        login, authenticate.connect(login, interactive=interactive, timeout_s=timeout_s)
     )
-
-
-def _configured(login: Login) -> Mapping[str, Any]:
-    path = login.config or Path("~/.ssh/config").expanduser()
-    try:
-        config = paramiko.SSHConfig.from_path(str(path)) if path.is_file() else paramiko.SSHConfig()
-        found: dict[str, Any] = dict(config.lookup(login.host))
-    except (paramiko.SSHException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the SSH configuration {path}: {error}") from error
-    for key, value in reversed(login.options):
-        found[key.lower()] = value
-    return found
-
-
-def _identities(found: Mapping[str, Any]) -> tuple[str, ...]:
-    named = found.get("identityfile", ())
-    paths = [named] if isinstance(named, str) else named
-    expanded = (os.path.expanduser(path) for path in paths)  # noqa: PTH111 - "~" alone, else text
-    return tuple(path for path in expanded if Path(path).is_file())
-
-
-def _port(found: Mapping[str, Any]) -> int:
-    try:
-        return int(found.get("port", 22))
-    except ValueError as error:
-        raise ConfigError(f"not a port: {found['port']!r}") from error

@@ -9,25 +9,25 @@ and leaves (``ControlPersist``).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
+import select
 import shutil
 import socket
-import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import process
+from hpc import process, relay
 from hpc.errors import CommandError
-from hpc.tunnel import failures
-from hpc.tunnel.link import ALIVE_COUNT, ALIVE_S, CONNECT_S, LOOPBACK
+from hpc.tunnel import failures, mux, pump, terminal
+from hpc.tunnel.link import ALIVE_COUNT, ALIVE_S, CONNECT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hpc.errors import TunnelError
     from hpc.process import Result
+    from hpc.tunnel.link import Way
     from hpc.tunnel.login import Login
 
 ORPHAN_S = 5
@@ -45,6 +45,8 @@ class OpenSSH:
         folder: a fresh private folder, removed at the end.
     """
 
+    owns_ports = True
+
     def __init__(self, login: Login, folder: Path) -> None:
         self._login = login
         self._folder = folder
@@ -52,25 +54,36 @@ class OpenSSH:
         self._log = folder / "log"
         self._leash = socket.socket(socket.AF_UNIX)
         self._pid: int | None = None
+        self._forwards: list[tuple[mux.Listen, tuple[str, int] | str]] = []
+        self._lock = threading.Lock()
 
-    def start(self, *, interactive: bool) -> None:
+    def start(self, *, interactive: bool, borrow: bool, timeout_s: float) -> None:
         """Authenticate, then leave the master in the background.
 
         Raises:
             TunnelError: the host or its key is not the one expected, or nobody let us in.
         """
-        argv = _master_argv(self._login, self._control, self._log, interactive=interactive)
-        with _shown(self._log, interactive=interactive):
+        theirs = _shared_control(self._login) if borrow else None
+        if theirs is None:
+            self._authenticate(interactive=interactive, timeout_s=timeout_s)
+        else:
+            self._control = theirs
+        try:
+            self._leash.connect(str(self._control))
+            pid = mux.master_pid(self._control)
+        except (OSError, mux.MuxError) as error:
+            raise failures.from_ssh(self._login, self._said()) from error
+        self._leash.setblocking(False)
+        self._pid = pid if theirs is None else None
+
+    def _authenticate(self, *, interactive: bool, timeout_s: float) -> None:
+        argv = _master_argv(
+            self._login, self._control, self._log, interactive=interactive, timeout_s=timeout_s
+        )
+        with terminal.shown(self._log, interactive=interactive):
             status = process.run_attached(argv)
         if status != 0:
             raise failures.from_ssh(self._login, self._said())
-        try:
-            self._leash.connect(str(self._control))
-        except OSError as error:
-            raise failures.from_ssh(self._login, self._said()) from error
-        self._leash.setblocking(False)
-        found = re.search(r"pid=(\d+)", self._ask("-O", "check").stderr)
-        self._pid = int(found[1]) if found else None
 
     def run(self, command: str, *, timeout_s: float) -> Result:
         """Run a command line there and return what it said, whatever its exit status."""
@@ -87,13 +100,62 @@ class OpenSSH:
             raise failures.from_ssh(self._login, self._said())
         return result
 
-    def forward(self, port: int, to: tuple[str, int]) -> None:
-        """Let a port of 127.0.0.1 here lead to a host and port as the login node sees them."""
-        host = f"[{to[0]}]" if ":" in to[0] else to[0]
-        if self._ask("-O", "forward", "-L", f"{LOOPBACK}:{port}:{host}:{to[1]}").returncode != 0:
+    def forward(self, port: int, way: Way) -> None:
+        """Let a port of 127.0.0.1 here lead there."""
+        try:
+            mux.open_forward(self._control, port, way.to)
+        except mux.MuxError as error:
             if not self.alive():
-                raise self._lost()
-            raise failures.port_refused(port)
+                raise self._lost() from error
+            raise failures.port_refused(port) from error
+        self._forwards.append((port, way.to))
+
+    def unforward(self, port: int, way: Way) -> None:
+        """Let go of a port; connections that stand go on."""
+        with contextlib.suppress(mux.MuxError, ValueError):
+            self._forwards.remove((port, way.to))
+            mux.close_forward(self._control, port, way.to)
+
+    def carry(self, sock: socket.socket, way: Way) -> bool:
+        """Carry one connection to its end."""
+        if way.relay is None:
+            try:
+                pump.splice(sock, self._dial(way.to))
+            except (OSError, mux.MuxError):
+                return False
+            return True
+        return self._relay(sock, way.relay)
+
+    def _dial(self, to: tuple[str, int] | str) -> socket.socket:
+        """Connect through a socket in our private folder, which the master leads there."""
+        path = self._folder / hashlib.sha256(repr(to).encode()).hexdigest()[:8]
+        with self._lock:
+            if not path.exists():
+                mux.open_forward(self._control, str(path), to)
+                self._forwards.append((str(path), to))
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.connect(str(path))
+        except OSError:
+            line.close()
+            raise
+        return line
+
+    def _relay(self, sock: socket.socket, command: str) -> bool:
+        program = process.converse(self._slave("-T", command=command))
+        pipes = pump.Pipes(program)
+        try:
+            early = pump.skip_to(pipes.recv, relay.MARK)
+        except BaseException:
+            pipes.close()
+            raise
+        if early is None:
+            pipes.close()
+            return False
+        with contextlib.suppress(OSError):
+            sock.sendall(early)
+        pump.splice(sock, pipes)
+        return True
 
     def alive(self) -> bool:
         """Tell whether the master still runs: its end closes our connection to it."""
@@ -106,9 +168,17 @@ class OpenSSH:
             return False
         return False
 
+    def wait(self, timeout_s: float) -> None:
+        """Return when the master has ended, or after so many seconds."""
+        with contextlib.suppress(OSError, ValueError):
+            select.select([self._leash], [], [], timeout_s)
+
     def close(self) -> None:
         """End the master, its forwarded ports and every process behind it."""
-        self._exit()
+        if self._pid is None:
+            self._give_back()
+        else:
+            self._exit()
         self._leash.close()
         if self._pid is not None:
             process.stop_pid(self._pid, marker=str(self._control), grace_s=2)
@@ -118,15 +188,26 @@ class OpenSSH:
         self, *arguments: str, command: str | None = None, timeout_s: float | None = 15
     ) -> Result:
         """Run ssh against the master alone: no configuration, and no way around it."""
+        argv = self._slave(*arguments, command=command)
+        return process.run(argv, timeout_s=timeout_s, check=False)
+
+    def _slave(self, *arguments: str, command: str | None = None) -> list[str]:
         argv = ["ssh", "-F", "/dev/null", "-S", str(self._control), "-o", "ControlMaster=no"]
         argv += ["-o", "ProxyCommand=false", *arguments, "--", "master"]
-        argv += [command] if command is not None else []
-        return process.run(argv, timeout_s=timeout_s, check=False)
+        return [*argv, command] if command is not None else argv
 
     def _give_up(self, late: threading.Event) -> None:
         """End the master: it holds the outputs of a command, whose ssh alone would not let go."""
         late.set()
-        self._exit()
+        if self._pid is not None:
+            self._exit()
+
+    def _give_back(self) -> None:
+        """Leave the user's own master as it was."""
+        for listen, to in self._forwards:
+            with contextlib.suppress(mux.MuxError):
+                mux.close_forward(self._control, listen, to)
+        self._forwards.clear()
 
     def _exit(self) -> None:
         with contextlib.suppress(CommandError):
@@ -142,26 +223,46 @@ class OpenSSH:
         return failures.unreachable(self._login, "the connection was lost")
 
 
-def open_link(login: Login, *, interactive: bool) -> OpenSSH:
+def open_link(
+    login: Login, *, interactive: bool, borrow: bool = False, timeout_s: float = CONNECT_S
+) -> OpenSSH:
     """Connect with the ssh program.
 
     Args:
         login: where to, and as whom.
         interactive: whether ssh may ask for passwords and new host keys on the terminal.
+        borrow: use the connection that the user shares already (ControlPath), where one is up.
+        timeout_s: seconds that the login node has to answer.
 
     Raises:
         TunnelError: the host or its key is not the one expected, or nobody let us in.
     """
     link = OpenSSH(login, _private_folder())
     try:
-        link.start(interactive=interactive)
+        link.start(interactive=interactive, borrow=borrow, timeout_s=timeout_s)
     except BaseException:
         link.close()
         raise
     return link
 
 
-def _master_argv(login: Login, control: Path, log: Path, *, interactive: bool) -> list[str]:
+def _shared_control(login: Login) -> Path | None:
+    """Return the control socket of a master that the user has open to this very account."""
+    found = process.run(["ssh", "-G", *_chosen(login)], check=False).stdout
+    match = re.search(r"^controlpath (.+)$", found, re.MULTILINE)
+    if match is None or match[1] == "none":
+        return None
+    path = Path(match[1])
+    try:
+        mux.master_pid(path)
+    except mux.MuxError:
+        return None
+    return path
+
+
+def _master_argv(
+    login: Login, control: Path, log: Path, *, interactive: bool, timeout_s: float = CONNECT_S
+) -> list[str]:
     """Ssh takes the first value it meets: ours that protect, the user's, then our defaults."""
     ours = {
         "StrictHostKeyChecking": "ask" if interactive else "yes",
@@ -173,18 +274,24 @@ def _master_argv(login: Login, control: Path, log: Path, *, interactive: bool) -
         "LogLevel": "INFO",
     }
     defaults = {
-        "ConnectTimeout": str(CONNECT_S),
+        "ConnectTimeout": str(round(timeout_s)),
         "ServerAliveInterval": str(ALIVE_S),
         "ServerAliveCountMax": str(ALIVE_COUNT),
     }
     argv = ["ssh", "-f", "-N", "-M", "-a", "-x", "-S", str(control), "-E", str(log)]
-    if login.config is not None:
-        argv += ["-F", str(login.config)]
+    ours_first = [word for key, value in ours.items() for word in ("-o", f"{key}={value}")]
+    defaults_last = [word for key, value in defaults.items() for word in ("-o", f"{key}={value}")]
+    return [*argv, *ours_first, *_chosen(login, *defaults_last)]
+
+
+def _chosen(login: Login, *more: str) -> list[str]:
+    """Return the arguments that say whom to log in as, with what the user set for it."""
+    argv = ["-F", str(login.config)] if login.config is not None else []
     if login.identity is not None:
         argv += ["-i", str(login.identity), "-o", "IdentitiesOnly=yes"]
-    for key, value in (*ours.items(), *login.options, *defaults.items()):
+    for key, value in login.options:
         argv += ["-o", f"{key}={value}"]
-    return [*argv, "--", str(login)]
+    return [*argv, *more, "--", str(login)]
 
 
 def _private_folder() -> Path:
@@ -193,32 +300,3 @@ def _private_folder() -> Path:
     return Path(
         tempfile.mkdtemp(prefix="hpc-", dir=parent if len(parent) < SOCKET_PATH_MAX else "/tmp")  # noqa: S108 - mkdtemp makes it private
     )
-
-
-@contextlib.contextmanager
-def _shown(log: Path, *, interactive: bool) -> Iterator[None]:
-    """Show on the terminal what ssh writes while it asks the user things."""
-    if not interactive:
-        yield
-        return
-    done = threading.Event()
-    thread = threading.Thread(target=_copy, args=(log, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-def _copy(log: Path, done: threading.Event) -> None:
-    shown = 0
-    while True:
-        last = done.wait(0.1)
-        with contextlib.suppress(OSError):
-            text = log.read_text(errors="replace")
-            sys.stderr.write(text[shown:])
-            sys.stderr.flush()
-            shown = len(text)
-        if last:
-            return

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc import process, state
-from hpc.tunnel.link import LOOPBACK
+from hpc.errors import StateError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,12 +23,20 @@ class TunnelRecord:
         port: the local port, on 127.0.0.1.
         pid: the process that holds it.
         version: of hpc-serve on the login node.
+        state: "up", or "down" while it is being opened again.
+        way: where it leads, as the login node sees it.
+        started_at: Unix time.
+        background: whether ``connect --stop`` may end it.
     """
 
     login: str
     port: int
     pid: int
     version: str
+    state: str = "up"
+    way: str = ""
+    started_at: float = 0.0
+    background: bool = False
     schema: int = 1
 
 
@@ -48,6 +55,28 @@ def save(root: Path, record: TunnelRecord, key: str) -> None:
     state.write_record(_path(root, record.port), record)
 
 
+def mark(root: Path, port: int, condition: str) -> None:
+    """Write down that the tunnel at a local port is up or down."""
+    record = state.read_record(_path(root, port), TunnelRecord)
+    if record is not None and record.pid == os.getpid() and record.state != condition:
+        with contextlib.suppress(StateError):
+            state.write_record(_path(root, port), replace(record, state=condition))
+
+
+def living(root: Path) -> list[TunnelRecord]:
+    """Return the open tunnels of this machine, by port; those of killed processes are cleared."""
+    found = []
+    for path in sorted((root / "connections").glob("*.json")):
+        record = state.read_record(path, TunnelRecord)
+        if record is None:
+            continue
+        if process.alive(record.pid, marker=""):
+            found.append(record)
+        else:
+            drop(root, record.port)
+    return sorted(found, key=lambda record: record.port)
+
+
 def drop(root: Path, port: int) -> None:
     """Remove what ``save`` wrote."""
     for path in (_path(root, port), key_path(root, port)):
@@ -61,14 +90,6 @@ def holder(root: Path, port: int) -> str | None:
     if record is None or record.pid == os.getpid() or not process.alive(record.pid, marker=""):
         return None
     return f"hpc-serve connect {record.login} (process {record.pid})"
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _path(root: Path, port: int) -> Path:

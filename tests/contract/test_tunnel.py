@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import httpx
@@ -13,6 +14,8 @@ import pytest
 from hpc.errors import TunnelError
 from hpc.tunnel import Unreachable, open_link
 from hpc.tunnel.discovery import ensure_gateway
+from hpc.tunnel.link import Way
+from hpc.tunnel.port import LocalPort
 from tests.fakes.login_node import (
     CHUNKS,
     KEY,
@@ -57,11 +60,15 @@ def link(node: LoginNode, transport: str) -> Iterator[Link]:
 
 @pytest.fixture
 def client(link: Link, node: LoginNode) -> Iterator[httpx.Client]:
-    port = free_port()
-    link.forward(port, ("127.0.0.1", node.gateway.server_port))
-    url = f"http://127.0.0.1:{port}/v1"
-    with httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=10) as opened:
-        yield opened
+    with closing(LocalPort(0, patience_s=10)) as port:
+        port.lead(link, way(node))
+        url = f"http://127.0.0.1:{port.port}/v1"
+        with httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=10) as opened:
+            yield opened
+
+
+def way(node: LoginNode) -> Way:
+    return Way(("127.0.0.1", node.gateway.server_port))
 
 
 def test_runs_a_command_and_tells_its_outputs_and_status_apart(link: Link) -> None:
@@ -109,28 +116,28 @@ def test_requests_run_side_by_side(client: httpx.Client, node: LoginNode) -> Non
 
 
 def test_the_local_end_is_on_loopback_only(link: Link, node: LoginNode) -> None:
-    port = free_port()
-    link.forward(port, ("127.0.0.1", node.gateway.server_port))
-    bound = [
-        line.split()[1] for line in _tcp_listeners() if line.split()[1].endswith(f":{port:04X}")
-    ]
-    assert bound == [f"0100007F:{port:04X}"]
+    with closing(LocalPort(0, patience_s=10)) as port:
+        end = f":{port.port:04X}"
+        for step in (lambda: port.lead(link, way(node)), port.hold):
+            step()
+            bound = [line.split()[1] for line in _tcp_listeners() if line.split()[1].endswith(end)]
+            assert bound == [f"0100007F{end}"]
 
 
-def test_a_port_in_use_is_named(link: Link, node: LoginNode) -> None:
+def test_a_port_in_use_is_named(node: LoginNode) -> None:
     with pytest.raises(TunnelError, match=f"port {node.port} of this machine is already in use"):
-        link.forward(node.port, ("127.0.0.1", node.gateway.server_port))
-    assert link.alive()
+        LocalPort(node.port, patience_s=10)
 
 
 def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: str) -> None:
     opened = open_link(node.login(), transport=transport, interactive=False)
-    port = free_port()
-    opened.forward(port, ("127.0.0.1", node.gateway.server_port))
-    assert listening(port)
+    port = LocalPort(0, patience_s=10)
+    port.lead(opened, way(node))
+    assert listening(port.port)
     assert bool(node.clients()) == (transport == "openssh")
+    port.close()
     opened.close()
-    assert not listening(port)
+    assert not listening(port.port)
     assert not opened.alive()
     until(lambda: not node.clients(), "no ssh process of ours is left")
     opened.close()
@@ -204,7 +211,7 @@ def test_the_ssh_configuration_is_read(node: LoginNode, transport: str) -> None:
     ("script", "sentence", "hint"),
     [
         ("exit 127", "cannot run hpc-serve on login", "pip install --user hpc-serve"),
-        ("echo hello", "did not say where its gateway listens", "older version"),
+        ("echo hello", "did not say where its gateway listens", "pip install --user hpc-serve=="),
         (
             "echo warning >&2; echo 'hpc-serve: no free port' >&2; exit 8",
             "the gateway on login did not start: no free port",

@@ -13,15 +13,17 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpc import __version__
 from hpc.tunnel.login import Login
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 KEY = "sk-only-in-the-tunnel"
 CHUNKS = 4
+PROJECT = Path(__file__).parents[2]
 WAIT_S = 10.0
 
 
@@ -84,7 +87,20 @@ class Gateway(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.received = threading.Semaphore(0)
         self.together = threading.Barrier(1)
+        self.open: list[Any] = []
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.append(request)
+        super().process_request(request, client_address)
+
+    def leave(self) -> None:
+        """End as a program does, with all its connections."""
+        self.shutdown()
+        self.server_close()
+        for request in self.open:
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
     def __exit__(self, *args: object) -> None:
         self.shutdown()
@@ -220,10 +236,34 @@ class LoginNode:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def answer_well(self) -> None:
-        reply = {"host": "127.0.0.1", "port": self.gateway.server_port, "key": KEY}
-        line = json.dumps(reply | {"version": "0.1.0"})
-        self.answer(f'[ "$*" = "gateway ensure --json" ] || exit 2\necho starting\necho \'{line}\'')
+    def answer_well(self, port: int | None = None, version: str = __version__) -> None:
+        reply = {"host": "127.0.0.1", "port": port or self.gateway.server_port, "key": KEY}
+        line = json.dumps(reply | {"version": version})
+        relay = f'[ "$1" = relay ] && exec {sys.executable} -m hpc "$@"'
+        version = '[ "$1" = --version ] && echo "hpc-serve, version 0.0.9" && exit'
+        ensure = f'[ "$*" = "gateway ensure --json" ] || exit 2\necho starting\necho \'{line}\''
+        self.answer(f"export PYTHONPATH={PROJECT}\n{relay}\n{version}\n{ensure}")
+
+    def sessions(self) -> list[int]:
+        """Return the processes that sshd has for those who are logged in."""
+        assert self.sshd is not None
+        found = self._children(self.sshd.pid)
+        return [*found, *(below for pid in found for below in self._children(pid))]
+
+    @contextlib.contextmanager
+    def settings(self, text: str) -> Iterator[None]:
+        """Run sshd with other settings for a while."""
+        config = self.folder / "sshd_config"
+        before = config.read_text()
+        self.stop()
+        config.write_text(f"{text}\n{before}")
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+            config.write_text(before)
+            self.start()
 
     def known(self, key: str = "host") -> None:
         """Let the laptop know the host by one of the keys, or by none."""

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import hpc
 from hpc.errors import ConfigError, TunnelError
 from hpc.process import Result
-from hpc.tunnel import discovery, failures, inprocess, openssh, records
+from hpc.tunnel import authenticate, discovery, failures, openssh, records, sshconfig
 from hpc.tunnel.failures import PortTaken, Unreachable
 from hpc.tunnel.login import Login, parse_login
+from tests.fakes.login_node import free_port
 
 REPLY = {"host": "127.0.0.1", "port": 8081, "key": "sk-1", "version": "0.1.0"}
 LOGIN = Login(host="login", user="me")
@@ -124,7 +125,7 @@ def test_what_ssh_says_becomes_one_sentence(log: str, sentence: str, may_pass: b
 
 
 def test_a_refused_port_is_tried_before_it_is_called_taken() -> None:
-    port = records.free_port()
+    port = free_port()
     assert str(failures.port_refused(port)) == f"port {port} of this machine is not to be had"
     assert issubclass(PortTaken, TunnelError)
 
@@ -146,7 +147,7 @@ def test_what_is_no_answer_is_not_taken_for_one(line: str) -> None:
 
 def test_the_remote_line_survives_one_shell_unchanged() -> None:
     words = "source '/my env/bin/activate' && hpc-serve"
-    bash, flags, script = shlex.split(discovery.command_line(words))
+    bash, flags, script = shlex.split(discovery.command_line(f"{words} gateway ensure --json"))
     assert (bash, flags) == ("bash", "-lc")
     assert script.endswith(f"{words} gateway ensure --json")
 
@@ -172,27 +173,41 @@ def test_paramiko_reads_what_ssh_reads(tmp_path: Path) -> None:
         f"Host cluster\n HostName login.site.org\n Port 2222\n User other\n IdentityFile {key}\n"
         "Host *\n UserKnownHostsFile /a /b\n GlobalKnownHostsFile /c\n"
     )
-    found = inprocess._settings(parse_login("cluster", config=config))
+    found = sshconfig.settings(parse_login("cluster", config=config))
     assert (found.host, found.port, found.user) == ("login.site.org", 2222, "other")
     assert found.identities == (str(key),)
     assert found.known_hosts == (Path("/a"), Path("/b"), Path("/c"))
-    given = inprocess._settings(parse_login("me@cluster", config=config, options=("Port=22",)))
+    given = sshconfig.settings(parse_login("me@cluster", config=config, options=("Port=22",)))
     assert (given.user, given.port) == ("me", 22)
 
 
-def test_paramiko_says_that_it_cannot_jump(tmp_path: Path) -> None:
+def test_paramiko_finds_the_hosts_on_the_way(tmp_path: Path) -> None:
     config = tmp_path / "config"
-    config.write_text("Host cluster\n ProxyJump gate\n")
-    with pytest.raises(TunnelError, match="reached through a jump host") as caught:
-        inprocess._settings(parse_login("cluster", config=config))
-    assert caught.value.hint == "use --transport openssh"
+    config.write_text(
+        "Host cluster\n ProxyJump me@gate:2022,inner\n Port 2222\nHost inner\n HostName 10.0.0.7\n"
+    )
+    found = sshconfig.settings(parse_login("ada@cluster", config=config, options=("Port=23",)))
+    assert found.jump is not None
+    inner = sshconfig.settings(found.jump)
+    assert (inner.host, inner.port) == ("10.0.0.7", 22)
+    assert inner.jump is not None
+    gate = sshconfig.settings(inner.jump)
+    assert (gate.user, gate.host, gate.port, gate.jump) == ("me", "gate", 2022, None)
+
+
+def test_paramiko_says_that_it_runs_no_proxy(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host cluster\n ProxyCommand nc gate 22\n")
+    with pytest.raises(TunnelError, match="reached through a ProxyCommand") as caught:
+        sshconfig.settings(parse_login("cluster", config=config))
+    assert "ProxyJump" in str(caught.value.hint)
 
 
 def test_a_known_hosts_file_that_is_damaged_is_named(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text("login ssh-ed25519 AAAAx\n")
     with pytest.raises(ConfigError, match=f"cannot read the known hosts in {path}"):
-        inprocess._load_known_hosts(paramiko.SSHClient(), (path,))
+        authenticate.load_known_hosts(paramiko.SSHClient(), (path,))
 
 
 def test_a_remote_sentence_cannot_drive_the_terminal() -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,7 +19,6 @@ from tests.contract.gateway.programs import environment, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -63,7 +63,11 @@ def test_ensure_starts_what_is_missing_and_opens_it(run: Run, home: Path) -> Non
         first = run("gateway", "ensure", "--json").stdout
         assert first.count("\n") == 1
         access = json.loads(first)
-        assert set(access) == {"host", "port", "key", "version"}
+        assert set(access) == {"host", "port", "key", "version", "socket"}
+        assert Path(access["socket"]).stat().st_mode & 0o777 == 0o600
+        through = httpx.Client(transport=httpx.HTTPTransport(uds=access["socket"]))
+        with through as client:
+            assert client.get("http://gateway/healthz").status_code == 200
         assert access["host"] == "127.0.0.1"
         assert [model["id"] for model in ask(access).json()["data"]] == ["m"]
         assert json.loads(run("gateway", "ensure", "--json").stdout) == access

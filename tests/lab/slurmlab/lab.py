@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from . import boot, daemons, debian, images, network, project, slurm
+from . import boot, daemons, debian, gate, images, network, project, slurm
 from .host import LabError, ProcessId, install_programs, locked, remove_tree, require_root
 from .node import Node
 
@@ -168,6 +168,39 @@ class Lab:
     def restore(self, node: str = "laptop") -> None:
         """Bring back the link that `cut` took down."""
         network.set_link(self._node(node), "up")
+
+    @contextmanager
+    def gate(self) -> Iterator[Node]:
+        """Run a fifth node, a jump host; see `slurmlab.gate`."""
+        with gate.gate(self) as node:
+            yield node
+
+    @contextmanager
+    def sshd_settings(self, text: str) -> Iterator[None]:
+        """Run login's sshd with settings that win over its own; sessions end at both changes."""
+        path = "/etc/ssh/sshd_config.d/00-first.conf"
+        self.write_file(path, text, "root")
+        self.restart_sshd()
+        try:
+            yield
+        finally:
+            self.run("login", ["rm", path], user="root")
+            self.restart_sshd()
+
+    def restart_sshd(self) -> None:
+        """Restart login's sshd, and end the sessions that it holds."""
+        self.end_sessions()
+        self.stop("login", "sshd")
+        self.start("login", "sshd")
+
+    def end_sessions(self, sig: str = "KILL") -> None:
+        """Send a signal to the processes that login's sshd has for those who are logged in."""
+        # Each has a process with rights, and below it one with none that holds the connection.
+        script = (
+            "first=$(ps --ppid $(cat /run/sshd.pid) -o pid= | xargs | tr ' ' ,);"
+            '[ -z "$first" ] || ps --pid $first --ppid $first -o pid= | xargs -r kill -$0'
+        )
+        self.run("login", ["sh", "-c", script, sig], user="root", check=False)
 
     def set_accounting(self, *, on: bool) -> None:
         """Turn Slurm's accounting on or off while the lab runs; does nothing when it is so."""

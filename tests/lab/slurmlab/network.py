@@ -52,6 +52,16 @@ def set_link(node: Node, state: str) -> None:
     _ip(node, f"link set {UPLINK} {state}")
 
 
+def join(node: Node, end: str, address: str, other: Node, far: str, far_address: str) -> None:
+    """Lay one more cable, between two nodes and with an address at each end."""
+    ends = f"{end} netns {_pid(node)} type veth peer name {far} netns {_pid(other)}"
+    sh(["ip", "link", "add", *ends.split()])
+    for where, name, own in ((node, end, address), (other, far, far_address)):
+        _ip(where, f"address add {own}/24 dev {name}")
+        _ip(where, f"link set {name} up")
+        _ip(where, "link set lo up")
+
+
 def _cable(node: Node, address: str, other: Node, far_end: str) -> None:
     ends = f"{UPLINK} netns {_pid(node)} type veth peer name {far_end} netns {_pid(other)}"
     sh(["ip", "link", "add", *ends.split()])

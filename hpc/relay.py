@@ -1,0 +1,88 @@
+"""The login node's end of a tunnel where the SSH server forwards nothing: one connection on stdio.
+
+The laptop runs it over the SSH connection for each connection of its own. It says a mark first,
+since start-up files of the login shell may have printed something before.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from hpc.errors import ConfigError, TunnelError
+
+MARK = b"\x00hpc-serve relay\x00"
+CHUNK = 64 * 1024
+CONNECT_S = 15.0
+
+
+def address(text: str) -> tuple[str, int] | str:
+    """Read ``HOST:PORT``, or the path of a Unix socket.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text.startswith("/"):
+        return text
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"not an address to relay to: {text!r}; write HOST:PORT or /PATH")
+    return host.strip("[]"), int(port)
+
+
+def relay(to: tuple[str, int] | str, stdin: int = 0, stdout: int = 1) -> None:
+    """Carry bytes between two file descriptors and a connection, until it ends.
+
+    Args:
+        to: host and port, or the path of a Unix socket.
+        stdin: what the client sends.
+        stdout: what it is to read, after the mark.
+
+    Raises:
+        TunnelError: nothing listens there.
+    """
+    with _connect(to) as sock:
+        os.write(stdout, MARK)
+        threading.Thread(target=_upward, args=(stdin, sock), daemon=True).start()
+        while data := _receive(sock):
+            try:
+                _write(stdout, data)
+            except OSError:  # the client has gone
+                return
+
+
+def _connect(to: tuple[str, int] | str) -> socket.socket:
+    try:
+        if isinstance(to, str):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(to)
+        else:
+            sock = socket.create_connection(to, CONNECT_S)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError as error:
+        raise TunnelError(f"nothing answers at {to}: {error.strerror or error}") from error
+    sock.settimeout(None)
+    return sock
+
+
+def _upward(stdin: int, sock: socket.socket) -> None:
+    try:
+        while data := os.read(stdin, CHUNK):
+            sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        sock.close()
+
+
+def _receive(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(CHUNK)
+    except OSError:
+        return b""
+
+
+def _write(stdout: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(stdout, view) :]

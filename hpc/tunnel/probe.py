@@ -1,0 +1,77 @@
+"""Ask the gateway through the tunnel whether it is there: a ping from end to end."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from hpc.tunnel.link import Link, Way
+
+Outcome = Literal["ok", "refused", "silent"]
+
+
+class Probe:
+    """One connection to the gateway that is used again and again.
+
+    Args:
+        link: what carries it.
+        way: where to.
+    """
+
+    def __init__(self, link: Link, way: Way) -> None:
+        self._link = link
+        self._way = way
+        self._http: http.client.HTTPConnection | None = None
+
+    def look(self, timeout_s: float) -> Outcome:
+        """Return whether an answer came, the way is closed, or nothing was heard.
+
+        A connection that the gateway closed meanwhile is opened again once.
+        """
+        fresh = self._http is None
+        outcome = self._ask(timeout_s)
+        if outcome == "refused" and not fresh:
+            outcome = self._ask(timeout_s)
+        return outcome
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def _ask(self, timeout_s: float) -> Outcome:
+        line = self._http or self._open()
+        try:
+            if line.sock is not None:
+                line.sock.settimeout(timeout_s)
+            line.request("GET", "/healthz")
+            answer = line.getresponse()
+            answer.read()
+        except TimeoutError:
+            self.close()
+            return "silent"
+        except (OSError, http.client.HTTPException):
+            self.close()
+            return "refused"
+        if line.sock is None:
+            self.close()
+        return "ok"
+
+    def _open(self) -> http.client.HTTPConnection:
+        ours, theirs = socket.socketpair()
+        name = "hpc-probe"
+        threading.Thread(target=self._carry, args=(theirs,), name=name, daemon=True).start()
+        self._http = http.client.HTTPConnection("gateway")
+        self._http.auto_open = 0
+        self._http.sock = ours
+        return self._http
+
+    def _carry(self, sock: socket.socket) -> None:
+        if not self._link.carry(sock, self._way):
+            with contextlib.suppress(OSError):
+                sock.close()

@@ -1,0 +1,108 @@
+"""Bytes from one end of a connection to the other, both ways, to the last."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from hpc import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hpc.process import Process
+
+CHUNK = 64 * 1024
+
+
+class Stream(Protocol):
+    """What sockets, paramiko's channels and a program's pipes have in common."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return what is there, at most so many bytes; nothing at its end."""
+
+    def sendall(self, data: bytes, /) -> object:
+        """Send all of it."""
+
+    def shutdown(self, how: int, /) -> object:
+        """Say that nothing more comes from here."""
+
+    def close(self) -> object:
+        """Let go of it."""
+
+
+class Pipes:
+    """A program's input and output as one stream."""
+
+    def __init__(self, program: Process[bytes]) -> None:
+        self._program = program
+
+    def recv(self, size: int) -> bytes:
+        """Return what it printed."""
+        assert self._program.stdout is not None  # noqa: S101 - as it was started
+        return self._program.stdout.read(size) or b""
+
+    def sendall(self, data: bytes) -> None:
+        """Give it all of it to read."""
+        assert self._program.stdin is not None  # noqa: S101
+        view = memoryview(data)
+        while view:
+            view = view[self._program.stdin.write(view) or 0 :]
+
+    def shutdown(self, how: int) -> None:
+        """Close its input, or end it."""
+        if how == socket.SHUT_WR and self._program.stdin is not None:
+            self._program.stdin.close()
+        else:
+            self._program.terminate()
+
+    def close(self) -> None:
+        """End it, whatever it still does."""
+        process.stop(self._program, grace_s=2)
+        for pipe in (self._program.stdin, self._program.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def splice(one: Stream, other: Stream) -> None:
+    """Carry bytes between two streams until both are at their end, then close both."""
+    back = threading.Thread(target=_half, args=(other, one), daemon=True)
+    back.start()
+    try:
+        _half(one, other)
+        back.join()
+    finally:
+        for end in (one, other):
+            with contextlib.suppress(OSError, EOFError):
+                end.close()
+
+
+def _half(source: Stream, sink: Stream) -> None:
+    """Carry one direction; a broken one ends the other too, an end that was said does not."""
+    try:
+        while data := source.recv(CHUNK):
+            sink.sendall(data)
+    except (OSError, EOFError, ValueError):
+        _shut(source, socket.SHUT_RDWR)
+        _shut(sink, socket.SHUT_RDWR)
+    else:
+        _shut(sink, socket.SHUT_WR)
+
+
+def _shut(stream: Stream, how: int) -> None:
+    with contextlib.suppress(OSError, EOFError, ValueError):
+        stream.shutdown(how)
+
+
+def skip_to(read: Callable[[int], bytes], mark: bytes, *, most: int = 1 << 20) -> bytes | None:
+    """Read past a mark and return what came after it; None where the end came first."""
+    seen = b""
+    while mark not in seen:
+        piece = read(CHUNK)
+        if not piece or len(seen) > most:
+            return None
+        seen += piece
+    return seen.partition(mark)[2]

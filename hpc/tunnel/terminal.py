@@ -1,0 +1,72 @@
+"""What is said and asked on the user's terminal, or in a notebook, while a connection opens."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def say(text: str) -> None:
+    """Print what the server or we have to tell, stripped of what could drive the terminal."""
+    lines = "".join(c if c.isprintable() or c == "\n" else "?" for c in text).strip()
+    if lines:
+        sys.stderr.write(lines + "\n")
+        sys.stderr.flush()
+
+
+def ask(prompt: str, *, echo: bool) -> str:
+    """Ask one question; getpass goes to the terminal itself, and to the page of a notebook."""
+    shown = "".join(c if c.isprintable() else "?" for c in prompt)
+    if not echo:
+        return getpass.getpass(shown)
+    sys.stderr.write(shown)
+    sys.stderr.flush()
+    return input()
+
+
+def can_ask() -> bool:
+    """Tell whether somebody can answer: a terminal, or the page of a notebook."""
+    return (sys.stdin is not None and sys.stdin.isatty()) or in_notebook()
+
+
+def in_notebook() -> bool:
+    """Tell whether this is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")
+    found = shell.get_ipython() if shell is not None else None
+    return found is not None and hasattr(found, "kernel")
+
+
+@contextlib.contextmanager
+def shown(log: Path, *, interactive: bool) -> Iterator[None]:
+    """Show on the terminal what ssh writes while it asks the user things."""
+    if not interactive:
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_copy, args=(log, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _copy(log: Path, done: threading.Event) -> None:
+    shown = 0
+    while True:
+        last = done.wait(0.1)
+        with contextlib.suppress(OSError):
+            text = log.read_text(errors="replace")
+            sys.stderr.write(text[shown:])
+            sys.stderr.flush()
+            shown = len(text)
+        if last:
+            return
