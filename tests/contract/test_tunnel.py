@@ -207,6 +207,23 @@ def test_the_ssh_configuration_is_read(node: LoginNode, transport: str) -> None:
         opened.close()
 
 
+def test_a_jump_host_is_passed(node: LoginNode, transport: str) -> None:
+    """The node is its own jump host, so it lets us in twice."""
+    lines = "".join(f"{key} {value}\n" for key, value in node.options)
+    config = node.folder / "jumps"
+    common = f"IdentityFile {node.folder / 'user'}\n{lines}"
+    config.write_text(f"Host cluster\nProxyJump gate\n{common}Host gate\n{common}")
+    login = node.login(host="cluster", identity=None, options=(), config=config)
+    before = node.said().count("Accepted publickey")
+    opened = open_link(login, transport=transport, interactive=False)
+    try:
+        assert opened.run("echo here", timeout_s=10).stdout == "here\n"
+        assert node.said().count("Accepted publickey") == before + 2
+    finally:
+        opened.close()
+    until(lambda: not node.clients(), "no ssh process of ours is left")
+
+
 @pytest.mark.parametrize(
     ("script", "sentence", "hint"),
     [
