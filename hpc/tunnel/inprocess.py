@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import paramiko
@@ -100,6 +101,7 @@ class InProcess:
         self._login = login
         self._clients = clients
         self._forwarders: dict[tuple[str, int], _Forwarder] = {}
+        self._lock = threading.Lock()
 
     def run(self, command: str, *, timeout_s: float) -> Result:
         """Run a command line there and return what it said, whatever its exit status."""
@@ -137,9 +139,10 @@ class InProcess:
         return True
 
     def _forwarder(self, to: tuple[str, int]) -> _Forwarder:
-        if to not in self._forwarders:
-            self._forwarders[to] = _Forwarder(self._transport(), to)
-        return self._forwarders[to]
+        with self._lock:
+            if to not in self._forwarders:
+                self._forwarders[to] = _Forwarder(self._transport(), to)
+            return self._forwarders[to]
 
     def _relay(self, sock: socket.socket, command: str) -> bool:
         channel = self._transport().open_session(timeout=CONNECT_S)
@@ -166,9 +169,10 @@ class InProcess:
 
     def close(self) -> None:
         """End the connection and what it carries."""
-        for forwarder in self._forwarders.values():
-            forwarder.server.server_close()
-        self._forwarders.clear()
+        with self._lock:
+            for forwarder in self._forwarders.values():
+                forwarder.server.server_close()
+            self._forwarders.clear()
         for client in self._clients:
             client.close()
 
