@@ -30,7 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    settings = replace(DEFAULTS, drain_s=options.drain_timeout, idle_s=options.upstream_timeout)
+    settings = replace(
+        DEFAULTS,
+        drain_s=options.drain_timeout,
+        idle_s=options.upstream_timeout,
+        stall_s=options.stall_timeout,
+    )
     try:
         _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)
     except HpcServeError as error:
@@ -129,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
             type=float,
             default=DEFAULTS.idle_s,
             help="seconds of silence after which an engine counts as lost [%(default)g]",
+        )
+        command.add_argument(
+            "--stall-timeout",
+            metavar="S",
+            type=float,
+            default=DEFAULTS.stall_s,
+            help="seconds without movement after which a busy engine is left alone [%(default)g]",
         )
     return parser
 

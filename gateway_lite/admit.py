@@ -6,12 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from gateway_lite import ask, ceilings, errors, ollama, reply, routing
+from gateway_lite import ask, ceilings, errors, ollama, reply, routing, traced
 from gateway_lite.desk import refusal
 from gateway_lite.extras import Extras
 from gateway_lite.ollama_answer import error_body
 from gateway_lite.place import Work
-from gateway_lite.record import LEFT, bearer
+from gateway_lite.record import bearer
 from gateway_lite.replicas import NoReplicaError
 from gateway_lite.retries import RetryBudget
 from gateway_lite.standing import not_ready
@@ -22,24 +22,22 @@ if TYPE_CHECKING:
 
     from gateway_lite.auth import Keys
     from gateway_lite.catalog import Catalog
+    from gateway_lite.cors import Cors
     from gateway_lite.exchange import Exchange
     from gateway_lite.gate import Gate
     from gateway_lite.limits import Limits
     from gateway_lite.link import Link
     from gateway_lite.place import Balancer, Lease, Waiting
-    from gateway_lite.record import Record
     from gateway_lite.replicas import Replica
     from gateway_lite.seen import Seen
     from gateway_lite.settings import Settings
+    from gateway_lite.tracing import Tracer
     from gateway_lite.upstream import Dial, Pool, Upstream
     from gateway_lite.watch import Watcher
 
 TWO = 2
 OK = 200
 EVENTS = b"text/event-stream; charset=utf-8"
-LIMITED = ("/v1/chat/completions", "/v1/completions")
-"""Paths whose answers have a length that a ceiling can set."""
-FAILED = 400
 
 
 class GatewayDesk:
@@ -72,6 +70,8 @@ class GatewayDesk:
     ) -> None:
         self.gate = gate
         self.settings = settings
+        self.cors: Cors | None = None
+        self.tracer: Tracer | None = None
         self._catalog = catalog
         self._keys = keys
         self._limits = limits
@@ -133,15 +133,16 @@ class GatewayDesk:
         models = routing.permitted(table, principal.allows, asked.model, models)
         exchange.models = models
         record.model = models[0]
-        own = table.policies.get(models[0])
-        if own is not None or principal.limits is not None:
-            most = ceilings.check(prompt, longest, own, principal.limits)
-            if most is not None and exchange.path in LIMITED:
-                exchange.body = routing.with_fields(exchange.body, max_tokens=most)
+        own, limits = table.policies.get(models[0]), principal.limits
+        most = ceilings.missing(exchange.path, prompt, longest, own, limits)
+        if most is not None:
+            exchange.body = routing.with_fields(exchange.body, max_tokens=most)
         tokens = asked.tokens(len(exchange.body))
         exchange.work = Work(tokens, self._prefix(exchange, asked))
         exchange.grant = self._limits.reserve(principal, tokens)
         self._budget.deposit()
+        if self.tracer is not None:
+            traced.begin(self.tracer, exchange)
         if self._plain and exchange.extra is None and principal.limits is None:
             return
         self._prepare(exchange)
@@ -211,11 +212,10 @@ class GatewayDesk:
 
     def _rename(self, exchange: Exchange, asked: ask.Ask, name: str) -> None:
         """Make it a request to another model, within that one's ceilings."""
-        fields: dict[str, object] = {"model": name}
-        most = self._table.policies.get(name, routing.NOTHING).max_tokens
-        if most is not None and exchange.turn and asked.limit() is None:
-            fields["max_tokens"] = most
-        exchange.body = routing.with_fields(exchange.body, **fields)
+        own, limits = self._table.policies.get(name), exchange.principal.limits
+        most = ceilings.missing(exchange.path, 0, asked.limit(), own, limits)
+        length = {} if most is None else {"max_tokens": most}
+        exchange.body = routing.with_fields(exchange.body, model=name, **length)
         exchange.record.model = name
         exchange.notes += b"x-gateway-model: %b\r\n" % name.encode()
 
@@ -270,6 +270,8 @@ class GatewayDesk:
     def lines(self, exchange: Exchange) -> bytes:
         """Return the header lines that only we can say."""
         record = exchange.record
+        if self.cors is not None:
+            exchange.notes += self.cors.lines(exchange.request.headers.get(b"origin"))
         return b"%b%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
             exchange.grant.headers,
             exchange.notes,
@@ -283,20 +285,14 @@ class GatewayDesk:
         lines, body = refusal(error, exchange)
         if exchange.record.path in ollama.PATHS:
             body = error_body(error.message)
+        if self.cors is not None:
+            lines += self.cors.lines(exchange.request.headers.get(b"origin"))
         return lines, body
 
     def finished(self, exchange: Exchange) -> None:
         """Note it, and count what it used."""
         record = exchange.record
         self._seen.end(record)
+        traced.end(exchange)
         if exchange.grant is not None:
-            exchange.grant.settle(_used(record, exchange.grant.tokens))
-
-
-def _used(record: Record, estimate: int) -> int | None:
-    """Return the tokens reported, the estimate where an answer does not report any, or None."""
-    reported = record.used()
-    if reported is not None:
-        return reported.prompt + reported.completion
-    answered = record.first_at is not None and (record.status < FAILED or record.status == LEFT)
-    return estimate if answered else None
+            exchange.grant.settle(record.charged(exchange.grant.tokens))

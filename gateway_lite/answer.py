@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway_lite import reply
+
 if TYPE_CHECKING:
     from gateway_lite.edit import Editor
+    from gateway_lite.extras import Extra
+    from gateway_lite.link import Link
     from gateway_lite.outlet import Outlet
     from gateway_lite.record import Record
 
@@ -110,3 +114,35 @@ class Answer:
             self._outlet.more(rest)
         self._outlet.end()
         self._record.complete = True
+
+
+def answer_of(
+    link: Link, outlet: Outlet, record: Record, extra: Extra | None, *, lines: bytes, limit: int
+) -> Answer:
+    """Return the answer that a head begins.
+
+    Args:
+        link: the connection on which it came.
+        outlet: where the answer goes.
+        record: what is noted of it.
+        extra: what is done to it, where anything is.
+        lines: our own header lines.
+        limit: bytes that a whole answer may have.
+    """
+    headers, status = link.headers, link.status
+    kind = headers.get(b"content-type", reply.JSON)
+    events = kind.startswith(reply.EVENTS)
+    editors: tuple[Editor, ...] = ()
+    if extra is not None:
+        editors = extra.editors(status, events=events)
+        kind = extra.content_type(status) or kind
+    return Answer(
+        outlet,
+        record,
+        status=status,
+        streams=events or not kind.startswith(reply.JSON),
+        events=events and kind.startswith(reply.EVENTS),
+        lines=reply.passed_back(headers, kind) + lines,
+        editors=editors,
+        limit=limit,
+    )

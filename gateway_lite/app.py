@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
-from gateway_lite import errors, ollama
+from gateway_lite import errors, ollama, tracing
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.admit import GatewayDesk
 from gateway_lite.auth import Keys
 from gateway_lite.catalog import Scanner
+from gateway_lite.cors import Cors
 from gateway_lite.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.edge import HEALTH, Edge
 from gateway_lite.gate import Gate
@@ -136,9 +138,12 @@ class Gateway:
             *dashboard.routes(),
         ]
         inner = _router([*pages, *Documents(_served(pages)).routes()])
-        self.app = Edge(
+        edge = Edge(
             inner, keys.find, self.gate, open_health=True, open_paths={PAGE}, seen=self._seen
         )
+        self.app = self._cors = Cors(edge)
+        self.desk.cors = self._cors
+        self._tracer = self.desk.tracer = tracing.configured(None)
 
     async def start(self) -> None:
         """Read the state directory for the first time, and go on with that."""
@@ -154,6 +159,8 @@ class Gateway:
         await self._upstream.close()
         self._seen.close()
         self._limits.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         if self._gather is not None:
             self._gather.close()
 
@@ -177,6 +184,7 @@ class Gateway:
         policy = self._models.policy
         self._table = Table(policy, catalog.models)
         self.desk.adopt(policy, self._table)
+        self._cors.adopt(policy.cors)
         self._balancer.update(catalog.pools(), self._table.routing)
         self._upstream.keep(catalog.addresses())
         self.desk.forget()

@@ -13,6 +13,8 @@ USUAL_TOKENS = 256
 BYTES_PER_TOKEN = 4
 SYSTEM_BYTES = 2048
 FIRST_BYTES = 512
+LONG_BYTES = 1024
+"""Bytes of system prompt that are worth more in a cache than how one conversation begins."""
 
 
 class Ask(msgspec.Struct, gc=False):
@@ -107,15 +109,16 @@ def prefix(ask: Ask, session: str | None) -> bytes:
 
 
 def _opening(messages: bytes) -> list[bytes]:
-    """Return the system prompt, and how the first user begins."""
+    """Return the system prompt, and where that is short how the first user begins."""
     try:
         found = _MESSAGES.decode(messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return [messages[:FIRST_BYTES]]
-    parts = []
+    parts: list[bytes] = []
     for message in found:
         if message.role == "user":
-            parts.append(bytes(message.content)[:FIRST_BYTES])
+            if sum(map(len, parts)) < LONG_BYTES:
+                parts.append(bytes(message.content)[:FIRST_BYTES])
             break
         parts.append(bytes(message.content)[:SYSTEM_BYTES])
     return parts

@@ -6,6 +6,9 @@ from typing import Protocol
 
 from gateway_lite import errors
 
+LIMITED = ("/v1/chat/completions", "/v1/completions")
+"""Paths whose requests say how long the answer may be in ``max_tokens``."""
+
 
 class Ceilings(Protocol):
     """What limits lengths, in tokens: a key's limits, or a model's policy."""
@@ -52,3 +55,24 @@ def check(prompt: int, answer: int | None, *ceilings: Ceilings | None) -> int | 
             f"max_tokens is {answer}, and at most {lowest} are allowed here", param="max_tokens"
         )
     return None
+
+
+def missing(
+    path: str, prompt: int, answer: int | None, own: Ceilings | None, limits: Ceilings | None
+) -> int | None:
+    """Return the ``max_tokens`` that a request needs and does not have, or None.
+
+    Args:
+        path: of OpenAI's API.
+        prompt: estimated tokens of the prompt.
+        answer: tokens that the request allows its answer; None where it does not say.
+        own: the model's policy, or None.
+        limits: the key's, or None.
+
+    Raises:
+        ApiError: prompt or answer may not be that long.
+    """
+    if own is None and limits is None:
+        return None
+    most = check(prompt, answer, own, limits)
+    return most if path in LIMITED else None

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import logging
 import re
 import socket
 import time
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from gateway_lite import errors, overview
 from gateway_lite.overview import Overview, Share
 from hpc import __version__
+from hpc.errors import GatewayError
 from hpc.keys import ALL, OWNER
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from hpc.use import Use
 
     Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 PAGE = "/dashboard"
 DATA = "/dashboard/data"
@@ -103,7 +107,11 @@ class Dashboard:
         chosen = request.query_params.get("model", "")
         if chosen and not key.allows(chosen):
             raise errors.model_not_allowed(chosen)
-        use = self._from.use()
+        use: Mapping[str, Use] = {}
+        try:
+            use = self._from.use()
+        except GatewayError as error:
+            log.error("%s", error)  # noqa: TRY400 - a sentence, no fault of ours
         told = await asyncio.to_thread(self._told, key, chosen, use)
         body = msgspec.json.encode(told)
         return Response(body, media_type="application/json", headers=PRIVATE)

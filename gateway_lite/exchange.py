@@ -11,9 +11,10 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from gateway_lite import errors, reply
-from gateway_lite.answer import Answer
+from gateway_lite import errors
+from gateway_lite.answer import answer_of
 from gateway_lite.desk import fault_error
+from gateway_lite.held import Held
 from gateway_lite.link import Fault
 from gateway_lite.outlet import Outlet
 from gateway_lite.record import Record, request_id
@@ -21,15 +22,15 @@ from gateway_lite.record import Record, request_id
 if TYPE_CHECKING:
     from typing import Any
 
+    from gateway_lite.answer import Answer
     from gateway_lite.ask import Ask
-    from gateway_lite.desk import Client, Desk, Place, Waiting
-    from gateway_lite.edit import Editor
+    from gateway_lite.desk import Client, Desk, Place
     from gateway_lite.extras import Extra
     from gateway_lite.link import Link
     from gateway_lite.place import Outcome
     from gateway_lite.replicas import Replica
     from gateway_lite.request import Request
-    from gateway_lite.upstream import Dial
+    from gateway_lite.tracing import Span
 
 log = logging.getLogger(__name__)
 clock = time.perf_counter
@@ -87,10 +88,8 @@ class Exchange:
     models: tuple[str, ...] = ()
     turn = 0
     extra: Extra | None = None
-    _lease: Place | None = None
-    _link: Link | Dial | None = None
+    span: Span | None = None
     _answer: Answer | None = None
-    _waiting: Waiting | None = None
     _sent_at = 0.0
     _waited_at = 0.0
 
@@ -104,6 +103,7 @@ class Exchange:
         self.record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
         self.outlet = Outlet(client, self.record, keep_alive=keep_alive, plain=plain)
         self.tried: list[str] = []
+        self._held = Held()
 
     @property
     def keep_alive(self) -> bool:
@@ -152,10 +152,10 @@ class Exchange:
             self._send(lease)
             return
         self._waited_at = clock()
-        self._waiting = self._desk.wait(self, self._placed)
+        self._held.waiting = self._desk.wait(self, self._placed)
 
     def _placed(self, found: Place | Exception) -> None:
-        self._waiting = None
+        self._held.waiting = None
         self.record.queue_s += clock() - self._waited_at
         if isinstance(found, errors.ApiError):
             self.fail(found)
@@ -174,13 +174,13 @@ class Exchange:
             self.fail(error)
 
     def _send(self, lease: Place, *, fresh: bool = False) -> None:
-        self._lease = lease
+        self._held.lease = lease
         lease.on_stall = self.stalled
         record = self.record
         record.attempts += not fresh
         record.replica = lease.replica.name
         self._sent_at = clock()
-        self._link = self._desk.send(self, lease.replica, fresh=fresh)
+        self._held.link = self._desk.send(self, lease.replica, fresh=fresh)
 
     # The answer comes.
 
@@ -189,33 +189,20 @@ class Exchange:
         status = link.status
         if status >= FAILED and self._rejected(link, status):
             return
-        record, extra, headers = self.record, self.extra, link.headers
+        record = self.record
         record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
-        kind = headers.get(b"content-type", reply.JSON)
-        events = kind.startswith(reply.EVENTS)
-        editors: tuple[Editor, ...] = ()
-        if extra is not None:
-            editors = extra.editors(status, events=events)
-            kind = extra.content_type(status) or kind
-        self._answer = Answer(
-            self.outlet,
-            record,
-            status=status,
-            streams=events or not kind.startswith(reply.JSON),
-            events=events and kind.startswith(reply.EVENTS),
-            lines=reply.passed_back(headers, kind) + self._desk.lines(self),
-            editors=editors,
-            limit=self._desk.settings.body_bytes,
-        )
+        limit = self._desk.settings.body_bytes
+        lines = self._desk.lines(self)
+        self._answer = answer_of(link, self.outlet, record, self.extra, lines=lines, limit=limit)
 
     def _rejected(self, link: Link, status: int) -> bool:
         """Tell whether this answer is no answer, and do what comes then."""
-        lease = self._lease
+        lease = self._held.lease
         if lease is None:
             return True
         if status == UNAUTHORIZED:
             link.abort()
-            self._release("ok")
+            self._held.release("ok")
             self._renew(lease.replica)
             return True
         if status not in ELSEWHERE:
@@ -226,7 +213,7 @@ class Exchange:
         if not self._desk.another(self, worked=status != UNAVAILABLE, elsewhere=True):
             return False
         link.abort()
-        self._release("failed")
+        self._held.release("failed")
         self.again()
         return True
 
@@ -238,18 +225,18 @@ class Exchange:
 
     def came(self, data: bytes) -> None:
         """Take bytes of the answer's body."""
-        lease, answer = self._lease, self._answer
+        lease, answer = self._held.lease, self._answer
         if lease is None or answer is None:
             return
         lease.moved()
         try:
             fits = answer.take(data)
         except errors.ApiError as error:
-            self._abort()
+            self._held.abort()
             self.fail(error)
             return
         if not fits:
-            self._abort()
+            self._held.abort()
             self.broke(Fault.TOO_LARGE, "a whole answer")
 
     def ended(self) -> None:
@@ -279,7 +266,7 @@ class Exchange:
 
     def broke(self, fault: Fault, detail: str) -> None:
         """Try again where that is safe, else say what happened."""
-        lease = self._lease
+        lease = self._held.lease
         if lease is None or self.response_complete:
             return
         if fault is Fault.STALE:
@@ -294,7 +281,7 @@ class Exchange:
             self.fail(errors.upstream_error(f"the replica {name} {fault.value} in mid-stream"))
             return
         self.tried.append(lease.replica.key)
-        self._release("unreachable" if fault is Fault.UNREACHABLE else "failed")
+        self._held.release("unreachable" if fault is Fault.UNREACHABLE else "failed")
         worked = fault in (Fault.BROKEN, Fault.STUCK)
         final = fault in (Fault.SILENT, Fault.TOO_LARGE)
         elsewhere = fault is not Fault.BROKEN
@@ -304,10 +291,9 @@ class Exchange:
             self.again()
 
     def stalled(self) -> None:
-        """Ask another replica, as this one does not move; an answer that has begun waits on."""
-        if not self.outlet.begun and self._link is not None:
-            self._link.abort()
-            self.broke(Fault.STUCK, "nothing moves")
+        """Ask another replica, as this one does not move; an answer that has begun ends there."""
+        self._held.abort()
+        self.broke(Fault.STUCK, "nothing moves")
 
     def fail(self, error: errors.ApiError) -> None:
         """Answer with an error, or end an event stream with one; cut anything else short."""
@@ -329,7 +315,7 @@ class Exchange:
 
     def expire(self) -> None:
         """End, as the server must."""
-        self._abort()
+        self._held.abort()
         self.fail(errors.draining())
 
     def left(self) -> None:
@@ -345,31 +331,18 @@ class Exchange:
     def _leave(self) -> None:
         if self.response_complete:
             return
-        self._abort()
+        self._held.abort()
         self.record.left()
         self._finish("left")
 
-    def _abort(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-        if self._link is not None:
-            self._link.abort()
-
     def pause(self) -> None:
         """Let the replica wait: the client does not read."""
-        if self._link is not None and self.outlet.begun:
-            self._link.pause()
+        if self.outlet.begun:
+            self._held.pause()
 
     def resume(self) -> None:
         """Let the replica go on."""
-        if self._link is not None:
-            self._link.resume()
-
-    def _release(self, outcome: Outcome) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.release(outcome)
+        self._held.resume()
 
     def _finish(self, outcome: Outcome) -> None:
         if self.response_complete:
@@ -377,8 +350,8 @@ class Exchange:
         self.response_complete = True
         self.request.drop()
         self.body = b""
-        self._release(outcome)
-        self._link = None
+        self._held.release(outcome)
+        self._held.link = None
         self._desk.gate.leave(self)
         self._desk.finished(self)
         self._client.answered(self)

@@ -87,7 +87,7 @@ class Step(msgspec.Struct, array_like=True):
 
     Attributes:
         models: by model.
-        keys: requests and tokens by name of the key.
+        keys: requests, without those that a limit refused, and tokens, by name of the key.
     """
 
     models: dict[str, Flow] = {}
@@ -155,6 +155,9 @@ def read(tallies: Tallies) -> Step:
         requests, tokens = found.keys.get(key, (0, 0))
         tokens += tally.prompt + tally.completion
         found.keys[key] = (requests + tally.requests, tokens)
+    for (key, _), count in tallies.limited.copy().items():
+        requests, tokens = found.keys.get(key, (0, 0))
+        found.keys[key] = (max(0, requests - count), tokens)
     for model, times in tallies.models.copy().items():
         flow = found.models.setdefault(model, Flow())
         flow.ttft, flow.duration = _counts(times.ttft), _counts(times.duration)

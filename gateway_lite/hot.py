@@ -12,32 +12,14 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway_lite import errors, reply
+from gateway_lite import errors, reply, wirehead
 from gateway_lite.exchange import Exchange
 from gateway_lite.request import Request
-from gateway_lite.wirehead import UPGRADE_BYTES, path_of, without_upgrade
 
 if TYPE_CHECKING:
     from gateway_lite.desk import Desk
 
 log = logging.getLogger(__name__)
-
-HEAD_BYTES = 64 * 1024
-HEADERS = 128
-AHEAD = 16
-"""Requests that may wait behind the one that is answered; beyond, reading stops."""
-AHEAD_BYTES = 64 * 1024
-"""Bytes of their bodies, for each."""
-HEAD_S = 10.0
-"""Seconds from the first byte of a request to the end of its head."""
-BODY_QUIET_S = 30.0
-"""Seconds that may pass between two bytes of a request's body."""
-LINGER_S = 2.0
-"""Seconds in which a client that still sends can read our refusal before the connection is cut."""
-
-
-class TooManyHeadersError(Exception):
-    """Ends the parsing of a request."""
 
 
 class Hot(HttpToolsProtocol):
@@ -88,9 +70,9 @@ class Hot(HttpToolsProtocol):
         method = parser.get_method()
         path = self.hot.get((method, self.url))
         if path is None:
-            path = self.hot.get((method, path_of(self.url)))
-        if len(self._named) > HEADERS:
-            raise TooManyHeadersError
+            path = self.hot.get((method, wirehead.path_of(self.url)))
+        if len(self._named) > wirehead.HEADERS:
+            raise wirehead.TooManyHeadersError
         if path is None:
             self._leave_to_asgi()
             return
@@ -105,7 +87,7 @@ class Hot(HttpToolsProtocol):
             exchange.open()
         else:
             self.pipeline.appendleft((exchange, self.app))
-            if len(self.pipeline) >= AHEAD:
+            if len(self.pipeline) >= wirehead.AHEAD:
                 self.flow.pause_reading()
 
     def _leave_to_asgi(self) -> None:
@@ -124,7 +106,7 @@ class Hot(HttpToolsProtocol):
         elif not exchange.response_complete:
             fits = exchange.request.add(body)
             if not exchange.opened:
-                if exchange.request.size > AHEAD_BYTES:
+                if exchange.request.size > wirehead.AHEAD_BYTES:
                     self.flow.pause_reading()
             elif not fits:
                 exchange.fail(errors.too_large(self.desk.settings.body_bytes))
@@ -157,18 +139,20 @@ class Hot(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         self._quiet_s = 0.0
         self._fed += len(data)
-        if self._between and data.find(b"pgrade:", 0, UPGRADE_BYTES) >= 0:
-            data = without_upgrade(data)
+        if self._between and data.find(b"pgrade:", 0, wirehead.UPGRADE_BYTES) >= 0:
+            data = wirehead.without_upgrade(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._stay()
         except httptools.HttpParserError as error:
-            many = isinstance(error.__context__, TooManyHeadersError)
+            many = isinstance(error.__context__, wirehead.TooManyHeadersError)
             plain = errors.bad_request("this is not valid HTTP")
             self.refuse(errors.head_too_large() if many else plain)
         else:
-            if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
+            if self._in_head and (
+                self._fed > wirehead.HEAD_BYTES or len(self._named) > wirehead.HEADERS
+            ):
                 self.refuse(errors.head_too_large())
 
     def refuse(self, error: errors.ApiError) -> None:
@@ -207,7 +191,7 @@ class Hot(HttpToolsProtocol):
         self._lingering = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(LINGER_S, self.transport.close)
+        self.loop.call_later(wirehead.LINGER_S, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what the client waits for no more."""
@@ -277,10 +261,10 @@ class Hot(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_s += passed_s
-            if self._head_s >= HEAD_S:
+            if self._head_s >= wirehead.HEAD_S:
                 self.refuse(errors.too_slow())
         elif self.cycle is not None and _incomplete(self.cycle):
-            if self._quiet_s >= BODY_QUIET_S:
+            if self._quiet_s >= wirehead.BODY_QUIET_S:
                 self._give_up()
         elif self._current is None and self._quiet_s >= idle_s:
             self.transport.close()

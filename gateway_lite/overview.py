@@ -8,7 +8,7 @@ import msgspec
 
 from gateway_lite.catalog import identity
 from gateway_lite.history import STEP_S, STEPS, Step, flow, joined, quantile
-from gateway_lite.standing import phase_of
+from gateway_lite.standing import Member
 from hpc.model import Phase
 
 if TYPE_CHECKING:
@@ -112,55 +112,43 @@ class Overview:
             "ready": len(model.replicas),
             "in_flight": self._known.in_flight.get(model.name, 0),
             "waiting": self._known.waiting.get(model.name, 0),
-            "engine": "" if model.spec is None else model.spec.server,
+            "engine": model.engine,
+            "revision": model.revision,
             "windows": self.windows([model.name]),
             "replicas": self._replicas(model),
         }
 
     def _replicas(self, model: Model) -> list[Json]:
-        keys = {identity(endpoint) for endpoint in model.endpoints}
-        told = {endpoint.replica for endpoint in model.endpoints}
-        standing = {one.number: one.phase for one in model.members}
-        asked = range(0 if model.spec is None else model.spec.replicas)
+        told = {endpoint.replica: endpoint for endpoint in model.endpoints}
+        own = {identity(endpoint) for endpoint in model.endpoints}
+        servers = [one for one in model.replicas if one.key not in own]
         return [
-            *(
-                self._replica(one.name, one.key, Phase.READY)
-                for one in model.replicas
-                if one.key not in keys
-            ),
-            *(self._endpoint(endpoint, standing) for endpoint in model.endpoints),
-            *(
-                self._replica(f"{model.name}/{number}", "", standing.get(number, Phase.QUEUED))
-                for number in asked
-                if number not in told
-            ),
+            *(self._replica(one.name, one.key, Member(0, Phase.READY)) for one in servers),
+            *(self._member(model.name, one, told.get(one.number)) for one in model.members),
         ]
 
-    def _endpoint(self, endpoint: Endpoint, standing: Mapping[int, Phase]) -> Json:
-        name = f"{endpoint.service}/{endpoint.replica}"
-        phase = standing.get(endpoint.replica) or phase_of(endpoint, self._now)
-        return {
-            **self._replica(name, identity(endpoint), phase),
-            "stale": phase is not endpoint.phase,
-            "job_id": endpoint.job_id,
-            "host": endpoint.host,
-            "ends_at": endpoint.ends_at,
-            "slots": endpoint.slots,
-            "cause": endpoint.cause,
-        }
+    def _member(self, name: str, member: Member, endpoint: Endpoint | None) -> Json:
+        key = "" if endpoint is None else identity(endpoint)
+        told = self._replica(f"{name}/{member.number}", key, member)
+        if endpoint is not None and endpoint.job_id == member.job_id:
+            told |= {"host": endpoint.host or None, "slots": endpoint.slots}
+            told["reason"] = member.reason or endpoint.cause
+        return told
 
-    def _replica(self, name: str, key: str, phase: Phase) -> Json:
+    def _replica(self, name: str, key: str, member: Member) -> Json:
+        ready = member.phase is Phase.READY
         return {
             "name": name,
-            "phase": phase.value,
-            "health": self._known.resting.get(key, "ok") if phase is Phase.READY else "",
+            "phase": member.phase.value,
+            "health": self._known.resting.get(key, "ok") if ready else "",
             "outstanding": self._known.outstanding.get(key, 0),
-            "stale": False,
-            "job_id": None,
+            "stale": member.stale,
+            "job_id": member.job_id,
+            "starts_at": member.start_at,
+            "ends_at": member.ends_at,
+            "reason": member.reason,
             "host": None,
-            "ends_at": None,
             "slots": None,
-            "cause": None,
         }
 
     def windows(self, names: Iterable[str]) -> Json:
@@ -176,13 +164,20 @@ class Overview:
         return {"seconds": round(seconds, 1), **_rates(found, seconds), **_times(found)}
 
     def chart(self, names: Iterable[str]) -> Json:
-        """Return what went on in each step that has ended, the oldest first."""
+        """Return what went on in each step that has ended, the oldest first.
+
+        What was before the gateway's start is None.
+        """
         names = tuple(names)
         numbers = range(self._number - STEPS + 1, self._number)
-        flows = [flow({at: self._known.steps.get(at, Step())}, at, names) for at in numbers]
-        told = [{**_rates(one, STEP_S), **_times(one)} for one in flows]
-        series = {name: [one[name] for one in told] for name in told[0]}
+        since = min([int(self._started_at // STEP_S), *self._known.steps])
+        told = [self._point(at, names) if at >= since else {} for at in numbers]
+        series = {name: [one.get(name) for one in told] for name in self._point(0, names)}
         return {"step_s": STEP_S, "ends_at": self._number * STEP_S, **series}
+
+    def _point(self, at: int, names: Iterable[str]) -> Json:
+        found = flow({at: self._known.steps.get(at, Step())}, at, names)
+        return {**_rates(found, STEP_S), **_times(found)}
 
     def keys(self, keys: Iterable[ClientKey], use: Mapping[str, Use]) -> list[Json]:
         """Return what keys have used, against their limits."""

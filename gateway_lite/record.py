@@ -10,6 +10,7 @@ import time
 from gateway_lite import usage
 
 CLIENT_GONE = "client_gone"
+FAILED = 400
 LEFT = 499
 """Status of a request whose client left before it was answered, as nginx writes it."""
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -111,3 +112,15 @@ class Record:
                 elif tail is not None:
                     self._used = usage.read(tail.read())
         return self._used
+
+    def charged(self, estimate: int) -> int | None:
+        """Return the tokens that count against limits; None where nothing was used.
+
+        Args:
+            estimate: what counts where an answer does not report any.
+        """
+        used = self.used()
+        if used is not None:
+            return used.prompt + used.completion
+        answered = self.first_at is not None and (self.status < FAILED or self.status == LEFT)
+        return estimate if answered else None

@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from gateway_lite import extras
 from gateway_lite.routing import doubts
 from hpc import config, keys
 from hpc.errors import ConfigError, HpcServeError, StateError
@@ -70,6 +71,9 @@ class Models:
     Args:
         config: the configuration that the gateway started with.
 
+    Raises:
+        ConfigError: it cannot come into force.
+
     Attributes:
         backends: static servers in force.
         policy: what holds for requests; replaced as a whole, before the outcome is.
@@ -80,6 +84,7 @@ class Models:
     """
 
     def __init__(self, config: Config) -> None:
+        _check(config)
         self._home = config.home
         self.path = config.models_file
         self._known = _by_name(config)
@@ -159,8 +164,7 @@ class Models:
         none = not (resolved.services or resolved.backends)
         if none and not SAYS_MODELS.search(_text(self.path)):
             raise ConfigError(f"{self.path}: no models; to serve none, it must say 'models: []'")
-        _check_patterns(resolved)
-        return resolved
+        return _check(resolved)
 
     def _take(self, resolved: Config, began: float) -> None:
         models = _by_name(resolved)
@@ -210,17 +214,13 @@ def _by_name(resolved: Config) -> dict[str, object]:
     return {**every, SETTINGS: replace(policy, models={})}
 
 
-def _check_patterns(resolved: Config) -> None:
-    """Try what is to be hidden; only the gateway has the library that searches for it."""
-    redact = resolved.gateway.redact
-    if redact is None:
-        return
-    from gateway_lite.patterns import chosen  # noqa: PLC0415 - costs memory where it is off
-
+def _check(resolved: Config) -> Config:
+    """Return a configuration that can come into force; only the gateway can tell of patterns."""
     try:
-        chosen(redact.kinds, redact.patterns)
-    except ValueError as error:
-        raise ConfigError(f"{resolved.models_file}: gateway.redact.patterns: {error}") from error
+        extras.check(resolved.gateway)
+    except ConfigError as error:
+        raise ConfigError(f"{resolved.models_file}: gateway.{error}", hint=error.hint) from error
+    return resolved
 
 
 def _text(path: Path | None) -> str:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 SHARE = 0.2
 """Retries per request."""
-PER_S = 2.0
-MOST = 100.0
+PER_S = 10.0
+MOST = 500.0
+"""Retries that may be saved up: a replica that dies takes all that were on their way to it."""
 
 
 class RetryBudget:
     """Retries that are left."""
 
     def __init__(self) -> None:
-        self._left = 10.0
+        self._left = MOST
 
     def deposit(self) -> None:
         """Note a request."""

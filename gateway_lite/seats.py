@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
 
-    from gateway_lite.place import Lease
+    from gateway_lite.lease import Lease
     from gateway_lite.replicas import Replica
 
 FAILURES = 3

@@ -134,12 +134,12 @@ def not_ready(name: str, model: Model | None, now: float) -> errors.ApiError:
     waiting = [one for one in model.members if one.phase is phase is Phase.QUEUED]
     starts = [one.start_at for one in waiting if one.start_at is not None and one.start_at > now]
     reason = next((one.reason for one in waiting if one.reason), None)
-    message = plain.message + (f" ({reason})" if reason else "")
+    message = plain.message + (f"; {reason}" if reason else "")
     headers = dict(plain.headers)
     if starts:
         at = datetime.fromtimestamp(math.ceil(min(starts)), timezone.utc)
         said = at.strftime("%Y-%m-%dT%H:%M:%SZ")
-        message += f", its job is expected to start at {said}"
+        message += f"; expected to start at {said}"
         wait = min(math.ceil(min(starts) - now), RETRY_MOST_S)
         headers |= {b"retry-after": str(wait).encode(), b"x-model-expected-start": said.encode()}
     return errors.ApiError(

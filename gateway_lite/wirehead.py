@@ -1,4 +1,4 @@
-"""What a client may put into the head of a request, brought into one form."""
+"""What a client may send: the bounds of a request, and its head brought into one form."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ import re
 
 import httptools
 
+HEAD_BYTES = 64 * 1024
+HEADERS = 128
+AHEAD = 16
+"""Requests that may wait behind the one that is answered; beyond, reading stops."""
+AHEAD_BYTES = 64 * 1024
+"""Bytes of their bodies, for each."""
+HEAD_S = 10.0
+"""Seconds from the first byte of a request to the end of its head."""
+BODY_QUIET_S = 30.0
+"""Seconds that may pass between two bytes of a request's body."""
+LINGER_S = 2.0
+"""Seconds in which a client that still sends can read our refusal before the connection is cut."""
 UPGRADE_BYTES = 4096
 """Bytes of a request in which an offer of another protocol is looked for."""
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+class TooManyHeadersError(Exception):
+    """Ends the parsing of a request."""
 
 
 def without_upgrade(data: bytes) -> bytes:

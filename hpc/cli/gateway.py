@@ -205,11 +205,15 @@ def _changes(outcome: Reload) -> str:
 
 
 def _complain(row: dict[str, Any]) -> None:
-    """Say why an edit of models.yaml is not in force."""
+    """Say why an edit of models.yaml is not in force, and what of it leads nowhere."""
     told = row["reload"]
-    if told["refused"] is not None and row["state"] == "running":
+    if row["state"] != "running":
+        return
+    if told["refused"] is not None:
         since = output.duration(time.time() - (told["refused_at"] or 0.0))
         click.echo(f"{row['hostname']} refuses its models file for {since}: {told['refused']}")
+    for sentence in told["warnings"]:
+        click.echo(f"{row['hostname']} warns: {sentence}")
 
 
 def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:

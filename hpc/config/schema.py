@@ -67,7 +67,9 @@ class ModelEntry(Settings):
     fallback: Aliases = Field(
         default_factory=list, description="models tried in order while this one cannot serve"
     )
-    routing: Routing | None = Field(None, description="how a replica is chosen")
+    routing: Routing | None = Field(
+        None, description="how a replica is chosen, if not as the gateway says"
+    )
     max_tokens: int | None = Field(None, ge=1, description="tokens a request may ask for")
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="tokens of a prompt, at 4 bytes each"

@@ -81,6 +81,7 @@ def test_every_template_and_script_is_inside(wheel: Path) -> None:
     templates = [*PROJECT.glob("apptainer/*.j2"), *PROJECT.glob("slurm_templates/*.j2")]
     scripts = PROJECT.glob("scripts/gguf_*.py")
     wanted = {f"{ASSETS}/{path.relative_to(PROJECT)}" for path in (*templates, *scripts)}
+    wanted |= {str(page.relative_to(PROJECT)) for page in PROJECT.glob("gateway_lite/pages/*")}
 
     assert len(wanted) > 12
     assert wanted - names == set()

@@ -148,3 +148,43 @@ def test_the_tokens_of_a_stream_count_though_the_client_did_not_ask(home: Path) 
     assert b"usage" not in stream.content
     assert b'"usage"' in asked.content
     assert [(line["prompt_tokens"], line["completion_tokens"]) for line in lines] == [(7, 3)] * 2
+
+
+def test_a_web_page_may_ask_where_it_was_let_in(home: Path) -> None:
+    page = {"origin": "https://lab.example"}
+    asks = {**page, "access-control-request-method": "POST"}
+    policy = {"cors": ["https://lab.example"]}
+    with (
+        serve(Chatty()) as url,
+        run_gateway(home, {"m": url}, policy=policy) as gateway,
+        gateway.client() as client,
+    ):
+        chat = "/v1/chat/completions"
+        may = client.options(chat, headers=asks)
+        may_not = client.options(chat, headers={**asks, "origin": "https://evil.example"})
+        answers = [
+            client.post(chat, json={"model": "m", "messages": []}, headers=page),
+            client.post(chat, json={"model": "none"}, headers=page),
+            client.get("/v1/models", headers=page),
+        ]
+        other = client.get("/v1/models", headers={"origin": "https://evil.example"})
+    allow = "access-control-allow-origin"
+    assert (may.status_code, may.headers[allow]) == (200, "https://lab.example")
+    assert may_not.status_code == 400
+    assert [answer.status_code for answer in answers] == [200, 404, 200]
+    assert {answer.headers[allow] for answer in answers} == {"https://lab.example"}
+    assert allow not in other.headers
+
+
+def test_without_the_setting_no_page_may_ask(gateway: Running) -> None:
+    with gateway.client() as client:
+        answer = client.get("/v1/models", headers={"origin": "https://lab.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_trace_goes_on_to_the_engine(gateway: Running, engine: Engine) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with gateway.client() as client:
+        body = {"model": "m", "messages": []}
+        client.post("/v1/chat/completions", json=body, headers={"traceparent": trace})
+    assert engine.seen[0].headers["traceparent"] == trace

@@ -97,6 +97,13 @@ def test_another_system_prompt_session_or_opening_has_another_prefix() -> None:
     assert len(found) == 4
 
 
+def test_conversations_with_one_long_system_prompt_have_one_prefix() -> None:
+    system = ("system", "you are a poet " * 100)
+    one, two = chat(system, ("user", "hello")), chat(system, ("user", "bye"))
+    assert ask.prefix(one, None) == ask.prefix(two, None)
+    assert ask.prefix(one, "s") != ask.prefix(two, "t")
+
+
 def test_a_prompt_is_a_prefix_of_bounded_length() -> None:
     assert len(ask.prefix(read(prompt="x" * 100_000), None)) == ask.SYSTEM_BYTES
     assert len(ask.prefix(chat(("user", "x" * 100_000)), None)) == ask.FIRST_BYTES

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.catalog import Scanner, identity
+from gateway_lite.catalog import Scanner, identity, mark
 from gateway_lite.standing import phase_of
 from hpc import state
 from hpc.config import Backend
-from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.model import Endpoint, JobHandle, JobState, JobStatus, Phase, ServiceSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 NOW = 1_000_000.0
@@ -155,3 +156,92 @@ def test_an_ipv6_host_makes_an_address(root: Path) -> None:
     state.save_endpoint(root, replace(READY, host="fd00::1"))
     state.new_secret(root, "m", 0)
     assert Scanner(root).scan(NOW).models["m"].replicas[0].url == "http://[fd00::1]:4000"
+
+
+class Slurm:
+    """Answers what the test says, and notes what it was asked."""
+
+    def __init__(self, **answers: JobStatus) -> None:
+        self.answers = {name.removeprefix("job"): one for name, one in answers.items()}
+        self.asked: list[list[str]] = []
+
+    def look(self, jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
+        self.asked.append([job.job_id for job in jobs])
+        return self.answers
+
+
+def submitted(root: Path, *jobs: str) -> None:
+    state.save_spec(root, replace(SPEC, replicas=len(jobs)))
+    for number, job in enumerate(jobs):
+        state.save_job(root, "m", number, JobHandle(job, "slurm", "/jobs"))
+        state.new_secret(root, "m", number)
+
+
+def test_the_scheduler_is_asked_for_those_that_do_not_speak(root: Path) -> None:
+    submitted(root, "7", "8", "9")
+    state.save_endpoint(root, READY)
+    state.save_endpoint(root, replace(READY, replica=1, job_id="8", beat_at=NOW - 100))
+    slurm = Slurm(job9=JobStatus(JobState.PENDING, reason="Priority", start_at=NOW + 60))
+    model = Scanner(root, (), slurm.look).scan(NOW).models["m"]
+    assert slurm.asked == [["8", "9"]]
+    assert model.phases == (Phase.READY, Phase.STOPPED, Phase.QUEUED)
+    assert [one.job_id for one in model.members] == ["7", "8", "9"]
+    assert model.members[2].start_at == NOW + 60
+    assert model.stale == 1
+    assert [one.job_id for one in model.endpoints] == ["7", "8"]
+
+
+def test_a_silent_replica_whose_job_runs_serves_where_no_other_does(root: Path) -> None:
+    submitted(root, "7", "8")
+    silent = replace(READY, replica=1, job_id="8", port=4001, beat_at=NOW - 100)
+    state.save_endpoint(root, READY)
+    state.save_endpoint(root, silent)
+    running = JobStatus(JobState.RUNNING)
+    slurm = Slurm(job7=running, job8=running)
+    scanner = Scanner(root, (), slurm.look)
+
+    def used() -> list[str]:
+        return [replica.name for replica in scanner.scan(NOW).models["m"].replicas]
+
+    assert used() == ["m/0"]
+    state.save_endpoint(root, replace(READY, beat_at=NOW - 100))
+    assert used() == ["m/0", "m/1"]
+    slurm.answers["7"] = JobStatus(JobState.ENDING)
+    assert used() == ["m/1"]
+    slurm.answers["8"] = JobStatus(JobState.GONE)
+    assert used() == []
+    slurm.answers.clear()
+    assert used() == []
+    state.save_endpoint(root, silent)
+    state.save_endpoint(root, READY)
+    assert used() == ["m/0"]
+
+
+def test_a_model_is_the_same_while_what_is_served_is(root: Path) -> None:
+    state.save_spec(root, SPEC)
+    backends = [
+        Backend("a", "vllm", "http://h:1"),
+        Backend("b", "vllm", "http://h:1", revision="r"),
+    ]
+    models = Scanner(root, backends).scan(NOW).models
+    marks = {models["m"].identity, models["b"].identity}
+    assert models["a"].identity == ""
+    assert "" not in marks
+    assert len(marks) == 2
+    assert (models["m"].engine, models["m"].revision) == ("llamacpp", None)
+    assert (models["b"].engine, models["b"].revision) == ("vllm", "r")
+    assert mark(replace(SPEC, replicas=3, env={"A": "b"})) == mark(SPEC)
+    for other in (
+        replace(SPEC, model="/other.gguf"),
+        replace(SPEC, revision="r"),
+        replace(SPEC, engine_args={"n": 1}),
+    ):
+        assert mark(other) != mark(SPEC)
+
+
+def test_a_service_with_static_servers_is_of_one_kind_only_if_they_are(root: Path) -> None:
+    state.save_spec(root, SPEC)
+    model = Scanner(root, [Backend("m", "vllm", "http://h:1", revision="r")]).scan(NOW).models["m"]
+    assert (model.engine, model.revision, model.identity) == (None, None, "")
+    assert model.phases == (Phase.READY, Phase.QUEUED)
+    assert model.asked == 2

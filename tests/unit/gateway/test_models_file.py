@@ -12,6 +12,7 @@ import pytest
 from gateway_lite import reload
 from gateway_lite.reload import Models, compare, told
 from hpc import config, state
+from hpc.errors import ConfigError
 from hpc.model import GatewayRecord, Reload
 
 if TYPE_CHECKING:
@@ -70,6 +71,67 @@ def test_an_edit_counts_when_it_has_settled(models: Models, file: Path) -> None:
     assert (models.outcome.added, models.outcome.changed) == (("b",), ("a",))
     assert models.outcome.refused is None
     assert not settle(models)
+
+
+def test_the_policy_comes_and_goes_with_the_file(models: Models, file: Path) -> None:
+    settle(models)
+    before = models.digest
+    policy = {"gateway": {"aliases": {"gpt": "a"}, "routing": "round_robin"}}
+    file.write_text(json.dumps({**json.loads(written(ONE)), **policy}))
+    assert settle(models)
+    assert models.policy.aliases == {"gpt": "a"}
+    assert models.outcome.changed == ("gateway settings",)
+    assert (models.outcome.added, models.outcome.removed) == ((), ())
+    assert len(models.digest) == 12
+    assert models.digest != before
+    file.write_text(json.dumps({**json.loads(written(ONE)), "gateway": {"aliases": {"a": "b"}}}))
+    assert settle(models)
+    assert "which an alias would hide" in (models.outcome.refused or "")
+    assert models.policy.aliases == {"gpt": "a"}
+    file.write_text(written(ONE))
+    assert settle(models)
+    assert models.policy.aliases == {}
+    assert models.digest == before
+
+
+def test_what_holds_for_one_model_is_a_change_of_that(models: Models, file: Path) -> None:
+    settle(models)
+    file.write_text(written(ONE).replace('"name"', '"max_tokens": 7, "name"'))
+    assert settle(models)
+    assert models.outcome.changed == ("a",)
+    assert models.policy.models["a"].max_tokens == 7
+
+
+def test_what_leads_nowhere_is_told_until_it_does_not(
+    models: Models, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = {"gateway": {"aliases": {"gpt": "a", "old": "gone", "new": "later"}}}
+    file.write_text(json.dumps({**json.loads(written(ONE)), **policy}))
+    settle(models)
+    gone = "the alias 'old' stands for 'gone', which nobody serves"
+    models.weigh({"later"})
+    models.weigh({"later"})
+    assert models.outcome.warnings == (gone,)
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [f"{file}: {gone}"]
+    file.write_text("models: [")
+    settle(models)
+    assert models.outcome.refused is not None
+    assert models.outcome.warnings == (gone,)
+    models.weigh({"later", "gone"})
+    assert models.outcome.warnings == ()
+    assert models.outcome.refused is not None
+
+
+def test_patterns_that_cannot_be_searched_for_are_refused(
+    models: Models, file: Path, tmp_path: Path
+) -> None:
+    settle(models)
+    bad = {"gateway": {"redact": {"patterns": {"all": "a*"}}}}
+    file.write_text(json.dumps({**json.loads(written(ONE)), **bad}))
+    assert settle(models)
+    assert f"{file}: gateway.redact: the pattern 'all'" in (models.outcome.refused or "")
+    with pytest.raises(ConfigError, match=r"gateway\.redact: the pattern 'all' cannot be used"):
+        Models(config.load(models_file=str(file), home=str(tmp_path / "home")))
 
 
 def test_who_asks_need_not_wait(models: Models, file: Path) -> None:

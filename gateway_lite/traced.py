@@ -1,0 +1,48 @@
+"""The span of a request: begun when it is admitted, ended with its last byte."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway_lite.exchange import Exchange
+    from gateway_lite.tracing import Tracer
+
+
+def begin(tracer: Tracer, exchange: Exchange) -> None:
+    """Begin it, and let the replica know of it in place of the client's own."""
+    asked, given = exchange.ask, exchange.request.headers
+    if asked is None:
+        return
+    span = tracer.begin(
+        exchange.record.path,
+        asked.model,
+        traceparent=given.get(b"traceparent"),
+        tracestate=given.get(b"tracestate"),
+        stream=bool(asked.stream),
+        max_tokens=asked.limit(),
+        request_id=exchange.record.name,
+    )
+    exchange.span = span
+    kept = {n: v for n, v in given.items() if n not in (b"traceparent", b"tracestate")}
+    for line in span.headers.split(b"\r\n")[:-1]:
+        name, _, value = line.partition(b": ")
+        kept[name] = value
+    exchange.request.headers = kept
+
+
+def end(exchange: Exchange) -> None:
+    """End it."""
+    record, span = exchange.record, exchange.span
+    if span is None:
+        return
+    first = record.first_at
+    span.end(
+        record.status,
+        model=record.model or None,
+        replica=record.replica or None,
+        usage=record.used(),
+        first_s=None if first is None else first - record.began,
+        tries=max(1, record.attempts),
+        error=record.error,
+    )
