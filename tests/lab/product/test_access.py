@@ -289,10 +289,8 @@ def neighbours_attack(port: int, opened: Any) -> str:
             f"curl -s --max-time 5 --unix-socket {socket} http://x/healthz && echo PRIZE socket",
             f"ls {STATE} && echo PRIZE state",
             f"cat {STATE}/owner.key {STATE}/keys.yaml {key} && echo PRIZE key",
-            (
-                "for d in /tmp/hpc-*; do ls $d/* 2>/dev/null && echo PRIZE control;"
-                " ssh -S $d/s -O check x 2>/dev/null && echo PRIZE master; done"
-            ),
+            "for d in /tmp/hpc-*; do ls $d/* 2>/dev/null && echo PRIZE control; done",
+            "for d in /tmp/hpc-*; do ssh -S $d/s -O check x 2>&- && echo PRIZE master; done",
             "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep OPENAI && echo PRIZE env",
             "true",
         ]
