@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -262,37 +261,10 @@ def connect(  # noqa: PLR0913 - all but the first have defaults that do
     # The ssh program asks on the terminal that the notebook's server was started from, if any.
     asks = terminal.can_ask() and not (chosen == "openssh" and terminal.in_notebook())
     plan = Plan(login, chosen, remote_command, relay, asks=asks, asks_again=asks and ask_again)
-    with _Progress(progress, on_event or _ignore) as shown:
+    with terminal.Progress(progress, on_event or _ignore) as shown:
         return Connection(
             plan, port=port, patience_s=patience, on_event=shown.tell, background=background
         )
-
-
-class _Progress:
-    """A spinner while connecting, once nobody can be asked for a password any more."""
-
-    def __init__(self, wanted: bool | None, tell: Callable[[Event, str], None]) -> None:
-        if wanted is None:
-            wanted = terminal.in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
-        self._wanted = wanted
-        self._tell = tell
-        self._stack = contextlib.ExitStack()
-
-    def tell(self, event: Event, text: str) -> None:
-        """Show it while connecting; hand it on always."""
-        if self._wanted and event == "connecting":
-            from rich.console import Console  # noqa: PLC0415 - slow to import
-
-            console = Console(stderr=not terminal.in_notebook(), highlight=False, markup=False)
-            self._stack.enter_context(console.status(text))
-        self._tell(event, text)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._wanted = False
-        self._stack.close()
 
 
 def openai_package() -> Any:

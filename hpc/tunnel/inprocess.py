@@ -61,6 +61,7 @@ class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]
         )
         self._create_tunnels()
         (self.server,) = self._server_list
+        self.server.server_close()
 
     @staticmethod
     def _consolidate_auth(**_: Any) -> tuple[None, list[paramiko.PKey]]:
@@ -170,8 +171,6 @@ class InProcess:
     def close(self) -> None:
         """End the connection and what it carries."""
         with self._lock:
-            for forwarder in self._forwarders.values():
-                forwarder.server.server_close()
             self._forwarders.clear()
         for client in self._clients:
             client.close()

@@ -6,11 +6,13 @@ import contextlib
 import getpass
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from typing_extensions import Self
 
 
 def say(text: str) -> None:
@@ -70,3 +72,30 @@ def _copy(log: Path, done: threading.Event) -> None:
             shown = len(text)
         if last:
             return
+
+
+class Progress:
+    """A spinner while connecting, once nobody can be asked for a password any more."""
+
+    def __init__(self, wanted: bool | None, tell: Callable[[Any, str], None]) -> None:
+        if wanted is None:
+            wanted = in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+        self._wanted = wanted
+        self._tell = tell
+        self._stack = contextlib.ExitStack()
+
+    def tell(self, event: Any, text: str) -> None:
+        """Show it while connecting; hand it on always."""
+        if self._wanted and event == "connecting":
+            from rich.console import Console  # noqa: PLC0415 - slow to import
+
+            console = Console(stderr=not in_notebook(), highlight=False, markup=False)
+            self._stack.enter_context(console.status(text))
+        self._tell(event, text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wanted = False
+        self._stack.close()
