@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Process = subprocess.Popen
 STDERR_SHOWN = 2000
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""What ends a process for certain; Windows has one way only."""
 LEASH = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -224,7 +226,7 @@ def stop_pid(pid: int, *, marker: str, grace_s: float = 10.0) -> bool:
     """
     if not alive(pid, marker=marker):
         return True
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+    for number, wait_s in ((signal.SIGTERM, grace_s), (KILL, 5.0)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
         deadline = time.monotonic() + wait_s
@@ -248,11 +250,12 @@ def alive(pid: int, *, marker: str) -> bool:
 
 def arguments(pid: int) -> list[str]:
     """Return the command line of a process of this machine, or nothing where there is none."""
+    import psutil  # noqa: PLC0415 - most commands do without
+
     try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
         return []
-    return [word.decode(errors="replace") for word in raw.split(b"\0")]
 
 
 def identity(pid: int) -> str | None:

@@ -48,14 +48,19 @@ def home(override: str | None = None) -> Path:
     root = root.expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owner = root.stat().st_uid
-        if owner == os.getuid():
+        owner, ours = root.stat().st_uid, _our_uid()
+        if owner == ours:
             root.chmod(0o700)
     except OSError as error:
         raise StateError(f"cannot use the state directory {root}: {error.strerror}") from error
-    if owner != os.getuid():
+    if owner != ours:
         raise StateError(f"the state directory {root} belongs to uid {owner}, not to you")
     return root
+
+
+def _our_uid() -> int:
+    """Return our user id; Windows has none and says 0 for every file."""
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def service_dir(root: Path, service: str) -> Path:

@@ -108,6 +108,8 @@ def connect(destination: str | None, program: tuple[str, ...], **options: Any) -
         return _stop(destination)
     if destination is None:
         raise click.UsageError("say where to: USER@LOGIN")
+    if options["background"] and not hasattr(os, "setsid"):
+        raise click.UsageError("--background needs what Windows lacks; leave this window open")
     if bool(program) != options["run_it"]:
         raise click.UsageError("--exec and a program after -- go together")
     with _interruptible():
@@ -267,7 +269,8 @@ def _print_event(event: Event, **more: str) -> None:
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Let a closed terminal or a polite kill end the command as Ctrl-C does."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has none
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
         signal.signal(number, _interrupt)
     try:

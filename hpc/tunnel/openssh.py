@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from hpc import process, relay
 from hpc.errors import CommandError
-from hpc.tunnel import failures, mux, pump, terminal
-from hpc.tunnel.link import ALIVE_COUNT, ALIVE_S, CONNECT_S
+from hpc.tunnel import failures, mux, pump, sshargv, terminal
+from hpc.tunnel.link import CONNECT_S
 
 if TYPE_CHECKING:
     from hpc.errors import TunnelError
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from hpc.tunnel.link import Way
     from hpc.tunnel.login import Login
 
-ORPHAN_S = 5
-"""Seconds until a master leaves that nobody is connected to."""
 SOCKET_PATH_MAX = 60
 """Bytes of the folder's path; ssh appends 20 to it, and a socket's path ends at 104 on macOS."""
 SSH_FAILED = 255
@@ -77,7 +75,7 @@ class OpenSSH:
         self._pid = pid if theirs is None else None
 
     def _authenticate(self, *, interactive: bool, timeout_s: float) -> None:
-        argv = _master_argv(
+        argv = sshargv.master(
             self._login, self._control, self._log, interactive=interactive, timeout_s=timeout_s
         )
         with terminal.shown(self._log, interactive=interactive):
@@ -248,7 +246,7 @@ def open_link(
 
 def _shared_control(login: Login) -> Path | None:
     """Return the control socket of a master that the user has open to this very account."""
-    found = process.run(["ssh", "-G", *_chosen(login)], check=False).stdout
+    found = process.run(["ssh", "-G", *sshargv.chosen(login)], check=False).stdout
     match = re.search(r"^controlpath (.+)$", found, re.MULTILINE)
     if match is None or match[1] == "none":
         return None
@@ -258,40 +256,6 @@ def _shared_control(login: Login) -> Path | None:
     except mux.MuxError:
         return None
     return path
-
-
-def _master_argv(
-    login: Login, control: Path, log: Path, *, interactive: bool, timeout_s: float = CONNECT_S
-) -> list[str]:
-    """Ssh takes the first value it meets: ours that protect, the user's, then our defaults."""
-    ours = {
-        "StrictHostKeyChecking": "ask" if interactive else "yes",
-        "BatchMode": "no" if interactive else "yes",
-        "ControlPersist": str(ORPHAN_S),
-        "ClearAllForwardings": "yes",
-        "ExitOnForwardFailure": "yes",
-        "PermitLocalCommand": "no",
-        "LogLevel": "INFO",
-    }
-    defaults = {
-        "ConnectTimeout": str(round(timeout_s)),
-        "ServerAliveInterval": str(ALIVE_S),
-        "ServerAliveCountMax": str(ALIVE_COUNT),
-    }
-    argv = ["ssh", "-f", "-N", "-M", "-a", "-x", "-S", str(control), "-E", str(log)]
-    ours_first = [word for key, value in ours.items() for word in ("-o", f"{key}={value}")]
-    defaults_last = [word for key, value in defaults.items() for word in ("-o", f"{key}={value}")]
-    return [*argv, *ours_first, *_chosen(login, *defaults_last)]
-
-
-def _chosen(login: Login, *more: str) -> list[str]:
-    """Return the arguments that say whom to log in as, with what the user set for it."""
-    argv = ["-F", str(login.config)] if login.config is not None else []
-    if login.identity is not None:
-        argv += ["-i", str(login.identity), "-o", "IdentitiesOnly=yes"]
-    for key, value in login.options:
-        argv += ["-o", f"{key}={value}"]
-    return [*argv, *more, "--", str(login)]
 
 
 def _private_folder() -> Path:

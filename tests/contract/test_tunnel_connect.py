@@ -153,6 +153,22 @@ def test_ending_the_command_leaves_nothing(
     assert not listening(int(up["base_url"].split(":")[2].split("/")[0]))
 
 
+def test_a_laptop_without_posix_connects(node: LoginNode) -> None:
+    """What Windows lacks is taken away from Python; the rest is the product's own code."""
+    argv = [sys.executable, "-m", "tests.fakes.posixless", "connect", *node.arguments()]
+    argv += ["--transport=paramiko", "--port=0"]
+    with subprocess.Popen([*argv, "--json"], stdout=subprocess.PIPE, text=True) as process:
+        up = _first_event(process)
+        key = Path(up["key_file"]).read_text().strip()
+        headers = {"Authorization": f"Bearer {key}"}
+        url = f"{up['base_url']}/models"
+        assert httpx.get(url, headers=headers, trust_env=False).status_code == 200
+        assert _end(process, signal.SIGINT) == 0
+    refused = subprocess.run([*argv, "--background"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--background needs what Windows lacks" in refused.stderr
+
+
 def test_giving_up_while_connecting_leaves_nothing(node: LoginNode, transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         login = node.login(options=(("Port", str(silent.getsockname()[1])), *node.options))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import hpc
 from hpc.errors import ConfigError, TunnelError
 from hpc.process import Result
-from hpc.tunnel import authenticate, discovery, failures, openssh, records, sshconfig
+from hpc.tunnel import authenticate, discovery, failures, records, sshargv, sshconfig
 from hpc.tunnel.failures import PortTaken, Unreachable
 from hpc.tunnel.login import Login, parse_login
 from tests.fakes.login_node import free_port
@@ -72,7 +72,7 @@ def test_an_unknown_transport_lists_those_allowed() -> None:
 @pytest.mark.parametrize(("interactive", "strict"), [(True, "ask"), (False, "yes")])
 def test_no_option_of_the_user_weakens_host_keys(interactive: bool, strict: str) -> None:
     login = parse_login("login", options=("StrictHostKeyChecking=no", "ConnectTimeout=99"))
-    argv = openssh._master_argv(login, Path("s"), Path("log"), interactive=interactive)
+    argv = sshargv.master(login, Path("s"), Path("log"), interactive=interactive)
     assert _first(argv, "StrictHostKeyChecking") == strict
     assert _first(argv, "ConnectTimeout") == "99"
     assert _first(argv, "BatchMode") == ("no" if interactive else "yes")

@@ -1,0 +1,49 @@
+"""The arguments of ssh: what protects, then what the user set, then our defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpc.tunnel.link import ALIVE_COUNT, ALIVE_S, CONNECT_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpc.tunnel.login import Login
+
+ORPHAN_S = 5
+"""Seconds until a master leaves that nobody is connected to."""
+
+
+def master(
+    login: Login, control: Path, log: Path, *, interactive: bool, timeout_s: float = CONNECT_S
+) -> list[str]:
+    """Ssh takes the first value it meets: ours that protect, the user's, then our defaults."""
+    ours = {
+        "StrictHostKeyChecking": "ask" if interactive else "yes",
+        "BatchMode": "no" if interactive else "yes",
+        "ControlPersist": str(ORPHAN_S),
+        "ClearAllForwardings": "yes",
+        "ExitOnForwardFailure": "yes",
+        "PermitLocalCommand": "no",
+        "LogLevel": "INFO",
+    }
+    defaults = {
+        "ConnectTimeout": str(round(timeout_s)),
+        "ServerAliveInterval": str(ALIVE_S),
+        "ServerAliveCountMax": str(ALIVE_COUNT),
+    }
+    argv = ["ssh", "-f", "-N", "-M", "-a", "-x", "-S", str(control), "-E", str(log)]
+    ours_first = [word for key, value in ours.items() for word in ("-o", f"{key}={value}")]
+    defaults_last = [word for key, value in defaults.items() for word in ("-o", f"{key}={value}")]
+    return [*argv, *ours_first, *chosen(login, *defaults_last)]
+
+
+def chosen(login: Login, *more: str) -> list[str]:
+    """Return the arguments that say whom to log in as, with what the user set for it."""
+    argv = ["-F", str(login.config)] if login.config is not None else []
+    if login.identity is not None:
+        argv += ["-i", str(login.identity), "-o", "IdentitiesOnly=yes"]
+    for key, value in login.options:
+        argv += ["-o", f"{key}={value}"]
+    return [*argv, *more, "--", str(login)]
