@@ -70,8 +70,7 @@ HOW = (
         "hpc-serve batch submit prompts.jsonl -o answers.jsonl --name mistral --workers 4",
         "hpc-serve batch submit prompts.jsonl -o answers.jsonl --service mistral",
         "hpc-serve batch submit table.parquet -o answers.parquet --name mistral --template q.j2",
-        "hpc-serve batch submit in.jsonl -o 'out-{date}.jsonl' --name mistral "
-        "--every '0 22 * * mon-fri' --max-hours 6",
+        "hpc-serve batch submit in.jsonl -o 'out-{date}.jsonl' --name m --every '0 22 * * mon-fri'",
     )
 )
 @click.argument("path", type=PATH, metavar="FILE")

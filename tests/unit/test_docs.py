@@ -14,7 +14,9 @@ import pytest
 
 from gateway_lite.__main__ import _parser
 from hpc import config, errors
+from hpc.batch import ending
 from hpc.cli.main import COMMANDS, root
+from hpc.model import BatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,7 +130,17 @@ def test_every_variable_that_a_page_names_changes_what_is_loaded(
         assert loaded() != plain, name
         monkeypatch.delenv(name)
 
-    assert named == places | set(VALUES)
+    told = {name for name in named if name.startswith("HPC_SERVE_BATCH")}  # to --on-done's command
+    assert named - told == places | set(VALUES)
+    made = outcome_variables()
+    assert told <= made
+    assert made - told <= {"HPC_SERVE_BATCH_FAILED"}  # written "_FAILED" there
+
+
+def outcome_variables() -> set[str]:
+    """Return what the command of --on-done finds."""
+    spec = BatchSpec("b", "in", "out", None, 1, 1, 1)
+    return set(ending._variables(PROJECT / "none", spec))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
