@@ -180,7 +180,11 @@ def place(root: Path, order: Order) -> None:
         mark.touch(mode=0o600)
     except OSError as error:
         raise StateError(f"cannot write {mark}: {error.strerror}") from error
-    state.write_record(order_dir(root, order.key, order.id) / "order.json", order)
+    try:
+        state.write_record(order_dir(root, order.key, order.id) / "order.json", order)
+    except StateError:
+        close(root, order.key, order.id)
+        raise
 
 
 def close(root: Path, key: str, batch: str) -> None:

@@ -17,7 +17,7 @@ from hpc.batch import cases, check, crew, launch, outcome, split
 from hpc.batch.client import Target
 from hpc.batch.files import RealFiles
 from hpc.config import Site
-from hpc.errors import BatchError, SchedulerError, StateError
+from hpc.errors import BatchError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +167,7 @@ class Attendance:
         while outcome.report(folder) is None:
             why = self._why()
             if why is not None:
-                self._halt(spec)
+                self._halt(folder)
                 return "completed" if outcome.report(folder) else why
             if self._office.closing.is_set():
                 return None
@@ -195,11 +195,11 @@ class Attendance:
             with self._office.one_at_a_time:
                 launch.submit_workers(self._office.root, spec, 1, "local", Site(), {})
 
-    def _halt(self, spec: BatchSpec) -> None:
-        try:
-            cases.stop(self._office.root, spec.id, word="cancel")
-        except (BatchError, SchedulerError) as error:  # it is done, or runs on a machine that left
-            log.info("batch %s: %s", self._order.id, error)
+    def _halt(self, folder: Path) -> None:
+        """Have the workers flush and leave; those of a machine that left write nothing more."""
+        state.write_text(folder / "control", "cancel")
+        jobs.drain(cases.here(folder))
+        cases.settle(folder)
 
     def _finish(self, spec: BatchSpec, ended: str) -> None:
         """Hand over what was answered."""

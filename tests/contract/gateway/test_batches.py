@@ -15,7 +15,7 @@ import pytest
 
 from hpc import clerks, jobs, keys, orders, process, state
 from hpc.batch import cases, launch
-from tests.contract.gateway.engines import Engine, Seen, serve
+from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway, wait_until
 
 if TYPE_CHECKING:
@@ -143,19 +143,24 @@ def test_from_the_upload_to_the_answers(home: Path, gateway: Running) -> None:
     assert body["choices"][0]["message"]["content"] == "SAY 0"
     assert (good[0]["response"]["status_code"], good[0]["error"]) == (200, None)
     assert (bad[0]["response"]["status_code"], bad[0]["error"]["message"]) == (400, "too long")
-    listed = [one.id for one in asks.batches.list(limit=1)]
-    assert listed == [made.id]
-    purposes = {one.purpose for one in asks.files.list()}
-    assert purposes == {"batch", "batch_output"}
-    assert list(asks.files.list(purpose="batch"))[0].id == file.id
+    assert [one.id for one in asks.batches.list(limit=1)] == [made.id]
     used = (home / "gateways" / socket.gethostname() / "access.log").read_text()
     assert {json.loads(one)["key"] for one in used.splitlines()} == {"tester"}
     see_what_is_left(home, gateway)
-    for one in list(asks.files.list()):
-        assert asks.files.delete(one.id).deleted
+    see_files_go(asks, file.id)
+
+
+def see_files_go(asks: openai.OpenAI, uploaded: str) -> None:
+    """List files, page by page, and delete them."""
+    assert {one.purpose for one in asks.files.list(limit=1)} == {"batch", "batch_output"}
+    assert [one.id for one in asks.files.list(purpose="batch")] == [uploaded]
+    known = [one.id for one in asks.files.list(order="asc")]
+    assert len(known) == 3
+    for one in known:
+        assert asks.files.delete(one).deleted
     assert list(asks.files.list()) == []
     with pytest.raises(openai.NotFoundError, match="there is no file"):
-        asks.files.content(str(done.output_file_id))
+        asks.files.content(uploaded)
 
 
 def see_what_is_left(home: Path, front: Running) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.openapi import document
+from gateway_lite.openapi import OPERATIONS, document
 from tests.contract.gateway.engines import Engine, Seen, frame, serve
 from tests.contract.gateway.programs import environment, run_gateway
 from tests.contract.gateway.wire import unharmed
@@ -25,6 +25,7 @@ SERVED = (
     ("GET", "/v1/models/{name}"),
     *(("POST", f"/v1/{what}") for what in ("chat/completions", "completions", "embeddings")),
     *(("POST", f"/v1/{what}") for what in ("responses", "rerank")),
+    *((method, path) for method, path in OPERATIONS if path.startswith(("/v1/files", "/v1/batch"))),
 )
 CHECKS = (
     "not_a_server_error",
