@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
 from gateway_lite import errors
 from gateway_lite.asgi import ClientGone
@@ -156,29 +155,57 @@ async def receive(request: Request, path: Path, limit: int) -> Form:
         ClientGone: the client left before it was complete.
         OSError: it cannot be written.
     """
+    body = _Body(request)
     try:
-        kind, options = parse_options_header(request.headers.get("content-type"))
-        if kind != b"multipart/form-data" or not options.get(b"boundary"):
-            raise errors.bad_request("the body is no form: multipart/form-data is needed")
-        told = request.headers.get("content-length", "")
-        if told.isdecimal() and int(told) > limit + FIELD_BYTES:
-            raise errors.too_large(limit)
-        parser = Parser(options[b"boundary"], limit)
+        parser = Parser(_boundary(request, limit), limit)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb", buffering=0) as file:
-            await _write(request, parser, file)
+            await _write(body, parser, file)
         if not parser.complete or parser.form.filename is None:
             raise errors.bad_request("the form has no file, or is not complete", param="file")
     except errors.ApiError:
-        await _drain(request)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(body.drop(), REST_S)
         raise
-    except ClientDisconnect:
-        raise ClientGone from None
     return parser.form
 
 
-async def _write(request: Request, parser: Parser, file: BinaryIO) -> None:
-    async for data in request.stream():
+def _boundary(request: Request, limit: int) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary", b"")
+    if kind != b"multipart/form-data" or not boundary:
+        raise errors.bad_request("the body is no form: multipart/form-data is needed")
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told) > limit + FIELD_BYTES:
+        raise errors.too_large(limit)
+    return boundary
+
+
+class _Body:
+    """What a client sends."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.more = True
+
+    async def read(self) -> bytes:
+        """Return the next piece."""
+        message = await self._request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        self.more = message["more_body"]
+        data: bytes = message["body"]
+        return data
+
+    async def drop(self) -> None:
+        """Read what still comes, so that the client reads our answer."""
+        while self.more:
+            await self.read()
+
+
+async def _write(body: _Body, parser: Parser, file: BinaryIO) -> None:
+    while body.more:
+        data = await body.read()
         fresh = parser.feed(data) if data else b""
         if fresh:
             await asyncio.to_thread(_all_of, file, fresh)
@@ -189,14 +216,3 @@ def _all_of(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-async def _drain(request: Request) -> None:
-    """Read what still comes, for a while."""
-
-    async def rest() -> None:
-        while (await request.receive()).get("more_body"):
-            pass
-
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(rest(), REST_S)
