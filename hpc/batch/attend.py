@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 STAFF_S = 5.0
 """Seconds between two attempts to start a worker."""
-IN_FLIGHT = 32
-"""Requests of one batch at once: half of what may wait for a model at the gateway."""
 PASS_S = 3600
 """Seconds that a pass lasts beyond its batch, for clocks that differ."""
 
@@ -134,7 +132,7 @@ class Attendance:
         return self._launch(content, target)
 
     def _launch(self, content: Path, target: Target) -> BatchSpec:
-        wanted = launch.Wanted(content, self._merged, None, target=target, in_flight=IN_FLIGHT)
+        wanted = launch.Wanted(content, self._merged, None, target=target)
         with self._office.one_at_a_time:
             spec = launch.submit(
                 self._office.root, wanted, engine=None, cluster="local", site=Site()

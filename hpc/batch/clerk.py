@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from hpc.errors import HpcServeError, StateError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
+
+    from hpc.orders import Order
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class Clerk:
         self._office = attend.Office(root, hostname, lambda: gateway_url(root, hostname))
         self._threads: dict[str, Thread] = {}
         self._again: dict[str, float] = {}
+        self._known: dict[tuple[str, str], Order] = {}
         self._busy_at = self._served_at = time.monotonic()
         self._beat_at = 0.0
 
@@ -97,25 +101,35 @@ class Clerk:
             except StateError as error:
                 log.warning("%s", error)
         self._threads = {name: one for name, one in self._threads.items() if one.is_alive()}
-        for key, batch in orders.open_orders(self._root):
-            if batch not in self._threads and now >= self._again.get(batch, 0.0):
-                self._take(key, batch)
+        for order in self._waiting(now):
+            self._take(order)
         if self._threads:
             self._busy_at = now
 
-    def _take(self, key: str, batch: str) -> None:
-        order = orders.load_order(self._root, key, batch)
-        if order is None or clerks.elsewhere(self._root, order, self._hostname):
+    def _waiting(self, now: float) -> list[Order]:
+        """Return batches that nobody sees to: of keys with few at work first, then the oldest."""
+        names = dict.fromkeys(orders.open_orders(self._root))
+        found = {
+            name: self._known.get(name) or orders.load_order(self._root, *name) for name in names
+        }
+        self._known = {name: one for name, one in found.items() if one is not None}
+        known = self._known.values()
+        at_work = Counter(one.key for one in known if one.id in self._threads)
+        due = [o for o in known if o.id not in self._threads and now >= self._again.get(o.id, 0.0)]
+        return sorted(due, key=lambda one: (at_work[one.key], one.created_at, one.id))
+
+    def _take(self, order: Order) -> None:
+        if clerks.elsewhere(self._root, order, self._hostname):
             return
         self._busy_at = time.monotonic()
         over = orders.cancelled_at(self._root, order) or time.time() >= order.expires_at
         if len(self._threads) < AT_ONCE or over:
-            self._again[batch] = time.monotonic() + AGAIN_S
-            thread = Thread(target=self._attend, args=(order,), name=batch, daemon=True)
-            self._threads[batch] = thread
+            self._again[order.id] = time.monotonic() + AGAIN_S
+            thread = Thread(target=self._attend, args=(order,), name=order.id, daemon=True)
+            self._threads[order.id] = thread
             thread.start()
 
-    def _attend(self, order: orders.Order) -> None:
+    def _attend(self, order: Order) -> None:
         try:
             attend.Attendance(self._office, order).run()
         except HpcServeError as error:
