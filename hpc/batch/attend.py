@@ -163,7 +163,7 @@ class Attendance:
         """Return how it ended; None when the clerk closes."""
         folder = state.batch_dir(self._office.root, spec.id)
         while outcome.report(folder) is None:
-            why = self._why()
+            why = self._why() or ("cancelled" if _control(folder) == "cancel" else None)
             if why is not None:
                 self._halt(folder)
                 return "completed" if outcome.report(folder) else why
@@ -183,7 +183,7 @@ class Attendance:
     def _staff(self, folder: Path, spec: BatchSpec) -> None:
         """Have a worker that asks the gateway where it is now, unless somebody said pause."""
         url, at_work = self._office.url(), cases.here(folder)
-        if url is None or state.read_text(folder / "control"):
+        if url is None or _control(folder):
             return
         if (state.read_text(folder / "url") or "").strip() != url:
             state.write_text(folder / "url", url)
@@ -249,6 +249,11 @@ class Attendance:
             folder = state.batch_dir(self._office.root, self.progress.batch)
             shutil.rmtree(folder, ignore_errors=True)
             shutil.rmtree(self._office.root / "jobs" / f"batch-{folder.name}", ignore_errors=True)
+
+
+def _control(folder: Path) -> str:
+    """Return what somebody said to the workers with ``hpc-serve batch``."""
+    return (state.read_text(folder / "control") or "").strip()
 
 
 def private(path: Path) -> Any:

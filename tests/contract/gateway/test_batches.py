@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from hpc import clerks, jobs, keys, orders, process, state
-from hpc.batch import cases, launch
+from hpc.batch import attend, cases, clerk, launch
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway, wait_until
 
@@ -371,3 +371,46 @@ def test_a_batch_whose_time_is_over_ends_with_what_it_has(home: Path, gateway: R
     assert done.expired_at is not None
     assert [one["custom_id"] for one in read(asks, done.output_file_id)] == ["a"]
     assert read(asks, done.error_file_id)[0]["error"]["code"] == "batch_expired"
+
+
+def test_without_a_gateway_the_clerk_sends_the_workers_home_and_ends(
+    home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clerk, "ALONE_S", 2.0)
+    lines = [line(f"r{n}", "x", wait=0 if n < 5 else 60) for n in range(20)]
+    with serve(engine) as url, run_gateway(home, {"m": url}) as front:
+        asks = client(front)
+        made = start(asks, lines)
+        assert engine.wait_for(lambda: len(engine.seen) > 10, PATIENCE_S)
+        folder = state.batch_dir(home, cases.ids(home)[0])
+        for pid in clerk_of(home):
+            process.stop_pid(pid, marker="hpc.batch.clerk", grace_s=20)
+        front.process.kill()
+        front.process.wait()
+    state.drop_gateway(home, socket.gethostname())
+    assert cases.here(folder)
+    clerk.Clerk(home, socket.gethostname()).run()
+
+    wait_until(lambda: not cases.here(folder), PATIENCE_S)
+    assert [batch for _, batch in orders.open_orders(home)] == [made.id]
+    assert not clerks.lives(home, socket.gethostname())
+
+
+def test_the_owner_may_pause_and_end_a_batch_of_the_gateways(
+    home: Path, gateway: Running, engine: Engine
+) -> None:
+    asks = client(gateway)
+    made = start(asks, [line(f"r{n}", "x", wait=0 if n < 5 else 60) for n in range(20)])
+    assert engine.wait_for(lambda: len(engine.seen) > 10, PATIENCE_S)
+    name = cases.ids(home)[0]
+    cases.stop(home, name, word="pause")
+    folder = state.batch_dir(home, name)
+    wait_until(lambda: not cases.here(folder), PATIENCE_S)
+    time.sleep(attend.STAFF_S + 2)
+    assert not cases.here(folder)
+    assert asks.batches.retrieve(made.id).status == "in_progress"
+    cases.stop(home, name, word="cancel")
+
+    done = until(asks, made.id)
+    assert done.status == "cancelled"
+    assert len(read(asks, done.output_file_id)) == 5
