@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cluster import PYTHON
 
 if TYPE_CHECKING:
     from cluster import Cluster
@@ -24,6 +26,9 @@ for number in range(int(sys.argv[2])):
     seen.setdefault(raw.headers["x-gateway-backend"], []).append(pieces)
 print(json.dumps({"models": [m.id for m in client.models.list()], "seen": seen}))
 """
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+QUESTION = "Who wrote Emma?"
 
 NEIGHBOUR = """
 import http.client, json, os, socket, sys
@@ -47,6 +52,20 @@ def stream(cluster: Cluster, env: dict[str, str], model: str, times: int) -> dic
         cluster.on_laptop(STREAM, env, model, str(times), timeout=300)
     )
     return answer
+
+
+def run_the_examples(cluster: Cluster, env: dict[str, str], model: str) -> None:
+    """Run each program of examples/ on the laptop, as docs/access.md says."""
+    for program, name, arguments, says in (
+        ("sh", "curl.sh", [model, QUESTION], "data: [DONE]"),
+        (PYTHON, "openai_chat.py", [model, QUESTION], " "),
+        (PYTHON, "httpx_chat.py", [model, QUESTION], " "),
+        (PYTHON, "compare_models.py", [model, model, QUESTION], "Jane Austen wrote Emma."),
+    ):
+        path = f"/home/owner/examples/{name}"
+        cluster.lab.write_file(path, (EXAMPLES / name).read_text(), node="laptop")
+        done = cluster.lab.run("laptop", [program, path, *arguments], env=env, timeout=60)
+        assert says in done.stdout, (name, done)
 
 
 def refusals(cluster: Cluster, node: str, addresses: list[tuple[str, int]]) -> dict[str, Any]:
@@ -80,6 +99,7 @@ def test_the_main_job(clean: Cluster, llamacpp_image: str) -> None:
             for pieces in answers:
                 assert "".join(pieces).strip() == "Jane Austen wrote Emma."
                 assert len(pieces) > 2
+        run_the_examples(clean, env, "demo")
         _refuse_the_neighbour(clean, submitted, env)
 
     clean.hpc("stop", "demo", timeout=180)
@@ -133,6 +153,7 @@ def test_vllm_serves_the_same_model(clean: Cluster, vllm_image: str) -> None:
 
     with clean.tunnel("--transport", "paramiko") as env:
         got = stream(clean, env, "tiny", 16)
+        run_the_examples(clean, env, "tiny")
     texts = {"".join(p).strip() for answers in got["seen"].values() for p in answers}
 
     assert len(got["seen"]) == 2
