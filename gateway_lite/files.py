@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from gateway_lite.filing import Json
+
+log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 ROOM = 16
@@ -89,6 +92,7 @@ class Files:
             )
             await filing.on_disk(orders.keep, self._root, draft, file)
         except OSError as error:
+            log.warning("cannot keep a file: %s", error)
             raise filing.trouble() from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)

@@ -247,7 +247,10 @@ class Attendance:
         self._merged.unlink(missing_ok=True)
         if self.progress.batch is not None:
             folder = state.batch_dir(self._office.root, self.progress.batch)
-            shutil.rmtree(folder, ignore_errors=True)
+            gone = folder.with_name(f".{folder.name}")
+            with contextlib.suppress(OSError):
+                folder.rename(gone)  # so that nobody lists it half removed
+            shutil.rmtree(gone, ignore_errors=True)
             shutil.rmtree(self._office.root / "jobs" / f"batch-{folder.name}", ignore_errors=True)
 
 

@@ -287,6 +287,29 @@ def test_budgets_hold_for_a_batch(home: Path, gateway: Running, engine: Engine) 
     assert read(asks, done.error_file_id)[0]["error"]["code"] == "429"
 
 
+def test_a_key_that_is_revoked_ends_its_batches(
+    home: Path, gateway: Running, engine: Engine
+) -> None:
+    given, entry = keys.add(state.keys_path(home), "brief")
+    theirs = client(gateway, given)
+    wait_until(lambda: gateway_knows(theirs))
+    made = start(theirs, [line(f"r{n}", "x", wait=0.5) for n in range(300)])
+    assert engine.wait_for(lambda: len(engine.seen) > 20, PATIENCE_S)
+    keys.revoke(state.keys_path(home), "brief")
+    order = orders.load_order(home, entry.id, made.id)
+    assert order is not None
+    wait_until(lambda: not list(orders.open_orders(home)), PATIENCE_S)
+    progress = orders.load_progress(home, order)
+
+    assert progress.status == "completed"
+    assert progress.completed + progress.failed == 300
+    path = orders.file_dir(home, entry.id, str(progress.error)) / "content"
+    codes = {json.loads(one)["error"]["code"] for one in path.read_text().splitlines()}
+    assert codes == {"401"}
+    with pytest.raises(openai.AuthenticationError):
+        theirs.batches.retrieve(made.id)
+
+
 def test_a_restart_in_between_loses_nothing(home: Path, engine: Engine) -> None:
     lines = [line(f"r{n}", f"say {n}", wait=0.1) for n in range(300)]
     with serve(engine) as url:

@@ -156,3 +156,18 @@ def test_a_form_that_is_too_large_or_none_is_refused_as_it_comes() -> None:
     field = b'--x0x\r\ncontent-disposition: form-data; name="n"\r\n\r\n' + b"x" * 70_000
     with pytest.raises(ApiError, match="beside its file"):
         upload.Parser(b"x0x", limit=10).feed(field)
+
+
+HEADS = st.sampled_from(
+    [b"--x0x", b"--", b"\r\n", b"content-disposition: ", b'form-data; name="file"', b"; filename=",
+     b'"', b"\\", b"*=utf-8''%ff", b"\xff", b":", b";"]
+)  # fmt: skip
+
+
+@given(st.lists(HEADS | st.binary(max_size=4), max_size=30))
+def test_what_is_no_form_is_refused_and_breaks_nothing(pieces: list[bytes]) -> None:
+    parser = upload.Parser(b"x0x", limit=1000)
+    try:
+        parser.feed(b"--x0x\r\n" + b"".join(pieces))
+    except ApiError as error:
+        assert error.status in (400, 413)  # noqa: PT017
