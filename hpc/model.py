@@ -243,6 +243,8 @@ class BatchSpec:
         timeout_s: seconds that one request may take.
         retries: how often a request that failed is sent again.
         made_at: Unix time.
+        max_hours: hours of work after which it pauses; None has no end.
+        on_done: shell command that is run once all is answered.
     """
 
     id: str
@@ -257,6 +259,8 @@ class BatchSpec:
     timeout_s: float = 600.0
     retries: int = 5
     made_at: float = 0.0
+    max_hours: float | None = None
+    on_done: str | None = None
     schema: int = 1
 
 
@@ -274,6 +278,7 @@ class BatchWorker:
         in_flight: requests on their way just now.
         limit: requests it would have on their way.
         ended: whether it left on its own.
+        history: moments with the requests and tokens it had had by then, thinned.
     """
 
     name: str
@@ -290,4 +295,5 @@ class BatchWorker:
     limit: int = 0
     ended: bool = False
     cause: str | None = None
+    history: tuple[tuple[float, int, int], ...] = ()
     schema: int = 1

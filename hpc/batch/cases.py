@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpc import jobs, state
-from hpc.batch import answers, chunks, crew, launch, merge, outcome
+from hpc.batch import answers, chunks, crew, ending, launch, merge, outcome
 from hpc.batch.files import RealFiles
 from hpc.errors import BatchError
 from hpc.model import JobState
@@ -37,6 +37,8 @@ class Look:
     workers: tuple[BatchWorker, ...]
     jobs: tuple[tuple[JobHandle, JobStatus], ...]
     report: dict[str, Any] | None
+    hours: outcome.Hours
+    on_done: dict[str, Any] | None
 
 
 def ids(root: Path) -> list[str]:
@@ -69,6 +71,8 @@ def look(root: Path, batch: str) -> Look:
         workers=tuple(crewmen),
         jobs=tuple((handle, statuses[handle.job_id]) for handle in found),
         report=made,
+        hours=outcome.hours(folder, crewmen),
+        on_done=ending.on_done(folder),
     )
 
 
@@ -129,6 +133,7 @@ def resume(
     if state.read_text(folder / "control"):
         _wait_ended(folder)
         state.write_text(folder / "control", "")
+        ending.forget(folder)
     missing = (workers or spec.workers) - len(_alive(folder))
     launch.submit_workers(root, spec, max(0, missing), cluster, site, {})
     return max(0, missing)
@@ -169,6 +174,7 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
             again += errors
     if again:
         (folder / outcome.REPORT).unlink(missing_ok=True)
+        ending.forget(folder)
         _wait_ended(folder)
         launch.submit_workers(root, spec, spec.workers, cluster, site, {})
     return again

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.batch import source
+from hpc.batch import parquet, source, tables
 from hpc.batch.source import Bad, Request
 from hpc.errors import BatchError
 
@@ -77,14 +77,32 @@ def _unseen(index: sqlite3.Connection, one: Request) -> Request | Bad:
     return Bad(one.number, f"custom_id {one.custom_id!r} is that of line {line}")
 
 
-def validate(path: Path, model: str | None = None) -> Checked:
+def read(path: Path, model: str | None, template: Path | None) -> Iterator[Request | Bad]:
+    """Yield the requests of a file of any kind, each custom_id once.
+
+    Args:
+        path: the file; ``.parquet`` is told by its name.
+        model: name of the model for those that say none, and the only one allowed.
+        template: of the message for each row of a table.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    if parquet.is_parquet(path):
+        return unique(parquet.read(path, model, template))
+    if template is not None:
+        return unique(tables.read(path, model, template))
+    return unique(source.read(path, model))
+
+
+def validate(found: Iterable[Request | Bad]) -> Checked:
     """Read a whole file and tell what is wrong with it.
 
     Raises:
         ConfigError: it cannot be read.
     """
     seen = Checked()
-    for one in unique(source.read(path, model)):
+    for one in found:
         if isinstance(one, Bad):
             seen.add(one)
         else:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc import engines, jobs, process, state
-from hpc.batch import outcome
+from hpc.batch import ending, outcome
 from hpc.batch.client import Target
 from hpc.batch.files import RealFiles
 from hpc.batch.worker import Worker
@@ -128,6 +128,7 @@ class _Life:
 
     def run(self) -> None:
         """Work, and write the output where nothing is left to do."""
+        ending.begin(self.folder, self.spec)
         try:
             while not self.done and not self._told_to_stop():
                 self._work()
@@ -137,6 +138,8 @@ class _Life:
             log.info("told to end")
         finally:
             self.close()
+        if self.done:  # the engine has ended, and holds no GPU meanwhile
+            ending.run_on_done(self.folder, self.spec)
 
     def _work(self) -> None:
         slots, target = self._start_engine()
@@ -191,6 +194,7 @@ class _Life:
         return found.state in OVER
 
     def _told_to_stop(self) -> bool:
+        ending.pause_when_late(self.folder, self.spec)
         return (state.read_text(self.folder / "control") or "").strip() in STOPS
 
     def _start_engine(self) -> tuple[int | None, Target]:

@@ -8,19 +8,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc import jobs, preflight, state
-from hpc.batch import chunks, intake, source, tables
+from hpc.batch import chunks, intake, parquet
 from hpc.batch.files import RealFiles
 from hpc.batch.job import RunBatch
 from hpc.errors import BatchError, ConfigError
 from hpc.model import BatchSpec, JobHandle, Resources, ServiceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from hpc.batch.client import Target
+    from hpc.batch.source import Bad, Request
     from hpc.config import Site
     from hpc.submit import Cluster
+
+    Watch = Callable[[Iterable[Request | Bad]], Iterable[Request | Bad]]
 
 RESTARTS = 100
 GRACE_S = 90
@@ -41,7 +44,9 @@ class Wanted:
         extra: further sbatch options, such as begin and dependency.
         target: a gateway that answers; None brings engines.
         skip_bad: leave faulty lines out.
-        template: of the message for each row of a CSV file.
+        template: of the message for each row of a table.
+        max_hours: hours of work after which the batch pauses.
+        on_done: shell command for its end.
     """
 
     path: Path
@@ -55,10 +60,18 @@ class Wanted:
     retries: int = 5
     in_flight: int = 256
     template: Path | None = None
+    max_hours: float | None = None
+    on_done: str | None = None
 
 
 def submit(
-    root: Path, wanted: Wanted, *, engine: ServiceSpec | None, cluster: Cluster | None, site: Site
+    root: Path,
+    wanted: Wanted,
+    *,
+    engine: ServiceSpec | None,
+    cluster: Cluster | None,
+    site: Site,
+    watch: Watch = iter,
 ) -> BatchSpec:
     """Take a file in and submit its workers; all or nothing.
 
@@ -68,6 +81,7 @@ def submit(
         engine: the model that each job serves to itself; None where a gateway answers.
         cluster: where jobs run; None finds out.
         site: names the container program and templates.
+        watch: sees the requests go by as they are read.
 
     Raises:
         BatchError: the file is faulty or the output cannot be written.
@@ -79,9 +93,11 @@ def submit(
         preflight.check_files(engine)
     if not wanted.output.parent.is_dir():
         raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
+    if parquet.is_parquet(wanted.output):
+        parquet.needed()
     folder = _fresh(root)
     try:
-        spec = _prepare(folder, wanted, engine)
+        spec = _prepare(folder, wanted, engine, watch)
         submit_workers(root, spec, spec.workers, cluster, site, wanted.extra or {})
     except BaseException:
         jobs.cancel(handles(folder))
@@ -104,14 +120,12 @@ def _fresh(root: Path) -> Path:
     raise BatchError("a thousand batches in one second are too many")
 
 
-def _prepare(folder: Path, wanted: Wanted, engine: ServiceSpec | None) -> BatchSpec:
+def _prepare(
+    folder: Path, wanted: Wanted, engine: ServiceSpec | None, watch: Watch = iter
+) -> BatchSpec:
     rows = _count_lines(wanted.path)
     chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
-    if wanted.template:
-        read = tables.read(wanted.path, wanted.model, wanted.template)
-    else:
-        read = source.read(wanted.path, wanted.model)
-    found = intake.unique(read)
+    found = watch(intake.read(wanted.path, wanted.model, wanted.template))
     seen = intake.take_in(found, folder, chunk_rows=chunk_rows, skip_bad=wanted.skip_bad)
     spec = BatchSpec(
         id=folder.name,
@@ -126,6 +140,8 @@ def _prepare(folder: Path, wanted: Wanted, engine: ServiceSpec | None) -> BatchS
         timeout_s=wanted.timeout_s,
         retries=wanted.retries,
         made_at=time.time(),
+        max_hours=wanted.max_hours,
+        on_done=wanted.on_done,
     )
     for name in (chunks.TODO, chunks.DOING, chunks.DONE, "answers", "workers", "logs", "crew"):
         (folder / name).mkdir(mode=0o700)
@@ -141,6 +157,8 @@ def _prepare(folder: Path, wanted: Wanted, engine: ServiceSpec | None) -> BatchS
 
 
 def _count_lines(path: Path) -> int:
+    if parquet.is_parquet(path):
+        return parquet.count(path)
     try:
         with path.open("rb") as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

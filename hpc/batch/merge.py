@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.batch import answers, chunks
+from hpc.batch import answers, chunks, parquet
 from hpc.errors import BatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     from hpc.batch.files import Files
@@ -58,7 +59,8 @@ def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
         with os.fdopen(handle, "wb") as file:
-            merged = _write(files, folder, spec, file)
+            with _writer(output, file) as write:
+                merged = _write(files, folder, spec, write)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(output)
@@ -71,7 +73,17 @@ def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
     return merged
 
 
-def _write(files: Files, folder: Path, spec: BatchSpec, file: BinaryIO) -> Merged:
+@contextmanager
+def _writer(output: Path, file: BinaryIO) -> Iterator[Callable[[bytes], object]]:
+    """Yield what takes the lines, by the name of the output."""
+    if parquet.is_parquet(output):
+        with parquet.writer(file) as write:
+            yield write
+    else:
+        yield lambda line: file.write(line + b"\n")
+
+
+def _write(files: Files, folder: Path, spec: BatchSpec, write: Callable[[bytes], object]) -> Merged:
     done = {claim.chunk: claim for claim in chunks.listed(files, folder, chunks.DONE)}
     rows = good = 0
     for chunk in range(spec.chunks):
@@ -81,7 +93,7 @@ def _write(files: Files, folder: Path, spec: BatchSpec, file: BinaryIO) -> Merge
         for row in rows_of(spec, chunk):
             if row not in found:
                 raise BatchError(f"request {row} of batch {spec.id} has no answer")
-            file.write(found[row].line + b"\n")
+            write(found[row].line)
             rows, good = rows + 1, good + found[row].good
     if rows != spec.rows:
         raise BatchError(f"batch {spec.id} has {spec.rows} requests and {rows} answers")

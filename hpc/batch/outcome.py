@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpc import state
 from hpc.batch import chunks, crew, merge
 from hpc.batch.client import Target
 from hpc.errors import BatchError
-from hpc.model import BatchSpec
+from hpc.model import BatchSpec, ServiceSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from hpc.batch.files import Files
+    from hpc.model import BatchWorker
 
 REPORT = "report.json"
 
@@ -55,6 +58,21 @@ def report(folder: Path) -> dict[str, Any] | None:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """What a batch has cost: hours of its workers, and those times the GPUs of each."""
+
+    workers: float
+    gpus: float
+
+
+def hours(folder: Path, crewmen: Iterable[BatchWorker]) -> Hours:
+    """Return what the workers of a batch have cost so far."""
+    engine = state.read_record(folder / "engine.json", ServiceSpec)
+    spent = sum(max(0.0, one.beat_at - one.started_at) for one in crewmen) / 3600
+    return Hours(spent, spent * (engine.resources.gpus if engine else 0))
+
+
 def reopen(files: Files, folder: Path, spec: BatchSpec) -> int:
     """Have chunks worked on again that are called done and lack answers; return how many."""
     bad = list(merge.incomplete(files, folder, spec))
@@ -72,7 +90,7 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
         return before
     merged = merge.merge(files, folder, spec)
     crewmen = crew.load_all(files, folder)
-    hours = sum(max(0.0, one.beat_at - one.started_at) for one in crewmen) / 3600
+    spent = hours(folder, crewmen)
     made = {
         "id": spec.id,
         "output": spec.output,
@@ -81,7 +99,8 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
         "failed": merged.failed,
         "retries": sum(one.retried for one in crewmen),
         "completion_tokens": sum(one.tokens for one in crewmen),
-        "worker_hours": round(hours, 4),
+        "worker_hours": round(spent.workers, 4),
+        "gpu_hours": round(spent.gpus, 4),
         "workers": [state.encode(one) for one in crewmen],
         "made_at": spec.made_at,
         "ended_at": time.time(),

@@ -85,6 +85,11 @@ def parse(number: int, text: bytes, model: str | None = None) -> Request | Bad:
         return Bad(number, "the JSON is nested too deeply", text)
     if not isinstance(data, dict):
         return Bad(number, "no JSON object", text)
+    return check(number, data, model, text)
+
+
+def check(number: int, data: dict[str, Any], model: str | None, text: bytes) -> Request | Bad:
+    """Return what the fields of a line or row ask for, or why they cannot be asked."""
     found = _openai(data) if "body" in data or "url" in data else _plain(data, number)
     if isinstance(found, str):
         return Bad(number, found, text)

@@ -10,10 +10,12 @@ from hpc.batch.source import Bad, Request
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from jinja2 import Template
+
+UNEVEN = "the row has not as many fields as the first row names"
 
 
 def read(path: Path, model: str | None, template: Path) -> Iterator[Request | Bad]:
@@ -27,20 +29,28 @@ def read(path: Path, model: str | None, template: Path) -> Iterator[Request | Ba
     Raises:
         ConfigError: a file cannot be read, or the template is faulty.
     """
-    made = _compile(template)
+    made = compiled(template)
     csv.field_size_limit(source.LINE_LIMIT)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
             for row in rows:
-                yield _request(rows.line_num, row, made, model)
+                if None in row or None in row.values():
+                    yield Bad(rows.line_num, UNEVEN)
+                else:
+                    yield request(rows.line_num, row, made, model)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no CSV file in UTF-8: {error}") from error
 
 
-def _compile(path: Path) -> Template:
+def compiled(path: Path) -> Template:
+    """Return the template in a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
     from jinja2 import StrictUndefined, TemplateError  # noqa: PLC0415 - most input needs none
     from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
 
@@ -53,19 +63,18 @@ def _compile(path: Path) -> Template:
         raise ConfigError(f"{path} is no Jinja2 template: {error}") from error
 
 
-def _request(
-    number: int, row: dict[str | None, Any], template: Template, model: str | None
+def request(
+    number: int, row: Mapping[str, Any], template: Template, model: str | None
 ) -> Request | Bad:
+    """Return the chat request of a row, or why there is none."""
     from jinja2 import TemplateError  # noqa: PLC0415
 
-    if None in row or None in row.values():
-        return Bad(number, "the row has not as many fields as the first row names")
     if model is None:
         return Bad(number, "there is no model")
     try:
-        text = template.render({str(key): value for key, value in row.items()})
+        text = template.render(row)
     except (TemplateError, TypeError, ValueError) as error:
         return Bad(number, f"the template does not take it: {error}")
-    custom_id = row.get("custom_id") or f"line-{number}"
+    custom_id = str(row.get("custom_id") or f"line-{number}")
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     return Request(number, custom_id, source.URLS[0], body)

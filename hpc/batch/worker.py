@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hpc import state
-from hpc.batch import answers, chunks, crew, intake, merge
+from hpc.batch import answers, chunks, crew, history, intake, merge
 from hpc.batch.client import Sender
 from hpc.batch.pace import Pace
 from hpc.errors import BatchError, StateError
@@ -246,6 +246,9 @@ class Worker:
             in_flight=len(self._sending),
             limit=self._pace.limit,
             ended=force,
+            history=history.extended(
+                self.record.history, (now, counts.good + counts.failed, counts.tokens)
+            ),
         )
         try:
             state.write_record(crew.record_path(self._folder, self.record.name), self.record)

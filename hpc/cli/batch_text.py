@@ -9,25 +9,36 @@ from hpc import state
 from hpc.cli import output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hpc.batch.cases import Look
+    from hpc.batch.history import Pace
+
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def progress(seen: Look) -> str:
     """Return how far a batch is, in one line."""
-    spent = max(1.0, time.time() - seen.spec.made_at)
-    alive = [one for one in seen.workers if not one.ended]
-    tokens = sum(one.tokens for one in seen.workers)
-    rate = (seen.good + seen.failed) / spent
+    from hpc.batch import history  # noqa: PLC0415
+
+    rate, tokens = history.recent(seen.workers, time.time())
+    nodes = sorted({one.host for one in seen.workers if not one.ended})
+    alive = sum(not one.ended for one in seen.workers)
     to_go = seen.spec.rows - seen.done
     eta = f", {output.duration(to_go / rate)} to go" if rate and to_go else ""
+    place = f" on {', '.join(nodes)}" if nodes else ""
+    cost = f", {seen.hours.gpus:.2f} GPU-hours" if seen.hours.gpus else ""
     return (
         f"{seen.spec.id} {seen.state}: {seen.done} of {seen.spec.rows} done, {seen.failed} failed, "
-        f"{rate:.1f} requests/s, {tokens / spent:.0f} tokens/s, {len(alive)} worker(s){eta}"
+        f"{rate:.1f} requests/s, {tokens:.0f} tokens/s, {alive} worker(s){place}{cost}{eta}"
     )
 
 
 def as_dict(seen: Look) -> dict[str, Any]:
     """Return a batch as scripts read it; it holds no secret."""
+    from hpc.batch import history  # noqa: PLC0415
+
+    rate, tokens = history.recent(seen.workers, time.time())
     return {
         "id": seen.spec.id,
         "state": seen.state,
@@ -35,6 +46,11 @@ def as_dict(seen: Look) -> dict[str, Any]:
         "done": seen.done,
         "good": seen.good,
         "failed": seen.failed,
+        "requests_per_s": round(rate, 3),
+        "tokens_per_s": round(tokens, 1),
+        "worker_hours": round(seen.hours.workers, 4),
+        "gpu_hours": round(seen.hours.gpus, 4),
+        "on_done": seen.on_done,
         "spec": state.encode(seen.spec),
         "workers": [state.encode(one) for one in seen.workers],
         "jobs": [
@@ -42,3 +58,37 @@ def as_dict(seen: Look) -> dict[str, Any]:
         ],
         "report": seen.report,
     }
+
+
+def report_lines(seen: Look, paces: Sequence[Pace]) -> list[str]:
+    """Return what became of a batch, a line for each thing."""
+    spec, workers = seen.spec, seen.workers
+    made = seen.report or {}
+    nodes = ", ".join(sorted({one.host for one in workers})) or "none"
+    worked = paces[-1].at - paces[0].at if paces else 0.0
+    tokens = sum(one.tokens for one in workers)
+    spent = max(worked, 1e-9)
+    since = output.duration((made.get("ended_at") or time.time()) - spec.made_at)
+    cost = f"{seen.hours.workers:.2f} hours, {seen.hours.gpus:.2f} GPU-hours"
+    counts = f"{seen.done} of {spec.rows} done, {seen.good} answered, {seen.failed} failed"
+    lines = [
+        f"batch {spec.id}: {seen.state}, {counts}",
+        f"output   {spec.output}" + ("" if made else " (not written yet)"),
+        f"time     {since} since it was submitted, {output.duration(worked)} of work",
+        f"workers  {len(workers)} on {nodes}: {cost}",
+        f"retries  {sum(one.retried for one in workers)}",
+        f"tokens   {tokens} of completions",
+    ]
+    if worked:
+        done = sum(one.good + one.failed for one in workers)
+        lines.append(f"pace     {done / spent:.1f} requests/s, {tokens / spent:.0f} tokens/s")
+        lines.append(f"         {bars([pace.requests for pace in paces])}")
+    if seen.on_done:
+        lines.append(f"on done  exit status {seen.on_done['status']}")
+    return lines
+
+
+def bars(values: Sequence[float]) -> str:
+    """Return values as a line of bars, the highest of them full."""
+    top = max(values, default=0.0) or 1.0
+    return "".join(BARS[round(max(0.0, value) / top * (len(BARS) - 1))] for value in values)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.status import Status
+
+T = TypeVar("T")
+
+COUNT_EVERY = 1000
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 home_option = click.option(
@@ -37,6 +43,14 @@ def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], A
         return command
 
     return add
+
+
+def names_of(options: tuple[Callable[[Any], Any], ...]) -> list[str]:
+    """Return the names under which a command gets the values of options."""
+
+    def bare() -> None: ...
+
+    return [str(param.name) for param in click.command()(with_options(options)(bare)).params]
 
 
 def examples(*lines: str) -> str:
@@ -69,6 +83,51 @@ def spinner(text: str) -> Iterator[Status]:
 
     with Console(stderr=True, highlight=False, markup=False).status(text) as status:
         yield status
+
+
+@contextmanager
+def live() -> Iterator[Callable[[str], None]]:
+    """Yield what shows one line after the other on stderr; in one place where it is a terminal."""
+    if sys.stderr.isatty():
+        with spinner("") as status:
+            yield status.update
+    else:
+        yield lambda text: click.echo(text, err=True)
+
+
+def counted(items: Iterable[T], what: str) -> Iterator[T]:
+    """Yield items while a count of them is shown on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with spinner(what) as status:
+        for number, item in enumerate(items, 1):
+            if number % COUNT_EVERY == 0:
+                status.update(f"{what}: {number}")
+            yield item
+
+
+def words(ctx: click.Context, *, leave_out: Sequence[str]) -> list[str]:
+    """Return the arguments that a command was given, so that it can be run again.
+
+    Args:
+        ctx: of the command.
+        leave_out: names of parameters.
+    """
+    found = []
+    for param in ctx.command.params:
+        name = str(param.name)
+        if name in leave_out or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        value, option = ctx.params[name], max(param.opts, key=len)
+        if isinstance(param, click.Argument):
+            found.append(str(value))
+        elif getattr(param, "is_flag", False):
+            found += [option] if value else []
+        else:
+            values = value if param.multiple else (value,)
+            found += [f"{option}={one}" for one in values]
+    return found
 
 
 def duration(seconds: float) -> str:

@@ -36,7 +36,9 @@ def without_options(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name not in hidden}
 
 
-def run(argv: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> process.Result:
+def run(
+    argv: Sequence[str], *, timeout_s: float = TIMEOUT_S, stdin: str | None = None
+) -> process.Result:
     """Run a Slurm program with times in UTC and messages in English.
 
     Raises:
@@ -45,7 +47,7 @@ def run(argv: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> process.Result:
     """
     env = without_options(os.environ)
     env |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
-    result = process.run(argv, timeout_s=timeout_s, env=env, check=False)
+    result = process.run(argv, timeout_s=timeout_s, env=env, stdin=stdin, check=False)
     if result.returncode != 0:
         raise CommandError(
             f"{argv[0]}: {said(result.stderr) or f'exit status {result.returncode}'}",

@@ -32,13 +32,14 @@ Configuration data as of 2026-11-20T12:00:00
 AccountingStorageEnforce = associations,limits
 KillWait                = 30 sec
 """
-COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol")
+COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol", "scrontab")
 FOLDER = "FAKE_SLURM"
 NODE = "fake1"
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL"}
 SETTINGS: dict[str, Any] = {
     "controller": "up",  # or "down", or "silent"
     "accounting": False,
+    "scrontab": False,
     "slots": 4,
     "max_submit": 1000,
     "min_job_age_s": 300,
@@ -186,6 +187,7 @@ def sbatch(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
             "stderr": options.get("error", options["output"]).replace("%j", job_id),
             "environment": dict(os.environ),
             "held": "hold" in options,
+            "begin": _moment(options["begin"]) if "begin" in options else 0,
             "cancelled": False,
             "requeue": False,
             "pid": 0,
@@ -211,6 +213,10 @@ def _minutes(text: str) -> int:
     return int(days or 0) * 1440 + int(hours) * 60 + int(minutes)
 
 
+def _moment(text: str) -> float:
+    return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+
+
 def keep(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Run one job to its end, again where it is requeued."""
     job_id = argv[0]
@@ -234,11 +240,13 @@ def _take_slot(fake: FakeSlurm, job_id: str) -> bool:
     with _locked(fake.folder):
         job = fake.job(job_id)
         busy = sum(other["state"] in {"RUNNING", "COMPLETING"} for other in fake.jobs())
-        free = busy < slots and not job["held"] and not job["cancelled"]
+        early = time.time() < job["begin"]
+        free = busy < slots and not job["held"] and not job["cancelled"] and not early
         if free:
             job |= {"state": "RUNNING", "start": time.time(), "reason": "None"}
         else:
-            job |= {"reason": "JobHeldUser" if job["held"] else "Resources"}
+            why = "BeginTime" if early else "Resources"
+            job |= {"reason": "JobHeldUser" if job["held"] else why}
         _replace(fake.folder / "jobs" / f"{job_id}.json", job)
         return free
 
@@ -390,6 +398,28 @@ def scontrol(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None
     if argv[0] != "requeue":
         _fail(f"this fake does not know scontrol {argv[0]}")
     fake.change(argv[1], requeue=True)
+
+
+def scrontab(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
+    """Keep a table; starting what stands in it is left to the test."""
+    path = fake.folder / "scrontab"
+    if settings["controller"] != "up":
+        _fail(f"scrontab: error: {DOWN}")
+    if not settings["scrontab"]:
+        _fail("scrontab: fatal: scrontab is disabled on this cluster")
+    if argv == ["-l"]:
+        if not path.exists():
+            _fail("no crontab for me")
+        sys.stdout.write(path.read_text())
+        return
+    if argv != ["-"]:
+        _fail(f"this fake does not know scrontab {argv}")
+    text = sys.stdin.read()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not all(re.match(r"([\d*,/-]+ ){5}\S", line) for line in lines):
+        sys.stdout.write("There are errors in your crontab.\n")
+        _fail("scrontab: error: something is broken")
+    path.write_text(text)
 
 
 def main() -> None:

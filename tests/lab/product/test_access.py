@@ -48,12 +48,15 @@ def transport(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def up(cluster: Cluster) -> Iterator[Cluster]:
     """Return the cluster with start-up files that print."""
+    before = cluster.shell("login", "cat .bash_profile").stdout
     for file in (".bashrc", ".bash_profile"):
         text = (
             f"echo 'Welcome to {{the cluster}} from {file}'\nexport PATH=/opt/hpc-serve/bin:$PATH\n"
         )
         cluster.lab.write_file(f"/home/owner/{file}", text)
     yield cluster
+    cluster.lab.write_file("/home/owner/.bash_profile", before)
+    cluster.shell("login", "rm .bashrc")
     cluster.reset()
 
 

@@ -1,0 +1,90 @@
+"""One run of a schedule: submit, go on with what paused, or leave be what still runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc import lock, process, state
+from hpc.batch import cases, ending, schedule
+from hpc.errors import BatchError, HpcServeError
+
+if TYPE_CHECKING:
+    from hpc.config import Site
+
+BUSY = frozenset({"QUEUED", "RUNNING", "PAUSING"})
+
+
+def tick(root: Path, schedule_id: str, site: Site) -> str:
+    """Start the run of a schedule that is due, unless the one before still goes on.
+
+    Args:
+        root: state directory.
+        schedule_id: which.
+        site: names the container program and templates.
+
+    Returns:
+        What was done: "submitted", "resumed", "skipped" or "failed".
+
+    Raises:
+        BatchError: there is no such schedule.
+    """
+    found = schedule.load(root, schedule_id)
+    with lock.exclusive(schedule.folder_of(root, schedule_id) / "tick"):
+        try:
+            result, text, batch = _run(root, found, site)
+        except HpcServeError as error:
+            result, text, batch = "failed", str(error), None
+        schedule.record(root, schedule_id, result, text, batch)
+    return f"{result}: {text}"
+
+
+def _run(root: Path, found: schedule.Schedule, site: Site) -> tuple[str, str, str | None]:
+    before = _before(root, found.id)
+    if before is not None and before.state in BUSY:
+        return "skipped", f"batch {before.spec.id} still runs", before.spec.id
+    if before is not None and before.state == "PAUSED" and _late(root, before):
+        cases.resume(root, before.spec.id, workers=None, cluster=None, site=site)
+        return "resumed", f"batch {before.spec.id} goes on", before.spec.id
+    batch = _submit(root, found)
+    return "submitted", f"batch {batch}", batch
+
+
+def _before(root: Path, schedule_id: str) -> cases.Look | None:
+    """Return the batch of the last run that had one."""
+    for run in reversed(schedule.runs(root, schedule_id)):
+        if run["batch"] is not None:
+            try:
+                return cases.look(root, run["batch"])
+            except BatchError:
+                return None  # somebody removed it
+    return None
+
+
+def _late(root: Path, before: cases.Look) -> bool:
+    return ending.is_late(state.batch_dir(root, before.spec.id))
+
+
+def _submit(root: Path, found: schedule.Schedule) -> str:
+    """Submit as the user would, and return the batch."""
+    now = datetime.now()  # noqa: DTZ005 - in names that people read
+    named = {"{date}": now.strftime("%Y-%m-%d"), "{time}": now.strftime("%H%M")}
+    words = list(found.words)
+    for place, value in named.items():
+        words = [word.replace(place, value) for word in words]
+    done = process.run(
+        [sys.executable, "-m", "hpc", "batch", "submit", *words, "--json", f"--home={root}"],
+        timeout_s=None,
+        env={**os.environ, **found.env},
+        cwd=Path(found.cwd),
+        check=False,
+    )
+    if done.returncode != 0:
+        told = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        last = next((one for one in told if one.startswith("hpc-serve: ")), " ".join(told[-1:]))
+        raise BatchError(last.removeprefix("hpc-serve: ") or f"exit status {done.returncode}")
+    return str(json.loads(done.stdout)["id"])

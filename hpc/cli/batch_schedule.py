@@ -1,0 +1,89 @@
+"""batch schedules, unschedule, tick: what runs every night."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpc import state
+from hpc.cli import output
+
+if TYPE_CHECKING:
+    from hpc.batch.schedule import Schedule
+
+FAILED = 9
+
+
+@click.command(epilog=output.examples("hpc-serve batch schedules"))
+@output.home_option
+@output.json_option
+def schedules(*, home: str | None, as_json: bool) -> None:
+    """List what was submitted with --every, and what became of it."""
+    from hpc.batch import schedule  # noqa: PLC0415 - help must stay quick
+
+    root = state.home(home)
+    found = [described(root, one) for one in schedule.load_all(root)]
+    if as_json:
+        return output.print_json(found)
+    rows = [
+        [one["id"], one["when"], one["next"], one["via"], _last(one["runs"]), one["trouble"] or ""]
+        for one in found
+    ]
+    return output.print_table(["SCHEDULE", "WHEN", "NEXT", "BY", "LAST RUN", "TROUBLE"], rows)
+
+
+@click.command(epilog=output.examples("hpc-serve batch unschedule every-1"))
+@click.argument("schedule_id", metavar="ID")
+@output.home_option
+def unschedule(schedule_id: str, home: str | None) -> None:
+    """End a schedule; a run that has begun goes on."""
+    from hpc.batch import schedule  # noqa: PLC0415
+
+    schedule.remove(state.home(home), schedule_id)
+    click.echo(f"no more runs of {schedule_id}")
+
+
+@click.command(hidden=True, epilog=output.examples("hpc-serve batch tick every-1"))
+@click.argument("schedule_id", metavar="ID")
+@output.home_option
+@click.pass_context
+def tick(ctx: click.Context, schedule_id: str, home: str | None) -> None:
+    """Start the run of a schedule; what its jobs call."""
+    from hpc import config  # noqa: PLC0415
+    from hpc.batch.tick import tick as run  # noqa: PLC0415
+
+    loaded = config.load(home=home)
+    said = run(loaded.home, schedule_id, loaded.site)
+    click.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {said}")
+    ctx.exit(FAILED if said.startswith("failed") else 0)
+
+
+def describe(one: Schedule) -> dict[str, Any]:
+    """Return a schedule as scripts read it."""
+    from hpc.batch import crontimes  # noqa: PLC0415
+
+    return {
+        "id": one.id,
+        "when": one.when,
+        "next": crontimes.following(one.when).strftime("%Y-%m-%d %H:%M"),
+        "via": one.via,
+        "words": list(one.words),
+        "folder": one.cwd,
+    }
+
+
+def described(root: Any, one: Schedule) -> dict[str, Any]:
+    """Return a schedule with its runs, and what is wrong with it."""
+    from hpc.batch import schedule  # noqa: PLC0415
+
+    runs = schedule.runs(root, one.id)
+    return describe(one) | {"runs": runs, "trouble": schedule.trouble(root, one)}
+
+
+def _last(runs: list[dict[str, Any]]) -> str:
+    if not runs:
+        return "none yet"
+    last = runs[-1]
+    return f"{output.duration(time.time() - last['at'])} ago {last['result']}: {last['text']}"

@@ -1,0 +1,70 @@
+"""The user's scrontab: entries of ours beside whatever else stands there."""
+
+from __future__ import annotations
+
+from hpc.errors import CommandError, SchedulerError
+from hpc.slurm.command import run, said
+
+BEGIN, END = "# hpc-serve {} begin", "# hpc-serve {} end"
+NONE_YET = "no crontab"
+
+
+def read() -> str | None:
+    """Return the user's scrontab; None where the site has none, or does not let us see it."""
+    try:
+        return run(["scrontab", "-l"]).stdout
+    except CommandError as error:
+        return "" if NONE_YET in error.stderr else None
+
+
+def put(name: str, lines: list[str]) -> None:
+    """Write an entry, in place of an older one of that name; all other lines stay as they are.
+
+    Args:
+        name: of the entry.
+        lines: what scrontab(1) reads.
+
+    Raises:
+        SchedulerError: Slurm does not take it, or has no scrontab.
+    """
+    kept = without(_current(), name)
+    block = "\n".join([BEGIN.format(name), *lines, END.format(name)])
+    _write(f"{kept}{block}\n")
+
+
+def drop(name: str) -> None:
+    """Remove an entry, if it is there.
+
+    Raises:
+        SchedulerError: Slurm does not take the rest, or has no scrontab.
+    """
+    text = _current()
+    kept = without(text, name)
+    if kept != text:
+        _write(kept)
+
+
+def without(text: str, name: str) -> str:
+    """Return a scrontab without an entry of ours; every other line is kept byte for byte."""
+    kept, ours = [], False
+    for line in text.splitlines(keepends=True):
+        ours = ours or line.strip() == BEGIN.format(name)
+        if not ours:
+            kept.append(line)
+        ours = ours and line.strip() != END.format(name)
+    rest = "".join(kept)
+    return rest if not rest or rest.endswith("\n") else rest + "\n"
+
+
+def _current() -> str:
+    text = read()
+    if text is None:
+        raise SchedulerError("Slurm does not show your scrontab")
+    return text
+
+
+def _write(text: str) -> None:
+    try:
+        run(["scrontab", "-"], stdin=text)
+    except CommandError as error:
+        raise SchedulerError(f"Slurm did not take the scrontab: {said(error.stderr)}") from error
