@@ -13,10 +13,13 @@ from gateway_lite import errors, ollama, tracing
 from gateway_lite.accesslog import AccessLog
 from gateway_lite.admit import GatewayDesk
 from gateway_lite.auth import Keys
+from gateway_lite.batches import Batches
 from gateway_lite.catalog import Scanner
+from gateway_lite.clerk import Starter
 from gateway_lite.cors import Cors
 from gateway_lite.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.edge import HEALTH, Edge
+from gateway_lite.files import MIB, Files
 from gateway_lite.gate import Gate
 from gateway_lite.gather import DASHBOARD, METRICS, Gather
 from gateway_lite.history import History
@@ -31,7 +34,7 @@ from gateway_lite.scheduler import NAME, Scheduler
 from gateway_lite.seen import Seen
 from gateway_lite.upstream import Upstream
 from gateway_lite.watch import Watcher
-from hpc import state
+from hpc import passes, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,7 +89,8 @@ class Gateway:
         self._catalog: Catalog | None = None
         self._upstream = Upstream(settings)
         self._balancer = Balancer(settings)
-        keys = Keys(state.keys_path(root), anonymous=anonymous)
+        keys = Keys(state.keys_path(root), anonymous=anonymous, passes_file=passes.path(root))
+        self._clerk = Starter(root, socket.gethostname())
         self._table = Table(models.policy, ())
         self._scheduler = _scheduler(root, crew)
         self.watcher = Watcher(
@@ -136,6 +140,8 @@ class Gateway:
             *Pages(self._known, models, metrics, lambda: self._table.aliases).routes(),
             *OllamaPages(self._known).routes(),
             *dashboard.routes(),
+            *Files(root, self._largest_file).routes(),
+            *Batches(root, self._largest_file).routes(),
         ]
         inner = _router([*pages, *Documents(_served(pages)).routes()])
         edge = Edge(
@@ -168,7 +174,12 @@ class Gateway:
         """Publish what others look for; called by the watching thread."""
         if self._beat is not None:
             self._beat()
+            self._clerk.look()  # of several workers the one that publishes
         self._limits.sync()
+
+    def _largest_file(self) -> int:
+        """Return the bytes that a file for batches may have."""
+        return self._models.policy.batch_file_mib * MIB
 
     def _others(self) -> list[bytes]:
         """Return what other workers know, for the dashboard; called in a thread."""

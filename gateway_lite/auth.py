@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from hpc import keys
+from hpc import keys, passes
 from hpc.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
@@ -31,11 +31,17 @@ class Keys:
     Args:
         path: keys.yaml.
         anonymous: let in who shows no key at all; a wrong key stays wrong.
+        passes_file: the secret by which the workers of batches are known; None knows none.
     """
 
-    def __init__(self, path: Path, *, anonymous: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, anonymous: bool = False, passes_file: Path | None = None
+    ) -> None:
         self._path = path
         self._anonymous = anonymous
+        self._passes = passes_file
+        self._secret: bytes | None = None
+        self._by_id: dict[str, keys.ClientKey] = {}
         self._stamp: keys.Stamp | None = None
         self._ring: keys.Keyring | None = None
         self._complaint = ""
@@ -48,6 +54,8 @@ class Keys:
         complaint = ""
         try:
             self._read()
+            if self._passes is not None and self._secret is None:
+                self._secret = passes.ensure(self._passes)
         except StateError as error:
             complaint = f"{error}; the keys known so far count"
         except ConfigError as error:
@@ -62,6 +70,7 @@ class Keys:
         if found == self._stamp and self._ring is not None:
             return
         entries = keys.load(self._path)
+        self._by_id = {key.id: key for key in entries}
         self._stamp, self._ring = found, keys.Keyring(entries)
         log.info("keys: %d in the file", len(entries))
 
@@ -79,4 +88,16 @@ class Keys:
             raise errors.keys_unusable()
         if self._anonymous and not token:
             return ANYBODY
+        if token.startswith(passes.PREFIX):
+            return self._bearer_of(token)
         return self._ring.find(token)
+
+    def _bearer_of(self, token: bytes) -> keys.ClientKey | None:
+        """Return the key in force that a batch's pass stands for."""
+        if self._secret is None:
+            raise errors.keys_unusable()
+        name = passes.holder(self._secret, token)
+        if self._anonymous and name == ANYBODY.id:
+            return ANYBODY
+        key = self._by_id.get(name or "")
+        return key if key is not None and key.in_force(datetime.now(timezone.utc)) else None

@@ -43,7 +43,7 @@ class Cors:
             self._inner = CORSMiddleware(
                 self._app,
                 allow_origins=origins,
-                allow_methods=("GET", "POST"),
+                allow_methods=("GET", "POST", "DELETE"),
                 allow_headers=("*",),
                 expose_headers=EXPOSED,
                 max_age=AGE_S,

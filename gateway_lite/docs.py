@@ -112,6 +112,8 @@ def curl(method: str, path: str, about: Json) -> str:
     if schema:
         example = json.dumps(_example(schema))
         words += ["-H 'content-type: application/json'", f"-d '{example}'"]
+    elif "multipart/form-data" in about.get("requestBody", {}).get("content", {}):
+        words += ["-F purpose=batch", "-F file=@prompts.jsonl"]
     elif method != "get":
         words.append(f"-X {method.upper()}")
     return " \\\n  ".join(words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway_lite import schemas_files
 from hpc.model import Phase
 
 Json = dict[str, Any]
@@ -94,4 +95,5 @@ SCHEMAS: Json = {
     ),
     "OllamaRequest": _open({"model": "MODEL", "prompt": "Hello"}, stream=STREAM),
     "Completion": {"type": "object", "description": "what the engine answers, as it is"},
+    **schemas_files.SCHEMAS,
 }

@@ -92,6 +92,7 @@ class GatewayPolicy:
         cache: None keeps no answers.
         redact: None leaves texts alone.
         anonymous: serve without a key, on loopback and Unix sockets only.
+        batch_file_mib: largest file that a client may keep here for batches, in MiB; 0 serves none.
         models: what holds for single models, by name; those without an entry have no limits.
     """
 
@@ -102,4 +103,5 @@ class GatewayPolicy:
     cache: CachePolicy | None = None
     redact: RedactPolicy | None = None
     anonymous: bool = False
+    batch_file_mib: int = 512
     models: Mapping[str, ModelPolicy] = field(default_factory=dict)

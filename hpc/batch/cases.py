@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpc.submit import Cluster
 
 ALIVE = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING, JobState.UNKNOWN})
+AT_WORK = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING})
 SETTLE_S = 30.0
 
 
@@ -41,8 +42,9 @@ class Look:
 
 
 def ids(root: Path) -> list[str]:
-    """Return the ids of all batches."""
-    return [name for name in RealFiles().names(root / "batches") if not name.startswith(".")]
+    """Return the ids of all batches that have been taken in."""
+    names = [name for name in RealFiles().names(root / "batches") if not name.startswith(".")]
+    return [name for name in names if (state.batch_dir(root, name) / "spec.json").exists()]
 
 
 def look(root: Path, batch: str) -> Look:
@@ -176,6 +178,21 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
         _wait_ended(folder)
         launch.submit_workers(root, spec, spec.workers, cluster, site, {})
     return again
+
+
+def here(folder: Path) -> list[JobHandle]:
+    """Return the jobs of a batch that run on this machine."""
+    found = launch.handles(folder)
+    statuses = jobs.statuses(found)
+    return [handle for handle in found if statuses[handle.job_id].state in AT_WORK]
+
+
+def settle(folder: Path) -> None:
+    """Wait until no worker is left; end those that stay."""
+    deadline = time.monotonic() + SETTLE_S
+    while here(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    jobs.cancel(here(folder))
 
 
 def _alive(folder: Path) -> list[JobHandle]:

@@ -81,7 +81,8 @@ class Sender:
     async def send(self, row: int, line: bytes) -> Answer:
         """Return the outcome of one request.
 
-        An engine that cannot be reached uses up no try: it may be starting again.
+        An engine that cannot be reached uses up no try, as it may be starting again, nor does a
+        refusal that says when to come back: a limit of the key, a model that is not ready.
         """
         request = json.loads(line)
         body = json.dumps(request["body"], separators=(",", ":")).encode()
@@ -133,8 +134,9 @@ class Sender:
         parsed = _json(got)
         if got.status_code != httpx.codes.OK or parsed is None:
             again = got.status_code in RETRIED or got.status_code == httpx.codes.OK
-            wait_s = max(back_off, _retry_after(got)) if again else None
-            return _refusal(row, custom_id, got, parsed), wait_s, True
+            wait_s = max(back_off, _retry_after(got)) if again and not _in_vain(got) else None
+            counts = got.status_code not in OVERLOADED or "retry-after" not in got.headers
+            return _refusal(row, custom_id, got, parsed), wait_s, counts
         self._pace.answered(now)
         usage = parsed.get("usage") if isinstance(parsed, dict) else None
         if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
@@ -149,6 +151,12 @@ def _back_off(tried: int) -> float:
 def _retry_after(got: httpx.Response) -> float:
     told = got.headers.get("retry-after", "")
     return min(float(told), LONGEST_WAIT_S) if told.isdecimal() else 0.0
+
+
+def _in_vain(got: httpx.Response) -> bool:
+    """Tell whether waiting does not help, as where a budget is spent."""
+    spent = got.status_code == httpx.codes.TOO_MANY_REQUESTS
+    return spent and got.headers.get("x-should-retry") == "false"
 
 
 def _json(got: httpx.Response) -> Any:

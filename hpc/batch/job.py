@@ -115,6 +115,7 @@ class _Life:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.worker: Worker | None = None
         self.thread: threading.Thread | None = None
+        self.at_work = threading.Lock()
         self.failure: BaseException | None = None
         self.done = False
         _current = self
@@ -143,10 +144,10 @@ class _Life:
     def _work(self) -> None:
         slots, target = self._start_engine()
         self.thread = threading.Thread(target=self._loop, args=(target, slots), daemon=True)
+        self.at_work.acquire()
         self.thread.start()
         crashes = 0
-        while self.thread.is_alive():
-            self.thread.join(TICK_S)
+        while not self._left(TICK_S):
             if self._told_to_stop():
                 self._stop_worker()
             crashes += self._mend()
@@ -162,6 +163,15 @@ class _Life:
             self.done = asyncio.run(self._serve(target, slots))
         except BaseException as error:  # noqa: BLE001 - the first thread raises it
             self.failure = error
+        finally:
+            self.at_work.release()
+
+    def _left(self, patience_s: float) -> bool:
+        """Wait for the worker's end; Thread.join() is wrong for ever once a signal broke it off."""
+        if not self.at_work.acquire(timeout=patience_s):
+            return False
+        self.at_work.release()
+        return True
 
     async def _serve(self, target: Target, slots: int | None) -> bool:
         now = time.time()
@@ -238,9 +248,9 @@ class _Life:
     def close(self) -> None:
         """Flush and give back what the worker holds, then end the engine."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second end would leave this one half-done
-        if self.thread is not None and self.thread.is_alive():
+        if self.thread is not None and not self._left(0):
             self._stop_worker()
-            self.thread.join(DRAIN_S + 5)
+            self._left(DRAIN_S + 5)
         if self.engine is not None:
             process.stop(self.engine.process, grace_s=5)
             self.engine = None

@@ -39,7 +39,7 @@ class Wanted:
     Attributes:
         path: file of requests.
         output: file for the answers.
-        model: name of the model for lines that say none, and the only one allowed.
+        model: name of the model for lines that say none, and the only one allowed; None allows any.
         workers: jobs.
         extra: further sbatch options, such as begin and dependency.
         target: a gateway that answers; None brings engines.
@@ -51,7 +51,7 @@ class Wanted:
 
     path: Path
     output: Path
-    model: str
+    model: str | None
     workers: int = 1
     extra: Mapping[str, str] | None = None
     target: Target | None = None

@@ -23,6 +23,7 @@ def resolved(file: ModelsFile) -> GatewayPolicy:
         cache=_cache(said.cache),
         redact=_redact(said.redact),
         anonymous=said.anonymous,
+        batch_file_mib=said.batch_file_mib,
         models={name: policy for name, policy in every.items() if policy != ModelPolicy()},
     )
 

@@ -139,6 +139,9 @@ class GatewayEntry(Strict):
     anonymous: bool = Field(
         default=False, description="serve without a key, on loopback and Unix sockets only"
     )
+    batch_file_mib: int = Field(
+        512, ge=0, le=65536, description="largest file for batches, in MiB; 0 serves no batches"
+    )
 
 
 def check(models: Sequence[ModelEntry], gateway: GatewayEntry) -> None:

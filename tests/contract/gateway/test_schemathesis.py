@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.openapi import document
+from gateway_lite.openapi import OPERATIONS, document
 from tests.contract.gateway.engines import Engine, Seen, frame, serve
 from tests.contract.gateway.programs import environment, run_gateway
 from tests.contract.gateway.wire import unharmed
@@ -26,6 +26,7 @@ SERVED = (
     *(("POST", f"/v1/{what}") for what in ("chat/completions", "completions", "embeddings")),
     *(("POST", f"/v1/{what}") for what in ("responses", "rerank")),
 )
+FILES = tuple(way for way in OPERATIONS if way[1].startswith(("/v1/files", "/v1/batches")))
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -59,10 +60,10 @@ def open_to_all(home: Path) -> Iterator[Running]:
         yield running
 
 
-def run(front: Running, folder: Path) -> str:
+def run(front: Running, folder: Path, served: tuple[tuple[str, str], ...]) -> str:
     """Let schemathesis ask; return what it found, or nothing."""
     file = folder / "openapi.json"
-    file.write_text(json.dumps(document(SERVED)))
+    file.write_text(json.dumps(document(served)))
     options = {
         "url": front.url,
         "header": f"Authorization: Bearer {front.key}",
@@ -80,8 +81,11 @@ def run(front: Running, folder: Path) -> str:
     return "" if done.returncode == 0 else (done.stdout + done.stderr)[-12000:]
 
 
-def test_the_gateway_does_as_its_document_says(open_to_all: Running, tmp_path: Path) -> None:
-    found = run(open_to_all, tmp_path)
+@pytest.mark.parametrize("served", [SERVED, FILES], ids=["models", "files"])
+def test_the_gateway_does_as_its_document_says(
+    open_to_all: Running, tmp_path: Path, served: tuple[tuple[str, str], ...]
+) -> None:
+    found = run(open_to_all, tmp_path, served)
 
     assert not found, found
     unharmed(open_to_all)

@@ -140,3 +140,7 @@ def test_the_commands_ask_for_what_the_page_says() -> None:
     ]
     health = EVERYTHING["paths"]["/healthz"]["get"]
     assert curl("get", "/healthz", health) == 'curl \\\n  "$URL/healthz"'
+    upload = EVERYTHING["paths"]["/v1/files"]["post"]
+    assert curl("post", "/v1/files", upload).endswith(
+        "-F purpose=batch \\\n  -F file=@prompts.jsonl"
+    )

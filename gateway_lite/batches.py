@@ -1,0 +1,230 @@
+"""OpenAI's Batches: asked for here, seen to by the clerk, told from what that writes."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway_lite import errors, filing
+from gateway_lite.asgi import read_body
+from hpc import orders
+from hpc.orders import FINAL, Order, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from starlette.requests import Request
+
+    from gateway_lite.filing import Json
+
+BODY_BYTES = 64 * 1024
+BATCHES = 20
+"""Batches of a page where the client does not say."""
+WINDOW = re.compile(r"([1-9][0-9]{0,2})([hd])")
+HOURS = {"h": 1, "d": 24}
+LONGEST_H = 30 * 24
+PAIRS, NAME, VALUE = 16, 64, 512
+"""Entries of metadata, and characters of their names and values, as OpenAI has them."""
+FIELDS = frozenset({"input_file_id", "endpoint", "completion_window", "metadata"})
+
+
+class Batches:
+    """The paths below ``/v1/batches``.
+
+    Args:
+        root: the state directory.
+        largest: returns the bytes that a file may have; 0 serves no batches.
+    """
+
+    def __init__(self, root: Path, largest: Callable[[], int]) -> None:
+        self._root = root
+        self._largest = largest
+
+    def routes(self) -> list[Route]:
+        """Return the paths served here."""
+        return [
+            Route("/v1/batches", self.all, methods=["GET", "POST"]),
+            Route("/v1/batches/{batch_id}", self.one),
+            Route("/v1/batches/{batch_id}/cancel", self.cancel, methods=["POST"]),
+        ]
+
+    async def all(self, request: Request) -> Response:
+        """List the batches of the key, or take one in.
+
+        Raises:
+            ApiError: the request is not good, or the disk is not.
+        """
+        if not self._largest():
+            raise filing.off()
+        if request.method == "POST":
+            return JSONResponse(await self._take(request))
+        known = await filing.on_disk(self._listed, filing.owner(request))
+        return JSONResponse(filing.page(known, request, most=BATCHES))
+
+    def _listed(self, key: str) -> list[Json]:
+        return [self._shown(order) for order in orders.orders(self._root, key)]
+
+    async def _take(self, request: Request) -> Json:
+        key = filing.owner(request)
+        body = await read_body(request.scope, request.receive, BODY_BYTES)
+        order = asked(body, key, int(time.time()))
+        file = await filing.on_disk(orders.load_file, self._root, key, order.file)
+        if file is None:
+            raise filing.no_file(order.file)
+        await filing.on_disk(orders.place, self._root, order)
+        return shown(order, Progress(), None)
+
+    async def one(self, request: Request) -> Response:
+        """Describe a batch.
+
+        Raises:
+            ApiError: there is none of that id, or the disk is not good.
+        """
+        order = await self._find(request)
+        return JSONResponse(await filing.on_disk(self._shown, order))
+
+    async def cancel(self, request: Request) -> Response:
+        """Have a batch end.
+
+        Raises:
+            ApiError: there is none of that id, it is over, or the disk is not good.
+        """
+        order = await self._find(request)
+        progress = await filing.on_disk(orders.load_progress, self._root, order)
+        if progress.status in FINAL - {"cancelled"}:
+            raise filing.over(order.id, progress.status)
+        await filing.on_disk(orders.cancel, self._root, order)
+        return JSONResponse(await filing.on_disk(self._shown, order))
+
+    async def _find(self, request: Request) -> Order:
+        name = request.path_params["batch_id"]
+        if not self._largest():
+            raise filing.off()
+        found = await filing.on_disk(orders.load_order, self._root, filing.owner(request), name)
+        if found is None:
+            raise filing.no_batch(name)
+        return found
+
+    def _shown(self, order: Order) -> Json:
+        cancelled_at = orders.cancelled_at(self._root, order)
+        return shown(order, orders.load_progress(self._root, order), cancelled_at)
+
+
+def asked(body: bytes, key: str, now: int) -> Order:
+    """Return the batch that a request asks for.
+
+    Args:
+        body: JSON.
+        key: id of the key that asks.
+        now: Unix time.
+
+    Raises:
+        ApiError: it is no such request; says which field is at fault.
+    """
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise errors.bad_request("the body is no JSON") from error
+    if not isinstance(said, dict):
+        raise errors.bad_request("the body is no JSON object")
+    more = sorted(said.keys() - FIELDS)
+    if more:
+        name = more[0][: errors.LONGEST]
+        raise errors.bad_request(f"{name!r} is not served for batches", param=name)
+    file, endpoint = said.get("input_file_id"), said.get("endpoint")
+    if not isinstance(file, str):
+        raise errors.bad_request("input_file_id is missing or no text", param="input_file_id")
+    if endpoint not in orders.ENDPOINTS:
+        told = f"the endpoint is none of {', '.join(orders.ENDPOINTS)}"
+        raise errors.bad_request(told, param="endpoint")
+    window = said.get("completion_window")
+    return Order(
+        id=orders.new_id("batch_"),
+        key=key,
+        file=file,
+        endpoint=endpoint,
+        window=str(window),
+        created_at=now,
+        expires_at=now + seconds(window),
+        metadata=notes(said.get("metadata")),
+        hostname=socket.gethostname(),
+    )
+
+
+def seconds(window: Any) -> int:
+    """Return how long a batch may take.
+
+    Raises:
+        ApiError: it is not ``24h``, or another time up to 30 days.
+    """
+    found = WINDOW.fullmatch(window) if isinstance(window, str) else None
+    hours = 0 if found is None else int(found[1]) * HOURS[found[2]]
+    if not 1 <= hours <= LONGEST_H:
+        told = "completion_window is not '24h', nor another number of hours or days up to '30d'"
+        raise errors.bad_request(told, param="completion_window")
+    return hours * 3600
+
+
+def notes(said: Any) -> dict[str, str] | None:
+    """Return the client's own notes on a batch.
+
+    Raises:
+        ApiError: they are no 16 pairs of short texts.
+    """
+    if said is None:
+        return None
+    fits = isinstance(said, dict) and len(said) <= PAIRS
+    if fits and all(
+        isinstance(value, str) and len(name) <= NAME and len(value) <= VALUE
+        for name, value in said.items()
+    ):
+        return dict(said)
+    told = f"metadata is no object of up to {PAIRS} texts, with {NAME} and {VALUE} characters"
+    raise errors.bad_request(told, param="metadata")
+
+
+def shown(order: Order, progress: Progress, cancelled_at: int | None) -> Json:
+    """Return a batch as OpenAI describes one.
+
+    Args:
+        order: what was asked for.
+        progress: what the clerk last said.
+        cancelled_at: when somebody asked for its end, or None.
+    """
+    status, ended = progress.status, progress.ended_at
+    if cancelled_at is not None and status not in FINAL:
+        status = "cancelling"
+    errors_ = {"object": "list", "data": list(progress.errors)} if progress.errors else None
+    return {
+        "id": order.id,
+        "object": "batch",
+        "endpoint": order.endpoint,
+        "errors": errors_,
+        "input_file_id": order.file,
+        "completion_window": order.window,
+        "status": status,
+        "output_file_id": progress.output,
+        "error_file_id": progress.error,
+        "created_at": order.created_at,
+        "in_progress_at": progress.in_progress_at,
+        "expires_at": order.expires_at,
+        "finalizing_at": progress.finalizing_at,
+        "completed_at": ended if status == "completed" else None,
+        "failed_at": ended if status == "failed" else None,
+        "expired_at": ended if status == "expired" else None,
+        "cancelling_at": cancelled_at if status in ("cancelling", "cancelled") else None,
+        "cancelled_at": ended if status == "cancelled" else None,
+        "request_counts": {
+            "total": progress.total,
+            "completed": progress.completed,
+            "failed": progress.failed,
+        },
+        "metadata": None if order.metadata is None else dict(order.metadata),
+    }

@@ -1,0 +1,65 @@
+"""Starts the clerk, who sees to batches in a process of its own, where there is one to see to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from hpc import clerks, orders, state
+from hpc.errors import HpcServeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+AGAIN_S = 10.0
+"""Seconds between two attempts to start it."""
+
+
+class Starter:
+    """Keeps a clerk running while there are batches.
+
+    ``look`` blocks and belongs to the watching thread.
+
+    Args:
+        root: the state directory.
+        hostname: of this machine.
+    """
+
+    def __init__(self, root: Path, hostname: str) -> None:
+        self._root = root
+        self._hostname = hostname
+        self._child: Any = None
+        self._again = 0.0
+
+    def look(self) -> None:
+        """Start the clerk if it is needed and not there."""
+        if self._child is not None:
+            if self._child.poll() is None:
+                return
+            self._child = None
+        elif clerks.lives(self._root, self._hostname):
+            return
+        if time.monotonic() >= self._again and any(map(self._is_ours, self._open())):
+            self._again = time.monotonic() + AGAIN_S
+            self._start()
+
+    def _open(self) -> list[orders.Order]:
+        found = (orders.load_order(self._root, *one) for one in orders.open_orders(self._root))
+        return [one for one in found if one is not None]
+
+    def _is_ours(self, order: orders.Order) -> bool:
+        return not clerks.elsewhere(self._root, order, self._hostname)
+
+    def _start(self) -> None:
+        from hpc import process  # noqa: PLC0415 - the only program that the gateway starts
+
+        argv = [sys.executable, "-m", "hpc.batch.clerk", "--home", str(self._root)]
+        file = state.gateway_dir(self._root, self._hostname) / "clerk.log"
+        try:
+            self._child = process.spawn(argv, log=file, cwd=self._root)
+        except HpcServeError as error:
+            log.error("batches cannot go on: %s", error)  # noqa: TRY400 - a sentence

@@ -1,0 +1,152 @@
+"""The words in which operations are described in OpenAPI 3.1."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from gateway_lite import errors
+from hpc.model import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Json = dict[str, Any]
+
+REQUEST_ID: Json = {
+    "name": "x-request-id",
+    "in": "header",
+    "description": "Your name for the request: up to 128 of A-Za-z0-9._-",
+    "schema": {"type": "string"},
+}
+MODEL_NAME: Json = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+}
+MODEL_SHOWN: Json = {
+    "name": "model",
+    "in": "query",
+    "description": "whose rates and times to tell; without it, those of all models",
+    "schema": {"type": "string"},
+}
+RETRY = "seconds after which another try may succeed"
+ALWAYS = (errors.unauthorized(), errors.keys_unusable(), errors.draining(), errors.internal())
+"""What any path but the health checks may answer."""
+MODEL = (
+    errors.model_not_allowed("MODEL"),
+    errors.model_not_found("MODEL"),
+    errors.starting(),
+)
+WORK = (
+    *MODEL,
+    errors.bad_request("REASON"),
+    errors.too_slow(),
+    errors.too_large(1),
+    errors.head_too_large(),
+    errors.queue_full("MODEL"),
+    errors.upstream_error("REASON"),
+    errors.model_not_ready("MODEL", Phase.QUEUED),
+    errors.queue_timeout("MODEL"),
+    errors.upstream_timeout("REASON"),
+)
+
+
+def ref(name: str) -> Json:
+    """Return a reference to a schema."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def content_of(kind: str, schema: Json) -> Json:
+    """Return content of one kind."""
+    return {"content": {kind: {"schema": schema}}}
+
+
+def answer_of(description: str, **content: Json) -> Json:
+    """Return an answer, with its schema by kind of content."""
+    kinds = {"json": "application/json", "events": "text/event-stream", "text": "text/plain"}
+    kinds |= {"html": "text/html", "lines": "application/x-ndjson"}
+    headers = {"x-request-id": {"schema": {"type": "string"}}}
+    told = {kinds[kind]: {"schema": schema} for kind, schema in content.items()}
+    return {"description": description, "headers": headers, "content": told}
+
+
+def errors_of(known: Iterable[errors.ApiError], *, engine: bool = False) -> Json:
+    """Return the answers that are errors, by status.
+
+    Args:
+        known: those of ours.
+        engine: an engine may have errors with the same status, in its own form.
+    """
+    by_status: defaultdict[int, list[errors.ApiError]] = defaultdict(list)
+    for error in known:
+        by_status[error.status].append(error)
+    found: Json = {}
+    for status, several in sorted(by_status.items()):
+        codes = sorted({error.code for error in several})
+        ours = {"allOf": [ref("Error"), _with_code(codes)]}
+        schema = {"anyOf": [ours, ref("EngineError")]} if engine and status != 401 else ours
+        answer = found[str(status)] = answer_of(
+            ", ".join(f"`{code}`" for code in codes), json=schema
+        )
+        if any(name == b"retry-after" for error in several for name, _ in error.headers):
+            retry = {"description": RETRY, "schema": {"type": "string"}}
+            answer["headers"] = {**answer["headers"], "retry-after": retry}
+    if engine:
+        found["4XX"] = answer_of("the engine's own refusal", json=ref("EngineError"))
+        found["5XX"] = answer_of("the engine's own failure", json=ref("EngineError"))
+    return found
+
+
+def _with_code(codes: list[str]) -> Json:
+    code = {"properties": {"code": {"enum": codes}}}
+    return {"properties": {"error": code}}
+
+
+def page_of(summary: str, answer: Json, *more: errors.ApiError, **further: Any) -> Json:
+    """Return an operation of ours that needs no replica."""
+    responses = {"200": answer, **errors_of((*ALWAYS, *more))}
+    return {"summary": summary, "tags": ["gateway"], "responses": responses, **further}
+
+
+def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -> Json:
+    """Return an operation that an engine answers."""
+    good = answer_of("what the engine answers", json=ref(answer))
+    if streams:
+        told = "what the engine answers; a stream's last event is `data: [DONE]`"
+        good = answer_of(told, json=ref(answer), events={})
+    return {
+        "summary": summary,
+        "tags": ["OpenAI"],
+        "parameters": [REQUEST_ID],
+        "requestBody": {"required": True, **content_of("application/json", ref(request))},
+        "responses": {"200": good, **errors_of((*ALWAYS, *WORK), engine=True)},
+    }
+
+
+def ollama_of(summary: str, request: str) -> Json:
+    """Return an operation in Ollama's form."""
+    lines = {"type": "string", "description": "one JSON object per line, the last with `done`"}
+    kinds = {"json": {"type": "object"}, "lines": lines}
+    told = {"400", "401", "403", "404", "408", "413", "429", "431", "4XX", "5XX"}
+    failed = answer_of("what went wrong, in words", json=ref("OllamaError"))
+    return {
+        "summary": summary,
+        "tags": ["Ollama"],
+        "requestBody": {"required": True, **content_of("application/json", ref(request))},
+        "responses": {
+            "200": answer_of("as Ollama answers", **kinds),
+            **dict.fromkeys(told, failed),
+        },
+    }
+
+
+def health_of(summary: str) -> Json:
+    """Return an operation that needs no key."""
+    answer = answer_of("it does", json=ref("Health"))
+    responses = {"200": answer, **errors_of([errors.draining()])}
+    return {"summary": summary, "tags": ["gateway"], "security": [], "responses": responses}
+
+
+TEXT = {"type": "string"}

@@ -1,0 +1,151 @@
+"""OpenAI's Files: what clients keep here for batches, and what those answered."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from gateway_lite import errors, filing, upload
+from hpc import orders
+from hpc.orders import StoredFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from starlette.requests import Request
+
+    from gateway_lite.filing import Json
+
+log = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+ROOM = 16
+"""Times the largest file, that all files of one key may have together."""
+FILES = 10_000
+"""Files of a page where the client does not say."""
+STALE_S = 24 * 3600.0
+
+
+class Files:
+    """The paths below ``/v1/files``.
+
+    Args:
+        root: the state directory.
+        largest: returns the bytes that a file may have; 0 serves none.
+    """
+
+    def __init__(self, root: Path, largest: Callable[[], int]) -> None:
+        self._root = root
+        self._largest = largest
+
+    def routes(self) -> list[Route]:
+        """Return the paths served here."""
+        return [
+            Route("/v1/files", self.all, methods=["GET", "POST"]),
+            Route("/v1/files/{file_id}", self.one, methods=["GET", "DELETE"]),
+            Route("/v1/files/{file_id}/content", self.content),
+        ]
+
+    async def all(self, request: Request) -> Response:
+        """List the files of the key, or take one in.
+
+        Raises:
+            ApiError: the request is not good, or the disk is not.
+        """
+        if not self._largest():
+            raise filing.off()
+        if request.method == "POST":
+            return JSONResponse(await self._take(request))
+        known = await filing.on_disk(orders.files, self._root, filing.owner(request))
+        params = request.query_params
+        purpose = params.get("purpose")
+        told = [shown(one) for one in known if purpose in (None, "", one.purpose)]
+        if params.get("order") == "asc":
+            told.reverse()
+        return JSONResponse(filing.page(told, request, most=FILES))
+
+    async def _take(self, request: Request) -> Json:
+        key, largest = filing.owner(request), self._largest()
+        used = await filing.on_disk(self._used, key)
+        draft = await filing.on_disk(orders.drafted, self._root, key)
+        try:
+            form = await upload.receive(request, draft / "content", largest)
+            if form.fields.get("purpose") != "batch":
+                said = form.fields.get("purpose", "")[: errors.LONGEST]
+                told = f"the purpose {said!r} is not served; allowed: 'batch'"
+                raise errors.bad_request(told, param="purpose")
+            if used + form.size > ROOM * largest:
+                raise filing.full(ROOM * largest)
+            file = StoredFile(
+                id=orders.new_id("file-"),
+                key=key,
+                filename=str(form.filename),
+                purpose="batch",
+                size=form.size,
+                created_at=int(time.time()),
+            )
+            await filing.on_disk(orders.keep, self._root, draft, file)
+        except OSError as error:
+            log.warning("cannot keep a file: %s", error)
+            raise filing.trouble() from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return shown(file)
+
+    def _used(self, key: str) -> int:
+        """Return the bytes of all files of a key; drafts that nobody finished go."""
+        for draft in (self._root / "files" / key).glob(".draft-*"):
+            if time.time() - draft.stat().st_mtime > STALE_S:
+                shutil.rmtree(draft, ignore_errors=True)
+        return sum(one.size for one in orders.files(self._root, key))
+
+    async def one(self, request: Request) -> Response:
+        """Describe a file, or remove it.
+
+        Raises:
+            ApiError: there is none of that id, or the disk is not good.
+        """
+        file = await self._find(request)
+        if request.method == "DELETE":
+            await filing.on_disk(orders.drop_file, self._root, file.key, file.id)
+            return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+        return JSONResponse(shown(file))
+
+    async def content(self, request: Request) -> Response:
+        """Answer with what is in a file.
+
+        Raises:
+            ApiError: there is none of that id, or the disk is not good.
+        """
+        file = await self._find(request)
+        path = orders.file_dir(self._root, file.key, file.id) / "content"
+        return FileResponse(path, media_type="application/octet-stream")
+
+    async def _find(self, request: Request) -> StoredFile:
+        name = request.path_params["file_id"]
+        if not self._largest():
+            raise filing.off()
+        found = await filing.on_disk(orders.load_file, self._root, filing.owner(request), name)
+        if found is None:
+            raise filing.no_file(name)
+        return found
+
+
+def shown(file: StoredFile) -> Json:
+    """Return a file as OpenAI describes one."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": file.created_at,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "expires_at": None,
+    }

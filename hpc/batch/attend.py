@@ -1,0 +1,264 @@
+"""See one batch through that came through the gateway: check, take in, watch, hand over."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
+
+from hpc import jobs, orders, passes, state
+from hpc.batch import cases, check, crew, launch, outcome, split
+from hpc.batch.client import Target
+from hpc.batch.files import RealFiles
+from hpc.config import Site
+from hpc.errors import BatchError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hpc.model import BatchSpec
+    from hpc.orders import Order
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+STAFF_S = 5.0
+"""Seconds between two attempts to start a worker."""
+PASS_S = 3600
+"""Seconds that a pass lasts beyond its batch, for clocks that differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What all batches of one clerk have in common.
+
+    Attributes:
+        hostname: of this machine.
+        url: returns the gateway's address, or None while there is none.
+        closing: the clerk ends, and leaves what it sees to as it is.
+        one_at_a_time: held while workers are submitted.
+    """
+
+    root: Path
+    hostname: str
+    url: Callable[[], str | None]
+    closing: Event = field(default_factory=Event)
+    one_at_a_time: Lock = field(default_factory=Lock)
+
+
+class Attendance:
+    """Sees one batch through; after a crash another one goes on from what is on disk.
+
+    Args:
+        office: what is common.
+        order: the batch.
+    """
+
+    def __init__(self, office: Office, order: Order) -> None:
+        self._office, self._order = office, order
+        self._files = RealFiles()
+        self._folder = orders.order_dir(office.root, order.key, order.id)
+        self._merged = self._folder / "merged.jsonl"
+        self._staffed_at = -STAFF_S
+        self.progress = orders.load_progress(office.root, order)
+
+    def run(self) -> None:
+        """See it through, or leave it when the clerk closes.
+
+        Raises:
+            HpcServeError: something did not work that may work later.
+        """
+        if self.progress.status not in orders.FINAL:
+            spec = self._begun() or self._begin()
+            if spec is None:
+                return
+            ended = self._watch(spec)
+            if ended is None:
+                return
+            self._finish(spec, ended)
+        self._clean()
+
+    def _save(self, **changes: Any) -> None:
+        new = replace(self.progress, hostname=self._office.hostname, **changes)
+        if new != self.progress:
+            state.write_record(self._folder / "progress.json", new)
+            self.progress = new
+
+    def _end(self, status: str, **changes: Any) -> None:
+        self._save(status=status, ended_at=int(time.time()), **changes)
+        orders.close(self._office.root, self._order.key, self._order.id)
+
+    def _why(self) -> str | None:
+        """Return why no further request is made."""
+        if orders.cancelled_at(self._office.root, self._order) is not None:
+            return "cancelled"
+        return "expired" if time.time() >= self._order.expires_at else None
+
+    def _begun(self) -> BatchSpec | None:
+        """Return the batch that an earlier clerk took in, though it may not have noted it."""
+        root = self._office.root
+        for batch in [self.progress.batch] if self.progress.batch else cases.ids(root):
+            with contextlib.suppress(BatchError):
+                spec = outcome.load(state.batch_dir(root, batch))
+                if spec.output == str(self._merged):
+                    self._note_begin(spec)
+                    return spec
+        return None
+
+    def _note_begin(self, spec: BatchSpec) -> None:
+        if self.progress.batch is None:
+            now = int(time.time())
+            self._save(status="in_progress", batch=spec.id, total=spec.rows, in_progress_at=now)
+
+    def _begin(self) -> BatchSpec | None:
+        """Check the file and take it in; None where that was the end, or the clerk closes."""
+        content = orders.file_dir(self._office.root, self._order.key, self._order.file) / "content"
+        try:
+            target, models = self._wait_for_gateway()
+            if target is None:
+                return None
+            checked = check.read(content, self._order.endpoint, models)
+        except check.RefusedError as refused:
+            self._end(refused.status, errors=refused.errors)
+            return None
+        self._save(total=checked.total)
+        return self._launch(content, target)
+
+    def _launch(self, content: Path, target: Target) -> BatchSpec:
+        wanted = launch.Wanted(content, self._merged, None, target=target)
+        with self._office.one_at_a_time:
+            spec = launch.submit(
+                self._office.root, wanted, engine=None, cluster="local", site=Site()
+            )
+        self._note_begin(spec)
+        return spec
+
+    def _wait_for_gateway(self) -> tuple[Target | None, set[str]]:
+        """Return where requests go and what they may ask for; None when the clerk closes.
+
+        Raises:
+            RefusedError: it is over before it began.
+        """
+        secret = passes.ensure(passes.path(self._office.root))
+        ends_at = self._order.expires_at + PASS_S
+        key = passes.issue(secret, self._order.key, self._order.id, ends_at)
+        while not self._office.closing.is_set():
+            why, url = self._why(), self._office.url()
+            if why is not None:
+                raise check.RefusedError(why)
+            models = None if url is None else check.models_of(url, key)
+            if url is not None and models is not None:
+                return Target(url, key), models
+            self._office.closing.wait(LOOK_S)
+        return None, set()
+
+    def _watch(self, spec: BatchSpec) -> str | None:
+        """Return how it ended; None when the clerk closes."""
+        folder = state.batch_dir(self._office.root, spec.id)
+        while outcome.report(folder) is None:
+            why = self._why() or ("cancelled" if _control(folder) == "cancel" else None)
+            if why is not None:
+                self._halt(folder)
+                return "completed" if outcome.report(folder) else why
+            if self._office.closing.is_set():
+                return None
+            self._count(folder, spec)
+            self._staff(folder, spec)
+            self._office.closing.wait(LOOK_S)
+        return "completed"
+
+    def _count(self, folder: Path, spec: BatchSpec) -> None:
+        crewmen = crew.load_all(self._files, folder)
+        failed = min(spec.rows, sum(one.failed for one in crewmen))
+        good = min(spec.rows - failed, sum(one.good for one in crewmen))
+        self._save(completed=good, failed=failed)
+
+    def _staff(self, folder: Path, spec: BatchSpec) -> None:
+        """Have a worker that asks the gateway where it is now, unless somebody said pause."""
+        url, at_work = self._office.url(), cases.here(folder)
+        if url is None or _control(folder):
+            return
+        if (state.read_text(folder / "url") or "").strip() != url:
+            state.write_text(folder / "url", url)
+            jobs.drain(at_work)
+        elif not at_work and time.monotonic() - self._staffed_at > STAFF_S:
+            self._staffed_at = time.monotonic()
+            with self._office.one_at_a_time:
+                launch.submit_workers(self._office.root, spec, 1, "local", Site(), {})
+
+    def _halt(self, folder: Path) -> None:
+        """Have the workers flush and leave; those of a machine that left write nothing more."""
+        state.write_text(folder / "control", "cancel")
+        jobs.drain(cases.here(folder))
+        cases.settle(folder)
+
+    def _finish(self, spec: BatchSpec, ended: str) -> None:
+        """Hand over what was answered."""
+        folder = state.batch_dir(self._office.root, spec.id)
+        if ended == "completed":
+            now = self.progress.finalizing_at or int(time.time())
+            self._save(status="finalizing", finalizing_at=now)
+        cases.settle(folder)
+        root, key = self._office.root, self._order.key
+        drafts = [orders.drafted(root, key) for _ in range(2)]
+        try:
+            good, bad = (private(draft / "content") for draft in drafts)
+            with good, bad:
+                counts = split.split(self._files, folder, spec, good, bad, why=ended)
+                for file in (good, bad):
+                    file.flush()
+                    os.fsync(file.fileno())
+            output = self._keep(drafts[0], "output", counts.good)
+            error = self._keep(drafts[1], "error", counts.failed + counts.missing)
+        except OSError as error_:
+            raise StateError(f"cannot write the answers: {error_.strerror}") from error_
+        finally:
+            for draft in drafts:
+                shutil.rmtree(draft, ignore_errors=True)
+        self._end(ended, output=output, error=error, completed=counts.good, failed=counts.failed)
+
+    def _keep(self, draft: Path, kind: str, lines: int) -> str | None:
+        """Make a file of a draft, by a name that does not change if a crash repeats it."""
+        if not lines:
+            return None
+        order = self._order
+        mark = hashlib.sha256(f"{order.id} {kind}".encode()).hexdigest()[:24]
+        file = orders.StoredFile(
+            id=f"file-{mark}",
+            key=order.key,
+            filename=f"{order.id}_{kind}.jsonl",
+            purpose="batch_output",
+            size=(draft / "content").stat().st_size,
+            created_at=int(time.time()),
+        )
+        orders.keep(self._office.root, draft, file)
+        return file.id
+
+    def _clean(self) -> None:
+        """Remove what only the work needed."""
+        orders.close(self._office.root, self._order.key, self._order.id)
+        self._merged.unlink(missing_ok=True)
+        if self.progress.batch is not None:
+            folder = state.batch_dir(self._office.root, self.progress.batch)
+            gone = folder.with_name(f".{folder.name}")
+            with contextlib.suppress(OSError):
+                folder.rename(gone)  # so that nobody lists it half removed
+            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree(self._office.root / "jobs" / f"batch-{folder.name}", ignore_errors=True)
+
+
+def _control(folder: Path) -> str:
+    """Return what somebody said to the workers with ``hpc-serve batch``."""
+    return (state.read_text(folder / "control") or "").strip()
+
+
+def private(path: Path) -> Any:
+    """Open a new file that is closed to others."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

@@ -1,0 +1,88 @@
+"""What a batch has answered, done or not: one file for the answers and one for the errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpc.batch import answers, chunks, intake, merge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from hpc.batch.files import Files
+    from hpc.model import BatchSpec
+
+WORDS = {
+    "expired": "This request could not be executed before the completion window expired.",
+    "cancelled": "This request was not executed, as the batch was cancelled.",
+}
+
+
+@dataclass(slots=True)
+class Counts:
+    """Lines that were written.
+
+    Attributes:
+        good: answers.
+        failed: errors of requests that were made.
+        missing: requests that nobody made.
+    """
+
+    good: int = 0
+    failed: int = 0
+    missing: int = 0
+
+
+def split(
+    files: Files, folder: Path, spec: BatchSpec, good: BinaryIO, bad: BinaryIO, *, why: str
+) -> Counts:
+    """Write each request's answer or error, in the order of the input.
+
+    Args:
+        files: the file system.
+        folder: the batch; nobody works on it any more.
+        spec: what was asked for.
+        good: gets the answers.
+        bad: gets the errors.
+        why: a request has no outcome: "expired" or "cancelled".
+
+    Raises:
+        BatchError: the requests cannot be read.
+    """
+    counts, attempts = Counts(), _attempts(files, folder)
+    for chunk in range(spec.chunks):
+        found = answers.collect(files, folder, chunk, attempts.get(chunk, 0))
+        rows = merge.rows_of(spec, chunk)
+        lines = intake.requests(folder, chunk) if any(row not in found for row in rows) else []
+        for row in rows:
+            answer = found.get(row)
+            if answer is None:
+                bad.write(_never(row, lines[row - rows.start], why))
+                counts.missing += 1
+            else:
+                (good if answer.good else bad).write(answer.line + b"\n")
+                counts.good += answer.good
+                counts.failed += not answer.good
+    return counts
+
+
+def _attempts(files: Files, folder: Path) -> dict[int, int]:
+    """Return how often each chunk was claimed, wherever it is now."""
+    found: dict[int, int] = {}
+    for state in (chunks.TODO, chunks.DOING, chunks.DONE):
+        for claim in chunks.listed(files, folder, state):
+            found[claim.chunk] = max(found.get(claim.chunk, 0), claim.attempt + 1)
+    return found
+
+
+def _never(row: int, line: bytes, why: str) -> bytes:
+    said = {
+        "id": f"batch_req_{row}",
+        "custom_id": json.loads(line)["custom_id"],
+        "response": None,
+        "error": {"code": f"batch_{why}", "message": WORDS[why]},
+    }
+    return json.dumps(said, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,82 @@
+"""A batch that waits: for an engine that says when to come back, and for what is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hpc import jobs, state
+from hpc.batch import cases, chunks, launch, outcome
+from hpc.batch.client import Target
+from hpc.batch.files import RealFiles
+from hpc.config import Site
+from tests.contract.test_batch import (
+    Engine,
+    engine,
+    results,
+    submitted,
+    texts,
+    wait,
+    wanted,
+    worker,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hpc.model import BatchSpec
+
+__all__ = ["engine", "submitted"]
+TRIES = 4
+SPENT = {"x-should-retry": "false", "Retry-After": "1"}
+
+
+def test_a_limit_uses_up_no_try_and_a_spent_budget_is_final(tmp_path: Path, engine: Engine) -> None:
+    answer = engine.answer
+
+    def limited(prompt: str) -> tuple[int, dict[str, str], bytes]:
+        status, headers, data = answer(prompt)
+        word, tries = prompt.partition(" ")[0], engine.asked[prompt]
+        if word in ("limited", "loading") and tries <= TRIES:
+            return (429 if word == "limited" else 503), {"Retry-After": "0"}, b"{}"
+        return (429, SPENT, b"{}") if word == "spent" else (status, headers, data)
+
+    engine.answer = limited  # type: ignore[method-assign]
+    words = ["limited", "loading", "spent", "good"]
+    asked = wanted(tmp_path, engine, words)
+    folder = launch._fresh(tmp_path)
+    spec = launch._prepare(folder, asked, None)
+    object.__setattr__(spec, "retries", 1)
+    begun = time.monotonic()
+    assert asyncio.run(worker(folder, spec, "a").run(Target(engine.url)))
+    outcome.conclude(RealFiles(), folder, spec)
+
+    assert texts(tmp_path) == ["LIMITED 0", "LOADING 1", None, "GOOD 3"]
+    assert engine.asked == {"limited 0": 5, "loading 1": 5, "spent 2": 1, "good 3": 1}
+    assert results(tmp_path)[2]["error"]["code"] == "429"
+    assert time.monotonic() - begun < 50
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_is_told_to_end_keeps_what_is_answered_and_gives_the_rest_back(
+    tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
+) -> None:
+    engine.delay_s = 1.0
+    spec = submitted(["good"] * 200)
+    folder = state.batch_dir(tmp_path, spec.id)
+    wait(lambda: engine.now > 8)
+    jobs.drain(launch.handles(folder))
+    wait(lambda: not cases.here(folder))
+    asked = len(engine.asked)
+    left = list(chunks.listed(RealFiles(), folder, chunks.DOING))
+    launch.submit_workers(tmp_path, spec, 1, "local", Site(), {})
+    engine.delay_s = 0
+    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+
+    assert left == []
+    assert 8 < asked < 200
+    assert set(engine.asked.values()) == {1}
