@@ -23,19 +23,8 @@ Process = subprocess.Popen
 STDERR_SHOWN = 2000
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 """What ends a process for certain; Windows has one way only."""
-LEASH = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-for number in signal.SIGPIPE, signal.SIGXFSZ:
-    signal.signal(number, signal.SIG_DFL)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[3:])
-"""
-"""Python that asks for SIGTERM when its parent dies, and becomes another program.
-
-Source: PR_SET_PDEATHSIG in prctl(2). A ``preexec_fn`` would do it between fork and exec, where
-Python is not safe.
-"""
+LEASH = Path(__file__).with_name("leash.py")
+"""Ends a program when its parent dies. A ``preexec_fn`` is not safe where there are threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +146,8 @@ def spawn(
         env: its whole environment; None hands on ours.
         cwd: its working folder.
         stdin: text for its standard input, which is then closed; the place for secrets.
-        leashed: end it with SIGTERM should the thread that calls us end, by SIGKILL too.
+        leashed: end it and all that it started should the thread that calls us end, by SIGKILL
+            too.
 
     Raises:
         CommandError: it is not installed, or the log cannot be opened.
@@ -320,7 +310,7 @@ def _on_leash(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
     program = shutil.which(argv[0], path=env.get("PATH"))
     if program is None:
         raise _not_run(argv[0], FileNotFoundError())
-    return [sys.executable, "-I", "-S", "-c", LEASH, str(os.getpid()), program, *argv]
+    return [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), program, *argv]
 
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str] | None:

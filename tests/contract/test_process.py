@@ -201,6 +201,39 @@ def test_a_leashed_program_ends_with_its_parent(tmp_path: Path) -> None:
     until(lambda: not runs(child))
 
 
+STRAY = """
+trap '' TERM
+setsid bash -c 'trap "" TERM; echo $$ >> "$0"; exec sleep 60' "$0" &
+echo $$ >> "$0"
+wait
+"""
+DEAF_PARENT = PARENT.replace("argv = ", "argv = ['bash', '-c', sys.argv[2], sys.argv[1]] or ")
+
+
+def test_a_leash_ends_what_does_not_listen_and_what_has_moved_away(tmp_path: Path) -> None:
+    log = tmp_path / "pids"
+    project = Path(__file__).parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", DEAF_PARENT, str(log), STRAY], cwd=project)
+    try:
+        until(lambda: log.exists() and len(log.read_text().split()) == 2)
+        pids = [int(pid) for pid in log.read_text().split()]
+        assert all(runs(pid) for pid in pids)
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: not any(runs(pid) for pid in pids))
+
+
+def test_a_leash_ends_with_the_program_and_kills_what_it_left(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = "setsid sleep 60 & echo $!; exit 5"
+    child = process.spawn(["bash", "-c", code], log=log, leashed=True)
+    assert child.wait(10) == 5
+    assert not runs(int(read(log)))
+    child = process.spawn(["bash", "-c", "kill -SEGV $$"], leashed=True)
+    assert child.wait(10) == -signal.SIGSEGV
+
+
 def test_a_leash_changes_nothing_else(tmp_path: Path) -> None:
     """Words, variables, ids and signals are those of a program that was started without one."""
     code = "printf '%s\n' \"$0\" \"$@\"; grep -E '^Sig(Ign|Blk)' /proc/$$/status; env | sort"

@@ -128,10 +128,3 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
     assert "Jane Austen" in texts["r0"]
     assert look()["report"]["good"] == REQUESTS
     assert nodes == set(COMPUTE)
-    end_engines(clean)
-
-
-def end_engines(cluster: Cluster) -> None:
-    """End what a killed job left behind, which docs/batch.md does not promise away."""
-    for node in COMPUTE:
-        cluster.shell(node, "kill -9 $(pgrep -u owner llama-server)", check=False)

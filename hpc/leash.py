@@ -1,0 +1,129 @@
+"""Runs a program that must not outlive whoever started it: python leash.py PARENT PROGRAM ARGV...
+
+The kernel tells us by SIGTERM when our parent dies, by SIGKILL too. The program then has a few
+seconds to end by itself; a server may have missed the signal while it loaded its model. After that
+everything it started is killed, wherever that has moved to: what loses its parent becomes ours.
+
+Source: PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER in prctl(2). The standard library alone, and no
+import of ours: this runs as a file, before any environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+GRACE_S = 5.0
+AGAIN_S = 0.5
+
+
+def main(parent: int, program: str, argv: list[str]) -> NoReturn:
+    """Run a program, and end as it does once nothing of it is left.
+
+    Args:
+        parent: process that must live.
+        program: path of the program.
+        argv: its name and arguments.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    child = 0
+
+    def on_term(number: int, frame: object) -> None:
+        """Hand it on where it came from the kernel; else the whole group has got it."""
+        del frame
+        if os.getppid() != parent:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S, AGAIN_S)
+
+    # An exec gives the program back its own ways with signals, but for those ignored.
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGALRM, lambda *_: kill_all())
+    child = os.fork()
+    if child == 0:
+        _become(libc, program, argv)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        kill_all()
+    status = _wait(child)
+    while kill_all():
+        time.sleep(0.01)
+        _reap()
+    _end_like(status)
+
+
+def kill_all() -> bool:
+    """Send SIGKILL to all that descends from us; tell whether anything did."""
+    below, parents = {os.getpid()}, _parents()
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in below} - below
+        grown = bool(more)
+        below |= more
+    below.discard(os.getpid())
+    for pid in below:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(below)
+
+
+def _parents() -> dict[int, int]:
+    """Return the parent of each process, as proc_pid_stat(5) tells it; zombies are over."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                state, parent, *_ = (
+                    (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                )
+                if state != "Z":
+                    found[int(entry.name)] = int(parent)
+    return found
+
+
+def _become(libc: ctypes.CDLL, program: str, argv: list[str]) -> NoReturn:
+    """Turn into the program, which dies with us."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execv(program, argv)  # noqa: S606 - what we are for
+    finally:
+        os._exit(127)
+
+
+def _wait(child: int) -> int:
+    """Return the status with which the program ended."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            return status
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _end_like(status: int) -> NoReturn:
+    """End with the program's exit status, or by the signal that ended it, without a core."""
+    if os.WIFSIGNALED(status):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.WEXITSTATUS(status))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
