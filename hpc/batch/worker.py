@@ -101,9 +101,9 @@ class Worker:
         Raises:
             BatchError: the requests cannot be read.
         """
-        async with target.client(self._spec.in_flight) as client:
+        async with target.clients() as clients:
             sender = Sender(
-                client, self._pace, timeout_s=self._spec.timeout_s, retries=self._spec.retries
+                clients, self._pace, timeout_s=self._spec.timeout_s, retries=self._spec.retries
             )
             self._beat(sender)
             keeper = asyncio.create_task(self._keep(sender))

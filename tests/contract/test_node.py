@@ -69,6 +69,10 @@ def until(holds: Callable[[], object], told: Callable[[], str], seconds: float =
         time.sleep(0.05)
 
 
+def children(pid: int | str) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 def engines(path: Path) -> list[int]:
     """Return the engines that have a path among their variables, as model or as folder."""
     found = []
@@ -77,7 +81,8 @@ def engines(path: Path) -> list[int]:
             words = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"gguf_api_server" in words and str(path).encode() in words:
+        leash = b"leash.py" in words
+        if b"gguf_api_server" in words and str(path).encode() in words and not leash:
             found.append(int(entry.name))
     return found
 
@@ -120,11 +125,11 @@ class Node:
 
     def family(self) -> dict[str, int]:
         """Return the engine's and the sidecar's process id."""
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         names = {"gguf_api_server": "engine", "gateway_lite": "sidecar"}
         found: dict[str, int] = {}
-        for pid in text.split():
+        for pid in children(self.process.pid):
             line = Path(f"/proc/{pid}/cmdline").read_text()
+            pid = next(iter(children(pid)), pid) if "leash.py" in line else pid  # noqa: PLW2901
             found |= {name: int(pid) for mark, name in names.items() if mark in line}
         return found
 
