@@ -103,7 +103,7 @@ def slow_engine(cluster: Cluster) -> Iterator[None]:
     """Let the engine answer a few tokens per second."""
     (replica,) = cluster.replicas("demo")
     node = replica["endpoint"]["host"]
-    pid = cluster.shell(node, "pgrep -o -u owner -f [l]lama-server").stdout.strip()
+    pid = cluster.shell(node, "pgrep -o -x -u owner llama-server").stdout.strip()
     brake = cluster.lab.popen(node, ["sh", "-c", SLOW.format(pid=pid)])
     try:
         yield
