@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
-REQUESTS, FAULTS = (3000, 20) if FULL else (1200, 7)
+REQUESTS, FAULTS = (3000, 24) if FULL else (1200, 7)
 SEED = 5
 QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?")
 
@@ -30,9 +30,9 @@ def line(number: int) -> str:
     return json.dumps({"custom_id": f"r{number}", **body})
 
 
-def answers(cluster: Cluster) -> dict[str, str]:
+def answers(cluster: Cluster, name: str) -> dict[str, str]:
     """Return what the output says, by custom_id, each of which it has once."""
-    text = cluster.shell("login", "cat answers.jsonl").stdout
+    text = cluster.shell("login", f"cat {name}").stdout
     found = [json.loads(one) for one in text.splitlines()]
     assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(REQUESTS)]
     assert [one["error"] for one in found] == [None] * REQUESTS
@@ -90,14 +90,24 @@ KINDS = (
 )
 
 
+def submit(cluster: Cluster, image: str, output: str, *more: str) -> str:
+    """Submit the requests to three workers; return the batch."""
+    made = cluster.json(
+        *("batch", "submit", "in.jsonl", "-o", output, "--workers", "3"),
+        *("--engine", "llamacpp", "--model", "models/demo-f16.gguf", "--image", image),
+        *("--partition", "cpu", "--cpus", "2", "--mem", "1G", "--time", "10", *more),
+    )
+    return str(made["id"])
+
+
 def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> None:
     """Three workers on two nodes; jobs and engines are killed, requeued, cancelled and resumed."""
     clean.lab.write_file("/home/owner/in.jsonl", "".join(line(n) + "\n" for n in range(REQUESTS)))
-    batch = clean.json(
-        *("batch", "submit", "in.jsonl", "-o", "answers.jsonl", "--workers", "3"),
-        *("--engine", "llamacpp", "--model", "models/demo-f16.gguf", "--image", llamacpp_image),
-        *("--partition", "cpu", "--cpus", "2", "--mem", "1G", "--time", "10", "--in-flight", "1"),
-    )["id"]
+    calm = submit(clean, llamacpp_image, "calm.jsonl")
+    clean.wait_until(
+        lambda: clean.json("batch", "status", calm)["state"] == "DONE", "the calm run", 240
+    )
+    batch = submit(clean, llamacpp_image, "answers.jsonl", "--in-flight", "1")
 
     def look() -> dict[str, Any]:
         found: dict[str, Any] = clean.json("batch", "status", batch)
@@ -112,14 +122,15 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
             one["job"]["job_id"] for one in seen["jobs"] if one["status"]["state"] == "RUNNING"
         ]
         if running and seen["done"] > hit:
-            fault = KINDS[len(done) % len(KINDS)]
+            fault = dice.choice(KINDS) if FULL else KINDS[len(done) % len(KINDS)]
             fault(clean, batch, dice.choice(running))
             done.append(fault.__name__)
             hit = seen["done"]
         clean.hpc("batch", "resume", batch, "--workers", "3", check=False, timeout=120)
         time.sleep(0.5)
     clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=300)
-    texts = answers(clean)
+    texts = answers(clean, "answers.jsonl")
+    assert texts == answers(clean, "calm.jsonl")
     nodes = {one["host"] for one in look()["workers"]}
 
     for first in range(len(QUESTIONS)):
@@ -128,3 +139,30 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
     assert "Jane Austen" in texts["r0"]
     assert look()["report"]["good"] == REQUESTS
     assert nodes == set(COMPUTE)
+
+
+def test_vllm_answers_a_batch_and_is_started_again(clean: Cluster, vllm_image: str) -> None:
+    """The same worker with vLLM's CPU build, whose engine is killed once."""
+    lines = [line(n) for n in range(0, 600, 3)]  # all the same question
+    clean.lab.write_file("/home/owner/few.jsonl", "\n".join(lines) + "\n")
+    batch = clean.json(
+        *("batch", "submit", "few.jsonl", "-o", "few-answers.jsonl", "--in-flight", "4"),
+        *("--engine", "vllm", "--model", "models/hf", "--name", "tiny", "--image", vllm_image),
+        *("--partition", "cpu", "--accelerator", "none", "--cpus", "3", "--mem", "6G"),
+        *("--engine-arg", "max-model-len=1024", "--engine-arg", "enforce-eager", "--time", "20"),
+        *("--engine-arg", "dtype=float32", "--engine-arg", "kv-cache-memory-bytes=67108864"),
+    )["id"]
+
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = clean.json("batch", "status", batch)
+        return found
+
+    clean.wait_until(lambda: look()["good"] > 0, "the first answers", timeout=240)
+    node = look()["workers"][0]["host"]
+    clean.shell(node, "kill -9 $(pgrep -u owner -f '[V]LLM::EngineCore|[v]llm serve')", check=False)
+    clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=300)
+    text = clean.shell("login", "cat few-answers.jsonl").stdout
+    found = [json.loads(one) for one in text.splitlines()]
+    texts = {one["response"]["body"]["choices"][0]["message"]["content"].strip() for one in found}
+    assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(0, 600, 3)]
+    assert texts == {"Jane Austen wrote Emma."}
