@@ -266,7 +266,7 @@ class BatchSpec:
 
 @dataclass(frozen=True, slots=True)
 class BatchWorker:
-    """What a worker of a batch says of itself; times are Unix seconds.
+    """What a worker of a batch says of itself, and its job's GPUs; times are Unix seconds.
 
     Attributes:
         name: no other process ever has it.
@@ -276,7 +276,7 @@ class BatchWorker:
         retried: requests it has sent again.
         tokens: completion tokens it has received.
         in_flight: requests on their way just now.
-        limit: requests it would have on their way.
+        limit: the most it would have.
         ended: whether it left on its own.
         history: moments with the requests and tokens it had had by then, thinned.
     """
@@ -295,5 +295,6 @@ class BatchWorker:
     limit: int = 0
     ended: bool = False
     cause: str | None = None
+    gpus: int = 0
     history: tuple[tuple[float, int, int], ...] = ()
     schema: int = 1

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from hpc.batch.launch import Elsewhere
     from hpc.config import Site
     from hpc.model import BatchSpec, BatchWorker, JobHandle, JobStatus
     from hpc.submit import Cluster
@@ -71,7 +72,7 @@ def look(root: Path, batch: str) -> Look:
         workers=tuple(crewmen),
         jobs=tuple((handle, statuses[handle.job_id]) for handle in found),
         report=made,
-        hours=outcome.hours(folder, crewmen),
+        hours=outcome.hours(crewmen),
         on_done=ending.on_done(folder),
     )
 
@@ -118,9 +119,23 @@ def stop(root: Path, batch: str, *, word: str) -> None:
 
 
 def resume(
-    root: Path, batch: str, *, workers: int | None, cluster: Cluster | None, site: Site
+    root: Path,
+    batch: str,
+    *,
+    workers: int | None,
+    cluster: Cluster | None,
+    site: Site,
+    elsewhere: Elsewhere = lambda resources: resources,
 ) -> int:
     """Have a batch go on with so many workers; return how many were submitted.
+
+    Args:
+        root: state directory.
+        batch: its id.
+        workers: jobs; None is as many as were submitted at first.
+        cluster: where jobs run; None finds out.
+        site: names the container program and templates.
+        elsewhere: changes what new jobs ask for, such as the partition.
 
     Raises:
         BatchError: there is none of that id, or it is done.
@@ -135,12 +150,20 @@ def resume(
         state.write_text(folder / "control", "")
         ending.forget(folder)
     missing = (workers or spec.workers) - len(_alive(folder))
-    launch.submit_workers(root, spec, max(0, missing), cluster, site, {})
+    launch.submit_workers(root, spec, max(0, missing), cluster, site, {}, elsewhere)
     return max(0, missing)
 
 
-def scale(root: Path, batch: str, workers: int, *, cluster: Cluster | None, site: Site) -> int:
-    """Bring a batch to so many workers; return the change.
+def scale(
+    root: Path,
+    batch: str,
+    workers: int,
+    *,
+    cluster: Cluster | None,
+    site: Site,
+    elsewhere: Elsewhere = lambda resources: resources,
+) -> int:
+    """Bring a batch to so many workers; return the change. The arguments are those of ``resume``.
 
     Raises:
         BatchError: there is none of that id, or it is done.
@@ -150,7 +173,7 @@ def scale(root: Path, batch: str, workers: int, *, cluster: Cluster | None, site
     outcome.load(folder)
     alive = _alive(folder)
     if len(alive) <= workers:
-        return resume(root, batch, workers=workers, cluster=cluster, site=site)
+        return resume(root, batch, workers=workers, cluster=cluster, site=site, elsewhere=elsewhere)
     jobs.drain(alive[workers:])
     return workers - len(alive)
 

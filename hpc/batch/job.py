@@ -47,11 +47,13 @@ class RunBatch:
         home: state directory.
         batch: id of the batch.
         program: the container program.
+        gpus: of this job.
     """
 
     home: str
     batch: str
     program: str = "apptainer"
+    gpus: int = 0
 
     def __call__(self) -> None:
         """Work until the batch is answered or somebody says stop.
@@ -62,7 +64,7 @@ class RunBatch:
         """
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        run(Path(self.home), self.batch, program=self.program)
+        run(Path(self.home), self.batch, program=self.program, gpus=self.gpus)
 
     def checkpoint(self) -> Any:
         """Flush before the walltime or a preemption, and hand submitit the job to requeue."""
@@ -73,13 +75,14 @@ class RunBatch:
         return DelayedSubmission(self)
 
 
-def run(root: Path, batch: str, *, program: str = "apptainer") -> None:
+def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) -> None:
     """Run one worker in this process, with an engine of its own unless a service answers.
 
     Args:
         root: state directory.
         batch: id of the batch.
         program: the container program.
+        gpus: of this job.
 
     Raises:
         BatchError: the batch cannot be read, or its output cannot be written.
@@ -88,7 +91,7 @@ def run(root: Path, batch: str, *, program: str = "apptainer") -> None:
     folder = state.batch_dir(root, batch)
     spec = outcome.load(folder)
     with place.private_folder() as private:
-        life = _Life(folder, spec, private, program)
+        life = _Life(folder, spec, private, program, gpus)
         signal.signal(signal.SIGTERM, life.on_term)
         life.run()
 
@@ -102,10 +105,12 @@ class _Life:
     The worker's loop has a thread of its own, since signals and the engine's leash need the first.
     """
 
-    def __init__(self, folder: Path, spec: BatchSpec, private: Path, program: str) -> None:
+    def __init__(
+        self, folder: Path, spec: BatchSpec, private: Path, program: str, gpus: int
+    ) -> None:
         global _current  # noqa: PLW0603 - submitit calls checkpoint() on a copy of the job
         self.folder, self.spec, self.private, self.program = folder, spec, private, program
-        self.files = RealFiles()
+        self.files, self.gpus = RealFiles(), gpus
         self.job_id = os.environ.get("SLURM_JOB_ID") or os.environ.get(
             "SUBMITIT_LOCAL_JOB_ID", str(os.getpid())
         )
@@ -176,7 +181,7 @@ class _Life:
     async def _serve(self, target: Target, slots: int | None) -> bool:
         now = time.time()
         host = place.node_name(os.environ)
-        record = BatchWorker(self.name, self.job_id, host, started_at=now, beat_at=0.0)
+        record = BatchWorker(self.name, self.job_id, host, now, 0.0, gpus=self.gpus)
         self.worker = Worker(
             self.files, self.folder, self.spec, record, slots=slots, ended=self._job_ended
         )

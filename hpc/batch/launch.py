@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hpc.config import Site
     from hpc.submit import Cluster
 
+    Elsewhere = Callable[[Resources], Resources]
     Watch = Callable[[Iterable[Request | Bad]], Iterable[Request | Bad]]
 
 RESTARTS = 100
@@ -173,6 +174,7 @@ def submit_workers(
     cluster: Cluster | None,
     site: Site,
     extra: Mapping[str, str],
+    elsewhere: Elsewhere = lambda resources: resources,
 ) -> list[JobHandle]:
     """Submit so many workers of a batch.
 
@@ -183,19 +185,20 @@ def submit_workers(
         cluster: where jobs run; None finds out.
         site: names the container program and templates.
         extra: further sbatch options.
+        elsewhere: changes what the batch was submitted with, such as the partition.
 
     Raises:
         SchedulerError: a job was refused.
     """
     folder = state.batch_dir(root, spec.id)
     engine = state.read_record(folder / "engine.json", ServiceSpec)
-    resources = engine.resources if engine else Resources()
+    resources = elsewhere(engine.resources) if engine else Resources()
     # A gateway listens on this machine: those who ask it run here too.
     where = (cluster or jobs.default_cluster()) if engine else "local"
     made = []
     for number in range(count):
         handle = jobs.submit_callable(
-            RunBatch(str(root), spec.id, site.apptainer),
+            RunBatch(str(root), spec.id, site.apptainer, resources.gpus),
             name=f"batch-{spec.id}",
             resources=replace(resources, extra={**resources.extra, **extra}),
             root=root,

@@ -11,7 +11,7 @@ from hpc import state
 from hpc.batch import chunks, crew, merge
 from hpc.batch.client import Target
 from hpc.errors import BatchError
-from hpc.model import BatchSpec, ServiceSpec
+from hpc.model import BatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,11 +66,10 @@ class Hours:
     gpus: float
 
 
-def hours(folder: Path, crewmen: Iterable[BatchWorker]) -> Hours:
+def hours(crewmen: Iterable[BatchWorker]) -> Hours:
     """Return what the workers of a batch have cost so far."""
-    engine = state.read_record(folder / "engine.json", ServiceSpec)
-    spent = sum(max(0.0, one.beat_at - one.started_at) for one in crewmen) / 3600
-    return Hours(spent, spent * (engine.resources.gpus if engine else 0))
+    spent = [(max(0.0, one.beat_at - one.started_at) / 3600, one.gpus) for one in crewmen]
+    return Hours(sum(time for time, _ in spent), sum(time * gpus for time, gpus in spent))
 
 
 def reopen(files: Files, folder: Path, spec: BatchSpec) -> int:
@@ -90,7 +89,7 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
         return before
     merged = merge.merge(files, folder, spec)
     crewmen = crew.load_all(files, folder)
-    spent = hours(folder, crewmen)
+    spent = hours(crewmen)
     made = {
         "id": spec.id,
         "output": spec.output,

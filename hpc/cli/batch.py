@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import click
 
@@ -12,9 +13,13 @@ from hpc.cli.batch_report import report
 from hpc.cli.batch_schedule import schedules, tick, unschedule
 from hpc.cli.batch_submit import submit, validate
 from hpc.cli.batch_text import as_dict, progress
+from hpc.cli.services import FLAGS
 
 OVER = frozenset({"DONE", "PAUSED", "CANCELLED", "STOPPED"})
 WATCH_S = 2.0
+MAY_DIFFER = {"partition", "account", "qos", "constraint", "gpu_type", "cpus", "mem", "time"}
+PLACE = tuple(flag for flag in FLAGS if set(output.names_of((flag,))) <= MAY_DIFFER)
+"""What further workers may ask for in another way than those before."""
 
 
 @click.group(epilog=output.examples("hpc-serve batch ls"))
@@ -97,28 +102,49 @@ def cancel(batch_id: str, home: str | None) -> None:
 @batch.command(epilog=output.examples("hpc-serve batch resume 1120-220000"))
 @click.argument("batch_id", metavar="ID")
 @click.option("--workers", type=click.IntRange(1), help="Jobs [default: as submitted].")
+@output.with_options(PLACE)
 @output.home_option
-def resume(batch_id: str, workers: int | None, home: str | None) -> None:
+def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -> None:
     """Submit the workers that a batch lacks."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 
     loaded = config.load(home=home)
-    made = cases.resume(loaded.home, batch_id, workers=workers, cluster=None, site=loaded.site)
+    made = cases.resume(
+        loaded.home,
+        batch_id,
+        workers=workers,
+        cluster=None,
+        site=loaded.site,
+        elsewhere=lambda resources: config.changed(resources, flags),
+    )
     click.echo(f"submitted {made} worker(s)")
 
 
-@batch.command(epilog=output.examples("hpc-serve batch scale 1120-220000 8"))
+@batch.command(
+    epilog=output.examples(
+        "hpc-serve batch scale 1120-220000 8",
+        "hpc-serve batch scale 1120-220000 8 --partition preempt --gpu-type l40s",
+    )
+)
 @click.argument("batch_id", metavar="ID")
 @click.argument("workers", type=click.IntRange(1), metavar="N")
+@output.with_options(PLACE)
 @output.home_option
-def scale(batch_id: str, workers: int, home: str | None) -> None:
-    """Bring a batch to N workers."""
+def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
+    """Bring a batch to N workers; those that join may be of another partition or GPU type."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 
     loaded = config.load(home=home)
-    change = cases.scale(loaded.home, batch_id, workers, cluster=None, site=loaded.site)
+    change = cases.scale(
+        loaded.home,
+        batch_id,
+        workers,
+        cluster=None,
+        site=loaded.site,
+        elsewhere=lambda resources: config.changed(resources, flags),
+    )
     click.echo(f"{change:+d} worker(s)")
 
 

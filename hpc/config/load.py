@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +191,25 @@ def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
         raise ConfigError(f"{name_of(str(first['loc'][-1]))}: {message}") from error
 
 
+def changed(resources: Resources, flags: Mapping[str, Any]) -> Resources:
+    """Return what is asked of the scheduler with some flags on top.
+
+    Args:
+        resources: as they were asked for before.
+        flags: as for ``load``; None is unset.
+
+    Raises:
+        ConfigError: a value is not allowed; names the flag.
+    """
+    said = _layer(flags, lambda key: "--" + key.replace("_", "-")).resources
+    return replace(resources, **_named(said.model_dump(exclude_none=True)))
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"mem": "mem_mb", "time": "time_min"}
+    return {names.get(key, key): value for key, value in values.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class _Resolver:
     """Merges the layers of one entry; the last that says something wins."""
@@ -239,8 +258,7 @@ class _Resolver:
             values = layer.resources.model_dump(exclude_none=True)
             extra |= values.pop("extra", {})
             said |= values
-        names = {"mem": "mem_mb", "time": "time_min"}
-        return Resources(extra=extra, **{names.get(key, key): said[key] for key in said})
+        return Resources(extra=extra, **_named(said))
 
     def _last(self, key: str, default: Any) -> Any:
         said = [value for layer in self.layers if (value := getattr(layer, key)) is not None]

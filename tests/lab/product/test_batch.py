@@ -115,6 +115,7 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
 
     clean.wait_until(lambda: look()["done"] > 0, "a chunk is done", timeout=180)
     dice, done, hit = random.Random(SEED), [], look()["done"]
+    partitions: set[str] = set()
     while len(done) < FAULTS:
         seen = look()
         assert seen["state"] != "DONE", f"it was done after {len(done)} faults"
@@ -126,7 +127,9 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
             fault(clean, batch, dice.choice(running))
             done.append(fault.__name__)
             hit = seen["done"]
-        clean.hpc("batch", "resume", batch, "--workers", "3", check=False, timeout=120)
+        words = ("--workers", "3", "--partition", ("cpu", "gpu")[len(done) % 2])
+        clean.hpc("batch", "resume", batch, *words, check=False, timeout=120)
+        partitions |= set(clean.shell("login", "squeue -h -o %P", check=False).stdout.split())
         time.sleep(0.5)
     clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=300)
     texts = answers(clean, "answers.jsonl")
@@ -139,6 +142,7 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
     assert "Jane Austen" in texts["r0"]
     assert look()["report"]["good"] == REQUESTS
     assert nodes == set(COMPUTE)
+    assert partitions == {"cpu", "gpu"}
 
 
 def test_vllm_answers_a_batch_and_is_started_again(clean: Cluster, vllm_image: str) -> None:
