@@ -18,9 +18,10 @@ mount -t tmpfs -o size=3m,mode=700 tmpfs "$STATE"
 exec "$PYTHON" "$DRIVER"
 """
 DRIVER = """
-import json, os, sys, threading, time
+import atexit, json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from hpc import jobs, state
 from hpc.batch import cases, launch
 from hpc.batch.client import Target
 from hpc.config import Site
@@ -56,6 +57,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 asked = launch.Wanted(folder / "in.jsonl", folder / "out.jsonl", "m", workers=2, in_flight=8,
     target=Target(f"http://127.0.0.1:{server.server_port}"))
 spec = launch.submit(root, asked, engine=None, cluster="local", site=Site())
+atexit.register(lambda: jobs.cancel(launch.handles(state.batch_dir(root, spec.id))))
 until(lambda: cases.look(root, spec.id).done > 0, "a chunk is done")
 fill = root / "fill"
 with fill.open("wb", buffering=0) as file:

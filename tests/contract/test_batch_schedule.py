@@ -157,7 +157,7 @@ def test_hours_that_are_over_pause_a_batch_and_the_next_run_goes_on(
     fake: FakeSlurm, tmp_path: Path
 ) -> None:
     fake.set(scrontab=True)
-    write_requests(tmp_path / "in.jsonl", 600)
+    write_requests(tmp_path / "in.jsonl", 300)
     submit("--max-hours=0.0000001", out="out-{date}-{time}.jsonl")
     line = (fake.folder / "scrontab").read_text().splitlines()[-2].split(maxsplit=5)[5]
     subprocess.run(["sh", "-c", line], check=True, timeout=60)
@@ -167,5 +167,5 @@ def test_hours_that_are_over_pause_a_batch_and_the_next_run_goes_on(
     spec.write_text(json.dumps(changed))
     subprocess.run(["sh", "-c", line], check=True, timeout=60)
     assert [run["result"] for run in schedules()[0]["runs"]] == ["submitted", "resumed"]
-    wait(lambda: states() == ["DONE"], "the batch is done")
+    wait(lambda: states() == ["DONE"], "the batch is done", 200)
     batch("unschedule", "every-1")

@@ -104,45 +104,47 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
     """Three workers on two nodes; jobs and engines are killed, requeued, cancelled and resumed."""
     clean.lab.write_file("/home/owner/in.jsonl", "".join(line(n) + "\n" for n in range(REQUESTS)))
     calm = submit(clean, llamacpp_image, "calm.jsonl")
-    clean.wait_until(
-        lambda: clean.json("batch", "status", calm)["state"] == "DONE", "the calm run", 240
-    )
+    clean.wait_until(lambda: look(clean, calm)["state"] == "DONE", "the calm run", 240)
     batch = submit(clean, llamacpp_image, "answers.jsonl", "--in-flight", "1")
+    clean.wait_until(lambda: look(clean, batch)["done"] > 0, "a chunk is done", timeout=180)
+    partitions = hurt(clean, batch)
+    clean.wait_until(lambda: look(clean, batch)["state"] == "DONE", "it is done", timeout=300)
+    texts = answers(clean, "answers.jsonl")
 
-    def look() -> dict[str, Any]:
-        found: dict[str, Any] = clean.json("batch", "status", batch)
-        return found
+    assert texts == answers(clean, "calm.jsonl")
+    for first in range(len(QUESTIONS)):
+        assert len({texts[f"r{n}"] for n in range(first, REQUESTS, len(QUESTIONS))}) == 1
+    assert "Jane Austen" in texts["r0"]
+    assert look(clean, batch)["report"]["good"] == REQUESTS
+    assert {one["host"] for one in look(clean, batch)["workers"]} == set(COMPUTE)
+    assert partitions == {"cpu", "gpu"}
 
-    clean.wait_until(lambda: look()["done"] > 0, "a chunk is done", timeout=180)
-    dice, done, hit = random.Random(SEED), [], look()["done"]
+
+def look(cluster: Cluster, batch: str) -> dict[str, Any]:
+    """Return how a batch is."""
+    found: dict[str, Any] = cluster.json("batch", "status", batch)
+    return found
+
+
+def hurt(cluster: Cluster, batch: str) -> set[str]:
+    """Let faults befall a batch, each once it has gone on; return where its jobs were."""
+    dice, done, hit = random.Random(SEED), 0, look(cluster, batch)["done"]
     partitions: set[str] = set()
-    while len(done) < FAULTS:
-        seen = look()
-        assert seen["state"] != "DONE", f"it was done after {len(done)} faults"
+    while done < FAULTS:
+        seen = look(cluster, batch)
+        assert seen["state"] != "DONE", f"it was done after {done} faults"
         running = [
             one["job"]["job_id"] for one in seen["jobs"] if one["status"]["state"] == "RUNNING"
         ]
         if running and seen["done"] > hit:
-            fault = dice.choice(KINDS) if FULL else KINDS[len(done) % len(KINDS)]
-            fault(clean, batch, dice.choice(running))
-            done.append(fault.__name__)
-            hit = seen["done"]
-        words = ("--workers", "3", "--partition", ("cpu", "gpu")[len(done) % 2])
-        clean.hpc("batch", "resume", batch, *words, check=False, timeout=120)
-        partitions |= set(clean.shell("login", "squeue -h -o %P", check=False).stdout.split())
+            fault = dice.choice(KINDS) if FULL else KINDS[done % len(KINDS)]
+            fault(cluster, batch, dice.choice(running))
+            done, hit = done + 1, seen["done"]
+        words = ("--workers", "3", "--partition", ("cpu", "gpu")[done % 2])
+        cluster.hpc("batch", "resume", batch, *words, check=False, timeout=120)
+        partitions |= set(cluster.shell("login", "squeue -h -o %P", check=False).stdout.split())
         time.sleep(0.5)
-    clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=300)
-    texts = answers(clean, "answers.jsonl")
-    assert texts == answers(clean, "calm.jsonl")
-    nodes = {one["host"] for one in look()["workers"]}
-
-    for first in range(len(QUESTIONS)):
-        same = {texts[f"r{n}"] for n in range(first, REQUESTS, len(QUESTIONS))}
-        assert len(same) == 1
-    assert "Jane Austen" in texts["r0"]
-    assert look()["report"]["good"] == REQUESTS
-    assert nodes == set(COMPUTE)
-    assert partitions == {"cpu", "gpu"}
+    return partitions
 
 
 def test_vllm_answers_a_batch_and_is_started_again(clean: Cluster, vllm_image: str) -> None:
@@ -156,15 +158,10 @@ def test_vllm_answers_a_batch_and_is_started_again(clean: Cluster, vllm_image: s
         *("--engine-arg", "max-model-len=1024", "--engine-arg", "enforce-eager", "--time", "20"),
         *("--engine-arg", "dtype=float32", "--engine-arg", "kv-cache-memory-bytes=67108864"),
     )["id"]
-
-    def look() -> dict[str, Any]:
-        found: dict[str, Any] = clean.json("batch", "status", batch)
-        return found
-
-    clean.wait_until(lambda: look()["good"] > 0, "the first answers", timeout=240)
-    node = look()["workers"][0]["host"]
+    clean.wait_until(lambda: look(clean, batch)["good"] > 0, "the first answers", timeout=240)
+    node = look(clean, batch)["workers"][0]["host"]
     clean.shell(node, "kill -9 $(pgrep -u owner -f '[V]LLM::EngineCore|[v]llm serve')", check=False)
-    clean.wait_until(lambda: look()["state"] == "DONE", "the batch is done", timeout=300)
+    clean.wait_until(lambda: look(clean, batch)["state"] == "DONE", "it is done", timeout=300)
     text = clean.shell("login", "cat few-answers.jsonl").stdout
     found = [json.loads(one) for one in text.splitlines()]
     texts = {one["response"]["body"]["choices"][0]["message"]["content"].strip() for one in found}

@@ -37,8 +37,9 @@ def via(clean: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def switch(cluster: Cluster, edit: str) -> None:
-    script = f"sed -i '{edit}' {CONFIG} && scontrol reconfigure"
-    cluster.shell("login", script, user="root")
+    cluster.shell("login", f"sed -i '{edit}' {CONFIG}", user="root")
+    cluster.lab.stop("login", "slurmctld")  # "reconfigure" would leave another process behind
+    cluster.lab.start("login", "slurmctld")
     cluster.wait_until(
         lambda: cluster.shell("login", "sinfo", check=False).returncode == 0, "Slurm answers"
     )
