@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import httpx
 
 from hpc.batch.answers import Answer
@@ -145,11 +146,9 @@ class Sender:
         """Return an outcome, how long to wait before another try, and whether this one counts."""
         custom_id, back_off = request["custom_id"], _back_off(tried)
         try:
-            # httpx bounds each read; this bounds the whole.
-            got = await asyncio.wait_for(
-                self._clients.post(request["url"], content=body, timeout=None), self._timeout_s
-            )
-        except (asyncio.TimeoutError, httpx.TimeoutException):
+            with anyio.fail_after(self._timeout_s):  # httpx bounds each read; this the whole
+                got = await self._clients.post(request["url"], content=body, timeout=None)
+        except (TimeoutError, httpx.TimeoutException):
             self._pace.refused(time.monotonic())
             told = f"no answer within {self._timeout_s:g} s"
             return _error(row, custom_id, "timeout", told), back_off, True
