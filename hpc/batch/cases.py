@@ -13,7 +13,7 @@ from hpc.errors import BatchError
 from hpc.model import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
     from hpc.batch.launch import Elsewhere
@@ -205,9 +205,7 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
 
 def here(folder: Path) -> list[JobHandle]:
     """Return the jobs of a batch that run on this machine."""
-    found = launch.handles(folder)
-    statuses = jobs.statuses(found)
-    return [handle for handle in found if statuses[handle.job_id].state in AT_WORK]
+    return _jobs_in(folder, AT_WORK)
 
 
 def settle(folder: Path) -> None:
@@ -219,9 +217,13 @@ def settle(folder: Path) -> None:
 
 
 def _alive(folder: Path) -> list[JobHandle]:
+    return _jobs_in(folder, ALIVE)
+
+
+def _jobs_in(folder: Path, states: Container[JobState]) -> list[JobHandle]:
     found = launch.handles(folder)
     statuses = jobs.statuses(found)
-    return [handle for handle in found if statuses[handle.job_id].state in ALIVE]
+    return [handle for handle in found if statuses[handle.job_id].state in states]
 
 
 def _wait_ended(folder: Path) -> None:
