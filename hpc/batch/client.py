@@ -7,6 +7,7 @@ import json
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,7 +16,6 @@ import httpx
 from hpc.batch.answers import Answer
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping
 
     from typing_extensions import Self
@@ -44,46 +44,67 @@ class Target:
 
     def clients(self) -> Clients:
         """Return what sends requests there."""
-        # Reading the certificates of authorities costs megabytes for each client.
+        # Reading the certificates of authorities costs megabytes for each connection.
         verify = httpx.create_ssl_context() if self.url.startswith("https:") else False
-        return Clients(lambda: self._client(verify))
-
-    def _client(self, verify: ssl.SSLContext | bool) -> httpx.AsyncClient:
-        transport = httpx.AsyncHTTPTransport(uds=self.socket, verify=verify)
-        headers = {"content-type": "application/json"}
+        headers = {"content-type": "application/json", "user-agent": "hpc-serve"}
         if self.key:
             headers["authorization"] = f"Bearer {self.key}"
-        return httpx.AsyncClient(transport=transport, base_url=self.url, headers=headers)
+        make = partial(httpx.AsyncHTTPTransport, uds=self.socket, verify=verify)
+        return Clients(self.url, headers, make)
 
 
 class Clients:
-    """As many clients as there are requests in flight, with a connection each.
+    """As many connections as there are requests in flight, each with a pool of its own.
 
     httpx looks through a pool's connections for every request: with 256 in one pool that is nine
-    tenths of a worker's time.
+    tenths of a worker's time. Its client's cookies, redirects and joined addresses are another
+    quarter, so this stands on its transports.
 
     Args:
-        make: makes one more.
+        url: address without ``/v1``.
+        headers: of every request.
+        make: makes one more connection.
     """
 
-    def __init__(self, make: Callable[[], httpx.AsyncClient]) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], make: Callable[[], httpx.AsyncHTTPTransport]
+    ) -> None:
+        self._base = httpx.URL(url)
+        self._headers = httpx.Headers(headers)
         self._make = make
-        self._idle: list[httpx.AsyncClient] = []
+        self._urls: dict[str, httpx.URL] = {}
+        self._idle: list[httpx.AsyncHTTPTransport] = []
 
-    async def post(self, url: str, **options: Any) -> httpx.Response:
-        """Send a request over the connection that was used last."""
-        client = self._idle.pop() if self._idle else self._make()
+    async def post(self, path: str, content: bytes) -> httpx.Response:
+        """Send a request over the connection that was used last, and return the whole answer.
+
+        Raises:
+            httpx.RequestError: there was none.
+        """
+        request = httpx.Request("POST", self._url(path), headers=self._headers, content=content)
+        transport = self._idle.pop() if self._idle else self._make()
         try:
-            return await client.post(url, **options)
+            answer = await transport.handle_async_request(request)
+            try:
+                await answer.aread()
+            finally:
+                await answer.aclose()
         finally:
-            self._idle.append(client)
+            self._idle.append(transport)
+        return answer
+
+    def _url(self, path: str) -> httpx.URL:
+        if path not in self._urls:
+            base = self._base.path.rstrip("/")
+            self._urls[path] = self._base.copy_with(path=base + path)
+        return self._urls[path]
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for client in self._idle:
-            await client.aclose()
+        for transport in self._idle:
+            await transport.aclose()
 
 
 @dataclass(slots=True)
@@ -146,15 +167,15 @@ class Sender:
         """Return an outcome, how long to wait before another try, and whether this one counts."""
         custom_id, back_off = request["custom_id"], _back_off(tried)
         try:
-            with anyio.fail_after(self._timeout_s):  # httpx bounds each read; this the whole
-                got = await self._clients.post(request["url"], content=body, timeout=None)
-        except (TimeoutError, httpx.TimeoutException):
+            with anyio.fail_after(self._timeout_s):
+                got = await self._clients.post(request["url"], body)
+        except TimeoutError:
             self._pace.refused(time.monotonic())
             told = f"no answer within {self._timeout_s:g} s"
             return _error(row, custom_id, "timeout", told), back_off, True
         except httpx.ConnectError as error:
             return _error(row, custom_id, "unreachable", str(error)), 1.0, False
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             told = f"the connection broke: {type(error).__name__}"
             return _error(row, custom_id, "connection_error", told), back_off, True
         return self._judge(row, custom_id, got, back_off)

@@ -31,6 +31,8 @@ TICK_S = 0.5
 DRAIN_S = 10.0
 """Seconds that requests in flight get at the end; Slurm's default KillWait is 30."""
 MAX_CRASHES = 5
+BATCHING = 32
+"""Slots to begin with of an engine that batches as it likes; it is ours, so that nobody waits."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 STOPS = frozenset({"pause", "cancel"})
 
@@ -209,7 +211,7 @@ class _Life:
         launch = self._launch(spec)
         self._await_engine(spec)
         socket = str(self.private / place.SOCKET)
-        return launch.slots, Target("http://engine", launch.env[launch.key_env], socket)
+        return launch.slots or BATCHING, Target("http://engine", launch.env[launch.key_env], socket)
 
     def _launch(self, spec: ServiceSpec) -> Launch:
         found = place.find_place(spec, self.private, self.key, os.environ)

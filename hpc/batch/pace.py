@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-GROWTH = 1.5
-HELPED = 1.04
+GROWTH, HELPED = 1.5, 1.04
 """Throughput by which a higher limit must win to stay."""
+FIRST_GROWTH, FIRST_HELPED = 2.0, 1.2
+"""The same until a higher limit has not helped or the engine has refused: each window takes as long
+as an answer, and 256 at once should not be reached after minutes only."""
 BACK_OFF = 0.7
 REST = 8
 """Windows without a gain after which a higher limit is tried again."""
@@ -26,6 +28,7 @@ class Pace:
         self._since = now
         self._count = 0
         self._best = (0.0, self._limit)
+        self._first = True
         self._rest = 0
         self._refusals = 0
 
@@ -37,17 +40,27 @@ class Pace:
     def answered(self, now: float) -> None:
         """Count an answer; judge the limit when a window is full."""
         self._count += 1
-        if self._count < max(SMALLEST_WINDOW, 2 * self.limit) or now <= self._since:
+        window = self.limit if self._first else 2 * self.limit
+        if self._count < max(SMALLEST_WINDOW, window) or now <= self._since:
             return
         rate = self._count / (now - self._since)
         self._since, self._count, self._refusals = now, 0, 0
-        if rate > self._best[0] * HELPED:
+        self._judge(rate)
+
+    def _judge(self, rate: float) -> None:
+        best, limit = self._best
+        if rate > best * HELPED:
             self._best = (rate, self._limit)
-            self._set(self._limit * GROWTH)
+            if not self._first:
+                self._set(self._limit * GROWTH)
+            elif rate > best * FIRST_HELPED:
+                self._set(self._limit * FIRST_GROWTH)
+            else:
+                self._first, self._rest = False, REST
         elif self._rest == 0:
-            self._best = (self._best[0] * 0.95, self._best[1])  # an engine's best is not for ever
-            self._set(self._best[1])
-            self._rest = REST
+            self._best = (best * 0.95, limit)  # an engine's best is not for ever
+            self._set(limit)
+            self._first, self._rest = False, REST
         else:
             self._rest -= 1
             if self._rest == 0:
@@ -58,6 +71,7 @@ class Pace:
         self._refusals += 1
         if self._refusals > 1 and self._count + self._refusals <= self._limit / BACK_OFF:
             return
+        self._first = False
         self._set(self._limit * BACK_OFF)
         self._best = (self._best[0] * BACK_OFF, self._limit)
         self._since, self._count, self._rest, self._refusals = now, 0, REST, 1

@@ -111,7 +111,7 @@ class Worker:
                 return await self._feed(sender)
             finally:
                 await self._leave(drain_s, keeper)
-                self._beat(sender, force=True)
+                self._beat(sender, last=True)
 
     async def _feed(self, sender: Sender) -> bool:
         while not self._stopping:
@@ -188,10 +188,13 @@ class Worker:
         while not self._closing.is_set():
             await _wait(self._closing, FLUSH_S)
             await self._flush()
-            await asyncio.to_thread(self._beat, sender)
+            if self._beat_is_due():
+                await asyncio.to_thread(self._beat, sender)
 
     async def _flush(self) -> None:
         for held in list(self._held):
+            if held.open and not held.fresh:
+                continue
             group, held.fresh = held.fresh, []
             if not await asyncio.to_thread(self._store, held, group):
                 held.fresh = group + held.fresh
@@ -230,22 +233,22 @@ class Worker:
             except OSError as error:
                 log.warning("cannot give chunk %s back: %s", held.claim.chunk, error)
 
-    def _beat(self, sender: Sender, *, force: bool = False) -> None:
-        now = time.time()
-        if not force and now - self.record.beat_at < state.BEAT_S:
-            return
-        counts = sender.counts
+    def _beat_is_due(self) -> bool:
+        return time.time() - self.record.beat_at >= state.BEAT_S
+
+    def _beat(self, sender: Sender, *, last: bool = False) -> None:
+        now, counts = time.time(), sender.counts
         self.record = replace(
             self.record,
             beat_at=now,
-            phase="ENDED" if force else "WORKING",
+            phase="ENDED" if last else "WORKING",
             good=counts.good,
             failed=counts.failed,
             retried=counts.retried,
             tokens=counts.tokens,
             in_flight=len(self._sending),
             limit=self._pace.limit,
-            ended=force,
+            ended=last,
             history=history.extended(
                 self.record.history, (now, counts.good + counts.failed, counts.tokens)
             ),

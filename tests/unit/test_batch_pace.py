@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+import random
+
 import pytest
 
 from hpc.batch.pace import Pace
@@ -14,6 +17,35 @@ def drive(pace: Pace, slots: int, answers: int) -> int:
         now += 1 / min(pace.limit, slots)
         pace.answered(now)
     return pace.limit
+
+
+def serve(pace: Pace, slots: int, answers: int) -> float:
+    """Answer that many, each a second or so after it got a slot; return the time it took."""
+    dice, now, ends, queued, left = random.Random(2), 0.0, [0.0], 0, answers
+    while ends:
+        now = heapq.heappop(ends)
+        if now:
+            pace.answered(now)
+        new = min(left, pace.limit - queued - len(ends))
+        queued, left = queued + new, left - new
+        while queued and len(ends) < slots:
+            heapq.heappush(ends, now + dice.uniform(0.7, 1.3))
+            queued -= 1
+    return now
+
+
+@pytest.mark.parametrize(("start", "most"), [(16, 5.0), (64, 3.0), (256, 1.5)])
+def test_little_time_is_lost_until_a_large_engine_is_busy(start: int, most: float) -> None:
+    """In answers' times: each of them may be a minute."""
+    assert serve(Pace(start, 256, 0.0), 256, 40 * 256) - 40 < most
+
+
+@pytest.mark.parametrize("slots", [1, 4, 16])
+def test_an_engine_is_not_given_many_times_what_it_serves(slots: int) -> None:
+    pace = Pace(2 * slots, 256, 0.0)
+    serve(pace, slots, 2000 * slots)
+
+    assert slots <= pace.limit <= max(48, 8 * slots)
 
 
 @pytest.mark.parametrize("slots", [4, 16, 64])
