@@ -45,6 +45,7 @@ def run(
     cwd: Path | None = None,
     stdin: str | None = None,
     check: bool = True,
+    exact: bool = False,
 ) -> Result:
     """Run a program to its end, in a process group of its own.
 
@@ -55,20 +56,25 @@ def run(
         cwd: its working folder.
         stdin: text for its standard input; None gives it none.
         check: raise if it does not exit with 0.
+        exact: keep each byte of input and output: line ends, and what is no UTF-8 as surrogates.
 
     Raises:
         CommandError: it is not installed, or exited with something else than 0.
         CommandTimeout: it did not end in time.
     """
-    process = _popen(argv, env=env, cwd=cwd, stdin=subprocess.PIPE if stdin is not None else None)
+    pipe = subprocess.PIPE if stdin is not None else None
+    process = _popen(argv, env=env, cwd=cwd, stdin=pipe, text=not exact)
+    given = stdin.encode("utf-8", "surrogateescape") if exact and stdin is not None else stdin
     try:
-        out, err = process.communicate(stdin, timeout=timeout_s)
+        out, err = process.communicate(given, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         raise CommandTimeout(f"{argv[0]} did not answer within {timeout_s:g} s") from error
     finally:
         if process.poll() is None:
             _signal_group(process.pid, signal.SIGKILL)
             process.communicate()
+    if exact:
+        out, err = out.decode("utf-8", "surrogateescape"), err.decode("utf-8", "replace")
     result = Result(tuple(argv), process.returncode, out, err)
     if check and result.returncode != 0:
         raise _failed(result)
@@ -289,7 +295,8 @@ def _popen(
     stdin: int | None,
     stdout: IO[str] | int = subprocess.PIPE,
     stderr: IO[str] | int = subprocess.PIPE,
-) -> Process[str]:
+    text: bool = True,
+) -> Process[Any]:
     try:
         return subprocess.Popen(
             list(argv),
@@ -298,8 +305,8 @@ def _popen(
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=stdout,
             stderr=stderr,
-            text=True,
-            errors="replace",
+            text=text,
+            errors="replace" if text else None,
             start_new_session=True,
         )
     except OSError as error:

@@ -91,4 +91,9 @@ def _variables(folder: Path, spec: BatchSpec) -> dict[str, str]:
     made = outcome.report(folder) or {}
     counts = {name.upper(): str(made.get(name, "")) for name in ("requests", "good", "failed")}
     named = {f"HPC_SERVE_BATCH_{name}": value for name, value in counts.items()}
-    return {"HPC_SERVE_BATCH": spec.id, "HPC_SERVE_BATCH_OUTPUT": spec.output, **named}
+    return {
+        "HPC_SERVE_BATCH": spec.id,
+        "HPC_SERVE_BATCH_OUTPUT": spec.output,
+        "HPC_SERVE_BATCH_STATE": "DONE" if made else "",
+        **named,
+    }

@@ -61,6 +61,12 @@ def recent(workers: Iterable[BatchWorker], now: float) -> tuple[float, float]:
     return sum(one.requests for one in found), sum(one.tokens for one in found)
 
 
+def overall(workers: Iterable[BatchWorker]) -> tuple[float, float]:
+    """Return the requests and tokens per second from the first to the last moment."""
+    (whole,) = paces(workers, bins=1) or [Pace(0.0, 0.0, 0.0, 0.0)]
+    return whole.requests, whole.tokens
+
+
 def _pace(past: Iterable[Sequence[Moment]], start: float, end: float) -> Pace:
     requests = tokens = there = 0.0
     for one in past:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpc import state
-from hpc.batch import chunks, crew, merge
+from hpc.batch import chunks, crew, history, merge
 from hpc.batch.client import Target
 from hpc.errors import BatchError
 from hpc.model import BatchSpec
@@ -90,6 +90,7 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
     merged = merge.merge(files, folder, spec)
     crewmen = crew.load_all(files, folder)
     spent = hours(crewmen)
+    rate, tokens = history.overall(crewmen)
     made = {
         "id": spec.id,
         "output": spec.output,
@@ -98,6 +99,8 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
         "failed": merged.failed,
         "retries": sum(one.retried for one in crewmen),
         "completion_tokens": sum(one.tokens for one in crewmen),
+        "requests_per_s": round(rate, 3),
+        "tokens_per_s": round(tokens, 1),
         "worker_hours": round(spent.workers, 4),
         "gpu_hours": round(spent.gpus, 4),
         "workers": [state.encode(one) for one in crewmen],

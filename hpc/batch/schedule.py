@@ -50,6 +50,7 @@ class Schedule:
         via: "scrontab" or "job".
         resources: of the small job that starts a run.
         made_at: Unix time.
+        home: state directory as it was named, since ids begin anew in each.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Schedule:
     env: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     made_at: float = 0.0
+    home: str = ""
     schema: int = 1
 
 
@@ -131,11 +133,12 @@ def make(
         env,
         small,
         time.time(),
+        str(root),
     )
     state.write_record(folder_of(root, made.id) / "schedule.json", made)
     try:
         if via == SCRONTAB:
-            scrontab.put(made.id, entry(root, made))
+            scrontab.put(mark(made), entry(root, made))
         else:
             _submit_next(root, made, site)
     except BaseException:
@@ -173,6 +176,11 @@ def command(root: Path, schedule_id: str) -> list[str]:
     return [sys.executable, "-m", "hpc", "batch", "tick", schedule_id, "--home", str(root)]
 
 
+def mark(schedule: Schedule) -> str:
+    """Return what names a schedule in a scrontab, which is one for all state directories."""
+    return f"{schedule.id} of {schedule.home}"
+
+
 def load(root: Path, schedule_id: str) -> Schedule:
     """Return a schedule.
 
@@ -204,7 +212,7 @@ def remove(root: Path, schedule_id: str) -> None:
     found = load(root, schedule_id)
     folder = folder_of(root, schedule_id)
     if found.via == SCRONTAB:
-        scrontab.drop(schedule_id)
+        scrontab.drop(mark(found))
     waiting = waits(root, schedule_id)
     shutil.rmtree(folder)  # before the job: one that begins now finds nothing to submit again
     if waiting is not None:
@@ -221,8 +229,9 @@ def trouble(root: Path, schedule: Schedule) -> str | None:
     if schedule.via == SCRONTAB:
         text = scrontab.read()
         lines = [] if text is None else text.splitlines()
+        words = " " + shlex.join(["tick", schedule.id, "--home", schedule.home])
         there = text is None or any(
-            f" tick {schedule.id} " in line and not line.startswith("#") for line in lines
+            line.rstrip().endswith(words) and not line.startswith("#") for line in lines
         )
         return None if there else "its line is gone from your scrontab"
     handle = waits(root, schedule.id)

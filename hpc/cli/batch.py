@@ -12,7 +12,7 @@ from hpc.cli import output
 from hpc.cli.batch_report import report
 from hpc.cli.batch_schedule import schedules, tick, unschedule
 from hpc.cli.batch_submit import submit, validate
-from hpc.cli.batch_text import as_dict, progress
+from hpc.cli.batch_text import as_dict, on_done, progress
 from hpc.cli.services import FLAGS
 
 OVER = frozenset({"DONE", "PAUSED", "CANCELLED", "STOPPED"})
@@ -68,6 +68,8 @@ def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> No
     if as_json:
         return output.print_json(as_dict(seen))
     click.echo(progress(seen))
+    for line in on_done(seen):
+        click.echo(f"--on-done: {line}")
     rows = [
         [w.name, w.job_id, w.host, w.phase, str(w.good), str(w.failed), str(w.in_flight)]
         for w in seen.workers

@@ -39,6 +39,7 @@ WHEN = (
         help="Pause after so many hours of work; batch resume or the next run goes on.",
     ),
     click.option("--on-done", metavar="COMMAND", help="Shell command to run once all is answered."),
+    click.option("--mail", metavar="ADDRESS", help="Have Slurm write when a job ends or fails."),
 )
 HOW = (
     click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Jobs."),
@@ -94,6 +95,11 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
         return _schedule(ctx, loaded, serves, options, as_json=as_json)
     if options["every_partition"] is not None:
         raise click.UsageError("--every-partition goes with --every")
+    told = [f"--{name}" for name in ("at", "dependency", "mail") if options[name]]
+    if told and serves is None:
+        raise click.UsageError(
+            f"{' and '.join(told)} are for Slurm; the workers of --service run on this machine"
+        )
     asked = _wanted(loaded, serves, options)
     spec = launch.submit(
         loaded.home,
@@ -134,6 +140,8 @@ def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any])
     from hpc.batch import launch  # noqa: PLC0415
 
     extra = {"begin": options["at"], "dependency": options["dependency"]}
+    if options["mail"]:
+        extra |= {"mail-type": "END,FAIL", "mail-user": options["mail"]}
     return launch.Wanted(
         options["path"].absolute(),
         options["out"].absolute(),

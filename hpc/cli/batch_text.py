@@ -83,9 +83,16 @@ def report_lines(seen: Look, paces: Sequence[Pace]) -> list[str]:
         done = sum(one.good + one.failed for one in workers)
         lines.append(f"pace     {done / spent:.1f} requests/s, {tokens / spent:.0f} tokens/s")
         lines.append(f"         {bars([pace.requests for pace in paces])}")
-    if seen.on_done:
-        lines.append(f"on done  exit status {seen.on_done['status']}")
-    return lines
+    return [*lines, *(f"on done  {text}" for text in on_done(seen))]
+
+
+def on_done(seen: Look) -> list[str]:
+    """Return how the user's command ended, once it has."""
+    if not seen.on_done:
+        return []
+    status, said = seen.on_done["status"], str(seen.on_done["output"]).strip().splitlines()
+    why = f": {said[-1]}" if status != 0 and said else ""
+    return [f"the command {'did not end' if status is None else f'ended with {status}'}{why}"]
 
 
 def bars(values: Sequence[float]) -> str:

@@ -37,9 +37,13 @@ def without_options(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def run(
-    argv: Sequence[str], *, timeout_s: float = TIMEOUT_S, stdin: str | None = None
+    argv: Sequence[str],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    stdin: str | None = None,
+    exact: bool = False,
 ) -> process.Result:
-    """Run a Slurm program with times in UTC and messages in English.
+    """Run a Slurm program with times in UTC and messages in English; exact is of process.run.
 
     Raises:
         CommandError: it is not installed or failed; the message is Slurm's own.
@@ -47,7 +51,7 @@ def run(
     """
     env = without_options(os.environ)
     env |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
-    result = process.run(argv, timeout_s=timeout_s, env=env, stdin=stdin, check=False)
+    result = process.run(argv, timeout_s=timeout_s, env=env, stdin=stdin, check=False, exact=exact)
     if result.returncode != 0:
         raise CommandError(
             f"{argv[0]}: {said(result.stderr) or f'exit status {result.returncode}'}",

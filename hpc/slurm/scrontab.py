@@ -12,7 +12,7 @@ NONE_YET = "no crontab"
 def read() -> str | None:
     """Return the user's scrontab; None where the site has none, or does not let us see it."""
     try:
-        return run(["scrontab", "-l"]).stdout
+        return run(["scrontab", "-l"], exact=True).stdout
     except CommandError as error:
         return "" if NONE_YET in error.stderr else None
 
@@ -45,15 +45,32 @@ def drop(name: str) -> None:
 
 
 def without(text: str, name: str) -> str:
-    """Return a scrontab without an entry of ours; every other line is kept byte for byte."""
+    """Return a scrontab without an entry of ours; every other line is kept byte for byte.
+
+    Raises:
+        SchedulerError: a marker of the entry is missing, so that it cannot be told from the rest.
+    """
+    begin, end = BEGIN.format(name), END.format(name)
     kept, ours = [], False
     for line in text.splitlines(keepends=True):
-        ours = ours or line.strip() == BEGIN.format(name)
+        mark = line.strip()
+        if mark in {begin, end} and ours == (mark == begin):
+            raise _unpaired(begin, end)
+        ours = ours or mark == begin
         if not ours:
             kept.append(line)
-        ours = ours and line.strip() != END.format(name)
+        ours = ours and mark != end
+    if ours:
+        raise _unpaired(begin, end)
     rest = "".join(kept)
     return rest if not rest or rest.endswith("\n") else rest + "\n"
+
+
+def _unpaired(begin: str, end: str) -> SchedulerError:
+    return SchedulerError(
+        f"your scrontab has not both of the lines '{begin}' and '{end}' once, in this order",
+        hint="mend it, or remove what is left of the entry, with 'scrontab -e'",
+    )
 
 
 def _current() -> str:
@@ -65,6 +82,6 @@ def _current() -> str:
 
 def _write(text: str) -> None:
     try:
-        run(["scrontab", "-"], stdin=text)
+        run(["scrontab", "-"], stdin=text, exact=True)
     except CommandError as error:
         raise SchedulerError(f"Slurm did not take the scrontab: {said(error.stderr)}") from error

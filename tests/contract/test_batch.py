@@ -159,6 +159,7 @@ def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
 
     assert (report["requests"], report["good"], report["failed"]) == (150, 120, 30)
     assert report["completion_tokens"] == 360
+    assert report["tokens_per_s"] / report["requests_per_s"] == pytest.approx(360 / 150, rel=0.01)
     assert got == [None if w == "wrong" else f"{w} {n}".upper() for n, w in enumerate(words)]
     assert found[4]["error"] == {"code": "400", "message": "too long"}
     assert found[4]["response"]["status_code"] == 400

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 MODEL = PROJECT / "examples/demo-model/demo-f16.gguf"
-THEIRS = "# what I had before\n#SCRON --time=3\n0 4 * * 0 /bin/true\n"
+THEIRS = b"# what I had before: caf\xe9\r\n#SCRON --time=3\n0 4 * * 0 /bin/true\n"
 pytestmark = [pytest.mark.timeout(240)]
 
 
@@ -78,10 +78,11 @@ def states() -> list[str]:
 def test_a_scrontab_starts_it_and_never_two_at_once(fake: FakeSlurm, tmp_path: Path) -> None:
     fake.set(scrontab=True)
     table = fake.folder / "scrontab"
-    table.write_text(THEIRS)
-    submit("--max-hours=6", "--on-done=echo $HPC_SERVE_BATCH_GOOD > done.txt")
-    text = table.read_text()
-    assert text.startswith(THEIRS)
+    table.write_bytes(THEIRS)
+    told = "echo $HPC_SERVE_BATCH_STATE $HPC_SERVE_BATCH_GOOD > done.txt"
+    submit("--max-hours=6", f"--on-done={told}")
+    assert table.read_bytes().startswith(THEIRS)
+    text = table.read_bytes().removeprefix(THEIRS).decode()
     line = text.splitlines()[-2]
     assert line.startswith("0 22 * * 1-5 ")
     assert "#SCRON --job-name=hpc-serve-every-1\n" in text
@@ -98,15 +99,45 @@ def test_a_scrontab_starts_it_and_never_two_at_once(fake: FakeSlurm, tmp_path: P
     texts = {each["response"]["body"]["choices"][0]["message"]["content"] for each in answers}
     assert {text.strip() for text in texts} == {"Jane Austen wrote Emma."}
     wait((tmp_path / "done.txt").exists, "the command is run")
-    assert (tmp_path / "done.txt").read_text() == "4\n"
+    assert (tmp_path / "done.txt").read_text() == "DONE 4\n"
 
     batch("unschedule", "every-1")
-    assert table.read_text() == THEIRS
+    assert table.read_bytes() == THEIRS
     assert schedules() == []
 
 
+def test_schedules_of_two_state_directories_share_a_scrontab(
+    fake: FakeSlurm, tmp_path: Path
+) -> None:
+    fake.set(scrontab=True)
+    table = fake.folder / "scrontab"
+    table.write_bytes(THEIRS)
+    other = f"--home={tmp_path / 'other'}"
+    submit()
+    first = table.read_bytes()
+    submit(other)
+    both = table.read_bytes()
+    assert both.startswith(first)
+    assert both.count(b" tick every-1 ") == 2
+
+    lines = both.splitlines(keepends=True)
+    table.write_bytes(b"".join(lines[:-1]))  # somebody removed the last marker
+    assert "your scrontab has not both of the lines" in batch(
+        "unschedule", "every-1", other, code=4
+    )
+    assert table.read_bytes() == b"".join(lines[:-1])
+    table.write_bytes(both)
+    batch("unschedule", "every-1")
+    assert table.read_bytes() == THEIRS + both.removeprefix(first)
+    (left,) = json.loads(batch("schedules", "--json", other))
+    assert left["trouble"] is None
+    table.write_bytes(first)  # that of the other directory is not taken for it
+    (left,) = json.loads(batch("schedules", "--json", other))
+    assert left["trouble"] == "its line is gone from your scrontab"
+
+
 def test_without_a_scrontab_jobs_follow_each_other(fake: FakeSlurm, tmp_path: Path) -> None:
-    submit("--every-partition=gpu")
+    submit("--every-partition=gpu", "--mail=me@example.org", "--on-done=echo no room >&2; exit 3")
     (first,) = fake.jobs()
     assert first["begin"] > time.time()
     assert "#SBATCH --partition=gpu" in fake.script(first["id"])
@@ -124,6 +155,13 @@ def test_without_a_scrontab_jobs_follow_each_other(fake: FakeSlurm, tmp_path: Pa
     (tmp_path / "moved.jsonl").rename(tmp_path / "in.jsonl")
     fake.change(second["id"], begin=0)
     wait(lambda: states() == ["DONE"], "the batch is done")
+    (mailed,) = [j for j in fake.jobs() if "--mail-user=me@example.org" in fake.script(j["id"])]
+    assert "#SBATCH --mail-type=END,FAIL" in fake.script(mailed["id"])
+    (ran,) = json.loads(batch("ls", "--json"))
+    wait(
+        lambda: "--on-done: the command ended with 3: no room" in batch("status", ran["id"]),
+        "the command's failure is told",
+    )
     waiting = [job for job in fake.jobs() if job["begin"] > time.time()]
     assert len(waiting) == 1
     fake.change(waiting[0]["id"], cancelled=True)
@@ -148,6 +186,9 @@ def test_what_cannot_be_meant_is_refused_and_leaves_nothing(
         *("submit", "in.jsonl", "-oout.jsonl", "--engine=llamacpp", f"--model={MODEL}"),
         "--every-partition=gpu",
         code=2,
+    )
+    assert "--at and --mail are for Slurm" in batch(
+        *("submit", "in.jsonl", "-oout.jsonl", "--service=m", "--at=22:00", "--mail=me"), code=2
     )
     assert schedules() == []
     assert not list((tmp_path / "state/schedules").iterdir())

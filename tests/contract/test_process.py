@@ -353,3 +353,9 @@ def test_a_name_with_brackets_and_spaces_does_not_confuse(tmp_path: Path) -> Non
         assert found.split()[2].isdecimal()
     finally:
         process.stop(child)
+
+
+def test_exact_keeps_every_byte() -> None:
+    data = b"caf\xe9\r\n\r \xe2\x82\xac\n".decode("utf-8", "surrogateescape")
+    assert process.run(["cat"], stdin=data, exact=True).stdout == data
+    assert process.run(["cat"], stdin="a\r\nb").stdout == "a\nb"

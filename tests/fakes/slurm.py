@@ -410,16 +410,17 @@ def scrontab(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None
     if argv == ["-l"]:
         if not path.exists():
             _fail("no crontab for me")
-        sys.stdout.write(path.read_text())
+        sys.stdout.buffer.write(path.read_bytes())
         return
     if argv != ["-"]:
         _fail(f"this fake does not know scrontab {argv}")
-    text = sys.stdin.read()
+    table = sys.stdin.buffer.read()
+    text = table.decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not all(re.match(r"([\d*,/-]+ ){5}\S", line) for line in lines):
         sys.stdout.write("There are errors in your crontab.\n")
         _fail("scrontab: error: something is broken")
-    path.write_text(text)
+    path.write_bytes(table)
 
 
 def main() -> None:

@@ -57,6 +57,8 @@ def test_the_paces_add_up_to_all_that_was_done(
     total = sum(w.history[-1][1] for w in workers)
     assert sum(pace.requests for pace in paces) * length == pytest.approx(total, rel=1e-6, abs=1e-6)
     assert max(pace.workers for pace in paces) <= 2.0001
+    whole = length * len(paces)
+    assert history.overall(workers)[0] * whole == pytest.approx(total, rel=1e-6, abs=1e-6)
 
 
 def test_the_recent_pace_is_that_of_those_at_work() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc.batch import crontimes
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, SchedulerError
 from hpc.slurm import scrontab
 
 
@@ -52,3 +52,15 @@ def test_others_lines_stay_byte_for_byte(above: str, below: str) -> None:
     ours = "# hpc-serve every-1 begin\n#SCRON --time=5\n0 1 * * * x\n# hpc-serve every-1 end\n"
     assert scrontab.without(above + ours + below, "every-1") == above + below
     assert scrontab.without(above + below, "every-1") == above + below
+
+
+BEGIN, END = "# hpc-serve every-1 begin\n", "# hpc-serve every-1 end\n"
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [f"{BEGIN}0 1 * * * x\n", f"0 1 * * * x\n{END}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"],
+)
+def test_an_entry_without_both_markers_is_left_to_the_user(ours: str) -> None:
+    with pytest.raises(SchedulerError, match="not both of the lines '# hpc-serve every-1 begin'"):
+        scrontab.without(f"# mine\n{ours}0 3 * * * theirs\n", "every-1")
