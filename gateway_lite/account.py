@@ -57,7 +57,7 @@ class Account:
         wall: seconds since 1970, for the day.
     """
 
-    __slots__ = ("_cells", "_clock", "_column", "_guard", "_wall")
+    __slots__ = ("_cells", "_clock", "_column", "_guard", "_midnight", "_wall")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Account:
         self._column = COLUMNS + worker
         self._clock = clock
         self._wall = wall
+        self._midnight = 0
 
     def reserve(self, rules: Rules, tokens: int) -> Grant:
         """Admit a request with its estimate.
@@ -138,8 +139,10 @@ class Account:
 
     def _reserve(self, rules: Rules, tokens: int) -> Grant:
         cells = self._cells
-        second = self._advance()
-        day = self._roll()
+        second = cells[AT]
+        if int(self._clock()) > second:
+            second = self._advance()
+        day = self._roll() if self._wall() >= self._midnight else cells[DAY]
         requests = cells[REQUESTS] + 1
         in_minute = cells[TOKENS] + tokens
         flying = cells[FLYING] + 1
@@ -218,11 +221,11 @@ class Account:
         """Begin a new day; a clock that goes back does not begin the old one again."""
         cells = self._cells
         day = int(self._wall()) // DAY_S
-        if day <= cells[DAY]:
-            return cells[DAY]
-        cells[DAY] = day
-        cells[DAY_TOKENS] = cells[DAY_REQUESTS] = 0
-        return day
+        if day > cells[DAY]:
+            cells[DAY] = day
+            cells[DAY_TOKENS] = cells[DAY_REQUESTS] = 0
+        self._midnight = (cells[DAY] + 1) * DAY_S
+        return cells[DAY]
 
     def _full(self, rules: Rules, tokens: int, day: int) -> Full:
         """Name the limit that keeps a request out for the longest time."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway_lite.gate import Gate
     from gateway_lite.limits import Limits
     from gateway_lite.link import Link
+    from gateway_lite.outbox import Outbox
     from gateway_lite.place import Balancer, Lease, Waiting
     from gateway_lite.replicas import Replica
     from gateway_lite.seen import Seen
@@ -52,6 +53,7 @@ class GatewayDesk:
         watcher: reads a secret again that was refused.
         seen: notes every request.
         gate: counts what is under way.
+        outbox: takes what is sent.
         settings: sizes.
     """
 
@@ -66,9 +68,11 @@ class GatewayDesk:
         watcher: Watcher,
         seen: Seen,
         gate: Gate,
+        outbox: Outbox,
         settings: Settings,
     ) -> None:
         self.gate = gate
+        self.outbox = outbox
         self.settings = settings
         self.cors: Cors | None = None
         self.tracer: Tracer | None = None
@@ -137,7 +141,7 @@ class GatewayDesk:
         most = ceilings.missing(exchange.path, prompt, longest, own, limits)
         if most is not None:
             exchange.body = routing.with_fields(exchange.body, max_tokens=most)
-        tokens = asked.tokens(len(exchange.body))
+        tokens = asked.tokens(len(exchange.body), longest)
         exchange.work = Work(tokens, self._prefix(exchange, asked))
         exchange.grant = self._limits.reserve(principal, tokens)
         self._budget.deposit()

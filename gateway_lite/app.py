@@ -27,6 +27,7 @@ from gateway_lite.limits import Limits
 from gateway_lite.metrics import Metrics
 from gateway_lite.ollama_pages import OllamaPages
 from gateway_lite.openapi import Documents
+from gateway_lite.outbox import Outbox
 from gateway_lite.place import Balancer
 from gateway_lite.routes import Pages
 from gateway_lite.routing import Table
@@ -87,7 +88,8 @@ class Gateway:
         self._beat = beat
         self.gate = Gate()
         self._catalog: Catalog | None = None
-        self._upstream = Upstream(settings)
+        outbox = Outbox()
+        self._upstream = Upstream(settings, outbox)
         self._balancer = Balancer(settings)
         keys = Keys(state.keys_path(root), anonymous=anonymous, passes_file=passes.path(root))
         self._clerk = Starter(root, socket.gethostname())
@@ -119,6 +121,7 @@ class Gateway:
             watcher=self.watcher,
             seen=self._seen,
             gate=self.gate,
+            outbox=outbox,
             settings=settings,
         )
         dashboard = Dashboard(

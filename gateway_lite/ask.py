@@ -47,15 +47,16 @@ class Ask(msgspec.Struct, gc=False):
                 return value
         return None
 
-    def tokens(self, size: int) -> int:
+    def tokens(self, size: int, limit: int | None) -> int:
         """Return an estimate of the tokens that the request takes.
 
         Args:
             size: bytes of its body.
+            limit: what ``limit`` says.
         """
-        answers = self.n if type(self.n) is int and self.n > 0 else 1
-        limit = self.limit()
-        return size // BYTES_PER_TOKEN + (USUAL_TOKENS if limit is None else limit) * answers
+        n = self.n
+        each = USUAL_TOKENS if limit is None else limit
+        return size // BYTES_PER_TOKEN + (each * n if type(n) is int and n > 0 else each)
 
 
 class _Message(msgspec.Struct, gc=False):

@@ -72,7 +72,9 @@ def missing(
     Raises:
         ApiError: prompt or answer may not be that long.
     """
-    if own is None and limits is None:
+    if own is None and (
+        limits is None or (limits.max_tokens is None and limits.max_prompt_tokens is None)
+    ):
         return None
     most = check(prompt, answer, own, limits)
     return most if path in LIMITED else None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway_lite.exchange import Exchange
     from gateway_lite.gate import Gate
     from gateway_lite.link import Link
+    from gateway_lite.outbox import Outbox
     from gateway_lite.place import Outcome
     from gateway_lite.replicas import Replica
     from gateway_lite.settings import Settings
@@ -52,6 +53,7 @@ class Desk(Protocol):
     """Decides on requests; nothing here waits."""
 
     gate: Gate
+    outbox: Outbox
     settings: Settings
 
     def check(self, exchange: Exchange) -> None:

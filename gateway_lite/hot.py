@@ -166,7 +166,7 @@ class Hot(HttpToolsProtocol):
         length = b"content-length: %d\r\n\r\n" % len(body)
         kind = b"content-type: application/json\r\n"
         line = reply.status_line(error.status)
-        self.transport.write(b"".join([line, self.defaults(), kind, reply.CLOSE, length, body]))
+        self.write(b"".join([line, self.defaults(), kind, reply.CLOSE, length, body]))
         self.linger()
 
     def _last_words(self, error: errors.ApiError) -> None:
@@ -184,11 +184,21 @@ class Hot(HttpToolsProtocol):
         elif self.cycle is not None and not self.cycle.response_complete:
             self._last_words(errors.bad_request("this server speaks HTTP/1.1 only"))
         else:
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.desk.outbox.flush()
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        """Send what waits, and end as soon as nothing is under way."""
+        self.desk.outbox.flush()
+        super().shutdown()
 
     def linger(self) -> None:
         """Close, but let a client that still sends read the answer first."""
         self._lingering = True
+        self.desk.outbox.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(wirehead.LINGER_S, self.transport.close)
@@ -220,7 +230,7 @@ class Hot(HttpToolsProtocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
-        self.transport.write(data)
+        self.desk.outbox.put(self.transport, data)
 
     def defaults(self) -> bytes:
         """Return the header lines of every answer: the date, which uvicorn renews."""
@@ -238,7 +248,7 @@ class Hot(HttpToolsProtocol):
         if self.transport.is_closing() or self._lingering:
             return
         if not exchange.keep_alive:
-            self.transport.close() if exchange.request.whole else self.linger()
+            self._close() if exchange.request.whole else self.linger()
         elif self.pipeline:
             self.loop.call_soon(self._next)
         else:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
+
+if TYPE_CHECKING:
+    from gateway_lite.outbox import Outbox
 
 BIG = 256 * 1024
 """Bytes above which a body is not copied to stand behind its head."""
@@ -45,6 +48,7 @@ class Owner(Protocol):
     """The pool that a connection belongs to."""
 
     busy: set[Link]
+    outbox: Outbox
 
     def keep(self, link: Link) -> None:
         """Keep a connection for later."""
@@ -95,11 +99,12 @@ class Link(asyncio.Protocol):
         self.quiet_s = 0.0
         self.complete = self._head = self._expects_end = self.kept = False
         self._pool.busy.add(self)
+        put = self._pool.outbox.put
         if len(body) < BIG:
-            self._transport.write(head + body)
+            put(self._transport, head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
+            put(self._transport, head)
+            put(self._transport, body)
 
     def pause(self) -> None:
         """Read no more until told so: the engine has to wait."""

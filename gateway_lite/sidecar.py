@@ -13,6 +13,7 @@ from gateway_lite.desk import refusal
 from gateway_lite.edge import Edge
 from gateway_lite.gate import Gate
 from gateway_lite.listeners import listen
+from gateway_lite.outbox import Outbox
 from gateway_lite.record import bearer
 from gateway_lite.replicas import Replica
 from gateway_lite.server import Server
@@ -86,6 +87,7 @@ class DoorDesk:
         self, door: Door, secret: bytes, upstream: Upstream, gate: Gate, settings: Settings
     ) -> None:
         self.gate = gate
+        self.outbox = upstream.outbox
         self.settings = settings
         self._secret = secret
         self._key = os.environ.pop(door.engine_key_env, None) if door.engine_key_env else None
@@ -191,7 +193,7 @@ async def serve(door: Door, settings: Settings) -> None:
     if not secret:
         raise ConfigError(f"cannot read a secret from {door.secret_file}")
     gate = Gate()
-    upstream = Upstream(settings, door.unix)
+    upstream = Upstream(settings, Outbox(), door.unix)
     desk = DoorDesk(door, secret, upstream, gate, settings)
     app = Edge(_closed, desk.authenticate, gate, open_health=False)
     server = Server(app, desk, HOT, upstream.look)

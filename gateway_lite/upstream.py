@@ -16,6 +16,7 @@ from gateway_lite.link import Fault, Link, Sink
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from gateway_lite.outbox import Outbox
     from gateway_lite.settings import Settings
 
 
@@ -92,10 +93,11 @@ class Dial:
 class Pool:
     """Connections to one target; the one used last is used next."""
 
-    __slots__ = ("_closed", "_idle", "_loop", "_settings", "_tls", "busy", "target")
+    __slots__ = ("_closed", "_idle", "_loop", "_settings", "_tls", "busy", "outbox", "target")
 
-    def __init__(self, where: Target, settings: Settings) -> None:
+    def __init__(self, where: Target, settings: Settings, outbox: Outbox) -> None:
         self.target = where
+        self.outbox = outbox
         self.busy: set[Link] = set()
         self._idle: list[Link] = []
         self._loop = asyncio.get_running_loop()
@@ -162,11 +164,13 @@ class Upstream:
 
     Args:
         settings: how long to wait and to keep.
+        outbox: takes what is sent.
         unix: Unix socket that everything goes to; None means TCP, by address.
     """
 
-    def __init__(self, settings: Settings, unix: str | None = None) -> None:
+    def __init__(self, settings: Settings, outbox: Outbox, unix: str | None = None) -> None:
         self._settings = settings
+        self.outbox = outbox
         self._unix = unix
         self._loop = asyncio.get_running_loop()
         self._pools: dict[str, Pool] = {}
@@ -177,7 +181,8 @@ class Upstream:
         """Return the pool of a replica's base address."""
         found = self._pools.get(address)
         if found is None:
-            found = self._pools[address] = Pool(target(address, self._unix), self._settings)
+            where = target(address, self._unix)
+            found = self._pools[address] = Pool(where, self._settings, self.outbox)
         return found
 
     def send(self, pool: Pool, sink: Sink, head: bytes, body: bytes, *, fresh: bool) -> Link | Dial:
