@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway_lite import reply
 
 if TYPE_CHECKING:
@@ -14,12 +16,12 @@ if TYPE_CHECKING:
     from gateway_lite.record import Record
 
 
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """One answer of which the head is here.
 
     A whole answer is kept until it is complete, so that one that breaks off can be asked for again.
 
-    Args:
+    Attributes:
         outlet: where it goes.
         record: what is noted of it.
         status: HTTP status.
@@ -30,69 +32,50 @@ class Answer:
         limit: bytes that a whole answer may have.
     """
 
-    __slots__ = (
-        *("_editors", "_limit", "_lines", "_outlet", "_parts", "_record", "_size", "_status"),
-        *("_tail", "events", "streams"),
-    )
-
-    def __init__(
-        self,
-        outlet: Outlet,
-        record: Record,
-        *,
-        status: int,
-        streams: bool,
-        events: bool,
-        lines: bytes,
-        editors: tuple[Editor, ...],
-        limit: int,
-    ) -> None:
-        self._outlet = outlet
-        self._record = record
-        self._status = status
-        self._lines = lines
-        self._editors = editors
-        self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
-        self.streams = streams
-        self.events = events
-        if streams:
-            self._tail = record.tail
+    outlet: Outlet
+    record: Record
+    status: int
+    streams: bool
+    events: bool
+    lines: bytes
+    editors: tuple[Editor, ...]
+    limit: int
+    _parts: list[bytes] = []
+    _size: int = 0
 
     def take(self, data: bytes) -> bool:
         """Take bytes of the body; False where a whole answer is too large."""
         if not self.streams:
             self._size += len(data)
             self._parts.append(data)
-            return self._size <= self._limit
-        record = self._record
+            return self._size <= self.limit
+        record = self.record
         record.reads += 1
-        self._tail.add(data)
-        if self._editors:
+        record.tail.add(data)
+        if self.editors:
             data = self._edit(data)
         if not data:
             return True
-        if self._outlet.begun:
-            self._outlet.more(data)
+        if self.outlet.begun:
+            self.outlet.more(data)
         else:
             self._begin(data)
         return True
 
     def _edit(self, data: bytes) -> bytes:
-        for editor in self._editors:
+        for editor in self.editors:
             data = editor.feed(data)
         return data
 
     def _rest(self) -> bytes:
         """Return what the editors held back."""
         data = b""
-        for editor in self._editors:
+        for editor in self.editors:
             data = (editor.feed(data) if data else b"") + editor.finish()
         return data
 
     def _begin(self, data: bytes) -> None:
-        self._outlet.begin(self._status, self._lines, data, events=self.events)
+        self.outlet.begin(self.status, self.lines, data, events=self.events)
 
     def end(self) -> None:
         """Send what is left of it."""
@@ -101,19 +84,19 @@ class Answer:
             return
         parts = self._parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._record.whole(data)
-        if self._editors:
+        self.record.whole(data)
+        if self.editors:
             data = self._edit(data) + self._rest()
-        self._outlet.whole(self._status, self._lines, data)
+        self.outlet.whole(self.status, self.lines, data)
 
     def _end_stream(self) -> None:
-        rest = self._rest() if self._editors else b""
-        if not self._outlet.begun:
+        rest = self._rest() if self.editors else b""
+        if not self.outlet.begun:
             self._begin(rest)
         elif rest:
-            self._outlet.more(rest)
-        self._outlet.end()
-        self._record.complete = True
+            self.outlet.more(rest)
+        self.outlet.end()
+        self.record.complete = True
 
 
 def answer_of(
@@ -139,7 +122,7 @@ def answer_of(
     return Answer(
         outlet,
         record,
-        status=status,
+        status,
         streams=events or not kind.startswith(reply.JSON),
         events=events and kind.startswith(reply.EVENTS),
         lines=reply.passed_back(headers, kind) + lines,

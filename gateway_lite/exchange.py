@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
 
 from gateway_lite import errors
 from gateway_lite.answer import answer_of
@@ -51,59 +53,57 @@ class _Nothing:
         """Wake nobody."""
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """One request while it is served.
 
     It takes the place of uvicorn's cycle in the protocol's pipeline, and has the attributes that
     the protocol uses of one: ``response_complete``, ``disconnected``, ``keep_alive`` and
     ``message_event``.
 
-    Args:
+    Attributes:
         client: the connection it came on.
         desk: decides on it.
         request: what came.
-        keep_alive: the connection may serve another request after it.
-        plain: the client knows no chunks (HTTP/1.0).
-
-    Attributes:
+        record: what is noted of it.
+        outlet: writes the answer.
+        path: what replicas are asked for.
         ask: what the body asks for, once the desk has read it.
         models: whom the desk would ask for an answer, in order; ``turn`` is the present one.
         tried: keys of replicas that failed it.
         replayed: a replica may have worked on it already; that happens once at most.
         renewed: a replica's secret was read again for it.
         body: what replicas get.
-        path: what replicas are asked for.
         extra: what is done to the answer, where anything is.
         notes: further header lines of the answer.
     """
 
-    message_event = _Nothing()
-    opened = replayed = renewed = response_complete = disconnected = False
-    body = b""
-    notes = b""
+    client: Client
+    desk: Desk
+    request: Request
+    record: Record
+    outlet: Outlet
+    path: str
+    message_event: ClassVar[_Nothing] = _Nothing()
+    opened: bool = False
+    replayed: bool = False
+    renewed: bool = False
+    response_complete: bool = False
+    disconnected: bool = False
+    body: bytes = b""
+    notes: bytes = b""
     principal: Any = None
     ask: Ask | None = None
     grant: Any = None
     work: Any = None
     models: tuple[str, ...] = ()
-    turn = 0
+    turn: int = 0
+    tried: list[str] = []
     extra: Extra | None = None
     span: Span | None = None
+    _held: Held = msgspec.field(default_factory=Held)
     _answer: Answer | None = None
-    _sent_at = 0.0
-    _waited_at = 0.0
-
-    def __init__(
-        self, client: Client, desk: Desk, request: Request, *, keep_alive: bool, plain: bool
-    ) -> None:
-        self._client = client
-        self._desk = desk
-        self.request = request
-        self.path = request.path
-        self.record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
-        self.outlet = Outlet(client, self.record, keep_alive=keep_alive, plain=plain)
-        self.tried: list[str] = []
-        self._held = Held()
+    _sent_at: float = 0.0
+    _waited_at: float = 0.0
 
     @property
     def keep_alive(self) -> bool:
@@ -119,9 +119,9 @@ class Exchange:
     def open(self) -> None:
         """Begin: it is first in line on its connection."""
         self.opened = True
-        self._desk.gate.enter(self)
+        self.desk.gate.enter(self)
         try:
-            self._desk.check(self)
+            self.desk.check(self)
         except errors.ApiError as error:
             if self.request.waits:
                 self.keep_alive = False
@@ -135,7 +135,7 @@ class Exchange:
     def admit(self) -> None:
         """Go on: it is complete."""
         try:
-            self._desk.admit(self)
+            self.desk.admit(self)
             if not self.response_complete:
                 self._place()
         except errors.ApiError as error:
@@ -147,12 +147,12 @@ class Exchange:
     # It finds a replica.
 
     def _place(self) -> None:
-        lease = self._desk.place(self)
+        lease = self.desk.place(self)
         if lease is not None:
             self._send(lease)
             return
         self._waited_at = clock()
-        self._held.waiting = self._desk.wait(self, self._placed)
+        self._held.waiting = self.desk.wait(self, self._placed)
 
     def _placed(self, found: Place | Exception) -> None:
         self._held.waiting = None
@@ -180,7 +180,7 @@ class Exchange:
         record.attempts += not fresh
         record.replica = lease.replica.name
         self._sent_at = clock()
-        self._held.link = self._desk.send(self, lease.replica, fresh=fresh)
+        self._held.link = self.desk.send(self, lease.replica, fresh=fresh)
 
     # The answer comes.
 
@@ -191,8 +191,8 @@ class Exchange:
             return
         record = self.record
         record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
-        limit = self._desk.settings.body_bytes
-        lines = self._desk.lines(self)
+        limit = self.desk.settings.body_bytes
+        lines = self.desk.lines(self)
         self._answer = answer_of(link, self.outlet, record, self.extra, lines=lines, limit=limit)
 
     def _rejected(self, link: Link, status: int) -> bool:
@@ -210,7 +210,7 @@ class Exchange:
         log.warning("request %s: %s answers %d", self.record.name, lease.replica.name, status)
         if lease.replica.key not in self.tried:
             self.tried.append(lease.replica.key)
-        if not self._desk.another(self, worked=status != UNAVAILABLE, elsewhere=True):
+        if not self.desk.another(self, worked=status != UNAVAILABLE, elsewhere=True):
             return False
         link.abort()
         self._held.release("failed")
@@ -219,7 +219,7 @@ class Exchange:
 
     def _renew(self, replica: Replica) -> None:
         try:
-            self._desk.renew(self, replica)
+            self.desk.renew(self, replica)
         except errors.ApiError as error:
             self.fail(error)
 
@@ -285,7 +285,7 @@ class Exchange:
         worked = fault in (Fault.BROKEN, Fault.STUCK)
         final = fault in (Fault.SILENT, Fault.TOO_LARGE)
         elsewhere = fault is not Fault.BROKEN
-        if final or not self._desk.another(self, worked=worked, elsewhere=elsewhere):
+        if final or not self.desk.another(self, worked=worked, elsewhere=elsewhere):
             self.fail(fault_error(name, fault))
         else:
             self.again()
@@ -310,7 +310,7 @@ class Exchange:
     def _refuse(self, error: errors.ApiError) -> None:
         if error.closes:
             self.keep_alive = False
-        lines, body = self._desk.refusal(error, self)
+        lines, body = self.desk.refusal(error, self)
         self.outlet.whole(error.status, lines, body)
 
     def expire(self) -> None:
@@ -352,6 +352,23 @@ class Exchange:
         self.body = b""
         self._held.release(outcome)
         self._held.link = None
-        self._desk.gate.leave(self)
-        self._desk.finished(self)
-        self._client.answered(self)
+        self.desk.gate.leave(self)
+        self.desk.finished(self)
+        self.client.answered(self)
+
+
+def exchange_of(
+    client: Client, desk: Desk, request: Request, *, keep_alive: bool, plain: bool
+) -> Exchange:
+    """Return a request's exchange, not yet begun.
+
+    Args:
+        client: the connection it came on.
+        desk: decides on it.
+        request: what came.
+        keep_alive: the connection may serve another request after it.
+        plain: the client knows no chunks (HTTP/1.0).
+    """
+    record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
+    outlet = Outlet(client, record, keep_alive=keep_alive, plain=plain)
+    return Exchange(client, desk, request, record, outlet, request.path)

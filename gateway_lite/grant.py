@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from hpc.quota import KeyLimits
@@ -89,45 +91,37 @@ class Settler(Protocol):
         """End a request with what it used."""
 
 
-class Grant:
+class Grant(msgspec.Struct, eq=False, gc=False):
     """A request that was admitted, until it is settled.
 
     Attributes:
+        account: where it is counted; None once it is settled.
+        rules: the limits.
         tokens: the estimate that is reserved for it.
         second: of the estimate, on the account's clock.
         day: of the estimate, in days since 1970.
+        requests: those of its minute, itself included.
+        in_minute: tokens of its minute, its own included.
     """
 
-    __slots__ = ("_account", "_in_minute", "_requests", "_rules", "day", "second", "tokens")
-
-    def __init__(
-        self,
-        account: Settler,
-        rules: Rules,
-        tokens: int,
-        second: int,
-        day: int,
-        requests: int,
-        in_minute: int,
-    ) -> None:
-        self._account: Settler | None = account
-        self._rules = rules
-        self._requests = requests
-        self._in_minute = in_minute
-        self.tokens = tokens
-        self.second = second
-        self.day = day
+    account: Settler | None
+    rules: Rules
+    tokens: int
+    second: int
+    day: int
+    requests: int
+    in_minute: int
 
     @property
     def headers(self) -> bytes:
         """Header lines that say what is left, each with its end of line; worked out each time."""
-        rules = self._rules
+        rules = self.rules
         if rules.told == BOTH:
-            return rules.lines % (rules.rpm - self._requests, rules.tpm - self._in_minute)
+            return rules.lines % (rules.rpm - self.requests, rules.tpm - self.in_minute)
         if rules.told == 1:
-            return rules.lines % (rules.rpm - self._requests)
+            return rules.lines % (rules.rpm - self.requests)
         if rules.told:
-            return rules.lines % (rules.tpm - self._in_minute)
+            return rules.lines % (rules.tpm - self.in_minute)
         return b""
 
     def settle(self, tokens: int | None) -> None:
@@ -136,9 +130,9 @@ class Grant:
         Args:
             tokens: those of prompt and answer; None where no replica worked on it.
         """
-        account = self._account
+        account = self.account
         if account is not None:
-            self._account = None
+            self.account = None
             account.settle(self, min(tokens or 0, MOST_TOKENS))
 
 
@@ -157,20 +151,17 @@ class Tally:
         return tokens, requests
 
 
-class Free:
+class Free(msgspec.Struct, eq=False, gc=False):
     """A request of a key without limits, counted when it ends."""
 
-    __slots__ = ("_tally",)
-    headers = b""
-    tokens = 0
-
-    def __init__(self, tally: Tally) -> None:
-        self._tally: Tally | None = tally
+    tally: Tally | None
+    headers: ClassVar[bytes] = b""
+    tokens: ClassVar[int] = 0
 
     def settle(self, tokens: int | None) -> None:
         """Count what was used; only the first call counts."""
-        tally = self._tally
+        tally = self.tally
         if tally is not None:
-            self._tally = None
+            self.tally = None
             tally.requests += 1
             tally.tokens += tokens or 0

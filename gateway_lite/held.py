@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from gateway_lite.desk import Place, Waiting
     from gateway_lite.lease import Outcome
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from gateway_lite.upstream import Dial
 
 
-class Held:
+class Held(msgspec.Struct, eq=False):
     """A place at a replica, the connection to it, or the wait for a place.
 
     Attributes:

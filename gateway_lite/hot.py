@@ -13,7 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway_lite import errors, reply, wirehead
-from gateway_lite.exchange import Exchange
+from gateway_lite.exchange import Exchange, exchange_of
 from gateway_lite.request import Request
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Hot(HttpToolsProtocol):
         plain = parser.get_http_version() == "1.0"
         request = Request(method, path, headers, desk.settings.body_bytes)
         keep_alive = not plain and parser.should_keep_alive()
-        exchange = Exchange(self, desk, request, keep_alive=keep_alive, plain=plain)
+        exchange = exchange_of(self, desk, request, keep_alive=keep_alive, plain=plain)
         before, self.cycle, self._exchange = self.cycle, exchange, exchange
         if before is None or before.response_complete:
             self._current = exchange

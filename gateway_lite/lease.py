@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Collection
 
+    from gateway_lite.replicas import Replica
     from gateway_lite.seats import Seat
 
 Outcome = Literal["ok", "failed", "unreachable", "left"]
@@ -22,58 +25,56 @@ class Owner(Protocol):
         """Give what is free to those that wait."""
 
 
-class Work:
+class Work(msgspec.Struct, eq=False, gc=False):
     """What a request weighs.
 
-    Args:
+    Attributes:
         tokens: estimate of those that it takes.
         prefix: how it begins; empty where that does not matter.
     """
 
-    __slots__ = ("prefix", "tokens")
-
-    def __init__(self, tokens: int = 1, prefix: bytes = b"") -> None:
-        self.tokens = tokens
-        self.prefix = prefix
+    tokens: int = 1
+    prefix: bytes = b""
 
 
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """A place at a replica, held until it is released.
 
     Attributes:
+        owner: who gave it; None once it was given back.
+        model: whose replica.
+        seat: where it is.
+        tokens: what the request weighs.
         replica: who has it.
         on_stall: called when the replica stops moving while this is held; may be None.
     """
 
-    __slots__ = ("_balancer", "_model", "_seat", "_tokens", "on_stall", "replica")
-
-    def __init__(self, balancer: Owner, model: str, seat: Seat, tokens: int) -> None:
-        self._balancer: Owner | None = balancer
-        self._model = model
-        self._seat = seat
-        self._tokens = tokens
-        self.replica = seat.replica
-        self.on_stall: Callable[[], None] | None = None
-        seat.take(self, tokens)
+    owner: Owner | None
+    model: str
+    seat: Seat
+    tokens: int
+    replica: Replica
+    on_stall: Callable[[], None] | None = None
 
     def moved(self) -> None:
         """Note that bytes came."""
-        self._seat.moves += 1
+        self.seat.moves += 1
 
     def release(self, outcome: Outcome) -> None:
         """Give it back, and say how that went; the second time does nothing."""
-        balancer, self._balancer = self._balancer, None
-        if balancer is None:
+        owner, self.owner = self.owner, None
+        if owner is None:
             return
-        seat = self._seat
-        seat.give(self, self._tokens)
+        self.on_stall = None
+        seat = self.seat
+        seat.give(self, self.tokens)
         if outcome == "ok":
             seat.succeeded()
         elif outcome == "left":
             seat.undecided()
         else:
-            seat.failed(balancer.clock(), unreachable=outcome == "unreachable")
-        balancer.wake(self._model)
+            seat.failed(owner.clock(), unreachable=outcome == "unreachable")
+        owner.wake(self.model)
 
 
 class Waiting:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from gateway_lite import reply, usage
 
 if TYPE_CHECKING:
@@ -25,37 +27,31 @@ class Connection(Protocol):
         """Return the header lines of every answer."""
 
 
-class Outlet:
+class Outlet(msgspec.Struct, eq=False):
     """Writes one answer.
 
-    Args:
+    Attributes:
         connection: where to.
         record: notes when the first byte went out, and as what.
         keep_alive: the connection may serve another request after it.
         plain: the client knows no chunks (HTTP/1.0).
-
-    Attributes:
+        events: it is an event stream.
         begun: bytes have gone out.
         said: its last word has gone out: the terminator, or all of it.
     """
 
-    __slots__ = ("_connection", "_events", "_plain", "_record", "begun", "keep_alive", "said")
-
-    def __init__(
-        self, connection: Connection, record: Record, *, keep_alive: bool, plain: bool
-    ) -> None:
-        self._connection = connection
-        self._record = record
-        self._plain = plain
-        self._events = False
-        self.keep_alive = keep_alive
-        self.begun = False
-        self.said = False
+    connection: Connection
+    record: Record
+    keep_alive: bool
+    plain: bool
+    events: bool = False
+    begun: bool = False
+    said: bool = False
 
     def go_on(self) -> None:
         """Tell a client that asked first to send its request's body."""
-        if not self._plain:
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self.plain:
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Send an answer at once.
@@ -67,19 +63,19 @@ class Outlet:
         """
         close = b"" if self.keep_alive else reply.CLOSE
         self.begun = self.said = True
-        self._connection.write(
+        self.connection.write(
             b"%b%b%b%bcontent-length: %d\r\n\r\n%b"
             % (
                 reply.status_line(status),
-                self._connection.defaults(),
+                self.connection.defaults(),
                 lines,
                 close,
                 len(body),
                 body,
             )
         )
-        self._record.first_at = clock()
-        self._record.status = status
+        self.record.first_at = clock()
+        self.record.status = status
 
     def begin(self, status: int, lines: bytes, data: bytes, *, events: bool) -> None:
         """Send the head together with the first bytes: two segments would wait for each other.
@@ -90,8 +86,8 @@ class Outlet:
             data: the first bytes.
             events: it is an event stream.
         """
-        self._events = events
-        if self._plain:
+        self.events = events
+        if self.plain:
             self._write_head(status, lines, b"\r\n", data)
             return
         parts = [reply.UNBUFFERED] if events else []
@@ -106,30 +102,30 @@ class Outlet:
     def _write_head(self, status: int, lines: bytes, *rest: bytes) -> None:
         self.begun = True
         close = b"" if self.keep_alive else reply.CLOSE
-        head = (reply.status_line(status), self._connection.defaults(), lines, close)
-        self._connection.write(b"".join((*head, *rest)))
-        self._record.first_at = clock()
-        self._record.status = status
+        head = (reply.status_line(status), self.connection.defaults(), lines, close)
+        self.connection.write(b"".join((*head, *rest)))
+        self.record.first_at = clock()
+        self.record.status = status
 
     def more(self, data: bytes) -> None:
         """Send further bytes; the last frame goes out with the terminator in one segment."""
-        if self._plain:
-            self._connection.write(data)
+        if self.plain:
+            self.connection.write(data)
         elif data.endswith(DONE):
             self.said = True
-            self._connection.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
+            self.connection.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
         elif not self.said:
-            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.connection.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def end(self) -> None:
         """Send the end."""
-        if not self._plain and not self.said:
-            self._connection.write(reply.LAST)
+        if not self.plain and not self.said:
+            self.connection.write(reply.LAST)
         self.said = True
 
     def spoil(self, error: ApiError) -> None:
         """End an event stream with an error; cut anything else short."""
-        if not self._events:
+        if not self.events:
             self.keep_alive = False
             return
         self.more(error.frames())

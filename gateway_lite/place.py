@@ -124,7 +124,11 @@ class Balancer:
             seat = pool[0] if pool[0].free else None
         else:
             seat = self._choose(model, pool, work, tried)
-        return None if seat is None else Lease(self, model, seat, work.tokens)
+        if seat is None:
+            return None
+        lease = Lease(self, model, seat, work.tokens, seat.replica)
+        seat.take(lease, work.tokens)
+        return lease
 
     def _choose(
         self, model: str, pool: list[Seat], work: Work, tried: Collection[str]

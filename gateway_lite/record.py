@@ -7,6 +7,8 @@ import re
 import secrets
 import time
 
+import msgspec
+
 from gateway_lite import usage
 
 CLIENT_GONE = "client_gone"
@@ -33,7 +35,7 @@ def bearer(authorization: bytes) -> bytes:
     return token.strip() if kind.lower() == b"bearer" else b""
 
 
-class Record:
+class Record(msgspec.Struct, eq=False, gc=False):
     """One request.
 
     Attributes:
@@ -55,21 +57,26 @@ class Record:
         overhead_s: seconds that passed in the gateway before the replica was asked.
     """
 
-    path = key = model = replica = cache = limited = ""
-    status = attempts = reads = 0
+    name: str
+    path: str = ""
+    key: str = ""
+    model: str = ""
+    replica: str = ""
+    status: int = 0
     error: str | None = None
-    queue_s = overhead_s = 0.0
+    queue_s: float = 0.0
+    attempts: int = 0
+    began: float = msgspec.field(default_factory=time.perf_counter)
     first_at: float | None = None
-    complete = False
+    complete: bool = False
+    cache: str = ""
+    limited: str = ""
+    reads: int = 0
+    overhead_s: float = 0.0
     _tail: usage.Tail | None = None
     _whole: bytes | None = None
     _used: usage.Usage | None = None
-    _read = False
-
-    def __init__(self, name: str, path: str = "") -> None:
-        self.name = name
-        self.path = path
-        self.began = time.perf_counter()
+    _read: bool = False
 
     @property
     def tail(self) -> usage.Tail:

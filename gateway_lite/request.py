@@ -4,46 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Request:
+class Request(msgspec.Struct, eq=False, gc=False):
     """One hot request.
 
-    Args:
+    Attributes:
         method: GET or POST.
         path: without the query.
         headers: with lower-case names.
         limit: bytes that its body may have.
-
-    Attributes:
         body: all of it, once it is ``whole``.
+        size: bytes of its body so far.
     """
 
-    body = b""
-    whole = False
-    _size = 0
-
-    def __init__(
-        self, method: bytes, path: str, headers: Mapping[bytes, bytes], limit: int
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self._limit = limit
-        self._parts: list[bytes] = []
+    method: bytes
+    path: str
+    headers: Mapping[bytes, bytes]
+    limit: int
+    body: bytes = b""
+    whole: bool = False
+    size: int = 0
+    _parts: list[bytes] = []
 
     @property
     def too_large(self) -> bool:
         """Whether its body has more bytes than are allowed, or says that it will."""
         told = self.headers.get(b"content-length")
-        return self._size > self._limit or (told is not None and int(told) > self._limit)
-
-    @property
-    def size(self) -> int:
-        """Bytes of its body so far."""
-        return self._size
+        return self.size > self.limit or (told is not None and int(told) > self.limit)
 
     @property
     def waits(self) -> bool:
@@ -52,8 +44,8 @@ class Request:
 
     def add(self, data: bytes) -> bool:
         """Take bytes of the body; False where they are too many."""
-        self._size += len(data)
-        if self._size <= self._limit:
+        self.size += len(data)
+        if self.size <= self.limit:
             self._parts.append(data)
             return True
         self._parts.clear()
