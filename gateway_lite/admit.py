@@ -126,15 +126,10 @@ class GatewayDesk:
         principal, record, table = exchange.principal, exchange.record, self._table
         record.model = asked.model
         prompt, longest = len(exchange.body) // ask.BYTES_PER_TOKEN, asked.limit()
-        models = routing.resolve(
-            table,
-            asked.model,
-            key=record.key,
-            headers=exchange.request.headers,
-            prompt_tokens=prompt,
-            max_tokens=longest,
-        )
-        models = routing.permitted(table, principal.allows, asked.model, models)
+        if table.plain and principal.allows(asked.model):
+            models: tuple[str, ...] = (asked.model,)
+        else:
+            models = self._resolved(exchange, asked, prompt, longest)
         exchange.models = models
         record.model = models[0]
         own, limits = table.policies.get(models[0]), principal.limits
@@ -147,9 +142,24 @@ class GatewayDesk:
         self._budget.deposit()
         if self.tracer is not None:
             traced.begin(self.tracer, exchange)
-        if self._plain and exchange.extra is None and principal.limits is None:
-            return
-        self._prepare(exchange)
+        counted = principal.limits is not None and asked.stream
+        if counted or not self._plain or exchange.extra is not None:
+            self._prepare(exchange)
+
+    def _resolved(
+        self, exchange: Exchange, asked: ask.Ask, prompt: int, longest: int | None
+    ) -> tuple[str, ...]:
+        """Return the models to try, by aliases, rules, fallbacks and what the key may use."""
+        table = self._table
+        models = routing.resolve(
+            table,
+            asked.model,
+            key=exchange.record.key,
+            headers=exchange.request.headers,
+            prompt_tokens=prompt,
+            max_tokens=longest,
+        )
+        return routing.permitted(table, exchange.principal.allows, asked.model, models)
 
     def _translate(self, exchange: Exchange) -> None:
         """Take a request of Ollama's form for the one of OpenAI's that it means."""
@@ -297,6 +307,7 @@ class GatewayDesk:
         """Note it, and count what it used."""
         record = exchange.record
         self._seen.end(record)
-        traced.end(exchange)
+        if exchange.span is not None:
+            traced.end(exchange)
         if exchange.grant is not None:
             exchange.grant.settle(record.charged(exchange.grant.tokens))

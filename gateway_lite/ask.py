@@ -42,9 +42,12 @@ class Ask(msgspec.Struct, gc=False):
 
     def limit(self) -> int | None:
         """Return how many tokens the answer may have, or None."""
-        for value in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
-            if type(value) is int and value > 0:
-                return value
+        value = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
+        if type(value) is int and value > 0:
+            return value
+        for other in (self.max_tokens, self.max_output_tokens):
+            if type(other) is int and other > 0:
+                return other
         return None
 
     def tokens(self, size: int, limit: int | None) -> int:

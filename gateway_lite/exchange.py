@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from gateway_lite import errors
+from gateway_lite import errors, reply
 from gateway_lite.answer import answer_of
 from gateway_lite.desk import fault_error
 from gateway_lite.held import Held
@@ -183,6 +183,22 @@ class Exchange(msgspec.Struct, eq=False):
         self._held.link = self.desk.send(self, lease.replica, fresh=fresh)
 
     # The answer comes.
+
+    def whole(self, link: Link, body: bytes) -> None:
+        """Take an answer that came at once: most that are no stream do."""
+        kind = link.headers.get(b"content-type", reply.JSON)
+        plain = self.extra is None and link.status < FAILED and kind.startswith(reply.JSON)
+        if not plain or len(body) > self.desk.settings.body_bytes:
+            self.answered(link)
+            self.came(body)
+            self.ended()
+            return
+        record = self.record
+        record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
+        lines = reply.passed_back(link.headers, kind) + self.desk.lines(self)
+        record.whole(body)
+        self.outlet.whole(link.status, lines, body)
+        self._finish("ok")
 
     def answered(self, link: Link) -> None:
         """Judge by the head whether the client gets this answer."""

@@ -133,7 +133,8 @@ class Grant(msgspec.Struct, eq=False, gc=False):
         account = self.account
         if account is not None:
             self.account = None
-            account.settle(self, min(tokens or 0, MOST_TOKENS))
+            used = tokens or 0
+            account.settle(self, used if used < MOST_TOKENS else MOST_TOKENS)
 
 
 class Tally:

@@ -29,7 +29,10 @@ class Fault(Enum):
 
 
 class Sink(Protocol):
-    """Takes one answer as it comes; exactly one of ``ended`` and ``broke`` comes last."""
+    """Takes one answer as it comes; one of ``whole``, ``ended`` and ``broke`` comes last."""
+
+    def whole(self, link: Link, body: bytes) -> None:
+        """All of it came at once; the connection is free for others."""
 
     def answered(self, link: Link) -> None:
         """The head is here."""
@@ -144,15 +147,22 @@ class Link(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(Fault.BROKEN, type(error).__name__)
             return
-        if not before and self._head:
-            sink.answered(self)
+        body = b""
         if parts:
-            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
-            if self._sink is sink:
-                sink.came(whole)
+        if not before:
+            if self.complete:
+                self._give_back()
+                sink.whole(self, body)
+                return
+            if self._head:
+                sink.answered(self)
+        if body and self._sink is sink:
+            sink.came(body)
         if self.complete and self._sink is sink:
-            self._over(sink)
+            self._give_back()
+            sink.ended()
 
     def on_headers_complete(self) -> None:
         """Note the status; an interim answer is none."""
@@ -174,8 +184,8 @@ class Link(asyncio.Protocol):
             self.complete = True
             self.kept = self._parser.should_keep_alive()
 
-    def _over(self, sink: Sink) -> None:
-        """Keep the connection for the next request, then tell the sink."""
+    def _give_back(self) -> None:
+        """Keep the connection for the next request."""
         self._sink = None
         self._pool.busy.discard(self)
         if self.kept and not self._transport.is_closing():
@@ -184,7 +194,6 @@ class Link(asyncio.Protocol):
             self._pool.keep(self)
         else:
             self._transport.close()
-        sink.ended()
 
     def _fail(self, fault: Fault, detail: str) -> None:
         sink, self._sink = self._sink, None

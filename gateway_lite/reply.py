@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 EVENTS = b"text/event-stream"
 JSON = b"application/json"
 LAST = b"0\r\n\r\n"
-PASSED_ON = (b"accept", b"traceparent", b"tracestate")
-"""Headers of a client that engines get; above all not its key."""
+TRACED = frozenset({b"traceparent", b"tracestate"})
+"""Headers of a client that engines get beside what it sends and accepts; above all not its key."""
 PASSED_BACK = (
     b"content-encoding",
     b"retry-after",
@@ -23,6 +23,7 @@ PASSED_BACK = (
     b"openai-processing-ms",
 )
 """Headers of an engine's answer that clients get beside its type; the rest is not for them."""
+PASSED = frozenset(PASSED_BACK)
 STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 CLOSE = b"connection: close\r\n"
@@ -50,6 +51,8 @@ def passed_back(headers: Mapping[bytes, bytes], kind: bytes) -> bytes:
         headers: the engine's.
         kind: content type of what the client gets.
     """
+    if PASSED.isdisjoint(headers):
+        return b"content-type: %b\r\n" % kind
     parts = [b"content-type: %b\r\n" % kind]
     parts += [b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_BACK if name in headers]
     return b"".join(parts)
@@ -65,10 +68,13 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
         size: bytes of the body.
     """
     kind = headers.get(b"content-type", JSON)
-    more = b"".join([b"%b: %b\r\n" % (n, headers[n]) for n in PASSED_ON if n in headers])
+    accept = headers.get(b"accept", b"*/*")
+    more = b""
+    if not TRACED.isdisjoint(headers):
+        more = b"".join([b"%b: %b\r\n" % (n, headers[n]) for n in TRACED if n in headers])
     return (
-        b"%bcontent-type: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
-        b"%bcontent-length: %d\r\n\r\n" % (fixed, kind, name, more, size)
+        b"%bcontent-type: %b\r\naccept: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
+        b"%bcontent-length: %d\r\n\r\n" % (fixed, kind, accept, name, more, size)
     )
 
 

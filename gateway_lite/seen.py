@@ -127,8 +127,8 @@ def _line(record: Record, model: str, used: Usage | None, took_s: float) -> Line
         record.error,
         None if used is None else used.prompt,
         None if used is None else used.completion,
-        round(record.queue_s * 1000, 3),
-        None if first is None else round((first - record.began) * 1000, 3),
-        round(took_s * 1000, 3),
+        int(record.queue_s * 1e6) / 1000,
+        None if first is None else int((first - record.began) * 1e6) / 1000,
+        int(took_s * 1e6) / 1000,
         record.attempts,
     )
