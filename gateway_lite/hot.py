@@ -30,23 +30,24 @@ class Hot(HttpToolsProtocol):
         hot: which requests are hot: path by method and raw URL.
     """
 
+    __slots__ = (
+        *("_between", "_current", "_deaf", "_exchange", "_fed", "_head_s", "_in_head"),
+        *("_lingering", "_named", "_quiet_s", "on_header", "url"),
+    )
     desk: Desk
     hot: dict[tuple[bytes, bytes], str]
     cycle: Any
     pipeline: Any
-    _exchange: Exchange | None = None
-    _fed = 0
-    _in_head = False
-    _lingering = False
-    _deaf = False
-    _between = True
-    _quiet_s = 0.0
-    _head_s = 0.0
-    _current: Any = None
     cache: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._named: dict[bytes, bytes] = {}
+        self._exchange: Exchange | None = None
+        self._current: Any = None
+        self._fed = 0
+        self._quiet_s = self._head_s = 0.0
+        self._in_head = self._lingering = self._deaf = False
+        self._between = True
         # What the parser calls most is not worth a call of Python; the first of two headers counts.
         self.on_header = self._named.setdefault  # type: ignore[assignment]
         super().__init__(*args, **kwargs)

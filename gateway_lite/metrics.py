@@ -101,7 +101,10 @@ class Metrics:
             self.tallies.error(model, record.error or "engine")
         if record.limited:
             self.tallies.limit(record.key, record.limited)
-        tally = self.tallies.of(model, record.key, status // 100)
+        tallies = self.tallies
+        tally = tallies.keys.get((model, record.key, status // 100))
+        if tally is None:
+            tally = tallies.of(model, record.key, status // 100)
         tally.requests += 1
         if used is not None:
             tally.prompt += used.prompt
@@ -135,7 +138,10 @@ class Metrics:
 
 def _time(times: ModelTally, record: Record, took_s: float) -> None:
     times.duration.add(took_s)
-    times.queue.add(record.queue_s)
+    if record.queue_s:
+        times.queue.add(record.queue_s)
+    else:
+        times.queue.counts[0] += 1
     attempts, first_at = record.attempts, record.first_at
     if attempts:
         times.overhead.add(record.overhead_s)
