@@ -84,13 +84,14 @@ class Keys:
         Raises:
             ApiError: the file may not be used, or was not read yet.
         """
-        if self._ring is None:
+        ring = self._ring
+        if ring is None:
             raise errors.keys_unusable()
         if self._anonymous and not token:
             return ANYBODY
         if token.startswith(passes.PREFIX):
             return self._bearer_of(token)
-        return self._ring.find(token)
+        return ring.find(token)
 
     def _bearer_of(self, token: bytes) -> keys.ClientKey | None:
         """Return the key in force that a batch's pass stands for."""

@@ -64,6 +64,7 @@ class Link(asyncio.Protocol):
     """One connection.
 
     Attributes:
+        transport: what it is made of.
         status: of the answer under way.
         headers: of that, with lower-case names.
         reads: how often bytes came; a watch sees by it whether any did.
@@ -72,14 +73,14 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_expects_end", "_head", "_named", "_parser", "_parts", "_pool", "_sink", "_transport"),
+        *("_expects_end", "_head", "_named", "_parser", "_parts", "_pool", "_sink"),
         *("complete", "headers", "idle_at", "kept", "on_body", "on_header", "quiet_s", "reads"),
-        *("reused", "seen", "status"),
+        *("reused", "seen", "status", "transport"),
     )
 
     def __init__(self, pool: Owner) -> None:
         self._pool = pool
-        self._transport: Any = None
+        self.transport: Any = None
         self._sink: Sink | None = None
         self._named: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
@@ -93,7 +94,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        self._transport = transport
+        self.transport = transport
 
     def send(self, sink: Sink, head: bytes, body: bytes) -> None:
         """Send a request, and give its answer to the sink."""
@@ -104,41 +105,36 @@ class Link(asyncio.Protocol):
         self._pool.busy.add(self)
         put = self._pool.outbox.put
         if len(body) < BIG:
-            put(self._transport, head + body)
+            put(self.transport, head + body)
         else:
-            put(self._transport, head)
-            put(self._transport, body)
+            put(self.transport, head)
+            put(self.transport, body)
 
     def pause(self) -> None:
         """Read no more until told so: the engine has to wait."""
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def abort(self) -> None:
         """Close at once, which cancels the work; the sink hears nothing more."""
         self._sink = None
         self._pool.busy.discard(self)
-        self._transport.abort()
+        self.transport.abort()
 
     def close(self) -> None:
         """Close an idle connection."""
-        self._transport.close()
-
-    @property
-    def closing(self) -> bool:
-        """Whether no request can be sent on it any more."""
-        return bool(self._transport.is_closing())
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Parse, and hand on what came in one piece."""
         sink = self._sink
         if sink is None:
-            self._transport.abort()
+            self.transport.abort()
             return
         self.reads += 1
         before, parts = self._head, self._parts
@@ -188,17 +184,17 @@ class Link(asyncio.Protocol):
         """Keep the connection for the next request."""
         self._sink = None
         self._pool.busy.discard(self)
-        if self.kept and not self._transport.is_closing():
-            if not self._transport.is_reading():
-                self._transport.resume_reading()
+        if self.kept and not self.transport.is_closing():
+            if not self.transport.is_reading():
+                self.transport.resume_reading()
             self._pool.keep(self)
         else:
-            self._transport.close()
+            self.transport.close()
 
     def _fail(self, fault: Fault, detail: str) -> None:
         sink, self._sink = self._sink, None
         self._pool.busy.discard(self)
-        self._transport.abort()
+        self.transport.abort()
         if sink is not None:
             sink.broke(fault, detail)
 
@@ -227,5 +223,5 @@ class Link(asyncio.Protocol):
             self.seen, self.quiet_s = self.reads, 0.0
             return
         self.quiet_s += passed_s
-        if self.quiet_s >= limit_s and self._transport.is_reading():
+        if self.quiet_s >= limit_s and self.transport.is_reading():
             self._fail(Fault.SILENT, f"{limit_s:g} s")

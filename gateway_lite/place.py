@@ -112,10 +112,7 @@ class Balancer:
         pool = self._pools.get(model)
         if not pool:
             raise NoReplicaError(model)
-        queue = self._queues.get(model)
-        if queue:
-            return None
-        return self._place(model, pool, work, tried)
+        return None if self._queues.get(model) else self._place(model, pool, work, tried)
 
     def _place(
         self, model: str, pool: list[Seat], work: Work, tried: Collection[str]

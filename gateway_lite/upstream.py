@@ -93,13 +93,14 @@ class Dial:
 class Pool:
     """Connections to one target; the one used last is used next."""
 
-    __slots__ = ("_closed", "_idle", "_loop", "_settings", "_tls", "busy", "outbox", "target")
+    __slots__ = ("_closed", "_idle", "_idle_s", "_loop", "_settings", "_tls", "busy", "outbox", "target")
 
     def __init__(self, where: Target, settings: Settings, outbox: Outbox) -> None:
         self.target = where
         self.outbox = outbox
         self.busy: set[Link] = set()
         self._idle: list[Link] = []
+        self._idle_s = settings.pool_idle_s
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._tls = ssl.create_default_context() if where.tls else None
@@ -107,9 +108,10 @@ class Pool:
 
     def take(self, now: float) -> Link | None:
         """Return a kept connection that the engine will not close just now, or None."""
-        while self._idle:
-            link = self._idle.pop()
-            if now - link.idle_at < self._settings.pool_idle_s and not link.closing:
+        idle = self._idle
+        while idle:
+            link = idle.pop()
+            if now - link.idle_at < self._idle_s and not link.transport.is_closing():
                 link.reused = True
                 return link
             link.close()
@@ -147,7 +149,7 @@ class Pool:
 
     def look(self, now: float, passed_s: float) -> None:
         """Close what was idle for too long, and give up what is silent."""
-        while self._idle and now - self._idle[0].idle_at >= self._settings.pool_idle_s:
+        while self._idle and now - self._idle[0].idle_at >= self._idle_s:
             self._idle.pop(0).close()
         for link in tuple(self.busy):
             link.look(passed_s, self._settings.idle_s)

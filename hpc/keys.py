@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
 import stat
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from hashlib import sha256
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Literal
 
 import yaml
@@ -104,10 +104,10 @@ class Keyring:
             presented: what the client sent.
             now: the time; None is the present.
         """
-        digest = hashlib.sha256(presented).digest()
+        digest = sha256(presented).digest()
         found = None
         for known, ends, key in self._by_prefix.get(digest[:2], ()):
-            if hmac.compare_digest(known, digest):
+            if compare_digest(known, digest):
                 at = time.time() if now is None else now.timestamp()
                 found = key if at < ends else None
         return found
@@ -190,7 +190,7 @@ def add(
             entry = ClientKey(
                 id=_new_id(known),
                 name=name,
-                sha256=hashlib.sha256(secret.encode()).hexdigest(),
+                sha256=sha256(secret.encode()).hexdigest(),
                 models=models or ALL,
                 limits=limits and limits.or_none(),
                 created=now,
