@@ -134,7 +134,7 @@ class Grant(msgspec.Struct, eq=False, gc=False):
         if account is not None:
             self.account = None
             used = tokens or 0
-            account.settle(self, used if used < MOST_TOKENS else MOST_TOKENS)
+            account.settle(self, min(MOST_TOKENS, used))
 
 
 class Tally:

@@ -102,7 +102,7 @@ class Limits:
         if known is None or known[0] is not limits:
             known = self._learn(key.id, limits)
         try:
-            return known[2].reserve(known[1], tokens if tokens < MOST_TOKENS else MOST_TOKENS)
+            return known[2].reserve(known[1], min(MOST_TOKENS, tokens))
         except Full as full:
             raise refusal(full, limits) from None
 

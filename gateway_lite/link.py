@@ -147,18 +147,22 @@ class Link(asyncio.Protocol):
         if parts:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             parts.clear()
-        if not before:
-            if self.complete:
-                self._give_back()
-                sink.whole(self, body)
-                return
-            if self._head:
-                sink.answered(self)
+        if not before and self._head and self._begun(sink, body):
+            return
         if body and self._sink is sink:
             sink.came(body)
         if self.complete and self._sink is sink:
             self._give_back()
             sink.ended()
+
+    def _begun(self, sink: Sink, body: bytes) -> bool:
+        """Hand on a head; True where the rest came with it."""
+        if not self.complete:
+            sink.answered(self)
+            return False
+        self._give_back()
+        sink.whole(self, body)
+        return True
 
     def on_headers_complete(self) -> None:
         """Note the status; an interim answer is none."""

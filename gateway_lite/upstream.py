@@ -93,7 +93,17 @@ class Dial:
 class Pool:
     """Connections to one target; the one used last is used next."""
 
-    __slots__ = ("_closed", "_idle", "_idle_s", "_loop", "_settings", "_tls", "busy", "outbox", "target")
+    __slots__ = (
+        "_closed",
+        "_idle",
+        "_idle_s",
+        "_loop",
+        "_settings",
+        "_tls",
+        "busy",
+        "outbox",
+        "target",
+    )
 
     def __init__(self, where: Target, settings: Settings, outbox: Outbox) -> None:
         self.target = where

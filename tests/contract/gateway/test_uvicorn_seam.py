@@ -19,7 +19,7 @@ def test_the_protocol_still_calls_what_we_override() -> None:
     ours = {name for name, value in vars(hot.Hot).items() if inspect.isfunction(value)}
     theirs = {name for name, value in vars(PROTOCOL).items() if inspect.isfunction(value)}
     own = {"answered", "defaults", "linger", "look", "refuse", "write", "_give_up", "_next"}
-    own |= {"_last_words", "_stay"}
+    own |= {"_close", "_last_words", "_stay"}
     assert ours - theirs == own | {"_leave_to_asgi"}
 
 

@@ -30,7 +30,7 @@ def test_whatever_else_stands_in_it_the_model_is_found(
     body = {**rest, "model": model, "stream": stream}
     asked = ask.read(json.dumps(body).encode())
     assert (asked.model, asked.stream) == (model, stream)
-    assert asked.tokens(10) > 0
+    assert asked.tokens(10, asked.limit()) > 0
     assert isinstance(ask.prefix(asked, None), bytes)
 
 
@@ -73,8 +73,8 @@ def test_the_limit_of_an_answer(body: dict[str, Any], limit: int | None) -> None
 
 
 def test_the_estimate_counts_every_answer() -> None:
-    assert read(max_tokens=10, n=3).tokens(400) == 100 + 30
-    assert read(n="x").tokens(0) == ask.USUAL_TOKENS
+    assert read(max_tokens=10, n=3).tokens(400, 10) == 100 + 30
+    assert read(n="x").tokens(0, None) == ask.USUAL_TOKENS
 
 
 def chat(*contents: tuple[str, Any]) -> ask.Ask:
