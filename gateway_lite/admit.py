@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from gateway_lite.upstream import Dial, Pool, Upstream
     from gateway_lite.watch import Watcher
 
-TWO = 2
 OK = 200
 EVENTS = b"text/event-stream; charset=utf-8"
 
@@ -126,10 +125,15 @@ class GatewayDesk:
         principal, record, table = exchange.principal, exchange.record, self._table
         record.model = asked.model
         prompt, longest = len(exchange.body) // ask.BYTES_PER_TOKEN, asked.limit()
-        if table.plain and principal.allows(asked.model):
-            models: tuple[str, ...] = (asked.model,)
-        else:
-            models = self._resolved(exchange, asked, prompt, longest)
+        models = routing.chosen(
+            table,
+            principal.allows,
+            asked.model,
+            key=record.key,
+            headers=exchange.request.headers,
+            prompt_tokens=prompt,
+            max_tokens=longest,
+        )
         exchange.models = models
         record.model = models[0]
         own, limits = table.policies.get(models[0]), principal.limits
@@ -145,21 +149,6 @@ class GatewayDesk:
         counted = principal.limits is not None and asked.stream
         if counted or not self._plain or exchange.extra is not None:
             self._prepare(exchange)
-
-    def _resolved(
-        self, exchange: Exchange, asked: ask.Ask, prompt: int, longest: int | None
-    ) -> tuple[str, ...]:
-        """Return the models to try, by aliases, rules, fallbacks and what the key may use."""
-        table = self._table
-        models = routing.resolve(
-            table,
-            asked.model,
-            key=exchange.record.key,
-            headers=exchange.request.headers,
-            prompt_tokens=prompt,
-            max_tokens=longest,
-        )
-        return routing.permitted(table, exchange.principal.allows, asked.model, models)
 
     def _translate(self, exchange: Exchange) -> None:
         """Take a request of Ollama's form for the one of OpenAI's that it means."""
@@ -182,15 +171,14 @@ class GatewayDesk:
         if exchange.extra is not None and exchange.extra.miss is not None:
             exchange.notes = b"x-gateway-cache: miss\r\n"
         if hit is not None:
-            asked = exchange.ask
-            events = asked is not None and asked.stream
+            events = exchange.ask is not None and exchange.ask.stream
             kind = b"content-type: %b\r\n" % (EVENTS if events else reply.JSON)
             exchange.notes = b"x-gateway-cache: hit\r\n"
             exchange.answer(OK, kind + self.lines(exchange), hit.body)
 
     def _prefix(self, exchange: Exchange, asked: ask.Ask) -> bytes:
         """Return what decides on the replica, where there is a choice."""
-        if self._balancer.ready(exchange.models[0]) < TWO:
+        if not self._balancer.several(exchange.models[0]):
             return b""
         headers = exchange.request.headers
         session = routing.session_of(headers, asked.user, asked.prompt_cache_key)
@@ -245,10 +233,9 @@ class GatewayDesk:
         if way is None:
             way = self._ways[replica.key, path] = self._way(replica, path)
         pool, fixed = way
-        head = reply.request_head(
-            fixed, exchange.request.headers, exchange.record.name.encode(), len(exchange.body)
-        )
-        return self._upstream.send(pool, exchange, head, exchange.body, fresh=fresh)
+        name, body = exchange.record.name.encode(), exchange.body
+        head = reply.request_head(fixed, exchange.request.headers, name, len(body))
+        return self._upstream.send(pool, exchange, head, body, fresh=fresh)
 
     def _way(self, replica: Replica, path: str) -> tuple[Pool, bytes]:
         pool = self._upstream.pool(replica.url)

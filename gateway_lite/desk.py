@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from gateway_lite import errors, reply
-from gateway_lite.link import Fault
 from gateway_lite.outlet import Connection
 
 if TYPE_CHECKING:
@@ -91,16 +90,6 @@ class Desk(Protocol):
 
     def finished(self, exchange: Exchange) -> None:
         """Note what became of it."""
-
-
-def fault_error(name: str, fault: Fault) -> ApiError:
-    """Return what a request gets that failed at a replica."""
-    message = f"the replica {name} {fault.value}"
-    if fault in (Fault.SILENT, Fault.STUCK):
-        return errors.upstream_timeout(message)
-    if fault is Fault.UNREACHABLE:
-        return errors.upstream_unreachable(message)
-    return errors.upstream_error(message)
 
 
 def refusal(error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:

@@ -163,11 +163,7 @@ class Hot(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._last_words(error)
             return
-        body = error.body()
-        length = b"content-length: %d\r\n\r\n" % len(body)
-        kind = b"content-type: application/json\r\n"
-        line = reply.status_line(error.status)
-        self.write(b"".join([line, self.defaults(), kind, reply.CLOSE, length, body]))
+        self.write(reply.last(error.status, self.defaults(), error.body()))
         self.linger()
 
     def _last_words(self, error: errors.ApiError) -> None:
@@ -282,19 +278,16 @@ class Hot(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         """Refuse a request whose body does not come."""
-        current = self._current
-        if isinstance(current, Exchange):
-            current.keep_alive = False
-            current.fail(errors.too_slow())
-        else:
+        if not isinstance(self._current, Exchange):
             self.refuse(errors.too_slow())
+            return
+        self._current.keep_alive = False
+        self._current.fail(errors.too_slow())
 
 
 def _incomplete(cycle: Any) -> bool:
     """Tell whether a request still comes."""
-    if isinstance(cycle, Exchange):
-        return not cycle.request.whole
-    return bool(cycle.more_body)
+    return not cycle.request.whole if isinstance(cycle, Exchange) else bool(cycle.more_body)
 
 
 def protocol(desk: Desk, hot: dict[tuple[bytes, bytes], str]) -> type[Hot]:

@@ -94,9 +94,9 @@ class Balancer:
         """Tell whether the model has a replica that was not tried."""
         return any(seat.key not in tried for seat in self._pools.get(model, ()))
 
-    def ready(self, model: str) -> int:
-        """Return how many replicas of a model take requests."""
-        return len(self._pools.get(model, ()))
+    def several(self, model: str) -> bool:
+        """Tell whether there is a choice of replicas."""
+        return len(self._pools.get(model, ())) > 1
 
     def place(self, model: str, work: Work, tried: Collection[str] = ()) -> Lease | None:
         """Return a place, or None where all slots are taken.

@@ -39,6 +39,18 @@ def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
+def last(status: int, defaults: bytes, body: bytes) -> bytes:
+    """Return a whole answer in JSON, after which the connection is closed.
+
+    Args:
+        status: HTTP status.
+        defaults: the header lines of every answer.
+        body: all of it.
+    """
+    head = b"%bcontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
+    return status_line(status) + head % (defaults, CLOSE, len(body)) + body
+
+
 def chunk(data: bytes) -> bytes:
     """Return bytes, at least one, as a chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)

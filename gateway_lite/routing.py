@@ -96,6 +96,34 @@ class Table:
         return found
 
 
+def chosen(
+    table: Table,
+    allows: Callable[[str], bool],
+    model: str,
+    *,
+    key: str,
+    headers: Mapping[bytes, bytes],
+    prompt_tokens: int,
+    max_tokens: int | None,
+) -> tuple[str, ...]:
+    """Return the models to try, in order: those of ``resolve`` that are ``permitted``.
+
+    Raises:
+        ApiError: the key may not use the first one.
+    """
+    if table.plain and allows(model):
+        return (model,)
+    models = resolve(
+        table,
+        model,
+        key=key,
+        headers=headers,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+    )
+    return permitted(table, allows, model, models)
+
+
 def resolve(
     table: Table,
     model: str,
