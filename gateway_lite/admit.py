@@ -125,15 +125,8 @@ class GatewayDesk:
         principal, record, table = exchange.principal, exchange.record, self._table
         record.model = asked.model
         prompt, longest = len(exchange.body) // ask.BYTES_PER_TOKEN, asked.limit()
-        models = routing.chosen(
-            table,
-            principal.allows,
-            asked.model,
-            key=record.key,
-            headers=exchange.request.headers,
-            prompt_tokens=prompt,
-            max_tokens=longest,
-        )
+        traits = routing.Traits(record.key, exchange.request.headers, prompt, longest)
+        models = routing.chosen(table, principal.allows, asked.model, traits)
         exchange.models = models
         record.model = models[0]
         own, limits = table.policies.get(models[0]), principal.limits

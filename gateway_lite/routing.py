@@ -96,15 +96,24 @@ class Table:
         return found
 
 
+class Traits(msgspec.Struct, gc=False):
+    """What rules look at in a request.
+
+    Attributes:
+        key: the name of its key.
+        headers: by lower-case name.
+        prompt_tokens: an estimate.
+        max_tokens: tokens it allows its answer; None where it does not say.
+    """
+
+    key: str
+    headers: Mapping[bytes, bytes]
+    prompt_tokens: int
+    max_tokens: int | None
+
+
 def chosen(
-    table: Table,
-    allows: Callable[[str], bool],
-    model: str,
-    *,
-    key: str,
-    headers: Mapping[bytes, bytes],
-    prompt_tokens: int,
-    max_tokens: int | None,
+    table: Table, allows: Callable[[str], bool], model: str, traits: Traits
 ) -> tuple[str, ...]:
     """Return the models to try, in order: those of ``resolve`` that are ``permitted``.
 
@@ -113,49 +122,30 @@ def chosen(
     """
     if table.plain and allows(model):
         return (model,)
-    models = resolve(
-        table,
-        model,
-        key=key,
-        headers=headers,
-        prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens,
-    )
-    return permitted(table, allows, model, models)
+    return permitted(table, allows, model, resolve(table, model, traits))
 
 
-def resolve(
-    table: Table,
-    model: str,
-    *,
-    key: str,
-    headers: Mapping[bytes, bytes],
-    prompt_tokens: int,
-    max_tokens: int | None,
-) -> tuple[str, ...]:
+def resolve(table: Table, model: str, traits: Traits) -> tuple[str, ...]:
     """Return the models to try, in order; known ones, but for the first where there is none.
 
     Args:
         table: the ways there are.
         model: the name that the request asks for.
-        key: the name of its key.
-        headers: of the request, by lower-case name.
-        prompt_tokens: an estimate.
-        max_tokens: tokens it allows its answer; None where it does not say.
+        traits: of the request.
     """
     if table.plain:
         return (model,)
     target = table.aliases.get(model, model)
-    answer = max_tokens or 0
+    prompt, answer = traits.prompt_tokens, traits.max_tokens or 0
     for rule in table.rules:
         named = model in rule.models or target in rule.models
-        if named and rule.fits(key, headers, prompt_tokens, answer):
+        if named and rule.fits(traits.key, traits.headers, prompt, answer):
             target = rule.use
             break
     chain = table.chains.get(target)
     if chain is None:
         return (target,)
-    return (chain[0], *_fitting(table, chain[1:], prompt_tokens, answer))
+    return (chain[0], *_fitting(table, chain[1:], prompt, answer))
 
 
 def _fitting(

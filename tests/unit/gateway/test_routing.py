@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_lite.errors import ApiError
-from gateway_lite.routing import Table, doubts, permitted, resolve, rewrite_model, session_of
+from gateway_lite.routing import (
+    Table,
+    Traits,
+    doubts,
+    permitted,
+    resolve,
+    rewrite_model,
+    session_of,
+)
 from hpc.policy import GatewayPolicy, ModelPolicy, Rule
 
 TEAM = Rule("small", headers={"x-team": "1"})
@@ -28,8 +36,8 @@ JSON = st.recursive(
 
 
 def ask(policy: GatewayPolicy, model: str, **more: Any) -> tuple[str, ...]:
-    request = {"key": "k", "headers": {}, "prompt_tokens": 10, "max_tokens": None, **more}
-    return resolve(Table(policy, KNOWN), model, **request)
+    usual: dict[str, Any] = {"key": "k", "headers": {}, "prompt_tokens": 10, "max_tokens": None}
+    return resolve(Table(policy, KNOWN), model, Traits(**{**usual, **more}))
 
 
 def rules(*rules: Rule, **aliases: str) -> GatewayPolicy:
