@@ -153,6 +153,14 @@ class Exchange(Progress, eq=False):
         if not fits:
             self.held.abort()
             self.broke(Fault.TOO_LARGE, "a whole answer")
+        elif self.body and self.outlet.begun:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what only another attempt would need, which there will not be."""
+        self.request.drop()
+        self.body = b""
+        self.ask = None
 
     def ended(self) -> None:
         """Send what is left of the answer."""
@@ -242,8 +250,7 @@ class Exchange(Progress, eq=False):
         if self.response_complete:
             return
         self.response_complete = True
-        self.request.drop()
-        self.body = b""
+        self._forget()
         self.held.release(outcome)
         self.held.link = None
         self.desk.gate.leave(self)

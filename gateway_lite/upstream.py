@@ -69,7 +69,7 @@ class Dial:
         except (OSError, asyncio.TimeoutError) as error:
             sink.broke(Fault.UNREACHABLE, type(error).__name__)
             return
-        self._link = link
+        self._link, self._task = link, None
         link.send(sink, head, body)
 
     def abort(self) -> None:
