@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 OK = 200
 STALL_S = 4
-THREADS = 8
+THREADS = 24
+"""More than one engine is given before others are asked too."""
 
 
 def serve(cluster: Cluster, image: str) -> str:
@@ -42,10 +43,7 @@ def serve(cluster: Cluster, image: str) -> str:
 def test_an_engine_stands_still_and_then_dies(clean: Cluster, vllm_image: str) -> None:
     """No stream is cut or said twice, and what had not begun is answered by the other engine."""
     key = serve(clean, vllm_image)
-    both = Load(clean, key, threads=THREADS, seconds=1, model="tiny").answers()
-    assert_whole(both)
-    assert len({a["replica"] for a in both}) == 2
-
+    clean.wait_until(lambda: used(clean, key) == 2, "both engines answer", 120)
     load = Load(clean, key, threads=THREADS, seconds=STALL_S + 10, model="tiny")
     load.loaded()
     signal_engine(clean, "c1", "STOP", VLLM)
@@ -72,9 +70,10 @@ def test_an_engine_stands_still_and_then_dies(clean: Cluster, vllm_image: str) -
 
 
 def used(cluster: Cluster, key: str) -> int:
-    """Return how many replicas answer."""
-    load = Load(cluster, key, threads=THREADS, seconds=1, model="tiny")
-    return len({a["replica"] for a in load.answers()})
+    """Return how many replicas answer, each time to the end."""
+    answers = Load(cluster, key, threads=THREADS, seconds=1, model="tiny").answers()
+    assert_whole(answers)
+    return len({a["replica"] for a in answers})
 
 
 def assert_unharmed(answers: list[dict[str, object]]) -> None:

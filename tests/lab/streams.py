@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PORT = 8081
 ANSWER = "Jane Austen wrote Emma."
-LOAD = (Path(__file__).parent / "gateway_load.py").read_text()
+LOAD = (Path(__file__).parent / "product/gateway_load.py").read_text()
 LLAMACPP, VLLM = "llama-server", "-f '[V]LLM::EngineCore|[v]llm serve'"
 """What pgrep finds the processes of an engine by."""
 
