@@ -18,7 +18,7 @@ def ask() -> dict[str, Any]:
     """Return what one stream said and how it ended."""
     found: dict[str, Any] = {"status": 0, "text": "", "error": "", "done": False, "cut": ""}
     body = {
-        "model": "demo",
+        "model": OPTIONS["model"],
         "messages": [{"role": "user", "content": "Who wrote Emma?"}],
         "stream": True,
         "temperature": 0,
