@@ -102,8 +102,8 @@ def grouped(expr: Any) -> Iterator[tuple[set[str], Any]]:
 
 
 @pytest.fixture(scope="module")
-def emitted(tmp_path_factory: pytest.TempPathFactory) -> Values:
-    """Return the values of each label of each metric of a real gateway that had some trouble."""
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the metrics of a real gateway that had some trouble."""
     home = state.home(str(tmp_path_factory.mktemp("observed") / "home"))
     path = state.keys_path(home)
     limited, _ = keys.add(path, "limited", limits=KeyLimits(rpm=1))
@@ -122,18 +122,27 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> Values:
                 mine = {"authorization": f"Bearer {limited}"}
                 for _ in range(2):
                     client.post("/v1/chat/completions", json=BODY, headers=mine)
-                return _values(client.get("/metrics").text)
+                return client.get("/metrics").text
 
 
-def _values(text: str) -> Values:
+@pytest.fixture(scope="module")
+def emitted(scraped: str) -> Values:
+    """Return the values of each label of each metric."""
     found: Values = defaultdict(lambda: defaultdict(set))
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(scraped):
         for sample in family.samples:
             for name, value in sample.labels.items():
                 found[sample.name][name].add(value)
             found[sample.name]["job"].add("")
             found[sample.name]["instance"].add("")
     return {name: dict(labels) for name, labels in found.items()}
+
+
+@pytest.fixture(scope="module")
+def kinds(scraped: str) -> dict[str, str]:
+    """Return of each series whether it is a counter, a gauge or part of a histogram."""
+    families = text_string_to_metric_families(scraped)
+    return {sample.name: family.type for family in families for sample in family.samples}
 
 
 @pytest.mark.parametrize(("name", "text"), [*expressions()], ids=names())
@@ -156,6 +165,53 @@ def test_it_groups_by_labels_that_there_are(name: str, text: str, emitted: Value
     for labels, part in grouped(parse(text)):
         for selector in selectors(part):
             assert labels <= set(emitted[selector.name]), name
+
+
+def calls(expr: Any, *names: str) -> list[Any]:
+    """Return the calls of these functions."""
+    found = [part for part in below(expr) if isinstance(part, promql_parser.Call)]
+    return [call for call in found if call.func.name in names]
+
+
+@pytest.mark.parametrize(("name", "text"), [*expressions()], ids=names())
+def test_it_treats_each_kind_of_metric_as_that_is(
+    name: str, text: str, kinds: dict[str, str]
+) -> None:
+    """What only grows is asked for its growth, and nothing else is."""
+    expr = parse(text)
+    rates = [s.name for call in calls(expr, "rate", "increase") for s in selectors(call)]
+    asked = [s.name for s in selectors(expr)]
+    grows = [series for series in asked if kinds[series] != "gauge"]
+
+    assert sorted(rates) == sorted(grows), name
+
+
+@pytest.mark.parametrize(("name", "text"), [*expressions()], ids=names())
+def test_quantiles_are_of_buckets(name: str, text: str) -> None:
+    expr = parse(text)
+    buckets = [s.name for s in selectors(expr) if s.name.endswith("_bucket")]
+    used = []
+    for call in calls(expr, "histogram_quantile"):
+        share, what = call.args
+        assert 0 < share.val < 1, name
+        assert "le" in _left(what), name
+        used += [s.name for s in selectors(what)]
+
+    assert used == buckets, name
+
+
+def test_panels_show_what_is_chosen(emitted: Values) -> None:
+    for panel in panels():
+        for target in panel["targets"]:
+            for selector in selectors(promql_parser.parse(_ranged(target["expr"]))):
+                chosen = {m.name: m.value for m in selector.matchers.matchers}
+                assert chosen["job"] == "$job", panel["title"]
+                if "model" in emitted[selector.name]:
+                    assert chosen.get("model") == "$model", panel["title"]
+
+
+def _ranged(text: str) -> str:
+    return text.replace("$__rate_interval", VARIABLES["$__rate_interval"])
 
 
 def test_legends_and_sentences_use_labels_that_are_left() -> None:
