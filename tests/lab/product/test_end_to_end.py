@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import PYTHON
+from cluster import PYTHON, STATE
 
 if TYPE_CHECKING:
     from cluster import Cluster
@@ -26,6 +26,23 @@ for number in range(int(sys.argv[2])):
     seen.setdefault(raw.headers["x-gateway-backend"], []).append(pieces)
 print(json.dumps({"models": [m.id for m in client.models.list()], "seen": seen}))
 """
+
+CROWD = """
+import asyncio, json, openai, select, sys
+async def ask(client, number):
+    stream = await client.chat.completions.create(
+        model=sys.argv[1], stream=True, temperature=0, max_tokens=24, user=f"person {number}",
+        messages=[{"role": "user", "content": "Who wrote Emma?"}])
+    return "".join([c.choices[0].delta.content or "" async for c in stream if c.choices]).strip()
+async def main():
+    client = openai.AsyncOpenAI(max_retries=0, timeout=120)
+    said = []
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        said.append(await asyncio.gather(*(ask(client, n) for n in range(int(sys.argv[2])))))
+    print(json.dumps(said))
+asyncio.run(main())
+"""
+STREAMS = 64
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 QUESTION = "Who wrote Emma?"
@@ -158,6 +175,7 @@ def test_vllm_serves_the_same_model(clean: Cluster, vllm_image: str) -> None:
         *("--cpus", "3", "--mem", "6G", "--time", "20", "--wait"),
         *("--engine-arg", "max-model-len=1024", "--engine-arg", "enforce-eager"),
         *("--engine-arg", "dtype=float32", "--engine-arg", "kv-cache-memory-bytes=67108864"),
+        *("--engine-arg", "max-num-seqs=1"),
         timeout=600,
     )
     assert submitted["ready"] == 2
@@ -166,6 +184,7 @@ def test_vllm_serves_the_same_model(clean: Cluster, vllm_image: str) -> None:
     with clean.tunnel("--transport", "paramiko") as env:
         got = stream_from_all(clean, env, "tiny")
         run_the_examples(clean, env, "tiny")
+        _fill_the_queues(clean, submitted, env)
     texts = {"".join(p).strip() for answers in got["seen"].values() for p in answers}
 
     assert len(got["seen"]) == 2
@@ -173,3 +192,36 @@ def test_vllm_serves_the_same_model(clean: Cluster, vllm_image: str) -> None:
     clean.hpc("stop", "tiny", timeout=180)
     clean.hpc("gateway", "stop")
     assert clean.leftovers() == []
+
+
+def _fill_the_queues(cluster: Cluster, submitted: dict[str, Any], env: dict[str, str]) -> None:
+    """More streams than both engines have places for are all answered, each to its end."""
+    argv = [PYTHON, "-c", CROWD, "tiny", str(STREAMS)]
+    crowd = cluster.lab.popen("laptop", argv, env=env, stdin=-1)
+    places = [replica["endpoint"] for replica in submitted["replicas"]]
+    queued: set[int] = set()
+
+    def both() -> bool:
+        assert crowd.poll() is None, crowd.communicate()
+        queued.update(at["replica"] for at in places if waiting(cluster, at) > 0)
+        return len(queued) == len(places)
+
+    try:
+        cluster.wait_until(both, "requests wait at both engines")
+        out, said = crowd.communicate("enough\n", timeout=120)
+    finally:
+        crowd.kill_all()
+    assert crowd.returncode == 0, said
+    rounds = json.loads(out)
+    assert rounds == [["Jane Austen wrote Emma."] * STREAMS] * len(rounds) != []
+
+
+def waiting(cluster: Cluster, at: dict[str, Any]) -> float:
+    """Return how many requests wait in the queue of a replica's engine."""
+    secret = f"{STATE}/services/{at['service']}/replicas/{at['replica']}/secret"
+    script = (
+        f"printf 'Authorization: Bearer %s' \"$(cat {secret})\" |"
+        f" curl -sf -H @- http://{at['host']}:{at['port']}/metrics |"
+        " awk '/^vllm:num_requests_waiting[{]/ {print $2}'"
+    )
+    return float(cluster.shell("login", script).stdout)
