@@ -27,7 +27,7 @@ class Load:
         key: str,
         *,
         threads: int,
-        seconds: float,
+        seconds: float | None,
         long: bool = False,
         model: str = "demo",
     ) -> None:
@@ -40,14 +40,16 @@ class Load:
             "long": long,
             "tokens": 300 if long else 16,
         }
-        self.process = cluster.lab.popen("login", [PYTHON, "-c", LOAD, json.dumps(options)])
+        self.process = cluster.lab.popen(
+            "login", [PYTHON, "-c", LOAD, json.dumps(options)], stdin=-1
+        )
 
     def loaded(self) -> None:
         """Wait until the first answers are there."""
         assert self.process.stdout.readline() == "loaded\n", self.process.communicate()
 
     def answers(self) -> list[dict[str, Any]]:
-        """Return all answers."""
+        """Return all answers; without a time, the load ends now."""
         out, said = self.process.communicate(timeout=150)
         found: list[dict[str, Any]] = json.loads(out.removeprefix("loaded\n"))
         assert found, said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 OPTIONS = json.loads(sys.argv[1])
 LOADED = 3
 ANSWERS: list[dict[str, Any]] = []
+TOLD = threading.Event()
 
 
 def ask() -> dict[str, Any]:
@@ -62,7 +64,7 @@ def work(end: float) -> None:
     while True:
         found = ask()
         ANSWERS.append(found)
-        if time.time() > end:
+        if TOLD.is_set() or time.time() > end:
             return
         if found["status"] != http.client.OK:
             time.sleep(0.1)
@@ -70,13 +72,17 @@ def work(end: float) -> None:
 
 def main() -> None:
     """Run the load, and say when it stands."""
-    end = time.time() + OPTIONS["seconds"]
+    lasts = OPTIONS["seconds"]
+    end = math.inf if lasts is None else time.time() + lasts
     threads = [threading.Thread(target=work, args=(end,)) for _ in range(OPTIONS["threads"])]
     for thread in threads:
         thread.start()
     while len(ANSWERS) < LOADED and any(thread.is_alive() for thread in threads):
         time.sleep(0.02)
     print("loaded", flush=True)  # noqa: T201 - what the test reads
+    if lasts is None:
+        sys.stdin.read()
+        TOLD.set()
     for thread in threads:
         thread.join()
     print(json.dumps(ANSWERS))  # noqa: T201 - what the test reads
