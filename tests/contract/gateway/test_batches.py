@@ -102,9 +102,9 @@ def start(asks: openai.OpenAI, lines: list[Any], **more: Any) -> Batch:
     )
 
 
-def until(asks: openai.OpenAI, name: str, *statuses: str, patience_s: float = PATIENCE_S) -> Batch:
+def until(asks: openai.OpenAI, name: str, *statuses: str) -> Batch:
     """Wait until a batch has one of some statuses."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + PATIENCE_S
     while (found := asks.batches.retrieve(name)).status not in (statuses or OVER):
         assert time.monotonic() < deadline, found
         assert found.status not in OVER, found
