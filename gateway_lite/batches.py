@@ -17,7 +17,7 @@ from hpc import orders
 from hpc.orders import FINAL, Order, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from starlette.requests import Request
@@ -227,18 +227,4 @@ def shown(order: Order, progress: Progress, cancelled_at: int | None) -> Json:
             "failed": progress.failed,
         },
         "metadata": None if order.metadata is None else dict(order.metadata),
-        "model": progress.model,
-        "usage": None if progress.usage is None else usage(progress.usage),
-    }
-
-
-def usage(spent: Mapping[str, int]) -> Json:
-    """Return what a batch cost as OpenAI tells it."""
-    prompt, completion = spent.get("prompt", 0), spent.get("completion", 0)
-    return {
-        "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": spent.get("cached", 0)},
-        "output_tokens": completion,
-        "output_tokens_details": {"reasoning_tokens": spent.get("reasoning", 0)},
-        "total_tokens": prompt + completion,
     }

@@ -46,13 +46,6 @@ ERROR = _closed(
     param={"type": ["string", "null"]},
     line={"type": ["integer", "null"], "description": "line of the file, from 1"},
 )
-USAGE = _closed(
-    input_tokens=COUNT,
-    input_tokens_details=_closed(cached_tokens=COUNT),
-    output_tokens=COUNT,
-    output_tokens_details=_closed(reasoning_tokens=COUNT),
-    total_tokens=COUNT,
-)
 SOME_FILE: Json = {"type": ["string", "null"], "description": "id of a file"}
 SCHEMAS: Json = {
     "File": _closed(
@@ -119,8 +112,6 @@ SCHEMAS: Json = {
         cancelled_at=WHEN,
         request_counts=_closed(total=COUNT, completed=COUNT, failed=COUNT),
         metadata=NOTES,
-        model={"type": ["string", "null"]},
-        usage={"anyOf": [{"type": "null"}, USAGE]},
     ),
     "BatchList": _list("Batch"),
 }

@@ -279,7 +279,6 @@ class BatchWorker:
         limit: the most it would have.
         ended: whether it left on its own.
         history: moments with the requests and tokens it had had by then, thinned.
-        waits_for: why it has no answers just now, where that is not the requests' fault.
     """
 
     name: str
@@ -298,5 +297,4 @@ class BatchWorker:
     cause: str | None = None
     gpus: int = 0
     history: tuple[tuple[float, int, int], ...] = ()
-    waits_for: str = ""
     schema: int = 1

@@ -94,9 +94,6 @@ class Progress:
         completed: those that were answered.
         failed: those that ended in an error.
         errors: what is wrong with the file, as OpenAI words it.
-        usage: tokens of ``prompt`` and ``completion``, and how many of those were ``cached`` and
-            ``reasoning``; None until it is over, and where engines report none.
-        model: as the answers call it, where they are of one.
     """
 
     status: str = "validating"
@@ -111,8 +108,6 @@ class Progress:
     output: str | None = None
     error: str | None = None
     errors: tuple[Mapping[str, str | int | None], ...] = ()
-    usage: Mapping[str, int] | None = None
-    model: str | None = None
     schema: int = 1
 
 

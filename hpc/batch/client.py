@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 OVERLOADED = frozenset({429, 503})
-GONE = "model_not_found"
-"""What a gateway answers for a model whose service was stopped; it was there at first."""
-GONE_S = 10.0
-"""Seconds after which it is asked again."""
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 
@@ -124,10 +120,6 @@ class Counts:
 class Sender:
     """Sends requests and counts what became of them.
 
-    Attributes:
-        waiting: requests that wait for another try.
-        waits_for: why, where that is no fault of theirs; empty once any is answered.
-
     Args:
         clients: the way to the engine.
         pace: is told of answers and refusals.
@@ -142,14 +134,12 @@ class Sender:
         self._retries = retries
         self.counts = Counts()
         self.waiting = 0
-        self.waits_for = ""
 
     async def send(self, row: int, line: bytes) -> Answer:
         """Return the outcome of one request.
 
         An engine that cannot be reached uses up no try, as it may be starting again, nor does a
-        refusal that says when to come back: a limit of the key, a model that is not ready or whose
-        service was stopped.
+        refusal that says when to come back: a limit of the key, a model that is not ready.
         """
         request = json.loads(line)
         body = json.dumps(request["body"], separators=(",", ":")).encode()
@@ -184,7 +174,6 @@ class Sender:
             told = f"no answer within {self._timeout_s:g} s"
             return _error(row, custom_id, "timeout", told), back_off, True
         except httpx.ConnectError as error:
-            self.waits_for = "the engine or gateway cannot be reached"
             return _error(row, custom_id, "unreachable", str(error)), 1.0, False
         except httpx.RequestError as error:
             told = f"the connection broke: {type(error).__name__}"
@@ -198,18 +187,12 @@ class Sender:
         if got.status_code in OVERLOADED:
             self._pace.refused(now)
         parsed = _json(got)
-        if got.status_code == httpx.codes.NOT_FOUND and _code(parsed) == GONE:
-            self.waits_for = _message(parsed)
-            return _refusal(row, custom_id, got, parsed), max(back_off, GONE_S), False
         if got.status_code != httpx.codes.OK or parsed is None:
             again = got.status_code in RETRIED or got.status_code == httpx.codes.OK
             wait_s = max(back_off, _retry_after(got)) if again and not _in_vain(got) else None
             counts = got.status_code not in OVERLOADED or "retry-after" not in got.headers
-            if not counts:
-                self.waits_for = _message(parsed)
             return _refusal(row, custom_id, got, parsed), wait_s, counts
         self._pace.answered(now)
-        self.waits_for = ""
         usage = parsed.get("usage") if isinstance(parsed, dict) else None
         if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
             self.counts.tokens += usage["completion_tokens"]
@@ -236,16 +219,6 @@ def _json(got: httpx.Response) -> Any:
         return got.json()
     except (ValueError, RecursionError):
         return None
-
-
-def _code(parsed: Any) -> Any:
-    said = parsed.get("error") if isinstance(parsed, dict) else None
-    return said.get("code") if isinstance(said, dict) else None
-
-
-def _message(parsed: Any) -> str:
-    said = parsed.get("error") if isinstance(parsed, dict) else None
-    return str(said.get("message") or "") if isinstance(said, dict) else ""
 
 
 def _refusal(row: int, custom_id: str, got: httpx.Response, parsed: Any) -> Answer:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc.batch import answers, chunks, intake, merge
-from hpc.batch.spent import Spent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,13 +29,11 @@ class Counts:
         good: answers.
         failed: errors of requests that were made.
         missing: requests that nobody made.
-        spent: what the answers say they cost.
     """
 
     good: int = 0
     failed: int = 0
     missing: int = 0
-    spent: Spent = field(default_factory=Spent)
 
 
 def split(
@@ -69,8 +66,6 @@ def split(
                 (good if answer.good else bad).write(answer.line + b"\n")
                 counts.good += answer.good
                 counts.failed += not answer.good
-                if answer.good:
-                    counts.spent.add(answer.line)
     return counts
 
 

@@ -249,7 +249,6 @@ class Worker:
             in_flight=len(self._sending),
             limit=self._pace.limit,
             ended=last,
-            waits_for="" if last else sender.waits_for,
             history=history.extended(
                 self.record.history, (now, counts.good + counts.failed, counts.tokens)
             ),

@@ -28,11 +28,9 @@ def progress(seen: Look) -> str:
     eta = f", {output.duration(to_go / rate)} to go" if rate and to_go else ""
     place = f" on {', '.join(nodes)}" if nodes else ""
     cost = f", {seen.hours.gpus:.2f} GPU-hours" if seen.hours.gpus else ""
-    why = sorted({one.waits_for for one in seen.workers if one.waits_for and not one.ended})
-    waits = f"; waits: {'; '.join(why)}" if why else ""
     return (
         f"{seen.spec.id} {seen.state}: {seen.done} of {seen.spec.rows} done, {seen.failed} failed, "
-        f"{rate:.1f} requests/s, {tokens:.0f} tokens/s, {alive} worker(s){place}{cost}{eta}{waits}"
+        f"{rate:.1f} requests/s, {tokens:.0f} tokens/s, {alive} worker(s){place}{cost}{eta}"
     )
 
 

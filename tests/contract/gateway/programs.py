@@ -20,7 +20,7 @@ from hpc import keys, state
 from hpc.model import Endpoint, Phase, ServiceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 REPO = Path(__file__).parents[3]
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -72,19 +72,12 @@ class Running:
         return self.process.wait(timeout)
 
 
-def on_machine(host: str) -> list[str]:
-    """Return what runs a program on a machine of that name, as far as it can tell."""
-    spaces = ["unshare", "--user", "--map-root-user", "--uts"]
-    return [*spaces, "sh", "-c", 'hostname "$0" && exec "$@"', host]
-
-
 @contextlib.contextmanager
-def _program(
-    argv: list[str], log: Path, env: dict[str, str], prefix: Sequence[str] = ()
-) -> Iterator[subprocess.Popen[bytes]]:
+def _program(argv: list[str], log: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as out:
-        words = [*prefix, sys.executable, "-m", "gateway_lite", *argv]
-        process = subprocess.Popen(words, stdout=out, stderr=out, env=env, cwd=REPO)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway_lite", *argv], stdout=out, stderr=out, env=env, cwd=REPO
+        )
         try:
             yield process
         finally:
@@ -100,7 +93,6 @@ def run_gateway(
     *more: str,
     policy: dict[str, Any] | None = None,
     models: dict[str, dict[str, Any]] | None = None,
-    host: str | None = None,
 ) -> Iterator[Running]:
     """Run a gateway over a state directory and static backends by model.
 
@@ -110,7 +102,6 @@ def run_gateway(
         more: arguments.
         policy: the section ``gateway`` of models.yaml.
         models: further keys of their entries, by model.
-        host: name of the machine it takes itself to be on; None is this one.
     """
     file = home.parent / "models.yaml"
     entries = [
@@ -120,12 +111,12 @@ def run_gateway(
     section = {} if policy is None else {"gateway": policy}
     file.write_text(json.dumps({"version": 1, "models": entries, **section}))
     key, _ = keys.add(state.keys_path(home), "tester")
-    log = home.parent / ("gateway.log" if host is None else f"gateway.{host}.log")
+    log = home.parent / "gateway.log"
     argv = ["run", "--home", str(home), "--models", str(file), "--port", "0", *more]
-    with _program(argv, log, environment(), on_machine(host) if host else ()) as process:
+    with _program(argv, log, environment()) as process:
 
         def port() -> int | None:
-            record = state.load_gateway(home, host or socket.gethostname())
+            record = state.load_gateway(home, socket.gethostname())
             assert process.poll() is None, log.read_text()
             return record.port if record and record.pid == process.pid else None
 
