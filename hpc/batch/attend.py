@@ -222,7 +222,14 @@ class Attendance:
         finally:
             for draft in drafts:
                 shutil.rmtree(draft, ignore_errors=True)
-        self._end(ended, output=output, error=error, completed=counts.good, failed=counts.failed)
+        self._end(
+            ended,
+            output=output,
+            error=error,
+            completed=counts.good,
+            failed=counts.failed,
+            usage=dict(counts.used),
+        )
 
     def _keep(self, draft: Path, kind: str, lines: int) -> str | None:
         """Make a file of a draft, by a name that does not change if a crash repeats it."""

@@ -40,8 +40,9 @@ class Echo(Engine):
         content: dict[str, Any] = {
             "object": "chat.completion",
             "choices": [{"message": {"role": "assistant", "content": said.upper()}}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
         }
+        content["usage"].update(ask.get("more_usage") or {})
         if said.startswith("wrong"):
             status, content = 400, {"error": {"message": "too long", "code": "no"}}
         data = json.dumps(content).encode()
@@ -148,6 +149,39 @@ def test_from_the_upload_to_the_answers(home: Path, gateway: Running) -> None:
     assert {json.loads(one)["key"] for one in used.splitlines()} == {"tester"}
     see_what_is_left(home, gateway)
     see_files_go(asks, file.id)
+
+
+def test_usage_is_what_the_answers_name(gateway: Running) -> None:
+    asks = client(gateway)
+    thoughts = {
+        "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    odd = {"prompt_tokens": None, "completion_tokens": "2", "prompt_tokens_details": None}
+    made = start(
+        asks,
+        [
+            *(line(f"r{n}", "say", more_usage=thoughts) for n in range(7)),
+            *(line(f"p{n}", "say") for n in range(3)),
+            line("odd", "say", more_usage=odd),
+            line("w", "wrong"),
+        ],
+    )
+    assert made.usage is None
+    done = until(asks, made.id)
+
+    assert done.usage is not None
+    assert done.usage.to_dict() == {
+        "input_tokens": 30,
+        "input_tokens_details": {"cached_tokens": 14},
+        "output_tokens": 20,
+        "output_tokens_details": {"reasoning_tokens": 7},
+        "total_tokens": 50,
+    }
+    answered = [one["response"]["body"]["usage"] for one in read(asks, done.output_file_id)]
+    assert sum(one["prompt_tokens"] or 0 for one in answered) == done.usage.input_tokens
+    refused = until(asks, start(asks, ["{no json"]).id)
+    assert (refused.status, refused.usage) == ("failed", None)
 
 
 def see_files_go(asks: openai.OpenAI, uploaded: str) -> None:
