@@ -48,6 +48,7 @@ class Wanted:
         template: of the message for each row of a table.
         max_hours: hours of work after which the batch pauses.
         on_done: shell command for its end.
+        model_patience_s: seconds without the model after which it pauses.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Wanted:
     template: Path | None = None
     max_hours: float | None = None
     on_done: str | None = None
+    model_patience_s: float = 3600.0
 
 
 def submit(
@@ -143,6 +145,7 @@ def _prepare(
         made_at=time.time(),
         max_hours=wanted.max_hours,
         on_done=wanted.on_done,
+        model_patience_s=wanted.model_patience_s,
     )
     for name in (chunks.TODO, chunks.DOING, chunks.DONE, "answers", "workers", "logs", "crew"):
         (folder / name).mkdir(mode=0o700)

@@ -15,6 +15,8 @@ import pytest
 
 from hpc import clerks, jobs, keys, orders, process, state
 from hpc.batch import attend, cases, clerk, launch
+from hpc.cli.batch_text import waits
+from hpc.config import Site
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway, wait_until
 
@@ -368,6 +370,37 @@ def test_a_restart_in_between_loses_nothing(home: Path, engine: Engine) -> None:
 
     assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(300)]
     assert done.error_file_id is None
+
+
+def test_a_model_that_goes_while_a_batch_runs_is_waited_for(
+    home: Path, gateway: Running, engine: Engine
+) -> None:
+    asks, models = client(gateway), home.parent / "models.yaml"
+    served = models.read_text()
+    made = start(asks, [line(f"r{n}", f"say {n}", wait=1) for n in range(400)])
+    assert engine.wait_for(lambda: len(engine.seen) > 40, PATIENCE_S)
+    models.write_text(json.dumps({"version": 1, "models": []}))
+    name = cases.ids(home)[0]
+    wait_until(lambda: any("is gone" in one for one in waits(cases.look(home, name))), PATIENCE_S)
+    assert asks.batches.retrieve(made.id).status == "in_progress"
+    refused = until(asks, start(asks, [line("a", "x")]).id)
+    assert [one.code for one in (refused.errors and refused.errors.data) or ()] == [
+        "model_not_found"
+    ]
+    spec = state.batch_dir(home, name) / "spec.json"
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "model_patience_s": 2.0}))
+    jobs.drain(cases.here(spec.parent))  # the next worker has less patience
+    wait_until(lambda: cases.look(home, name).state == "PAUSED", PATIENCE_S)
+    told = wait_until(lambda: asks.batches.retrieve(made.id).errors, PATIENCE_S)
+    assert [(one.code, "no model 'm'" in one.message) for one in told.data] == [("paused", True)]
+    models.write_text(served)
+    wait_until(lambda: list(asks.models.list()))
+    cases.resume(home, name, workers=None, cluster=None, site=Site())
+    done = until(asks, made.id)
+
+    assert (done.status, done.errors, done.error_file_id) == ("completed", None, None)
+    found = read(asks, done.output_file_id)
+    assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(400)]
 
 
 def test_what_is_asked_in_vain(home: Path, gateway: Running) -> None:
