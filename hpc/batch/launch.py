@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc import jobs, preflight, state
-from hpc.batch import chunks, intake, parquet
+from hpc.batch import chunks, intake, leftovers, parquet
 from hpc.batch.files import RealFiles
 from hpc.batch.job import RunBatch
 from hpc.errors import BatchError, ConfigError
@@ -98,9 +98,11 @@ def submit(
         raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
     if parquet.is_parquet(wanted.output):
         parquet.needed()
+    leftovers.sweep(root)
     folder = _fresh(root)
     try:
-        spec = _prepare(folder, wanted, engine, watch)
+        with leftovers.holding(folder):
+            spec = _prepare(folder, wanted, engine, watch)
         submit_workers(root, spec, spec.workers, cluster, site, wanted.extra or {})
     except BaseException:
         jobs.cancel(handles(folder))

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from hpc import clerks, jobs, keys, orders, process, state
-from hpc.batch import attend, cases, clerk, launch
+from hpc.batch import attend, cases, clerk, launch, leftovers
 from hpc.cli.batch_text import waits
 from hpc.config import Site
 from tests.contract.gateway.engines import Engine, serve
@@ -401,6 +401,37 @@ def test_a_model_that_goes_while_a_batch_runs_is_waited_for(
     assert (done.status, done.errors, done.error_file_id) == ("completed", None, None)
     found = read(asks, done.output_file_id)
     assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(400)]
+
+
+def test_what_a_clerk_leaves_that_is_killed_at_the_intake_goes(
+    home: Path, gateway: Running
+) -> None:
+    asks = client(gateway)
+    made = start(asks, [line(f"r{n}", "x" * 200) for n in range(40_000)])
+    folder = wait_until(lambda: next((home / "batches").glob("[!.]*"), None), PATIENCE_S)
+    wait_until((folder / "requests.jsonl").exists)
+    (pid,) = clerk_of(home)
+    os.kill(pid, signal.SIGSTOP)
+    assert not (folder / "spec.json").exists()
+    try:
+        leftovers.sweep(home)
+        assert folder.exists()
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (1e9, 1e9))
+        leftovers.sweep(home)
+        assert folder.exists()  # its writer lives, as slow as it may be
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in clerk_of(home))
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (1e9, 1e9))
+    half = home / "batches" / ".0101-000000"
+    half.mkdir()
+    wait_until(lambda: not (folder / "requests.jsonl").exists(), PATIENCE_S)
+    wait_until(lambda: not half.exists(), PATIENCE_S)
+    until(asks, made.id, "in_progress")
+    asks.batches.cancel(made.id)
+    assert until(asks, made.id).status == "cancelled"
 
 
 def test_what_is_asked_in_vain(home: Path, gateway: Running) -> None:
