@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 QUIET_S = 3600.0
-"""Seconds without a write after which even a file system without locks proves that nobody writes."""
+"""Seconds without a write which prove that nobody writes, also where a file system has no locks."""
 
 
 def holding(folder: Path) -> AbstractContextManager[None]:
