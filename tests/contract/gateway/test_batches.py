@@ -7,18 +7,19 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 
-from hpc import clerks, jobs, keys, orders, process, state
+from hpc import access, clerks, jobs, keys, orders, process, state
 from hpc.batch import attend, cases, clerk, launch, leftovers
 from hpc.cli.batch_text import waits
 from hpc.config import Site
 from tests.contract.gateway.engines import Engine, serve
-from tests.contract.gateway.programs import run_gateway, wait_until
+from tests.contract.gateway.programs import environment, run_gateway, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -401,6 +402,27 @@ def test_a_model_that_goes_while_a_batch_runs_is_waited_for(
     assert (done.status, done.errors, done.error_file_id) == ("completed", None, None)
     found = read(asks, done.output_file_id)
     assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(400)]
+
+
+def test_a_service_that_is_not_there_is_refused_at_submission(
+    home: Path, gateway: Running, tmp_path: Path
+) -> None:
+    assert client(gateway).models.list()
+    asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    asked.write_text(json.dumps({"prompt": "x"}) + "\n")
+    argv = [sys.executable, "-m", "hpc", "batch", "submit", str(asked), "-o", str(answered)]
+    owners = client(gateway, access.owner_key(home))
+    wait_until(lambda: gateway_knows(owners))
+    done = process.run(
+        [*argv, "--service", "nobody", "--home", str(home)],
+        timeout_s=60,
+        env=environment(),
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "the gateway has no model 'nobody'; it has m" in done.stderr
+    assert cases.ids(home) == []
 
 
 def test_what_a_clerk_leaves_that_is_killed_at_the_intake_goes(
