@@ -17,7 +17,7 @@ from hpc import orders
 from hpc.orders import FINAL, Order, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from starlette.requests import Request
@@ -226,5 +226,18 @@ def shown(order: Order, progress: Progress, cancelled_at: int | None) -> Json:
             "completed": progress.completed,
             "failed": progress.failed,
         },
+        "usage": None if progress.usage is None else used(progress.usage),
         "metadata": None if order.metadata is None else dict(order.metadata),
+    }
+
+
+def used(usage: Mapping[str, int]) -> Json:
+    """Return the tokens of a batch as OpenAI describes them."""
+    taken, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
+    return {
+        "input_tokens": taken,
+        "input_tokens_details": {"cached_tokens": usage.get("cached_tokens", 0)},
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": usage.get("reasoning_tokens", 0)},
+        "total_tokens": taken + made,
     }

@@ -46,6 +46,13 @@ ERROR = _closed(
     param={"type": ["string", "null"]},
     line={"type": ["integer", "null"], "description": "line of the file, from 1"},
 )
+USAGE = _closed(
+    input_tokens=COUNT,
+    input_tokens_details=_closed(cached_tokens=COUNT),
+    output_tokens=COUNT,
+    output_tokens_details=_closed(reasoning_tokens=COUNT),
+    total_tokens=COUNT,
+)
 SOME_FILE: Json = {"type": ["string", "null"], "description": "id of a file"}
 SCHEMAS: Json = {
     "File": _closed(
@@ -111,6 +118,7 @@ SCHEMAS: Json = {
         cancelling_at=WHEN,
         cancelled_at=WHEN,
         request_counts=_closed(total=COUNT, completed=COUNT, failed=COUNT),
+        usage={"anyOf": [{"type": "null"}, USAGE]},
         metadata=NOTES,
     ),
     "BatchList": _list("Batch"),

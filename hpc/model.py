@@ -245,6 +245,7 @@ class BatchSpec:
         made_at: Unix time.
         max_hours: hours of work after which it pauses; None has no end.
         on_done: shell command that is run once all is answered.
+        model_patience_s: seconds without the model at the gateway after which it pauses.
     """
 
     id: str
@@ -261,6 +262,7 @@ class BatchSpec:
     made_at: float = 0.0
     max_hours: float | None = None
     on_done: str | None = None
+    model_patience_s: float = 3600.0
     schema: int = 1
 
 
@@ -278,6 +280,7 @@ class BatchWorker:
         in_flight: requests on their way just now.
         limit: the most it would have.
         ended: whether it left on its own.
+        cause: what it waits for, or None.
         history: moments with the requests and tokens it had had by then, thinned.
     """
 

@@ -94,6 +94,8 @@ class Progress:
         completed: those that were answered.
         failed: those that ended in an error.
         errors: what is wrong with the file, as OpenAI words it.
+        usage: ``input_tokens``, ``cached_tokens``, ``output_tokens``, ``reasoning_tokens`` of its
+            answers, once they are handed over.
     """
 
     status: str = "validating"
@@ -108,6 +110,7 @@ class Progress:
     output: str | None = None
     error: str | None = None
     errors: tuple[Mapping[str, str | int | None], ...] = ()
+    usage: Mapping[str, int] | None = None
     schema: int = 1
 
 

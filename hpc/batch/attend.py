@@ -13,7 +13,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 from hpc import jobs, orders, passes, state
-from hpc.batch import cases, check, crew, launch, outcome, split
+from hpc.batch import cases, check, crew, ending, launch, outcome, split
 from hpc.batch.client import Target
 from hpc.batch.files import RealFiles
 from hpc.config import Site
@@ -178,7 +178,9 @@ class Attendance:
         crewmen = crew.load_all(self._files, folder)
         failed = min(spec.rows, sum(one.failed for one in crewmen))
         good = min(spec.rows - failed, sum(one.good for one in crewmen))
-        self._save(completed=good, failed=failed)
+        why = ending.why(folder)
+        told = () if why is None else (check.error("paused", f"the batch has paused: {why}"),)
+        self._save(completed=good, failed=failed, errors=told)
 
     def _staff(self, folder: Path, spec: BatchSpec) -> None:
         """Have a worker that asks the gateway where it is now, unless somebody said pause."""
@@ -222,7 +224,14 @@ class Attendance:
         finally:
             for draft in drafts:
                 shutil.rmtree(draft, ignore_errors=True)
-        self._end(ended, output=output, error=error, completed=counts.good, failed=counts.failed)
+        self._end(
+            ended,
+            output=output,
+            error=error,
+            completed=counts.good,
+            failed=counts.failed,
+            usage=dict(counts.used),
+        )
 
     def _keep(self, draft: Path, kind: str, lines: int) -> str | None:
         """Make a file of a draft, by a name that does not change if a crash repeats it."""

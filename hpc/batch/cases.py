@@ -40,6 +40,7 @@ class Look:
     report: dict[str, Any] | None
     hours: outcome.Hours
     on_done: dict[str, Any] | None
+    why: str | None
 
 
 def ids(root: Path) -> list[str]:
@@ -74,6 +75,7 @@ def look(root: Path, batch: str) -> Look:
         report=made,
         hours=outcome.hours(crewmen),
         on_done=ending.on_done(folder),
+        why=ending.why(folder) if made is None else None,
     )
 
 
@@ -111,6 +113,7 @@ def stop(root: Path, batch: str, *, word: str) -> None:
     outcome.load(folder)
     if outcome.report(folder):
         raise BatchError(f"batch {batch} is done")
+    (folder / ending.WHY).unlink(missing_ok=True)
     state.write_text(folder / "control", word)
     jobs.drain(launch.handles(folder))
     if word == "cancel":

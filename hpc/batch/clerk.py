@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from hpc import clerks, jobs, lock, orders, state
-from hpc.batch import attend, cases
+from hpc.batch import attend, cases, leftovers
 from hpc.errors import HpcServeError, StateError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Clerk:
 
     def run(self) -> None:
         """See to batches until there is nothing to do, or no gateway to ask."""
+        leftovers.sweep(self._root)
         while not self._office.closing.is_set():
             self._look()
             now = time.monotonic()

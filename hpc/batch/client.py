@@ -14,6 +14,7 @@ import anyio
 import httpx
 
 from hpc.batch.answers import Answer
+from hpc.batch.away import Away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -125,13 +126,23 @@ class Sender:
         pace: is told of answers and refusals.
         timeout_s: seconds that one try may take.
         retries: further tries of a request.
+        away: is told of models that are gone and back.
     """
 
-    def __init__(self, clients: Clients, pace: Pace, *, timeout_s: float, retries: int) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        pace: Pace,
+        *,
+        timeout_s: float,
+        retries: int,
+        away: Away | None = None,
+    ) -> None:
         self._clients = clients
         self._pace = pace
         self._timeout_s = timeout_s
         self._retries = retries
+        self._away = away or Away()
         self.counts = Counts()
         self.waiting = 0
 
@@ -139,14 +150,15 @@ class Sender:
         """Return the outcome of one request.
 
         An engine that cannot be reached uses up no try, as it may be starting again, nor does a
-        refusal that says when to come back: a limit of the key, a model that is not ready.
+        refusal that says when to come back: a limit of the key, a model that is not ready. A model
+        that is gone uses up none either: somebody who stopped it may start it again.
         """
         request = json.loads(line)
         body = json.dumps(request["body"], separators=(",", ":")).encode()
         tried = 0
         while True:
             answer, wait_s, reached = await self._try(row, request, body, tried)
-            if answer.good or wait_s is None or tried >= self._retries:
+            if answer.good or wait_s is None or (reached and tried >= self._retries):
                 return self._counted(answer)
             tried += reached
             self.counts.retried += 1
@@ -178,15 +190,17 @@ class Sender:
         except httpx.RequestError as error:
             told = f"the connection broke: {type(error).__name__}"
             return _error(row, custom_id, "connection_error", told), back_off, True
-        return self._judge(row, custom_id, got, back_off)
+        return self._judge(row, request, got, back_off)
 
     def _judge(
-        self, row: int, custom_id: str, got: httpx.Response, back_off: float
+        self, row: int, request: Mapping[str, Any], got: httpx.Response, back_off: float
     ) -> tuple[Answer, float | None, bool]:
-        now = time.monotonic()
+        now, custom_id, parsed = time.monotonic(), request["custom_id"], _json(got)
+        away_s = self._away.judge(str(request["body"].get("model")), got, parsed)
+        if away_s is not None:
+            return _refusal(row, custom_id, got, parsed), away_s * random.uniform(0.5, 1), False  # noqa: S311
         if got.status_code in OVERLOADED:
             self._pace.refused(now)
-        parsed = _json(got)
         if got.status_code != httpx.codes.OK or parsed is None:
             again = got.status_code in RETRIED or got.status_code == httpx.codes.OK
             wait_s = max(back_off, _retry_after(got)) if again and not _in_vain(got) else None

@@ -15,11 +15,12 @@ from hpc.batch import outcome
 from hpc.errors import CommandError, StateError
 
 if TYPE_CHECKING:
+    from hpc.batch.away import Away
     from hpc.model import BatchSpec
 
 log = logging.getLogger(__name__)
 
-DEADLINE, CLAIMED, RESULT = "deadline", "on_done.begun", "on_done.json"
+DEADLINE, CLAIMED, RESULT, WHY = "deadline", "on_done.begun", "on_done.json", "why"
 COMMAND_S = 3600.0
 
 
@@ -32,8 +33,27 @@ def begin(folder: Path, spec: BatchSpec) -> None:
 
 def pause_when_late(folder: Path, spec: BatchSpec) -> None:
     """Have the workers leave once the hours are over."""
-    if spec.max_hours is not None and is_late(folder) and not state.read_text(folder / "control"):
+    if spec.max_hours is not None and is_late(folder):
+        _pause(folder, f"its {spec.max_hours:g} hours are over")
+
+
+def pause_when_away(folder: Path, spec: BatchSpec, away: Away) -> None:
+    """Have the workers leave once a model has been gone for too long."""
+    model, away_s = away.longest() or ("", 0.0)
+    if away_s > spec.model_patience_s:
+        minutes = round(away_s / 60)
+        _pause(folder, f"the gateway has had no model {model!r} for {minutes} min")
+
+
+def why(folder: Path) -> str | None:
+    """Return why a batch has paused by itself; None where somebody said so, or it has not."""
+    return (state.read_text(folder / WHY) or "").strip() or None
+
+
+def _pause(folder: Path, reason: str) -> None:
+    if not state.read_text(folder / "control"):
         with contextlib.suppress(StateError):
+            state.write_text(folder / WHY, reason + "\n")
             state.write_text(folder / "control", "pause")
 
 
@@ -45,7 +65,7 @@ def is_late(folder: Path) -> bool:
 
 def forget(folder: Path) -> None:
     """Give a batch its hours again, and let its end be told again."""
-    for name in (DEADLINE, CLAIMED, RESULT):
+    for name in (DEADLINE, CLAIMED, RESULT, WHY):
         (folder / name).unlink(missing_ok=True)
 
 

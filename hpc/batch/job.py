@@ -202,6 +202,8 @@ class _Life:
 
     def _told_to_stop(self) -> bool:
         ending.pause_when_late(self.folder, self.spec)
+        if self.worker is not None:
+            ending.pause_when_away(self.folder, self.spec, self.worker.away)
         return (state.read_text(self.folder / "control") or "").strip() in STOPS
 
     def _start_engine(self) -> tuple[int | None, Target]:

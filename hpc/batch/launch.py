@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc import jobs, preflight, state
-from hpc.batch import chunks, intake, parquet
+from hpc.batch import chunks, intake, leftovers, parquet
 from hpc.batch.files import RealFiles
 from hpc.batch.job import RunBatch
 from hpc.errors import BatchError, ConfigError
@@ -48,6 +48,7 @@ class Wanted:
         template: of the message for each row of a table.
         max_hours: hours of work after which the batch pauses.
         on_done: shell command for its end.
+        model_patience_s: seconds without the model after which it pauses.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class Wanted:
     template: Path | None = None
     max_hours: float | None = None
     on_done: str | None = None
+    model_patience_s: float = 3600.0
 
 
 def submit(
@@ -96,9 +98,11 @@ def submit(
         raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
     if parquet.is_parquet(wanted.output):
         parquet.needed()
+    leftovers.sweep(root)
     folder = _fresh(root)
     try:
-        spec = _prepare(folder, wanted, engine, watch)
+        with leftovers.holding(folder):
+            spec = _prepare(folder, wanted, engine, watch)
         submit_workers(root, spec, spec.workers, cluster, site, wanted.extra or {})
     except BaseException:
         jobs.cancel(handles(folder))
@@ -143,6 +147,7 @@ def _prepare(
         made_at=time.time(),
         max_hours=wanted.max_hours,
         on_done=wanted.on_done,
+        model_patience_s=wanted.model_patience_s,
     )
     for name in (chunks.TODO, chunks.DOING, chunks.DONE, "answers", "workers", "logs", "crew"):
         (folder / name).mkdir(mode=0o700)

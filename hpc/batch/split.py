@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpc.batch import answers, chunks, intake, merge
+from hpc.batch import answers, chunks, intake, merge, usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,11 +30,13 @@ class Counts:
         good: answers.
         failed: errors of requests that were made.
         missing: requests that nobody made.
+        used: tokens of the answers.
     """
 
     good: int = 0
     failed: int = 0
     missing: int = 0
+    used: Counter[str] = field(default_factory=Counter)
 
 
 def split(
@@ -63,10 +66,16 @@ def split(
                 bad.write(_never(row, lines[row - rows.start], why))
                 counts.missing += 1
             else:
-                (good if answer.good else bad).write(answer.line + b"\n")
-                counts.good += answer.good
-                counts.failed += not answer.good
+                _write(answer, good, bad, counts)
     return counts
+
+
+def _write(answer: answers.Answer, good: BinaryIO, bad: BinaryIO, counts: Counts) -> None:
+    (good if answer.good else bad).write(answer.line + b"\n")
+    counts.good += answer.good
+    counts.failed += not answer.good
+    if answer.good:
+        counts.used.update(usage.of(answer.line))
 
 
 def _attempts(files: Files, folder: Path) -> dict[int, int]:

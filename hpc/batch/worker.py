@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hpc import state
 from hpc.batch import answers, chunks, crew, history, intake, merge
+from hpc.batch.away import Away
 from hpc.batch.client import Sender
 from hpc.batch.pace import Pace
 from hpc.errors import BatchError, StateError
@@ -62,6 +63,9 @@ class Worker:
         slots: requests that the engine serves at once, or None.
         stale_s: seconds without a heartbeat after which another worker is gone.
         ended: tells whether a job has ended, where that is known.
+
+    Attributes:
+        away: models that the gateway does not have just now.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Worker:
     ) -> None:
         self._files, self._folder, self._spec = files, folder, spec
         self.record = record
+        self.away = Away()
         self._watch = crew.Watch(folder, record.name, record.job_id, stale_s, ended)
         self._pace = Pace(2 * slots if slots else 16, spec.in_flight, time.monotonic())
         self._held: list[Held] = []
@@ -103,7 +108,11 @@ class Worker:
         """
         async with target.clients() as clients:
             sender = Sender(
-                clients, self._pace, timeout_s=self._spec.timeout_s, retries=self._spec.retries
+                clients,
+                self._pace,
+                timeout_s=self._spec.timeout_s,
+                retries=self._spec.retries,
+                away=self.away,
             )
             self._beat(sender)
             keeper = asyncio.create_task(self._keep(sender))
@@ -233,6 +242,15 @@ class Worker:
             except OSError as error:
                 log.warning("cannot give chunk %s back: %s", held.claim.chunk, error)
 
+    def _cause(self) -> str | None:
+        """Return what we wait for, and until when."""
+        found = self.away.longest()
+        if found is None:
+            return None
+        model, away_s = found
+        left = max(0, round((self._spec.model_patience_s - away_s) / 60))
+        return f"the model {model!r} is gone: waits for it, and pauses in {left} min"
+
     def _beat_is_due(self) -> bool:
         return time.time() - self.record.beat_at >= state.BEAT_S
 
@@ -249,6 +267,7 @@ class Worker:
             in_flight=len(self._sending),
             limit=self._pace.limit,
             ended=last,
+            cause=None if last else self._cause(),
             history=history.extended(
                 self.record.history, (now, counts.good + counts.failed, counts.tokens)
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,14 @@ HOW = (
     ),
     click.option(
         "--retries", type=click.IntRange(0), default=5, show_default=True, help="Further tries."
+    ),
+    click.option(
+        "--model-patience",
+        type=click.FloatRange(min=0),
+        default=3600,
+        show_default=True,
+        metavar="S",
+        help="With --service: seconds without the model after which the batch pauses.",
     ),
     click.option(
         "--in-flight",
@@ -148,7 +157,7 @@ def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any])
         serves.name if serves else str(options["service"]),
         workers=options["workers"],
         extra={key: value for key, value in extra.items() if value},
-        target=None if serves else _gateway(loaded.home),
+        target=None if serves else _gateway(loaded.home, str(options["service"])),
         skip_bad=options["skip_bad"],
         timeout_s=options["request_timeout"],
         retries=options["retries"],
@@ -156,6 +165,7 @@ def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any])
         template=options["template"],
         max_hours=options["max_hours"],
         on_done=options["on_done"],
+        model_patience_s=options["model_patience"],
     )
 
 
@@ -195,11 +205,12 @@ def _schedule(
     return None
 
 
-def _gateway(root: Path) -> Any:
-    """Return the gateway of this machine with the owner's key."""
+def _gateway(root: Path, service: str) -> Any:
+    """Return the gateway of this machine with the owner's key, once it knows the model."""
     import socket  # noqa: PLC0415
 
     from hpc import access  # noqa: PLC0415
+    from hpc.batch import check  # noqa: PLC0415
     from hpc.batch.client import Target  # noqa: PLC0415
     from hpc.errors import GatewayError  # noqa: PLC0415
 
@@ -207,7 +218,14 @@ def _gateway(root: Path) -> Any:
     if record is None:
         raise GatewayError("no gateway runs on this machine", hint="hpc-serve gateway start")
     host = "127.0.0.1" if record.host in {"0.0.0.0", "::"} else record.host  # noqa: S104
-    return Target(f"http://{host}:{record.port}", access.owner_key(root))
+    target = Target(f"http://{host}:{record.port}", access.owner_key(root))
+    known = None
+    with contextlib.suppress(check.RefusedError):  # a new key of ours, which counts in a moment
+        known = check.models_of(target.url, target.key or "")
+    if known is not None and service not in known:
+        told = f"the gateway has no model {service!r}; it has {', '.join(sorted(known)) or 'none'}"
+        raise GatewayError(told, hint="start it with 'hpc-serve submit', then batch submit")
+    return target
 
 
 @click.command(epilog=output.examples("hpc-serve batch validate prompts.jsonl"))

@@ -31,7 +31,15 @@ def progress(seen: Look) -> str:
     return (
         f"{seen.spec.id} {seen.state}: {seen.done} of {seen.spec.rows} done, {seen.failed} failed, "
         f"{rate:.1f} requests/s, {tokens:.0f} tokens/s, {alive} worker(s){place}{cost}{eta}"
+        + "".join(f"; {text}" for text in waits(seen))
     )
+
+
+def waits(seen: Look) -> list[str]:
+    """Return why a batch does not go on just now, each reason once."""
+    if seen.why is not None:
+        return [f"paused as {seen.why}; 'hpc-serve batch resume {seen.spec.id}' goes on"]
+    return list(dict.fromkeys(one.cause for one in seen.workers if one.cause and not one.ended))
 
 
 def as_dict(seen: Look) -> dict[str, Any]:
@@ -51,6 +59,7 @@ def as_dict(seen: Look) -> dict[str, Any]:
         "worker_hours": round(seen.hours.workers, 4),
         "gpu_hours": round(seen.hours.gpus, 4),
         "on_done": seen.on_done,
+        "waits": waits(seen),
         "spec": state.encode(seen.spec),
         "workers": [state.encode(one) for one in seen.workers],
         "jobs": [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from hpc import jobs, state
 from hpc.batch import cases, chunks, launch, outcome
 from hpc.batch.client import Target
 from hpc.batch.files import RealFiles
+from hpc.cli.batch_text import waits
 from hpc.config import Site
 from tests.contract.test_batch import (
     Engine,
@@ -59,6 +62,35 @@ def test_a_limit_uses_up_no_try_and_a_spent_budget_is_final(tmp_path: Path, engi
     assert engine.asked == {"limited 0": 5, "loading 1": 5, "spent 2": 1, "good 3": 1}
     assert results(tmp_path)[2]["error"]["code"] == "429"
     assert time.monotonic() - begun < 50
+
+
+@pytest.mark.timeout(120)
+def test_a_batch_whose_model_is_gone_waits_pauses_with_a_reason_and_goes_on(
+    tmp_path: Path, engine: Engine
+) -> None:
+    answer, gone = engine.answer, threading.Event()
+    told = b'{"error": {"code": "model_not_found", "message": "the model does not exist"}}'
+    engine.answer = lambda said: (404, {}, told) if gone.is_set() else answer(said)  # type: ignore[method-assign]
+    engine.delay_s = 0.02
+    asked = replace(wanted(tmp_path, engine, ["good"] * 600), model_patience_s=2.0, retries=0)
+    spec = launch.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
+    try:
+        wait(lambda: cases.look(tmp_path, spec.id).done > 0)
+        gone.set()
+        wait(lambda: cases.look(tmp_path, spec.id).state == "PAUSED")
+        seen = cases.look(tmp_path, spec.id)
+        assert seen.why is not None
+        assert "has had no model 'm'" in seen.why
+        assert f"batch resume {spec.id}" in waits(seen)[0]
+        assert seen.failed == 0
+        gone.clear()
+        assert cases.resume(tmp_path, spec.id, workers=None, cluster="local", site=Site()) == 1
+        wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+    finally:
+        jobs.cancel(launch.handles(state.batch_dir(tmp_path, spec.id)))
+
+    assert texts(tmp_path) == [f"GOOD {n}" for n in range(600)]
+    assert cases.look(tmp_path, spec.id).why is None
 
 
 @pytest.mark.timeout(120)

@@ -7,16 +7,19 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 
-from hpc import clerks, jobs, keys, orders, process, state
-from hpc.batch import attend, cases, clerk, launch
+from hpc import access, clerks, jobs, keys, orders, process, state
+from hpc.batch import attend, cases, clerk, launch, leftovers
+from hpc.cli.batch_text import waits
+from hpc.config import Site
 from tests.contract.gateway.engines import Engine, serve
-from tests.contract.gateway.programs import run_gateway, wait_until
+from tests.contract.gateway.programs import environment, run_gateway, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,8 +43,9 @@ class Echo(Engine):
         content: dict[str, Any] = {
             "object": "chat.completion",
             "choices": [{"message": {"role": "assistant", "content": said.upper()}}],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
         }
+        content["usage"].update(ask.get("more_usage") or {})
         if said.startswith("wrong"):
             status, content = 400, {"error": {"message": "too long", "code": "no"}}
         data = json.dumps(content).encode()
@@ -148,6 +152,39 @@ def test_from_the_upload_to_the_answers(home: Path, gateway: Running) -> None:
     assert {json.loads(one)["key"] for one in used.splitlines()} == {"tester"}
     see_what_is_left(home, gateway)
     see_files_go(asks, file.id)
+
+
+def test_usage_is_what_the_answers_name(gateway: Running) -> None:
+    asks = client(gateway)
+    thoughts = {
+        "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    }
+    odd = {"prompt_tokens": None, "completion_tokens": "2", "prompt_tokens_details": None}
+    made = start(
+        asks,
+        [
+            *(line(f"r{n}", "say", more_usage=thoughts) for n in range(7)),
+            *(line(f"p{n}", "say") for n in range(3)),
+            line("odd", "say", more_usage=odd),
+            line("w", "wrong"),
+        ],
+    )
+    assert made.usage is None
+    done = until(asks, made.id)
+
+    assert done.usage is not None
+    assert done.usage.to_dict() == {
+        "input_tokens": 30,
+        "input_tokens_details": {"cached_tokens": 14},
+        "output_tokens": 20,
+        "output_tokens_details": {"reasoning_tokens": 7},
+        "total_tokens": 50,
+    }
+    answered = [one["response"]["body"]["usage"] for one in read(asks, done.output_file_id)]
+    assert sum(one["prompt_tokens"] or 0 for one in answered) == done.usage.input_tokens
+    refused = until(asks, start(asks, ["{no json"]).id)
+    assert (refused.status, refused.usage) == ("failed", None)
 
 
 def see_files_go(asks: openai.OpenAI, uploaded: str) -> None:
@@ -334,6 +371,89 @@ def test_a_restart_in_between_loses_nothing(home: Path, engine: Engine) -> None:
 
     assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(300)]
     assert done.error_file_id is None
+
+
+def test_a_model_that_goes_while_a_batch_runs_is_waited_for(
+    home: Path, gateway: Running, engine: Engine
+) -> None:
+    asks, models = client(gateway), home.parent / "models.yaml"
+    served = models.read_text()
+    made = start(asks, [line(f"r{n}", f"say {n}", wait=1) for n in range(400)])
+    assert engine.wait_for(lambda: len(engine.seen) > 40, PATIENCE_S)
+    models.write_text(json.dumps({"version": 1, "models": []}))
+    name = cases.ids(home)[0]
+    wait_until(lambda: any("is gone" in one for one in waits(cases.look(home, name))), PATIENCE_S)
+    assert asks.batches.retrieve(made.id).status == "in_progress"
+    refused = until(asks, start(asks, [line("a", "x")]).id)
+    assert [one.code for one in (refused.errors and refused.errors.data) or ()] == [
+        "model_not_found"
+    ]
+    spec = state.batch_dir(home, name) / "spec.json"
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "model_patience_s": 2.0}))
+    jobs.drain(cases.here(spec.parent))  # the next worker has less patience
+    wait_until(lambda: cases.look(home, name).state == "PAUSED", PATIENCE_S)
+    told = wait_until(lambda: asks.batches.retrieve(made.id).errors, PATIENCE_S)
+    assert [(one.code, "no model 'm'" in one.message) for one in told.data] == [("paused", True)]
+    models.write_text(served)
+    wait_until(lambda: list(asks.models.list()))
+    cases.resume(home, name, workers=None, cluster=None, site=Site())
+    done = until(asks, made.id)
+
+    assert (done.status, done.errors, done.error_file_id) == ("completed", None, None)
+    found = read(asks, done.output_file_id)
+    assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(400)]
+
+
+def test_a_service_that_is_not_there_is_refused_at_submission(
+    home: Path, gateway: Running, tmp_path: Path
+) -> None:
+    assert client(gateway).models.list()
+    asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    asked.write_text(json.dumps({"prompt": "x"}) + "\n")
+    argv = [sys.executable, "-m", "hpc", "batch", "submit", str(asked), "-o", str(answered)]
+    owners = client(gateway, access.owner_key(home))
+    wait_until(lambda: gateway_knows(owners))
+    done = process.run(
+        [*argv, "--service", "nobody", "--home", str(home)],
+        timeout_s=60,
+        env=environment(),
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "the gateway has no model 'nobody'; it has m" in done.stderr
+    assert cases.ids(home) == []
+
+
+def test_what_a_clerk_leaves_that_is_killed_at_the_intake_goes(
+    home: Path, gateway: Running
+) -> None:
+    asks = client(gateway)
+    made = start(asks, [line(f"r{n}", "x" * 200) for n in range(40_000)])
+    folder = wait_until(lambda: next((home / "batches").glob("[!.]*"), None), PATIENCE_S)
+    wait_until((folder / "requests.jsonl").exists)
+    (pid,) = clerk_of(home)
+    os.kill(pid, signal.SIGSTOP)
+    assert not (folder / "spec.json").exists()
+    try:
+        leftovers.sweep(home)
+        assert folder.exists()
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (1e9, 1e9))
+        leftovers.sweep(home)
+        assert folder.exists()  # its writer lives, as slow as it may be
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in clerk_of(home))
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (1e9, 1e9))
+    half = home / "batches" / ".0101-000000"
+    half.mkdir()
+    wait_until(lambda: not (folder / "requests.jsonl").exists(), PATIENCE_S)
+    wait_until(lambda: not half.exists(), PATIENCE_S)
+    until(asks, made.id, "in_progress")
+    asks.batches.cancel(made.id)
+    assert until(asks, made.id).status == "cancelled"
 
 
 def test_what_is_asked_in_vain(home: Path, gateway: Running) -> None:

@@ -6,13 +6,18 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster import COMPUTE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
@@ -20,6 +25,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
 REQUESTS, FAULTS = (3000, 24) if FULL else (1200, 7)
 SEED = 5
+FEW, SMALL, STILL_S = 900, "/home/owner/small", 10.0
 QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?")
 
 
@@ -30,12 +36,12 @@ def line(number: int) -> str:
     return json.dumps({"custom_id": f"r{number}", **body})
 
 
-def answers(cluster: Cluster, name: str) -> dict[str, str]:
+def answers(cluster: Cluster, name: str, count: int = REQUESTS) -> dict[str, str]:
     """Return what the output says, by custom_id, each of which it has once."""
     text = cluster.shell("login", f"cat {name}").stdout
     found = [json.loads(one) for one in text.splitlines()]
-    assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(REQUESTS)]
-    assert [one["error"] for one in found] == [None] * REQUESTS
+    assert [one["custom_id"] for one in found] == [f"r{n}" for n in range(count)]
+    assert [one["error"] for one in found] == [None] * count
     return {
         one["custom_id"]: one["response"]["body"]["choices"][0]["message"]["content"]
         for one in found
@@ -120,9 +126,9 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
     assert partitions == {"cpu", "gpu"}
 
 
-def look(cluster: Cluster, batch: str) -> dict[str, Any]:
+def look(cluster: Cluster, batch: str, *home: str) -> dict[str, Any]:
     """Return how a batch is."""
-    found: dict[str, Any] = cluster.json("batch", "status", batch)
+    found: dict[str, Any] = cluster.json("batch", "status", batch, *home)
     return found
 
 
@@ -145,6 +151,79 @@ def hurt(cluster: Cluster, batch: str) -> set[str]:
         partitions |= set(cluster.shell("login", "squeue -h -o %P", check=False).stdout.split())
         time.sleep(0.5)
     return partitions
+
+
+@contextmanager
+def small_disk(cluster: Cluster, folder: str, image: Path, mib: int) -> Iterator[None]:
+    """Mount one small file system of this machine on all nodes, for owner."""
+    image.write_bytes(b"")
+    os.truncate(image, mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    argv = ["losetup", "--find", "--show", str(image)]
+    device = Path(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip())
+    number = device.name.removeprefix("loop")
+    nodes = ("login", *COMPUTE)
+    try:
+        cluster.shell("login", f"mkdir -p {folder}")
+        for node in nodes:
+            script = f"mknod /dev/small b 7 {number} && mount /dev/small {folder}"
+            cluster.shell(node, script, user="root")
+        cluster.shell("login", f"chown owner: {folder}", user="root")
+        yield
+    finally:
+        for node in nodes:
+            script = f"umount --lazy {folder}; rm -f /dev/small"
+            cluster.shell(node, script, user="root", check=False)
+        subprocess.run(["losetup", "--detach", str(device)], check=True)
+
+
+def test_a_full_state_directory_holds_a_batch_up_and_loses_nothing(
+    clean: Cluster, llamacpp_image: str, tmp_path: Path
+) -> None:
+    """Two nodes write to one file system, which fills up in the middle and is freed again."""
+    clean.lab.write_file("/home/owner/in.jsonl", "".join(line(n) + "\n" for n in range(FEW)))
+    home, folder = ("--home", f"{SMALL}/state"), SMALL
+    with small_disk(clean, folder, tmp_path / "small.img", mib=24):
+        batch = submit(clean, llamacpp_image, "full.jsonl", "--in-flight", "1", *home)
+        try:
+            clean.wait_until(lambda: look(clean, batch, *home)["done"] > 0, "a chunk is done", 180)
+            full = clean.shell("login", f"dd if=/dev/zero of={folder}/fill bs=4k", check=False)
+            assert "No space left on device" in full.stderr
+            clean.wait_until(Still(lambda: look(clean, batch, *home)["done"]), "it stands still")
+            stood = look(clean, batch, *home)
+            assert stood["done"] < FEW
+            assert stood["state"] == "RUNNING"
+            kill_engine(clean, batch, stood["jobs"][0]["job"]["job_id"])
+            clean.shell("login", f"rm {folder}/fill")
+            clean.wait_until(lambda: look(clean, batch, *home)["state"] == "DONE", "it ends", 300)
+        finally:
+            clean.shell("login", "scancel --user=owner", check=False)
+            clean.lab.wait_idle()
+    texts = answers(clean, "full.jsonl", FEW)
+
+    assert set(texts) == {f"r{n}" for n in range(FEW)}
+    for first in range(len(QUESTIONS)):
+        assert len({texts[f"r{n}"] for n in range(first, FEW, len(QUESTIONS))}) == 1
+
+
+class Still:
+    """Tells whether a value has been the same for some seconds.
+
+    Args:
+        value: returns it.
+    """
+
+    def __init__(self, value: Callable[[], object]) -> None:
+        self._value = value
+        self._last: object = None
+        self._since = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Look once more."""
+        now = self._value()
+        if now != self._last:
+            self._last, self._since = now, time.monotonic()
+        return time.monotonic() - self._since > STILL_S
 
 
 def test_vllm_answers_a_batch_and_is_started_again(clean: Cluster, vllm_image: str) -> None:
