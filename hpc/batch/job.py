@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from hpc.batch.files import RealFiles
 from hpc.batch.worker import Worker
 from hpc.errors import BatchError, EngineError, HpcServeError
 from hpc.model import BatchSpec, BatchWorker, JobHandle, JobState, ServiceSpec
-from hpc.node import place, server
+from hpc.node import place, server, term
 
 if TYPE_CHECKING:
     from hpc.engines import Launch
@@ -35,10 +34,6 @@ BATCHING = 32
 """Slots to begin with of an engine that batches as it likes; it is ours, so that nobody waits."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 STOPS = frozenset({"pause", "cancel"})
-
-
-class _Ended(Exception):  # noqa: N818 - a way out, not an error
-    """Slurm asked this job to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +89,7 @@ def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) ->
     spec = outcome.load(folder)
     with place.private_folder() as private:
         life = _Life(folder, spec, private, program, gpus)
-        signal.signal(signal.SIGTERM, life.on_term)
+        term.listen()
         life.run()
 
 
@@ -127,12 +122,6 @@ class _Life:
         self.done = False
         _current = self
 
-    def on_term(self, number: int, frame: object) -> None:
-        """Leave the main loop; the rest happens outside the signal handler."""
-        del frame
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Ended(signal.Signals(number).name)
-
     def run(self) -> None:
         """Work, and write the output where nothing is left to do."""
         ending.begin(self.folder, self.spec)
@@ -141,7 +130,7 @@ class _Life:
                 self._work()
             if self.done:
                 outcome.conclude(self.files, self.folder, self.spec)
-        except _Ended:
+        except term.Terminated:
             log.info("told to end")
         finally:
             self.close()
@@ -256,7 +245,7 @@ class _Life:
 
     def close(self) -> None:
         """Flush and give back what the worker holds, then end the engine."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second end would leave this one half-done
+        term.deaf()
         if self.thread is not None and not self._left(0):
             self._stop_worker()
             self._left(DRAIN_S + 5)

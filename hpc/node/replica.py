@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import signal
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hpc import engines, process, state
 from hpc.errors import EngineError, HpcServeError, StateError
 from hpc.model import Endpoint, Phase
-from hpc.node import place, server
+from hpc.node import place, server, term
 from hpc.node.announce import Announcer
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ SIDECAR_EXIT_S = 4.0
 """Seconds a sidecar may take to exit once its streams have ended."""
 MAX_CRASHES = 3
 """Engine crashes after it was ready that a job survives by starting it again."""
-
-
-class _Ended(Exception):  # noqa: N818 - a way out, not an error
-    """Somebody asked this replica to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +85,7 @@ def serve(root: Path, service: str, replica: int, *, program: str = "apptainer")
         raise StateError(f"there is no service {service!r} in {root}")
     with place.private_folder() as folder:
         life = _Life(root, spec, replica, folder, program)
-        signal.signal(signal.SIGTERM, life.on_term)
+        term.listen()
         life.run()
 
 
@@ -129,17 +124,11 @@ class _Life:
             beat_at=self.started_at,
         )
 
-    def on_term(self, number: int, frame: object) -> None:
-        """Leave the main loop; the rest happens outside the signal handler."""
-        del frame
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Ended(signal.Signals(number).name)
-
     def run(self) -> None:
         """Serve; publish how it ended."""
         try:
             self._serve()
-        except _Ended:
+        except term.Terminated:
             self.close(Phase.DRAINING, drain_s=TERM_DRAIN_S)
             self.announcer.enter(Phase.STOPPED)
         except HpcServeError as error:
@@ -230,7 +219,7 @@ class _Life:
         if self.closed:
             return
         self.closed = True
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second end would leave this one half-done
+        term.deaf()
         if phase is not None:
             self.announcer.enter(phase)
         self._stop_processes(drain_s=drain_s)
