@@ -148,10 +148,7 @@ class Balancer:
         self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
     ) -> Seat | None:
         now = self.clock()
-        seats = [s for s in pool if s.well(now) and s.key not in tried]
-        if not seats:
-            seats = [s for s in pool if s.key not in tried] or pool
-        seats = [s for s in seats if s.free]
+        seats = [s for s in _wanted(pool, tried, now) if s.free]
         if len(seats) <= 1:
             return seats[0] if seats else None
         policy = self._policies.get(model, "prefix")
@@ -219,11 +216,12 @@ class Balancer:
         if self._slots is None:
             return
         queue = self._queues.get(model)
-        first = queue[0] if queue else None
-        tried = first.tried if first and self.others(model, first.tried) else ()
-        for seat in self._pools.get(model, ()):
+        since, wanted, pool = None, [], self._pools.get(model, [])
+        if queue:
+            since, wanted = queue[0].since, _wanted(pool, queue[0].tried, self.clock())
+        for seat in pool:
             if seat.shared is not None:
-                seat.shared.wait(first.since if first and seat.key not in tried else None)
+                seat.shared.wait(since if seat in wanted else None)
 
     def waiting(self, model: str) -> int:
         """Return how many requests wait for a slot."""
@@ -262,7 +260,7 @@ class Balancer:
                 first = queue.popleft()
                 self.tell(model)
                 first.done(errors.queue_timeout(model))
-            self.wake(model)
+        self.wake_all()
 
     def states(self) -> dict[str, Seen]:
         """Return what is known of each replica, by its key."""
@@ -273,3 +271,9 @@ class Balancer:
         """Return the same by the name that people use."""
         now = self.clock()
         return {seat.replica.name: seat.seen(now) for seat in tuple(self._seats.values())}
+
+
+def _wanted(pool: list[Seat], tried: Collection[str], now: float) -> list[Seat]:
+    """Return the seats that a request may have: those that are well, or at least not tried."""
+    wanted = [seat for seat in pool if seat.well(now) and seat.key not in tried]
+    return wanted or [seat for seat in pool if seat.key not in tried] or pool

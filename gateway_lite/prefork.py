@@ -38,7 +38,6 @@ BACK_OFF_S = (0.1, 10.0)
 STEADY_S = 30.0
 """Seconds after which a worker that ended has not failed in a row."""
 PR_SET_PDEATHSIG = 1
-EVENTS = os.EFD_NONBLOCK | os.EFD_CLOEXEC
 
 
 def run(config: Config, address: Address, settings: Settings, workers: int) -> None:
@@ -136,7 +135,7 @@ class Supervisor:
                 Ledger(Shared(self._counts, WORKERS - 1)), root=root, hostname=socket.gethostname()
             )
             limits.begin()
-            self._bells = tuple(os.eventfd(0, EVENTS) for _ in self._workers)
+            self._bells = slots.bells(len(self._workers))
             self._table = slots.SlotTable(self._slots, WORKERS - 1, self._bells)
             self._pipes = (*os.pipe(), *os.pipe())
             self._listen_to_signals()

@@ -83,7 +83,7 @@ class Place:
         crew: its number.
         counts: file with the counts that the workers share.
         slots: file with the slots of engines that they share.
-        bells: an eventfd for each worker, by which it hears of a slot.
+        bells: what wakes each of them when there is a slot for it.
         pid: of the supervising process, by which others know the gateway.
         started_at: Unix time at which that began.
         ready: called once it serves.

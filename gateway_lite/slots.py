@@ -117,13 +117,18 @@ class Slots:
         return min(waiting)[1] if waiting else None
 
 
+def bells(count: int) -> tuple[int, ...]:
+    """Make what wakes each of so many workers."""
+    return tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count))
+
+
 class SlotTable:
     """The rows of all replicas.
 
     Args:
         path: a file of NUMBERS numbers, at first all 0.
         worker: number of this process; no other one alive has it.
-        bells: an eventfd for each worker, by which it is woken.
+        bells: what wakes each of the workers.
     """
 
     def __init__(self, path: str, worker: int, bells: Sequence[int]) -> None:

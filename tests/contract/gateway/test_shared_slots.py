@@ -37,9 +37,9 @@ WORKERS = 2
 ROOT = Path(__file__).parents[3]
 RACER = """
 import fcntl, os, sys
-from gateway_lite.slots import SlotTable
+from gateway_lite.slots import SlotTable, bells
 path, mark, worker = sys.argv[1:]
-slots = SlotTable(path, int(worker), [os.eventfd(0)] * 4).open("k", 1)
+slots = SlotTable(path, int(worker), bells(4)).open("k", 1)
 handle = os.open(mark, os.O_RDWR)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -98,7 +98,9 @@ def test_one_slot_means_one_request_at_a_time_of_all_workers(
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[::3])
     spans = sorted((seen.began_at, seen.worked_until) for seen in engine.seen)
     assert len(spans) == 90
-    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spans))
+    idle = [began - ended for (_, ended), (began, _) in itertools.pairwise(spans)]
+    assert min(idle) >= 0
+    assert sum(idle) < 12, "workers do not hear of free slots but look once a second"
     folder = state.gateway_dir(home, socket.gethostname())
     counts = [(folder / name).read_text().count("\n") for name in ("access.log", "access.1.log")]
     assert min(counts) > 0, "one worker took them all"

@@ -18,7 +18,7 @@ from gateway_lite.mapped import nameless
 from gateway_lite.place import Balancer, Lease, Work
 from gateway_lite.replicas import NoReplicaError, Replica
 from gateway_lite.settings import Settings
-from gateway_lite.slots import NUMBERS, ROWS, SlotTable
+from gateway_lite.slots import NUMBERS, ROWS, SlotTable, bells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,7 +100,7 @@ class Gateway:
         self.path = stack.enter_context(nameless(NUMBERS))
         self.clock = Clock()
         self.pool = pool
-        self.bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)]
+        self.bells = bells(workers)
         for bell in self.bells:
             stack.callback(os.close, bell)
         self.keeper = SlotTable(self.path, NOBODY, self.bells)
@@ -222,6 +222,22 @@ def test_one_that_was_there_already_does_not_wait_for_it(stack: ExitStack) -> No
     assert two.queued == 1
     gateway.workers[2].ask()
     assert [lease.replica.key for lease in gateway.workers[2].held] == ["k0"]
+
+
+def test_one_that_leaves_a_replica_alone_keeps_nobody_from_it(stack: ExitStack) -> None:
+    gateway = Gateway(stack, replicas([0, 1]))
+    one, two, three = gateway.workers
+    lease = two.balancer.place("m", Work(), ["k1"])
+    assert lease is not None
+    lease.release("unreachable")
+    one.ask()
+    one.ask()
+    two.ask()
+    next(lease for lease in one.held if lease.replica.key == "k0").release("ok")
+    gateway.settle()
+    three.ask()
+    assert two.queued == 1
+    assert [lease.replica.key for lease in three.held] == ["k0"]
 
 
 def test_a_replica_that_comes_back_still_has_what_is_under_way(stack: ExitStack) -> None:
