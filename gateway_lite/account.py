@@ -14,14 +14,13 @@ from array import array
 from typing import TYPE_CHECKING, Protocol
 
 from gateway_lite.grant import NEVER, Full, Grant, Rules
+from gateway_lite.mapped import WORKERS
 from hpc.use import DAY_S, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableSequence
 
 RING = 61
-WORKERS = 32
-"""Processes that may share an account."""
 
 # Where in an account's cells each number stands.
 NAME, AT, REQUESTS, TOKENS, FLYING = range(5)

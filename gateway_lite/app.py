@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gateway_lite.gather import Crew
     from gateway_lite.reload import Models
     from gateway_lite.settings import Settings
+    from gateway_lite.slots import SlotTable
 
 POST_PATHS = (
     "/v1/chat/completions",
@@ -70,9 +71,10 @@ class Gateway:
         limits: what keys may use.
         anonymous: let in who shows no key.
         crew: which of several workers we are; None is the only one.
+        slots: those of engines, which all workers share; None where there are no others.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what differs between gateways meets here
         self,
         root: Path,
         models: Models,
@@ -83,6 +85,7 @@ class Gateway:
         limits: Limits | None = None,
         anonymous: bool = False,
         crew: Crew | None = None,
+        slots: SlotTable | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._beat = beat
@@ -90,7 +93,8 @@ class Gateway:
         self._catalog: Catalog | None = None
         outbox = Outbox()
         self._upstream = Upstream(settings, outbox)
-        self._balancer = Balancer(settings)
+        self._slots = slots
+        self._balancer = Balancer(settings, slots=slots)
         keys = Keys(state.keys_path(root), anonymous=anonymous, passes_file=passes.path(root))
         self._clerk = Starter(root, socket.gethostname())
         self._table = Table(models.policy, ())
@@ -158,6 +162,8 @@ class Gateway:
         """Read the state directory for the first time, and go on with that."""
         if self._gather is not None:
             await self._gather.start()
+        if self._slots is not None:
+            self._slots.listen(self._balancer.wake_all)
         self.watcher.start()
         await self.watcher.again(timeout_s=10.0)
 

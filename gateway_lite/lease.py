@@ -24,6 +24,9 @@ class Owner(Protocol):
     def wake(self, model: str) -> None:
         """Give what is free to those that wait."""
 
+    def tell(self, model: str) -> None:
+        """Let other processes know who waits, as that has changed."""
+
 
 class Work(msgspec.Struct, eq=False, gc=False):
     """What a request weighs.
@@ -80,24 +83,29 @@ class Lease(msgspec.Struct, eq=False):
 class Waiting:
     """A request that waits for a slot."""
 
-    __slots__ = ("_queue", "done", "since", "tried", "work")
+    __slots__ = ("_model", "_owner", "_queue", "done", "since", "tried", "work")
 
     def __init__(
         self,
+        owner: Owner,
+        model: str,
         queue: deque[Waiting],
         work: Work,
         tried: Collection[str],
         done: Callable[[Lease | Exception], None],
-        since: float,
     ) -> None:
+        self._owner = owner
+        self._model = model
         self._queue = queue
         self.work = work
         self.tried = tried
         self.done = done
-        self.since = since
+        self.since = owner.clock()
         queue.append(self)
+        owner.tell(model)
 
     def cancel(self) -> None:
         """Wait no more."""
         if self in self._queue:
             self._queue.remove(self)
+            self._owner.tell(self._model)

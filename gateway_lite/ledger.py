@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway_lite.account import CELLS, NAME, WORKERS, Account, Guard
+from gateway_lite.account import CELLS, NAME, Account, Guard
+from gateway_lite.mapped import Mapped
 from hpc.errors import GatewayError
 from hpc.use import Use
 
@@ -18,9 +16,9 @@ if TYPE_CHECKING:
 
     Cells = MutableSequence[int]
 
-BYTES = 8 * CELLS
-SPARE = 1024
-"""Keys for which a new shared file has room beyond those that are known."""
+KEYS = 1024
+"""Keys for which a shared file has room."""
+NUMBERS = KEYS * CELLS
 
 
 class Store(Protocol):
@@ -140,55 +138,21 @@ class Private:
         return dict(self._known)
 
 
-class FileLock:
-    """A lock on an open file, which the kernel ends when the process dies."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-
-    def lock(self) -> None:
-        """Wait until it is ours."""
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-
-    def unlock(self) -> None:
-        """Let others have it."""
-        fcntl.flock(self._handle, fcntl.LOCK_UN)
-
-
 class Shared:
     """Cells in a mapped file, one slot per key, for several processes.
 
-    Each process opens the file itself, as a lock belongs to an opening. A file without a name can
-    be opened as ``/proc/self/fd/N``, and leaves nothing behind.
-
     Args:
-        path: the file, as ``make`` left it.
+        path: a file of NUMBERS numbers, at first all 0.
         worker: number of this process; no other one alive has it.
     """
 
     def __init__(self, path: str, worker: int) -> None:
-        if not 0 <= worker < WORKERS:
-            raise GatewayError(f"there is no worker {worker}; at most {WORKERS} share a gateway")
-        self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self._map = mmap.mmap(self._handle, 0)
-        self._slots = len(self._map) // BYTES
-        self._view = memoryview(self._map).cast("q")
+        self._file = Mapped(path, worker)
+        self._lock = self._file.lock
+        self._slots = len(self._file.numbers) // CELLS
         self._known: dict[str, Cells] = {}
-        self._lock = FileLock(self._handle)
         self.guard: Guard | None = self._lock
         self.worker = worker
-
-    @staticmethod
-    def make(handle: int, keys: int = 0) -> None:
-        """Give an empty file room for some keys, and more to come.
-
-        Raises:
-            GatewayError: the file system has no room.
-        """
-        try:
-            os.posix_fallocate(handle, 0, (keys + SPARE) * BYTES)
-        except OSError as error:
-            raise GatewayError(f"no room for the keys' counts: {error.strerror}") from error
 
     def cells(self, name: str) -> Cells:
         """Return the cells of a key's account.
@@ -214,7 +178,7 @@ class Shared:
     def close(self) -> None:
         """Let the file go; no account may be used after that."""
         self._known.clear()
-        os.close(self._handle)
+        self._file.close()
 
     def _look(self) -> None:
         """Learn of accounts that other processes opened."""
@@ -233,4 +197,4 @@ class Shared:
         self._known[name] = cells
 
     def _slot(self, slot: int) -> Cells:
-        return cast("Cells", self._view[slot * CELLS : (slot + 1) * CELLS])
+        return cast("Cells", self._file.numbers[slot * CELLS : (slot + 1) * CELLS])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway_lite.replicas import Replica
     from gateway_lite.seats import Seen
     from gateway_lite.settings import Settings
+    from gateway_lite.slots import SlotTable
 
 Policy = Literal["prefix", "least_outstanding", "round_robin"]
 
@@ -43,6 +44,7 @@ class Balancer:
         settings: lengths and times.
         clock: seconds.
         rng: draws.
+        slots: those that other processes use too; None where there are no others.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class Balancer:
         *,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
+        slots: SlotTable | None = None,
     ) -> None:
         self.clock = clock
         self._settings = settings
         self._rng = rng or random.Random()  # noqa: S311 - a draw, not a secret
+        self._slots = slots
         self._seats: dict[str, Seat] = {}
         self._pools: dict[str, list[Seat]] = {}
         self._policies: Mapping[str, str] = {}
@@ -77,16 +81,28 @@ class Balancer:
             pool = [self._seat(replica, now, warm=warm) for replica in replicas]
             seats.update({seat.key: seat for seat in pool})
             self._pools[model] = pool
+        gone = [seat for key, seat in self._seats.items() if key not in seats]
         self._seats = seats
         if policies is not None:
             self._policies = policies
+        for seat in gone:
+            if seat.shared is not None:
+                seat.shared.close()
+        self.wake_all()
+
+    def wake_all(self) -> None:
+        """Look at all queues, as what they wait for may be there."""
         for model in tuple(self._queues):
+            self.tell(model)
             self.wake(model)
 
     def _seat(self, replica: Replica, now: float, *, warm: bool) -> Seat:
         seat = self._seats.get(replica.key)
         if seat is None:
-            return Seat(replica, now, self._rng, warm=warm)
+            shared = None
+            if self._slots is not None and replica.slots is not None:
+                shared = self._slots.open(replica.key, replica.slots)
+            return Seat(replica, now, self._rng, warm=warm, shared=shared)
         seat.replica = replica
         return seat
 
@@ -117,24 +133,22 @@ class Balancer:
     def _place(
         self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
     ) -> Lease | None:
-        if len(pool) == 1:
-            seat = pool[0] if pool[0].free else None
-        else:
-            seat = self._choose(model, pool, work, tried)
-        if seat is None:
-            return None
-        lease = Lease(self, model, seat, work.tokens, seat.replica)
-        seat.take(lease, work.tokens)
-        return lease
+        while True:
+            if len(pool) == 1:
+                seat = pool[0] if pool[0].free else None
+            else:
+                seat = self._choose(model, pool, work, tried)
+            if seat is None:
+                return None
+            lease = Lease(self, model, seat, work.tokens, seat.replica)
+            if seat.take(lease, work.tokens):
+                return lease
 
     def _choose(
         self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
     ) -> Seat | None:
         now = self.clock()
-        seats = [s for s in pool if s.well(now) and s.key not in tried]
-        if not seats:
-            seats = [s for s in pool if s.key not in tried] or pool
-        seats = [s for s in seats if s.free]
+        seats = [s for s in _wanted(pool, tried, now) if s.free]
         if len(seats) <= 1:
             return seats[0] if seats else None
         policy = self._policies.get(model, "prefix")
@@ -195,7 +209,19 @@ class Balancer:
         queue = self._queues[model]
         if len(queue) >= self._settings.queue_length:
             raise errors.queue_full(model)
-        return Waiting(queue, work, tried, done, self.clock())
+        return Waiting(self, model, queue, work, tried, done)
+
+    def tell(self, model: str) -> None:
+        """Let other processes know since when our first waits, for which replicas."""
+        if self._slots is None:
+            return
+        queue = self._queues.get(model)
+        since, wanted, pool = None, [], self._pools.get(model, [])
+        if queue:
+            since, wanted = queue[0].since, _wanted(pool, queue[0].tried, self.clock())
+        for seat in pool:
+            if seat.shared is not None:
+                seat.shared.wait(since if seat in wanted else None)
 
     def waiting(self, model: str) -> int:
         """Return how many requests wait for a slot."""
@@ -211,7 +237,9 @@ class Balancer:
                 lease = self._place(model, pool, queue[0].work, queue[0].tried)
             if lease is None:
                 return
-            queue.popleft().done(lease)
+            first = queue.popleft()
+            self.tell(model)
+            first.done(lease)
 
     def tick(self, passed_s: float) -> None:
         """Look for replicas that do not move, and for requests that waited too long.
@@ -229,8 +257,10 @@ class Balancer:
         late = self.clock() - self._settings.queue_s
         for model, queue in tuple(self._queues.items()):
             while queue and queue[0].since <= late:
-                queue.popleft().done(errors.queue_timeout(model))
-            self.wake(model)
+                first = queue.popleft()
+                self.tell(model)
+                first.done(errors.queue_timeout(model))
+        self.wake_all()
 
     def states(self) -> dict[str, Seen]:
         """Return what is known of each replica, by its key."""
@@ -241,3 +271,9 @@ class Balancer:
         """Return the same by the name that people use."""
         now = self.clock()
         return {seat.replica.name: seat.seen(now) for seat in tuple(self._seats.values())}
+
+
+def _wanted(pool: list[Seat], tried: Collection[str], now: float) -> list[Seat]:
+    """Return the seats that a request may have: those that are well, or at least not tried."""
+    wanted = [seat for seat in pool if seat.well(now) and seat.key not in tried]
+    return wanted or [seat for seat in pool if seat.key not in tried] or pool

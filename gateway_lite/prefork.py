@@ -10,16 +10,15 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from gateway_lite import listeners, serving
-from gateway_lite.account import WORKERS
+from gateway_lite import ledger, listeners, serving, slots
 from gateway_lite.gather import Crew
 from gateway_lite.ledger import Ledger, Shared
 from gateway_lite.limits import Limits
+from gateway_lite.mapped import WORKERS, nameless
 from gateway_lite.server import run_loop
 from hpc import keys, state
 from hpc.errors import ConfigError, GatewayError, HpcServeError
@@ -39,7 +38,6 @@ BACK_OFF_S = (0.1, 10.0)
 STEADY_S = 30.0
 """Seconds after which a worker that ended has not failed in a row."""
 PR_SET_PDEATHSIG = 1
-MEMORY = "/dev/shm"  # noqa: S108 - a file without a name
 
 
 def run(config: Config, address: Address, settings: Settings, workers: int) -> None:
@@ -132,13 +130,13 @@ class Supervisor:
             StateError: the record of an earlier gateway cannot be read.
         """
         root = self._config.home
-        with tempfile.TemporaryFile(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as file:
-            Shared.make(file.fileno())
-            self._counts = f"/proc/self/fd/{file.fileno()}"
+        with nameless(ledger.NUMBERS) as self._counts, nameless(slots.NUMBERS) as self._slots:
             limits = Limits(
                 Ledger(Shared(self._counts, WORKERS - 1)), root=root, hostname=socket.gethostname()
             )
             limits.begin()
+            self._bells = slots.bells(len(self._workers))
+            self._table = slots.SlotTable(self._slots, WORKERS - 1, self._bells)
             self._pipes = (*os.pipe(), *os.pipe())
             self._listen_to_signals()
             self._look_after()
@@ -201,6 +199,7 @@ class Supervisor:
     def _ended(self, worker: Worker, code: int) -> None:
         now = time.monotonic()
         worker.pid = None
+        self._table.clear(worker.number)
         if self._signals.end:
             return
         if not self._ready:  # what keeps one from starting keeps all
@@ -263,6 +262,8 @@ class Supervisor:
         place = serving.Place(
             crew=Crew(self._crew, number, len(self._workers)),
             counts=self._counts,
+            slots=self._slots,
+            bells=self._bells,
             pid=parent,
             started_at=self._started_at,
             ready=self._say_ready,

@@ -12,7 +12,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from hpc import state
+from hpc import records, state
 from hpc.errors import StateError
 from hpc.model import JobState, JobStatus
 
@@ -126,7 +126,7 @@ class Scheduler:
     def _tell(self) -> str:
         """Write for the other workers; return why that failed."""
         if self._file is not None:
-            plain = {name: state.encode(one) for name, one in self._answers.items()}
+            plain = {name: records.encode(one) for name, one in self._answers.items()}
             try:
                 state.write_text(self._file, json.dumps(plain))
             except StateError as error:
@@ -139,7 +139,7 @@ class Scheduler:
         try:
             found = json.loads(text or "")
             self._answers = {
-                name: state.decode(JobStatus, one) for name, one in dict(found).items()
+                name: records.decode(JobStatus, one) for name, one in dict(found).items()
             }
         except (ValueError, TypeError, KeyError, AttributeError):
             pass

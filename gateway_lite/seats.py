@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from gateway_lite.lease import Lease
     from gateway_lite.replicas import Replica
+    from gateway_lite.slots import Slots
 
 FAILURES = 3
 """Failures in a row after which a replica is left alone for a while."""
@@ -49,10 +50,20 @@ class Seat:
         now: clock.
         warm: it gets its full share at once.
         rng: spreads the ends of pauses.
+        shared: its slots where other processes use them too; None where it has none, or is ours.
     """
 
-    def __init__(self, replica: Replica, now: float, rng: random.Random, *, warm: bool) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        now: float,
+        rng: random.Random,
+        *,
+        warm: bool,
+        shared: Slots | None = None,
+    ) -> None:
         self.replica = replica
+        self.shared = shared
         self.key = replica.key
         self.salt = zlib.crc32(replica.key.encode())
         self.leases: set[Lease] = set()
@@ -71,7 +82,9 @@ class Seat:
     def free(self) -> bool:
         """Whether it has a slot."""
         slots = self.replica.slots
-        return slots is None or len(self.leases) < slots
+        if slots is None:
+            return True
+        return len(self.leases) < slots if self.shared is None else self.shared.free()
 
     def well(self, now: float) -> bool:
         """Tell whether it should get requests; one at a time tries it after a pause."""
@@ -88,17 +101,22 @@ class Seat:
         """Return its outstanding work, as it compares with that of others."""
         return self.tokens if now >= self._warm_at else (self.tokens + 1) / self.warmth(now)
 
-    def take(self, lease: Lease, tokens: int) -> None:
-        """Count a request."""
+    def take(self, lease: Lease, tokens: int) -> bool:
+        """Count a request; False where another process had the last slot meanwhile."""
+        if self.shared is not None and not self.shared.take():
+            return False
         self.leases.add(lease)
         self.tokens += tokens
         if self._failures >= FAILURES:
             self._probing = True
+        return True
 
     def give(self, lease: Lease, tokens: int) -> None:
         """Count it no more."""
         self.leases.discard(lease)
         self.tokens -= tokens
+        if self.shared is not None:
+            self.shared.give()
 
     def succeeded(self) -> None:
         """Note that it answered."""

@@ -17,6 +17,7 @@ from gateway_lite.ledger import Ledger, Shared
 from gateway_lite.limits import Limits
 from gateway_lite.reload import Models
 from gateway_lite.server import Server
+from gateway_lite.slots import SlotTable
 from hpc import __version__, state
 from hpc.model import GatewayRecord
 
@@ -81,6 +82,8 @@ class Place:
     Attributes:
         crew: its number.
         counts: file with the counts that the workers share.
+        slots: file with the slots of engines that they share.
+        bells: what wakes each of them when there is a slot for it.
         pid: of the supervising process, by which others know the gateway.
         started_at: Unix time at which that began.
         ready: called once it serves.
@@ -88,6 +91,8 @@ class Place:
 
     crew: Crew
     counts: str
+    slots: str
+    bells: tuple[int, ...]
     pid: int
     started_at: float
     ready: Callable[[], None]
@@ -120,6 +125,7 @@ async def serve(
         limits=_limits(config, place),
         anonymous=config.gateway.anonymous,
         crew=None if place is None else place.crew,
+        slots=None if place is None else SlotTable(place.slots, place.crew.worker, place.bells),
     )
     server = Server(gateway.app, gateway.desk, HOT, gateway.look, listeners)
     _on_hangup(gateway, server, attached=place is None and os.isatty(0))

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpc import gateway, keys, process, state
+from hpc import gateway, keys, pids, state
 from hpc.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _socket_of(record: GatewayRecord) -> str | None:
     """Return the Unix socket that a gateway of this machine was told to listen on."""
     if record.hostname != socket.gethostname():
         return None
-    words = process.arguments(record.pid)
+    words = pids.arguments(record.pid)
     path = words[words.index("--unix") + 1] if "--unix" in words[:-1] else None
     try:
         with socket.socket(socket.AF_UNIX) as sock:

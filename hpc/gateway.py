@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from hpc import process, state
+from hpc import pids, process, state
 from hpc.config import find_models
 from hpc.errors import ConfigError, GatewayError
 
@@ -34,7 +34,7 @@ SHOWN_LINES = 3
 def find(root: Path) -> GatewayRecord | None:
     """Return the gateway that runs on this machine and answers, or None."""
     record = state.load_gateway(root, socket.gethostname())
-    if record is None or not process.alive(record.pid, marker=MARKER):
+    if record is None or not pids.alive(record.pid, marker=MARKER):
         return None
     return record if answers(record, "/healthz", {}) else None
 
@@ -145,8 +145,8 @@ def stop(root: Path) -> bool:
     record = state.load_gateway(root, hostname)
     if record is None:
         return False
-    running = process.alive(record.pid, marker=MARKER)
-    if not process.stop_pid(record.pid, marker=MARKER, grace_s=40.0):
+    running = pids.alive(record.pid, marker=MARKER)
+    if not pids.stop_pid(record.pid, marker=MARKER, grace_s=40.0):
         raise GatewayError(f"the gateway on {hostname} (pid {record.pid}) does not end")
     state.drop_gateway(root, hostname)
     return running

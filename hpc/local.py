@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import process, state
+from hpc import pids, process, state
 from hpc.errors import SchedulerError, StateError, SubmitError
 from hpc.model import JobState, JobStatus
 
@@ -181,7 +181,7 @@ def _alive(handle: JobHandle) -> bool:
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
         del _children[pid]
-    return process.alive(pid, marker=handle.folder)
+    return pids.alive(pid, marker=handle.folder)
 
 
 def _outcome(handle: JobHandle) -> tuple[str | None, str]:

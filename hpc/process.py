@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess  # noqa: TID251 - this module is the gate that others are sent to
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 Process = subprocess.Popen
 STDERR_SHOWN = 2000
-KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-"""What ends a process for certain; Windows has one way only."""
 LEASH = Path(__file__).with_name("leash.py")
 """Ends a program when its parent dies. A ``preexec_fn`` is not safe where there are threads."""
 
@@ -207,71 +204,6 @@ def stop(process: Process[Any], *, grace_s: float = 10.0) -> int:
             process.wait(grace_s)
     _signal_group(process.pid, signal.SIGKILL)
     return process.wait()
-
-
-def stop_pid(pid: int, *, marker: str, grace_s: float = 10.0) -> bool:
-    """End a process that another run of ours started.
-
-    Args:
-        pid: its process id on this machine.
-        marker: text that its command line must hold, since ids are used again.
-        grace_s: seconds between SIGTERM and SIGKILL.
-
-    Returns:
-        Whether it is gone; False where it is alive but not ours.
-    """
-    if not alive(pid, marker=marker):
-        return True
-    for number, wait_s in ((signal.SIGTERM, grace_s), (KILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            if not alive(pid, marker=marker):
-                return True
-            time.sleep(0.05)
-    return not alive(pid, marker=marker)
-
-
-def alive(pid: int, *, marker: str) -> bool:
-    """Tell whether a process of this machine runs and is the one we mean.
-
-    Args:
-        pid: its process id.
-        marker: text that its command line must hold.
-    """
-    words = arguments(pid)
-    return bool(words) and marker in " ".join(words)
-
-
-def arguments(pid: int) -> list[str]:
-    """Return the command line of a process of this machine, or nothing where there is none."""
-    import psutil  # noqa: PLC0415 - most commands do without
-
-    try:
-        return list(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        return []
-
-
-def identity(pid: int) -> str | None:
-    """Return what tells a process from every other that had or will have its id.
-
-    Source: proc_pid_stat(5); the start time counts from boot and is the 22nd field.
-
-    Args:
-        pid: its process id on this machine.
-
-    Returns:
-        Its id, the boot and its start time; None where there is none.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    state, started = stat.rpartition(")")[2].split()[:20:19]
-    return None if state == "Z" else f"{pid} {boot} {started}"
 
 
 def find_program(name: str, *, hint: str | None = None) -> str:

@@ -12,18 +12,15 @@ import os
 import secrets
 import shutil
 import tempfile
-from dataclasses import asdict, fields, is_dataclass
-from enum import Enum
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, TypeVar
 
-from hpc import model
+from hpc import records
 from hpc.errors import StateError
 from hpc.model import Endpoint, GatewayRecord, JobHandle, ServiceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -148,9 +145,7 @@ def read_text(path: Path) -> str | None:
 
 def write_record(path: Path, record: object) -> None:
     """Write a dataclass of ``hpc.model`` as JSON."""
-    if not is_dataclass(record) or isinstance(record, type):
-        raise TypeError(f"not a record: {record!r}")
-    write_text(path, json.dumps(asdict(record), default=_encode, indent=1) + "\n")
+    write_text(path, json.dumps(records.encode(record), indent=1) + "\n")
 
 
 def read_record(path: Path, kind: type[T]) -> T | None:
@@ -164,42 +159,9 @@ def read_record(path: Path, kind: type[T]) -> T | None:
     if text is None:
         return None
     try:
-        return decode(kind, json.loads(text))
+        return records.decode(kind, json.loads(text))
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def decode(kind: type[T], data: Mapping[str, Any]) -> T:
-    """Build a dataclass of ``hpc.model`` from parsed JSON, skipping unknown keys."""
-    hints = _hints(cast("Hashable", kind))
-    known = {f.name: hints[f.name] for f in fields(kind) if f.name in data}  # type: ignore[arg-type]
-    return kind(**{name: _decode_value(hint, data[name]) for name, hint in known.items()})
-
-
-@lru_cache
-def _hints(kind: Hashable) -> dict[str, Any]:
-    """Return the types of a record's fields; working them out costs more than reading the file."""
-    return get_type_hints(kind, vars(model) | {"Mapping": dict})
-
-
-def encode(record: object) -> dict[str, Any]:
-    """Return a dataclass of ``hpc.model`` as what JSON can hold."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(record), default=_encode))  # type: ignore[call-overload]
-    return plain
-
-
-def _encode(value: object) -> object:
-    if isinstance(value, Enum):
-        return value.value
-    raise TypeError(f"cannot be written as JSON: {value!r}")
-
-
-def _decode_value(hint: object, value: Any) -> Any:
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return decode(hint, value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 def save_spec(root: Path, spec: ServiceSpec) -> None:

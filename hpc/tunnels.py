@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpc import process, state
+from hpc import pids, state
 from hpc.errors import TunnelError
 from hpc.tunnel import records
 
@@ -68,7 +68,7 @@ def stop(login: str | None = None) -> list[Tunnel]:
     for record in records.living(root):
         if not record.background or login not in (None, record.login):
             continue
-        if not process.stop_pid(record.pid, marker=MARKER, grace_s=STOP_S):
+        if not pids.stop_pid(record.pid, marker=MARKER, grace_s=STOP_S):
             raise TunnelError(f"the tunnel to {record.login} (process {record.pid}) does not end")
         records.drop(root, record.port)
         ended.append(_describe(root, record))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpc.model import BatchSpec
+    from hpc.batch.model import BatchSpec
     from hpc.orders import Order
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.batch.launch import Elsewhere
+    from hpc.batch.model import BatchSpec, BatchWorker
     from hpc.config import Site
-    from hpc.model import BatchSpec, BatchWorker, JobHandle, JobStatus
+    from hpc.model import JobHandle, JobStatus
     from hpc.submit import Cluster
 
 ALIVE = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING, JobState.UNKNOWN})

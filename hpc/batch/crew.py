@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpc import state
 from hpc.batch import chunks
-from hpc.model import BatchWorker
+from hpc.batch.model import BatchWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

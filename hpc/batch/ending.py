@@ -16,7 +16,7 @@ from hpc.errors import CommandError, StateError
 
 if TYPE_CHECKING:
     from hpc.batch.away import Away
-    from hpc.model import BatchSpec
+    from hpc.batch.model import BatchSpec
 
 log = logging.getLogger(__name__)
 

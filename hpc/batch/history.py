@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from hpc.model import BatchWorker
+    from hpc.batch.model import BatchWorker
 
     Moment = tuple[float, int, int]
 

@@ -16,9 +16,10 @@ from hpc import engines, jobs, process, state
 from hpc.batch import ending, outcome
 from hpc.batch.client import Target
 from hpc.batch.files import RealFiles
+from hpc.batch.model import BatchSpec, BatchWorker
 from hpc.batch.worker import Worker
 from hpc.errors import BatchError, EngineError, HpcServeError
-from hpc.model import BatchSpec, BatchWorker, JobHandle, JobState, ServiceSpec
+from hpc.model import JobHandle, JobState, ServiceSpec
 from hpc.node import place, server, term
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from hpc import jobs, preflight, state
 from hpc.batch import chunks, intake, leftovers, parquet
 from hpc.batch.files import RealFiles
 from hpc.batch.job import RunBatch
+from hpc.batch.model import BatchSpec
 from hpc.errors import BatchError, ConfigError
-from hpc.model import BatchSpec, JobHandle, Resources, ServiceSpec
+from hpc.model import JobHandle, Resources, ServiceSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from hpc.batch.files import Files
-    from hpc.model import BatchSpec
+    from hpc.batch.model import BatchSpec
 
 
 @dataclass(frozen=True, slots=True)

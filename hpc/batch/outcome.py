@@ -7,18 +7,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpc import state
+from hpc import records, state
 from hpc.batch import chunks, crew, history, merge
 from hpc.batch.client import Target
+from hpc.batch.model import BatchSpec
 from hpc.errors import BatchError
-from hpc.model import BatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from hpc.batch.files import Files
-    from hpc.model import BatchWorker
+    from hpc.batch.model import BatchWorker
 
 REPORT = "report.json"
 
@@ -103,7 +103,7 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
         "tokens_per_s": round(tokens, 1),
         "worker_hours": round(spent.workers, 4),
         "gpu_hours": round(spent.gpus, 4),
-        "workers": [state.encode(one) for one in crewmen],
+        "workers": [records.encode(one) for one in crewmen],
         "made_at": spec.made_at,
         "ended_at": time.time(),
     }

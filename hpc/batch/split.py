@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from hpc.batch.files import Files
-    from hpc.model import BatchSpec
+    from hpc.batch.model import BatchSpec
 
 WORDS = {
     "expired": "This request could not be executed before the completion window expired.",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hpc.batch.answers import Answer
     from hpc.batch.client import Target
     from hpc.batch.files import Files
-    from hpc.model import BatchSpec, BatchWorker
+    from hpc.batch.model import BatchSpec, BatchWorker
 
 log = logging.getLogger(__name__)
 

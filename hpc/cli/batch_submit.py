@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc import state
+from hpc import records, state
 from hpc.cli import output
 from hpc.cli.services import ADHOC, FLAGS, adhoc_entry
 
@@ -119,7 +119,7 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
         watch=lambda found: output.counted(found, f"reading {asked.path.name}"),
     )
     if as_json:
-        return output.print_json(state.encode(spec))
+        return output.print_json(records.encode(spec))
     click.echo(f"batch {spec.id}: {spec.rows} requests, {spec.workers} worker(s)")
     click.echo(f"  next: hpc-serve batch status {spec.id} --watch")
     return None

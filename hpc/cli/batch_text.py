@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpc import state
+from hpc import records
 from hpc.cli import output
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ def as_dict(seen: Look) -> dict[str, Any]:
         "gpu_hours": round(seen.hours.gpus, 4),
         "on_done": seen.on_done,
         "waits": waits(seen),
-        "spec": state.encode(seen.spec),
-        "workers": [state.encode(one) for one in seen.workers],
+        "spec": records.encode(seen.spec),
+        "workers": [records.encode(one) for one in seen.workers],
         "jobs": [
-            {"job": state.encode(job), "status": state.encode(found)} for job, found in seen.jobs
+            {"job": records.encode(job), "status": records.encode(found)}
+            for job, found in seen.jobs
         ],
         "report": seen.report,
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hpc import state
+from hpc import records, state
 from hpc.cli.output import (
     duration,
     examples,
@@ -267,15 +267,15 @@ def as_dict(found: Service) -> dict[str, Any]:
     return {
         "name": found.spec.name,
         "ready": found.ready,
-        "spec": state.encode(found.spec),
+        "spec": records.encode(found.spec),
         "replicas": [
             {
                 "replica": r.number,
                 "phase": r.phase.value,
                 "note": r.note,
-                "job": state.encode(r.job) if r.job else None,
-                "status": state.encode(r.status),
-                "endpoint": state.encode(r.endpoint) if r.endpoint else None,
+                "job": records.encode(r.job) if r.job else None,
+                "status": records.encode(r.status),
+                "endpoint": records.encode(r.endpoint) if r.endpoint else None,
             }
             for r in found.replicas
         ],

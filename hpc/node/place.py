@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import assets, process, state
+from hpc import assets, pids, state
 from hpc.engines import INHERITED, Place, weights
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def private_folder(base: Path = BASE) -> Iterator[Path]:
     sweep(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     try:
-        (folder / OWNER).write_text(process.identity(os.getpid()) or "", encoding="utf-8")
+        (folder / OWNER).write_text(pids.identity(os.getpid()) or "", encoding="utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +56,7 @@ def sweep(base: Path = BASE) -> None:
     for folder in base.glob(f"{PREFIX}*"):
         owner = _owner(folder)
         pid = owner.partition(" ")[0]
-        if pid.isdecimal() and process.identity(int(pid)) != owner:
+        if pid.isdecimal() and pids.identity(int(pid)) != owner:
             shutil.rmtree(folder, ignore_errors=True)
 
 

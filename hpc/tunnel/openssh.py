@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import process, relay
+from hpc import pids, process, relay
 from hpc.errors import CommandError
 from hpc.tunnel import failures, mux, pump, sshargv, terminal
 from hpc.tunnel.link import CONNECT_S
@@ -179,7 +179,7 @@ class OpenSSH:
             self._exit()
         self._leash.close()
         if self._pid is not None:
-            process.stop_pid(self._pid, marker=str(self._control), grace_s=2)
+            pids.stop_pid(self._pid, marker=str(self._control), grace_s=2)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ask(

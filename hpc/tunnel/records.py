@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpc import process, state
+from hpc import pids, state
 from hpc.errors import StateError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def living(root: Path) -> list[TunnelRecord]:
         record = state.read_record(path, TunnelRecord)
         if record is None:
             continue
-        if process.alive(record.pid, marker=""):
+        if pids.alive(record.pid, marker=""):
             found.append(record)
         else:
             drop(root, record.port)
@@ -87,7 +87,7 @@ def drop(root: Path, port: int) -> None:
 def holder(root: Path, port: int) -> str | None:
     """Name the connection of ours that holds a local port, or None."""
     record = state.read_record(_path(root, port), TunnelRecord)
-    if record is None or record.pid == os.getpid() or not process.alive(record.pid, marker=""):
+    if record is None or record.pid == os.getpid() or not pids.alive(record.pid, marker=""):
         return None
     return f"hpc-serve connect {record.login} (process {record.pid})"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[2]
 HEAD = """
 import dataclasses, functools, json, os, pathlib, subprocess, sys, time
-from hpc import jobs, slurm, state, submit
+from hpc import jobs, records, slurm, state, submit
 from hpc.errors import HpcServeError
 from hpc.model import JobHandle, Resources, ServiceSpec
 
@@ -52,7 +52,7 @@ def attempt(action, *args, **options):
         return [type(error).__name__, str(error)]
 
 def tell(value):
-    print(json.dumps(value, default=lambda x: getattr(x, "value", None) or state.encode(x)))
+    print(json.dumps(value, default=lambda x: getattr(x, "value", None) or records.encode(x)))
 """
 
 

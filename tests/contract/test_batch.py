@@ -18,16 +18,16 @@ from hpc import jobs, local, state
 from hpc.batch import cases, launch, outcome
 from hpc.batch.client import Target
 from hpc.batch.files import RealFiles
+from hpc.batch.model import BatchWorker
 from hpc.batch.worker import Worker
 from hpc.config import Site
 from hpc.errors import BatchError
-from hpc.model import BatchWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hpc.model import BatchSpec
+    from hpc.batch.model import BatchSpec
 
 
 @dataclass

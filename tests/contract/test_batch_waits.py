@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpc.model import BatchSpec
+    from hpc.batch.model import BatchSpec
 
 __all__ = ["engine", "submitted"]
 TRIES = 4

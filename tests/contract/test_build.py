@@ -16,7 +16,7 @@ import pytest
 from hpc import build
 from hpc.build import BuildImage
 from hpc.errors import CommandError, ConfigError, StateError
-from hpc.process import alive
+from hpc.pids import alive
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import httpx
 import pytest
 
-from hpc import process, state
+from hpc import pids, state
 from hpc.model import Endpoint, Phase, ServiceSpec
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def spec() -> ServiceSpec:
 
 def runs(pid: int) -> bool:
     """Tell whether a process runs; one that nobody has waited for does not."""
-    return process.identity(pid) is not None
+    return pids.identity(pid) is not None
 
 
 def until(holds: Callable[[], object], told: Callable[[], str], seconds: float = 60) -> None:
@@ -184,7 +184,7 @@ def start(tmp_path: Path, spec: ServiceSpec) -> Iterator[Callable[..., Node]]:
         node.process.kill()
         node.process.wait()
         for pid in family:
-            process.stop_pid(pid, marker=str(PROJECT), grace_s=0)
+            pids.stop_pid(pid, marker=str(PROJECT), grace_s=0)
 
 
 def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Node]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import process
+from hpc import pids, process
 from hpc.errors import CommandError, CommandTimeout
 
 if TYPE_CHECKING:
@@ -281,12 +281,12 @@ def test_stopping_ends_the_children_of_one_that_ended_before(tmp_path: Path) -> 
 
 
 def test_a_pid_is_ended_by_its_marker_only(sleeper: subprocess.Popen[bytes]) -> None:
-    assert process.stop_pid(sleeper.pid, marker="gateway_lite run")
+    assert pids.stop_pid(sleeper.pid, marker="gateway_lite run")
     time.sleep(0.1)
     assert sleeper.poll() is None
-    assert not process.alive(sleeper.pid, marker="gateway_lite run")
-    assert process.alive(sleeper.pid, marker="sleep 61.25")
-    assert process.stop_pid(sleeper.pid, marker="sleep 61.25")
+    assert not pids.alive(sleeper.pid, marker="gateway_lite run")
+    assert pids.alive(sleeper.pid, marker="sleep 61.25")
+    assert pids.stop_pid(sleeper.pid, marker="sleep 61.25")
     assert sleeper.wait(10) == -signal.SIGTERM
 
 
@@ -294,7 +294,7 @@ def test_a_pid_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     child = process.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
     try:
         read(tmp_path / "child")
-        assert process.stop_pid(child.pid, marker=str(tmp_path), grace_s=0.2)
+        assert pids.stop_pid(child.pid, marker=str(tmp_path), grace_s=0.2)
         assert child.wait(10) == -signal.SIGKILL
     finally:
         process.stop(child, grace_s=0)
@@ -303,22 +303,22 @@ def test_a_pid_that_does_not_listen_is_killed(tmp_path: Path) -> None:
 def test_a_pid_that_is_gone_is_gone() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert process.stop_pid(child.pid, marker="true")
-    assert not process.alive(child.pid, marker="")
+    assert pids.stop_pid(child.pid, marker="true")
+    assert not pids.alive(child.pid, marker="")
 
 
 def test_an_identity_stays_and_is_nobody_elses(sleeper: subprocess.Popen[bytes]) -> None:
-    ours = process.identity(os.getpid())
+    ours = pids.identity(os.getpid())
     assert ours is not None
-    assert ours == process.identity(os.getpid())
+    assert ours == pids.identity(os.getpid())
     assert ours.split()[0] == str(os.getpid())
-    assert process.identity(sleeper.pid) != ours
+    assert pids.identity(sleeper.pid) != ours
 
 
 def test_an_id_that_is_used_again_has_another_identity() -> None:
     """Two processes with one id, one after the other: each is first in a namespace of its own."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from hpc import process; "
-    code += "print(process.identity(1))"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hpc import pids; "
+    code += "print(pids.identity(1))"
     project = str(Path(__file__).parents[2])
     argv = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     argv += [sys.executable, "-c", code, project]
@@ -338,9 +338,9 @@ def test_who_has_ended_has_no_identity() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{child.pid}").exists()
-    assert process.identity(child.pid) is None
+    assert pids.identity(child.pid) is None
     child.wait()
-    assert process.identity(child.pid) is None
+    assert pids.identity(child.pid) is None
 
 
 def test_a_name_with_brackets_and_spaces_does_not_confuse(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_name_with_brackets_and_spaces_does_not_confuse(tmp_path: Path) -> Non
     link.symlink_to("/bin/sleep")
     child = process.spawn([str(link), "60"])
     try:
-        found = process.identity(child.pid)
+        found = pids.identity(child.pid)
         assert found is not None
         assert found.split()[2].isdecimal()
     finally:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from hpc.batch import answers, chunks, merge
 from hpc.batch.answers import Answer
+from hpc.batch.model import BatchSpec
 from hpc.errors import BatchError
-from hpc.model import BatchSpec
 
 FOLDER = Path("/batch")
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc.batch import history, plot
+from hpc.batch.model import BatchWorker
 from hpc.cli.batch_text import BARS, bars
 from hpc.errors import BatchError, ConfigError
-from hpc.model import BatchWorker
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ import pytest
 from gateway_lite.__main__ import _parser
 from hpc import config, errors
 from hpc.batch import ending
+from hpc.batch.model import BatchSpec
 from hpc.cli.main import COMMANDS, root
-from hpc.model import BatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

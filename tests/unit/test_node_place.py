@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import process
+from hpc import pids
 from hpc.model import Resources, ServiceSpec
 from hpc.node import place
 
@@ -50,7 +50,7 @@ def test_a_private_folder_is_ours_alone_and_goes(tmp_path: Path) -> None:
     with place.private_folder(tmp_path) as folder:
         assert folder.parent == tmp_path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert (folder / place.OWNER).read_text() == process.identity(os.getpid())
+        assert (folder / place.OWNER).read_text() == pids.identity(os.getpid())
         (folder / "deep").mkdir()
         (folder / "deep" / "file").touch()
     assert list(tmp_path.iterdir()) == []
@@ -68,7 +68,7 @@ def test_a_socket_in_it_is_short_enough_for_linux() -> None:
 
 
 def test_the_next_job_removes_what_a_dead_one_left(tmp_path: Path) -> None:
-    alive = process.identity(os.getpid())
+    alive = pids.identity(os.getpid())
     assert alive is not None
     dead = folder_of(tmp_path, alive.replace(str(os.getpid()), str(GONE), 1), "dead")
     reused = folder_of(tmp_path, alive.rpartition(" ")[0] + " 1", "reused")
@@ -80,7 +80,7 @@ def test_the_next_job_removes_what_a_dead_one_left(tmp_path: Path) -> None:
 
 def test_what_belongs_to_a_living_job_or_says_nothing_stays(tmp_path: Path) -> None:
     kept = [
-        folder_of(tmp_path, process.identity(os.getpid()), "alive"),
+        folder_of(tmp_path, pids.identity(os.getpid()), "alive"),
         folder_of(tmp_path, None, "young"),
         folder_of(tmp_path, "", "younger"),
         folder_of(tmp_path, "no process id", "odd"),

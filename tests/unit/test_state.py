@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import state
+from hpc import records, state
 from hpc.errors import StateError
 from hpc.model import Endpoint, GatewayRecord, JobHandle, Phase, Resources, ServiceSpec
 
@@ -211,7 +211,7 @@ def test_a_write_below_a_file_names_what_is_wrong(tmp_path: Path) -> None:
         "17",
         '"text"',
         "{}",
-        json.dumps(state.encode(ENDPOINT) | {"phase": "A_PHASE_OF_THE_FUTURE"}),
+        json.dumps(records.encode(ENDPOINT) | {"phase": "A_PHASE_OF_THE_FUTURE"}),
     ],
 )
 def test_a_record_that_is_partial_or_wrong_is_none(tmp_path: Path, text: str) -> None:
@@ -222,14 +222,14 @@ def test_a_record_that_is_partial_or_wrong_is_none(tmp_path: Path, text: str) ->
 
 def test_every_beginning_of_a_record_is_none(tmp_path: Path) -> None:
     path = tmp_path / "endpoint.json"
-    whole = json.dumps(state.encode(ENDPOINT))
+    whole = json.dumps(records.encode(ENDPOINT))
     for size in range(len(whole)):
         path.write_text(whole[:size])
         assert state.read_record(path, Endpoint) is None
 
 
 def test_a_newer_record_is_read_without_what_it_adds(tmp_path: Path) -> None:
-    newer = state.encode(SPEC) | {"schema": 9, "colour": "red"}
+    newer = records.encode(SPEC) | {"schema": 9, "colour": "red"}
     newer["resources"] |= {"tpus": 4}
     path = state.service_dir(tmp_path, "mistral") / "spec.json"
     state.write_text(path, json.dumps(newer))
@@ -240,7 +240,7 @@ def test_a_newer_record_is_read_without_what_it_adds(tmp_path: Path) -> None:
 
 
 def test_an_older_record_gets_the_defaults(tmp_path: Path) -> None:
-    older = state.encode(ENDPOINT)
+    older = records.encode(ENDPOINT)
     del older["slots"], older["phases"]
     state.write_text(tmp_path / "endpoint.json", json.dumps(older))
     found = state.read_record(tmp_path / "endpoint.json", Endpoint)

@@ -72,6 +72,14 @@ class Running:
         return self.process.wait(timeout)
 
 
+def workers(gateway: Running) -> list[int]:
+    """Return the processes below the gateway's own."""
+    pid = gateway.process.pid
+    with contextlib.suppress(OSError):
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
 @contextlib.contextmanager
 def _program(argv: list[str], log: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as out:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from hpc import access, clerks, jobs, keys, orders, process, state
+from hpc import access, clerks, jobs, keys, orders, pids, process, state
 from hpc.batch import attend, cases, clerk, launch, leftovers
 from hpc.cli.batch_text import waits
 from hpc.config import Site
@@ -64,7 +64,7 @@ def nobody_left(home: Path) -> Iterator[None]:
     """End what a test leaves: the clerk, and the workers of its batches."""
     yield
     for pid in clerk_of(home):
-        process.stop_pid(pid, marker="hpc.batch.clerk", grace_s=5)
+        pids.stop_pid(pid, marker="hpc.batch.clerk", grace_s=5)
     for batch in cases.ids(home):
         jobs.cancel(launch.handles(state.batch_dir(home, batch)))
 
@@ -505,7 +505,7 @@ def test_a_batch_whose_time_is_over_ends_with_what_it_has(home: Path, gateway: R
     path = next((home / "orders").glob(f"*/{made.id}/order.json"))
     wait_until(lambda: asks.batches.retrieve(made.id).request_counts.completed == 1, PATIENCE_S)  # type: ignore[union-attr]
     for pid in clerk_of(home):
-        process.stop_pid(pid, marker="hpc.batch.clerk", grace_s=20)
+        pids.stop_pid(pid, marker="hpc.batch.clerk", grace_s=20)
     clerks.rest(home, socket.gethostname())
     path.write_text(json.dumps({**json.loads(path.read_text()), "expires_at": int(time.time())}))
     done = until(asks, made.id)
@@ -527,7 +527,7 @@ def test_without_a_gateway_the_clerk_sends_the_workers_home_and_ends(
         assert engine.wait_for(lambda: len(engine.seen) > 10, PATIENCE_S)
         folder = state.batch_dir(home, cases.ids(home)[0])
         for pid in clerk_of(home):
-            process.stop_pid(pid, marker="hpc.batch.clerk", grace_s=20)
+            pids.stop_pid(pid, marker="hpc.batch.clerk", grace_s=20)
         front.process.kill()
         front.process.wait()
     state.drop_gateway(home, socket.gethostname())

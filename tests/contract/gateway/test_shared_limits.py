@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.ledger import Ledger, Shared
+from gateway_lite.ledger import NUMBERS, Ledger, Shared
+from gateway_lite.mapped import make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ WORKERS = 4
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "counts"
     with path.open("wb") as made:
-        Shared.make(made.fileno())
+        make(made.fileno(), NUMBERS)
     return path
 
 

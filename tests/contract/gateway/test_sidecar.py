@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from hpc import process
+from hpc import pids
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
     BODY,
@@ -189,11 +189,11 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path, unix: str) -> 
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     wait_until(ready.exists)
-    assert process.alive(child, marker="sidecar")
+    assert pids.alive(child, marker="sidecar")
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait(5)
     parent.stdout.close()
-    wait_until(lambda: not process.alive(child, marker="sidecar"), timeout=5)
+    wait_until(lambda: not pids.alive(child, marker="sidecar"), timeout=5)
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])

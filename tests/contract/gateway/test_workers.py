@@ -19,20 +19,12 @@ import pytest
 from hpc import keys, state, use
 from hpc.quota import KeyLimits
 from tests.contract.gateway.engines import Engine, serve
-from tests.contract.gateway.programs import BODY, Running, run_gateway, wait_until
+from tests.contract.gateway.programs import BODY, Running, run_gateway, wait_until, workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORKERS = 3
-
-
-def workers(gateway: Running) -> list[int]:
-    """Return the processes below the gateway's own."""
-    pid = gateway.process.pid
-    with contextlib.suppress(OSError):
-        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gateway_lite.account import WORKERS
+from gateway_lite.account import CELLS
 from gateway_lite.errors import ApiError
-from gateway_lite.ledger import SPARE, Ledger, Private, Shared
+from gateway_lite.ledger import KEYS, Ledger, Private, Shared
 from gateway_lite.limits import SAVE_S, Limits, duration
+from gateway_lite.mapped import WORKERS, make
 from hpc import use
 from hpc.errors import GatewayError, StateError
 from hpc.keys import ClientKey
@@ -54,18 +55,18 @@ def key(name: str = "00000001", **limits: int) -> ClientKey:
     )
 
 
-def shared(stack: ExitStack, keys: int = 0) -> Callable[[int], Store]:
+def shared(stack: ExitStack, keys: int = KEYS) -> Callable[[int], Store]:
     handle, path = tempfile.mkstemp()
     stack.callback(Path(path).unlink)
-    Shared.make(handle, keys)
+    make(handle, keys * CELLS)
     os.close(handle)
 
-    def make(worker: int) -> Store:
+    def opened(worker: int) -> Store:
         store = Shared(path, worker)
         stack.callback(store.close)
         return store
 
-    return make
+    return opened
 
 
 @pytest.fixture(params=["private", "shared"])
@@ -407,8 +408,8 @@ def test_a_record_that_is_none_stops_the_start(tmp_path: Path) -> None:
 
 def test_workers_share_one_count() -> None:
     with ExitStack() as stack:
-        make = shared(stack)
-        first, second = (Limits(Ledger(make(n), wall=Clock(NOON))) for n in (0, 1))
+        opened = shared(stack)
+        first, second = (Limits(Ledger(opened(n), wall=Clock(NOON))) for n in (0, 1))
         who = key(rpm=2, concurrency=2)
         held, _ = first.reserve(who, 5), second.reserve(who, 5)
         refused(first, who)
@@ -420,13 +421,13 @@ def test_workers_share_one_count() -> None:
 
 def test_the_places_of_a_worker_that_died_are_free_again() -> None:
     with ExitStack() as stack:
-        make = shared(stack)
-        dead, alive = Limits(Ledger(make(0))), Limits(Ledger(make(1)))
+        opened = shared(stack)
+        dead, alive = Limits(Ledger(opened(0))), Limits(Ledger(opened(1)))
         who = key(concurrency=3)
         for limits in (dead, dead, alive):
             limits.reserve(who, 5)
         refused(alive, who)
-        Ledger(make(0)).repair()
+        Ledger(opened(0)).repair()
 
         alive.reserve(who, 5)
         alive.reserve(who, 5)
@@ -435,15 +436,15 @@ def test_the_places_of_a_worker_that_died_are_free_again() -> None:
 
 def test_a_count_cut_off_by_a_kill_is_mended() -> None:
     with ExitStack() as stack:
-        make = shared(stack)
-        store = make(0)
+        opened = shared(stack)
+        store = opened(0)
         limits = Limits(Ledger(store))
         who = key(rpm=4, tpm=100)
         limits.reserve(who, 30)
         cells: Any = store.cells(who.id)
         cells[2] += 3
         cells[3] -= 20
-        Ledger(make(0)).repair()
+        Ledger(opened(0)).repair()
 
         assert b"remaining-requests: 2\r\n" in limits.reserve(who, 30).headers
         refused(limits, who, 41)
@@ -451,7 +452,7 @@ def test_a_count_cut_off_by_a_kill_is_mended() -> None:
 
 def test_a_shared_file_without_room_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with ExitStack() as stack:
-        store = shared(stack, 1 - SPARE)(0)
+        store = shared(stack, 1)(0)
         limits = Limits(Ledger(store))
         limits.reserve(key("0000000a", rpm=1), 1)
         with pytest.raises(ApiError, match="cannot count") as caught:
