@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from submitit.slurm.slurm import SlurmExecutor
 
-from hpc import submit
+from hpc import executors, submit
 from hpc.errors import ConfigError
 from hpc.model import Resources, ServiceSpec
 
@@ -18,7 +18,7 @@ SPEC = ServiceSpec("tiny", "llamacpp", "llama-server", "/m.gguf", resources=Reso
 
 def test_the_command_is_submitits_own(tmp_path: Path) -> None:
     folder = tmp_path / "it's a folder"
-    executor = submit._Slurm(folder, "ours", "", [])
+    executor = executors.Slurm(folder, "ours", "", [])
     theirs = SlurmExecutor._submitit_command_str.fget(executor)  # type: ignore[attr-defined]
     assert submit.task_command(folder) == theirs
 
