@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 from hpc import executors, submit
@@ -38,6 +39,15 @@ def test_a_job_that_serves_nothing_is_not_requeued(tmp_path: Path) -> None:
     text = submit.plain_script("build", Resources(), tmp_path, setup=["module load x"])
     assert "#SBATCH --no-requeue" in text
     assert "module load x" in text
+
+
+def test_an_array_names_its_logs_as_submitit_does(tmp_path: Path) -> None:
+    lines = submit.plain_script("batch", Resources(), tmp_path, count=3).splitlines()
+    theirs = JobPaths(tmp_path, job_id="7_2")
+    assert "#SBATCH --array=0-2" in lines
+    (output,) = (line.partition("=")[2] for line in lines if "--output" in line)
+    assert output.replace("%A", "7").replace("%a", "2") == str(theirs.stdout)
+    assert not any("--array" in line for line in submit.plain_script("b", Resources(), tmp_path))
 
 
 @pytest.mark.parametrize("name", ["100%j", "back\\slash"])
