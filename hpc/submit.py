@@ -84,7 +84,7 @@ def plain_script(
         count: how often it runs; an array where that is more than once.
 
     Raises:
-        ConfigError: a value cannot stand in a batch script.
+        ConfigError: a value cannot stand in a batch script, or a site's template knows no arrays.
     """
     several = count > 1
     stdout, stderr = log_patterns(folder, array=several)
@@ -97,7 +97,13 @@ def plain_script(
         array=f"0-{count - 1}" if several else None,
         requeue=requeue,
     )
-    return render.script("batch", job, resources, setup=setup, templates=templates)
+    text = render.script("batch", job, resources, setup=setup, templates=templates)
+    if job.array and render.directive("array", job.array) not in text.splitlines():
+        raise ConfigError(
+            f"the templates in {templates} leave out the array of a job that runs {count} times",
+            hint="add job.array to their directives, as our base.sbatch.j2 has it",
+        )
+    return text
 
 
 def task_command(folder: Path) -> str:

@@ -50,6 +50,13 @@ def test_an_array_names_its_logs_as_submitit_does(tmp_path: Path) -> None:
     assert not any("--array" in line for line in submit.plain_script("b", Resources(), tmp_path))
 
 
+def test_a_sites_template_without_arrays_is_no_way_to_submit_one(tmp_path: Path) -> None:
+    (tmp_path / "batch.sbatch.j2").write_text("#!/bin/sh\nexec {{ job.command }}\n")
+    assert "exec" in submit.plain_script("b", Resources(), tmp_path, templates=tmp_path)
+    with pytest.raises(ConfigError, match="leave out the array of a job that runs 3 times"):
+        submit.plain_script("b", Resources(), tmp_path, templates=tmp_path, count=3)
+
+
 @pytest.mark.parametrize("name", ["100%j", "back\\slash"])
 def test_a_folder_that_slurm_would_expand_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Slurm expands the"):
