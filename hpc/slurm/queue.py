@@ -33,7 +33,8 @@ _LIVELY = (
 )
 _NOWHERE = JobStatus(JobState.GONE, reason="neither the queue nor the accounting knows it")
 _DROPPED = JobStatus(
-    JobState.GONE, reason="its array is known without it: cancelled as it waited, or over for long"
+    JobState.GONE,
+    reason="Slurm dropped it from its array: cancelled as it waited, or over for long",
 )
 _JOB_ID = re.compile(r"[1-9]\d*([_+]\d+)?")
 _ALREADY_OVER = re.compile(r"Invalid job id|already completing or completed", re.IGNORECASE)

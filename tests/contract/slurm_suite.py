@@ -201,7 +201,7 @@ tell([list({one.state for one in even}), list({one.state for one in odd}), odd[0
 """
     )
     assert (even, odd) == (["PENDING"], ["GONE"])
-    assert reason.startswith("its array is known without it")
+    assert reason.startswith("Slurm dropped it from its array")
 
 
 def test_drain_takes_elements_that_wait_and_asks_those_that_run(slurm: Cluster) -> None:
