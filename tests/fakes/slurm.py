@@ -471,7 +471,8 @@ def _end(fake: FakeSlurm, alive: list[dict[str, Any]], job: dict[str, Any], name
         return
     if job["state"] == "PENDING":
         time.sleep(60)  # "Job is in transitional state, retrying"
-    os.kill(job["pid"], getattr(signal, f"SIG{name}"))
+    if job["pid"]:
+        os.kill(job["pid"], getattr(signal, f"SIG{name}"))
     array, _, index = job["shown"].partition("_")
     if index and any(other["state"] == "PENDING" for other in _named(alive, array)):
         time.sleep(60)  # the same, though the signal was sent
