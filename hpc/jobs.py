@@ -67,7 +67,7 @@ def submit_replica(
             minutes=spec.resources.time_min,
             restarts=spec.max_restarts,
             hide=slurm.options(os.environ),
-        )
+        )[0]
     gpus = local.pick_gpus(spec.resources.gpus, replica, os.environ)
     return _submit_here(
         task,
@@ -91,12 +91,43 @@ def submit_callable(  # noqa: PLR0913 - what a scheduler is told
     site: Site | None = None,
     restarts: int = 0,
     grace_s: int = 90,
-    number: int = 0,
 ) -> JobHandle:
     """Submit a job that serves nothing, such as the build of an image.
 
+    The arguments and errors are those of ``submit_several``.
+    """
+    return submit_several(
+        task,
+        1,
+        name=name,
+        resources=resources,
+        root=root,
+        setup=setup,
+        cluster=cluster,
+        site=site,
+        restarts=restarts,
+        grace_s=grace_s,
+    )[0]
+
+
+def submit_several(  # noqa: PLR0913 - what a scheduler is told
+    task: Callable[[], Any],
+    count: int,
+    *,
+    name: str,
+    resources: Resources,
+    root: Path,
+    setup: Sequence[str] = (),
+    cluster: Cluster = "slurm",
+    site: Site | None = None,
+    restarts: int = 0,
+    grace_s: int = 90,
+) -> list[JobHandle]:
+    """Submit a task so many times, or not at all; on Slurm as one array.
+
     Args:
         task: picklable by reference.
+        count: 1 or more.
         name: of the job and its folder.
         resources: what it asks for.
         root: state directory.
@@ -105,7 +136,6 @@ def submit_callable(  # noqa: PLR0913 - what a scheduler is told
         site: names templates that win over ours.
         restarts: requeues at walltime; 0 also forbids Slurm to start it again.
         grace_s: seconds before the walltime at which it is told.
-        number: which of several that want GPUs of their own on one machine.
 
     Raises:
         SubmitError: it was refused; nothing is left of the attempt.
@@ -126,15 +156,32 @@ def submit_callable(  # noqa: PLR0913 - what a scheduler is told
                 templates=site.templates if site else None,
                 signal_s=grace_s,
                 requeue=restarts > 0,
+                count=count,
             ),
             minutes=resources.time_min,
             restarts=restarts,
             hide=slurm.options(os.environ),
+            count=count,
         )
-    gpus = local.pick_gpus(resources.gpus, number, os.environ)
-    return _submit_here(
-        task, folder, resources, setup=setup, gpus=gpus, grace_s=grace_s, restarts=restarts
-    )
+    made: list[JobHandle] = []
+    try:
+        for number in range(count):
+            gpus = local.pick_gpus(resources.gpus, number, os.environ)
+            made.append(
+                _submit_here(
+                    task,
+                    folder,
+                    resources,
+                    setup=setup,
+                    gpus=gpus,
+                    grace_s=grace_s,
+                    restarts=restarts,
+                )
+            )
+    except BaseException:
+        cancel(made)
+        raise
+    return made
 
 
 def _submit_here(
@@ -147,7 +194,7 @@ def _submit_here(
     grace_s: int = 30,
     restarts: int = 0,
 ) -> JobHandle:
-    from hpc import submit  # noqa: PLC0415
+    from hpc import executors, submit  # noqa: PLC0415
 
     minutes = resources.time_min or submit.ENDLESS_MIN
 
@@ -155,7 +202,7 @@ def _submit_here(
         return local.start(
             folder,
             command,
-            env=slurm.without_options(os.environ) | submit.safe_path(),
+            env=slurm.without_options(os.environ) | executors.safe_path(),
             devices=gpus,
             minutes=minutes,
             grace_s=grace_s,

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
-from submitit.local.local import LocalExecutor, LocalJob
-from submitit.slurm.slurm import SlurmExecutor
 
-import hpc
-from hpc import render, state
+from hpc import executors, render, state
 from hpc.errors import ConfigError, SubmitError
 from hpc.model import JobHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from submitit.local.local import LocalExecutor
+    from submitit.slurm.slurm import SlurmExecutor
 
     from hpc.model import Resources, ServiceSpec
 
@@ -33,6 +33,7 @@ ENDLESS_MIN = 10 * 365 * 24 * 60
 
 _PREFIX = re.compile(r"^(sbatch: )?((error|fatal): )?")
 _FAILED = "Batch job submission failed: "
+_TOO_MANY = "the site's MaxArraySize limits how many are submitted at once (scontrol show config)"
 
 
 def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | None = None) -> str:
@@ -68,6 +69,7 @@ def plain_script(
     templates: Path | None = None,
     signal_s: int = 90,
     requeue: bool = False,
+    count: int = 1,
 ) -> str:
     """Return the batch script of a job that serves nothing, such as an image build.
 
@@ -79,20 +81,29 @@ def plain_script(
         templates: a folder whose templates win over ours.
         signal_s: seconds before the walltime at which it is told.
         requeue: whether Slurm may start it again.
+        count: how often it runs; an array where that is more than once.
 
     Raises:
-        ConfigError: a value cannot stand in a batch script.
+        ConfigError: a value cannot stand in a batch script, or a site's template knows no arrays.
     """
-    stdout, stderr = log_patterns(folder)
+    several = count > 1
+    stdout, stderr = log_patterns(folder, array=several)
     job = render.SbatchJob(
         command=task_command(folder),
         stdout=stdout,
         stderr=stderr,
         job_name=f"hpc-serve-{name}",
         signal_s=signal_s,
+        array=f"0-{count - 1}" if several else None,
         requeue=requeue,
     )
-    return render.script("batch", job, resources, setup=setup, templates=templates)
+    text = render.script("batch", job, resources, setup=setup, templates=templates)
+    if job.array and render.directive("array", job.array) not in text.splitlines():
+        raise ConfigError(
+            f"the templates in {templates} leave out the array of a job that runs {count} times",
+            hint="add job.array to their directives, as our base.sbatch.j2 has it",
+        )
+    return text
 
 
 def task_command(folder: Path) -> str:
@@ -100,8 +111,8 @@ def task_command(folder: Path) -> str:
     return f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
 
 
-def log_patterns(folder: Path) -> tuple[str, str]:
-    """Return where a job's outputs go, as sbatch file name patterns.
+def log_patterns(folder: Path, *, array: bool = False) -> tuple[str, str]:
+    """Return where the outputs of a job, or of an array's, go, as sbatch file name patterns.
 
     Raises:
         ConfigError: the folder has a character in its path that is special in a pattern.
@@ -111,7 +122,7 @@ def log_patterns(folder: Path) -> tuple[str, str]:
             raise ConfigError(
                 f"jobs cannot write to {folder}: Slurm expands the {mark} in its path"
             )
-    paths = JobPaths(folder)
+    paths = JobPaths(folder, "%A_%a" if array else None)
     return str(paths.stdout).replace("%t", "0"), str(paths.stderr).replace("%t", "0")
 
 
@@ -123,8 +134,9 @@ def to_slurm(
     minutes: int | None,
     restarts: int = 0,
     hide: Iterable[str] = (),
-) -> JobHandle:
-    """Submit a task to Slurm.
+    count: int = 1,
+) -> list[JobHandle]:
+    """Submit a task to Slurm, all of it with one sbatch.
 
     Args:
         task: picklable by reference, since the job's Python imports it.
@@ -133,6 +145,10 @@ def to_slurm(
         minutes: its walltime; 0 is UNLIMITED, None the partition's default.
         restarts: requeues at walltime.
         hide: variables of ours that sbatch must not see.
+        count: how often it runs, as the text says too.
+
+    Returns:
+        A job, or the elements of an array, whose ids are ``ARRAY_INDEX``.
 
     Raises:
         SubmitError: Slurm refused; nothing is left of the attempt.
@@ -140,10 +156,10 @@ def to_slurm(
     # Without a known walltime every USR2 counts as one, so that restarts stay limited.
     limit = {None: 0, 0: ENDLESS_MIN}.get(minutes, minutes)
     with _staging(folder) as staging:
-        executor = _Slurm(staging, task_command(folder), text, list(hide))
+        executor = executors.Slurm(staging, task_command(folder), text, list(hide))
         executor.max_num_timeout = restarts
         executor.parameters["time"] = limit
-        return _submit(executor, task, folder, "slurm")
+        return _submit(executor, [task] * count, folder, "slurm")
 
 
 def to_local(
@@ -168,75 +184,36 @@ def to_local(
         CommandError: the controller did not start.
     """
     with _staging(folder) as staging:
-        executor = _Local(staging, task_command(folder), start)
+        executor = executors.Local(staging, task_command(folder), start)
         executor.max_num_timeout = restarts
         executor.parameters["timeout_min"] = minutes or ENDLESS_MIN
-        return _submit(executor, task, folder, "local")
-
-
-class _Slurm(SlurmExecutor):
-    """Submitit's executor with our text; its files lie in a folder that we move or remove."""
-
-    def __init__(self, staging: Path, command: str, text: str, hide: Sequence[str]) -> None:
-        super().__init__(staging)
-        self._command = command
-        self._text = text
-        self._hide = hide
-
-    @classmethod
-    def affinity(cls) -> int:
-        """Count as available: our scripts need no srun, which submitit looks for."""
-        return 2
-
-    @property
-    def _submitit_command_str(self) -> str:
-        return self._command
-
-    def _make_submission_file_text(self, command: str, uid: str) -> str:
-        del command, uid
-        return self._text
-
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        hidden = [word for name in self._hide for word in ("-u", name)]
-        extra = [f"{name}={value}" for name, value in safe_path().items()]
-        return ["env", *hidden, *extra, "sbatch", str(submission_file_path)]
-
-
-class _Local(LocalExecutor):
-    """Submitit's executor with a controller that outlives our terminal."""
-
-    def __init__(self, staging: Path, command: str, start: Callable[[str], int]) -> None:
-        super().__init__(staging)
-        self._command = command
-        self._start = start
-
-    @property
-    def _submitit_command_str(self) -> str:
-        return self._command
-
-    def _submit_command(self, command: str) -> LocalJob[Any]:
-        return LocalJob(folder=self.folder, job_id=str(self._start(command)))
+        return _submit(executor, [task], folder, "local")[0]
 
 
 def _submit(
-    executor: SlurmExecutor | LocalExecutor, task: Callable[[], Any], folder: Path, cluster: Cluster
-) -> JobHandle:
+    executor: SlurmExecutor | LocalExecutor,
+    tasks: Sequence[Callable[[], Any]],
+    folder: Path,
+    cluster: Cluster,
+) -> list[JobHandle]:
     told = io.StringIO()
     submitted_at = time.time()
     try:
         with contextlib.redirect_stderr(told):
-            job = executor.submit(task)
+            made = executor.submit_array(tasks)
     except FailedJobError as error:
-        raise SubmitError(f"Slurm refused the job: {_refusal(str(error))}") from error
+        hint = _TOO_MANY if "job array" in str(error) else None
+        raise SubmitError(f"Slurm refused the job: {_refusal(str(error))}", hint=hint) from error
     except FailedSubmissionError as error:
         first = str(error).splitlines()[0]
         raise SubmitError(f"sbatch gave no job id: {first}") from error
     except OSError as error:
         raise SubmitError(f"cannot submit from {folder}: {error.strerror or error}") from error
-    for path in (job.paths.submission_file, job.paths.submitted_pickle):
-        if path.exists():
-            path.rename(folder / path.name)
-    return JobHandle(job.job_id, cluster, str(folder), submitted_at)
+    for job in made:
+        for path in (job.paths.submission_file, job.paths.submitted_pickle):
+            if path.exists():  # the elements of an array share a script
+                path.rename(folder / path.name)
+    return [JobHandle(job.job_id, cluster, str(folder), submitted_at) for job in made]
 
 
 @contextlib.contextmanager
@@ -266,12 +243,3 @@ def _refusal(stderr: str) -> str:
     else:
         told = "; ".join(special or general[-1:])
     return told[:1].lower() + told[1:] if told[1:2].islower() else told
-
-
-def safe_path() -> dict[str, str]:
-    """Return what keeps modules of the user's folder out of a job's Python (3.11 and newer).
-
-    Nothing where we ourselves come from that folder.
-    """
-    ours = Path(hpc.__file__).resolve().parent.parent
-    return {} if ours == Path.cwd() else {"PYTHONSAFEPATH": "1"}

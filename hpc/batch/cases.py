@@ -178,6 +178,8 @@ def scale(
     alive = _alive(folder)
     if len(alive) <= workers:
         return resume(root, batch, workers=workers, cluster=cluster, site=site, elsewhere=elsewhere)
+    # Those that wait go first. And while elements of an array wait, scancel (Slurm 22.05) takes a
+    # signal to another of them for refused and tries for a minute, though it was sent.
     jobs.drain(alive[workers:])
     return workers - len(alive)
 
@@ -225,9 +227,11 @@ def _alive(folder: Path) -> list[JobHandle]:
 
 
 def _jobs_in(folder: Path, states: Container[JobState]) -> list[JobHandle]:
+    """Return jobs in these states, those that run first."""
     found = launch.handles(folder)
-    statuses = jobs.statuses(found)
-    return [handle for handle in found if statuses[handle.job_id].state in states]
+    states_of = {job_id: one.state for job_id, one in jobs.statuses(found).items()}
+    among = [handle for handle in found if states_of[handle.job_id] in states]
+    return sorted(among, key=lambda handle: states_of[handle.job_id] is not JobState.RUNNING)
 
 
 def _wait_ended(folder: Path) -> None:

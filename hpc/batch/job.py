@@ -109,9 +109,7 @@ class _Life:
         global _current  # noqa: PLW0603 - submitit calls checkpoint() on a copy of the job
         self.folder, self.spec, self.private, self.program = folder, spec, private, program
         self.files, self.gpus = RealFiles(), gpus
-        self.job_id = os.environ.get("SLURM_JOB_ID") or os.environ.get(
-            "SUBMITIT_LOCAL_JOB_ID", str(os.getpid())
-        )
+        self.job_id = place.job_id(os.environ) or str(os.getpid())
         self.name = f"{self.job_id}-{secrets.token_hex(4)}"
         self.key = secrets.token_urlsafe(state.SECRET_BYTES)
         self.engine: server.Running | None = None

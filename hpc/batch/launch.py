@@ -182,12 +182,12 @@ def submit_workers(
     extra: Mapping[str, str],
     elsewhere: Elsewhere = lambda resources: resources,
 ) -> list[JobHandle]:
-    """Submit so many workers of a batch.
+    """Submit so many workers of a batch, or none; on Slurm as one array.
 
     Args:
         root: state directory.
         spec: the batch.
-        count: how many.
+        count: how many; 0 submits nothing.
         cluster: where jobs run; None finds out.
         site: names the container program and templates.
         extra: further sbatch options.
@@ -196,27 +196,31 @@ def submit_workers(
     Raises:
         SchedulerError: a job was refused.
     """
+    if count == 0:
+        return []
     folder = state.batch_dir(root, spec.id)
     engine = state.read_record(folder / "engine.json", ServiceSpec)
     resources = elsewhere(engine.resources) if engine else Resources()
     # A gateway listens on this machine: those who ask it run here too.
     where = (cluster or jobs.default_cluster()) if engine else "local"
-    made = []
-    for number in range(count):
-        handle = jobs.submit_callable(
-            RunBatch(str(root), spec.id, site.apptainer, resources.gpus),
-            name=f"batch-{spec.id}",
-            resources=replace(resources, extra={**resources.extra, **extra}),
-            root=root,
-            setup=engine.setup if engine else (),
-            cluster=where,
-            site=site,
-            restarts=RESTARTS,
-            grace_s=GRACE_S,
-            number=number,
-        )
-        state.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
-        made.append(handle)
+    made = jobs.submit_several(
+        RunBatch(str(root), spec.id, site.apptainer, resources.gpus),
+        count,
+        name=f"batch-{spec.id}",
+        resources=replace(resources, extra={**resources.extra, **extra}),
+        root=root,
+        setup=engine.setup if engine else (),
+        cluster=where,
+        site=site,
+        restarts=RESTARTS,
+        grace_s=GRACE_S,
+    )
+    try:
+        for handle in made:
+            state.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
+    except BaseException:
+        jobs.cancel(made)  # a job that nobody wrote down could not be found again
+        raise
     return made
 
 

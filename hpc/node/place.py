@@ -101,6 +101,17 @@ def devices(env: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(device for device in named.split(",") if device)
 
 
+def job_id(env: Mapping[str, str]) -> str:
+    """Return the id of the job's handle; "" where this is no job.
+
+    An element of an array has ``SLURM_JOB_ID`` too, another number, by which nobody else knows it.
+    """
+    array, index = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
+    if array and index:
+        return f"{array}_{index}"
+    return env.get("SLURM_JOB_ID") or env.get("SUBMITIT_LOCAL_JOB_ID", "")
+
+
 def node_name(env: Mapping[str, str]) -> str:
     """Return this machine's short name, as the cluster's other machines resolve it.
 

@@ -119,7 +119,7 @@ class _Life:
             host=place.node_name(os.environ) if on_slurm else "127.0.0.1",
             port=0,
             phase=Phase.STARTING,
-            job_id=os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", ""),
+            job_id=place.job_id(os.environ),
             ends_at=self.ends_at,
             beat_at=self.started_at,
         )

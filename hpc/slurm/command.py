@@ -45,12 +45,14 @@ def run(
 ) -> process.Result:
     """Run a Slurm program with times in UTC and messages in English; exact is of process.run.
 
+    squeue cuts an array's list of waiting elements after 64 characters unless it is told not to.
+
     Raises:
         CommandError: it is not installed or failed; the message is Slurm's own.
         CommandTimeout: it did not answer in time.
     """
     env = without_options(os.environ)
-    env |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
+    env |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
     result = process.run(argv, timeout_s=timeout_s, env=env, stdin=stdin, check=False, exact=exact)
     if result.returncode != 0:
         raise CommandError(

@@ -14,7 +14,7 @@ from hpc.slurm.command import run, said, unanswered
 from hpc.slurm.states import array_elements, status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 QUEUE_FIELDS = ("JobArrayID", "State", "StartTime", "EndTime", "NodeList", "exit_code", "Reason")
 ACCOUNTING_FIELDS = ("JobID", "State", "Start", "End", "NodeList", "ExitCode")
@@ -30,6 +30,11 @@ _LIVELY = (
     JobState.FAILED,
     JobState.DONE,
     JobState.GONE,
+)
+_NOWHERE = JobStatus(JobState.GONE, reason="neither the queue nor the accounting knows it")
+_DROPPED = JobStatus(
+    JobState.GONE,
+    reason="Slurm dropped it from its array: cancelled as it waited, or over for long",
 )
 _JOB_ID = re.compile(r"[1-9]\d*([_+]\d+)?")
 _ALREADY_OVER = re.compile(r"Invalid job id|already completing or completed", re.IGNORECASE)
@@ -55,8 +60,15 @@ def statuses(job_ids: Sequence[str]) -> dict[str, JobStatus]:
         return dict.fromkeys(wanted, silence)
     left = [job_id for job_id in wanted if job_id not in found]
     past = _accounting([job_id for job_id in left if _JOB_ID.fullmatch(job_id)])
-    nowhere = JobStatus(JobState.GONE, reason="neither the queue nor the accounting knows it")
-    return {job_id: found.get(job_id) or past.get(job_id, nowhere) for job_id in wanted}
+    return {
+        job_id: found.get(job_id) or past.get(job_id) or _missing(job_id, found)
+        for job_id in wanted
+    }
+
+
+def _missing(job_id: str, found: Mapping[str, JobStatus]) -> JobStatus:
+    """Slurm forgets an element that is cancelled before it starts, whatever becomes of others."""
+    return _DROPPED if job_id.partition("_")[0] in found else _NOWHERE
 
 
 def just_submitted(answer: JobStatus, submitted_at: float, *, now: float | None = None) -> bool:
@@ -68,7 +80,7 @@ def just_submitted(answer: JobStatus, submitted_at: float, *, now: float | None 
         now: Unix time in seconds; None is the present.
     """
     age = (time.time() if now is None else now) - submitted_at
-    return answer.state is JobState.GONE and age < APPEARS_S
+    return answer.state is JobState.GONE and answer != _DROPPED and age < APPEARS_S
 
 
 def drain(job_ids: Sequence[str]) -> None:

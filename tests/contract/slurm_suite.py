@@ -109,7 +109,7 @@ def test_the_signal_before_the_walltime_requeues_a_checkpointed_job(slurm: Clust
 from submitit.helpers import FunctionSequence
 task = FunctionSequence(verbose=True)
 task.add(time.sleep, 60)
-h = submit.to_slurm(task, folder=root / 'jobs' / 'again', minutes=10, restarts=1,
+(h,) = submit.to_slurm(task, folder=root / 'jobs' / 'again', minutes=10, restarts=1,
     text=submit.plain_script('again', Resources(mem_mb=100), root / 'jobs' / 'again')
     .replace('--no-requeue', '--requeue'))
 until(h, 'RUNNING')
@@ -125,6 +125,115 @@ tell([found, log])
     assert state in {"PENDING", "RUNNING", "ENDING"}
     assert "Calling checkpoint method" in log
     assert "Requeued job" in log
+
+
+TASK = """
+from submitit.helpers import FunctionSequence
+task = FunctionSequence(verbose=True)
+task.add(time.sleep, 60)
+def several(task, count, name="several", **asked):
+    asked = {"cpus": 1, "mem_mb": 100, "time_min": 10} | asked
+    return jobs.submit_several(task, count, name=name, resources=Resources(**asked), root=root,
+        restarts=1)
+def states(handles):
+    return [found.state.value for found in jobs.statuses(handles).values()]
+def log(handle):
+    return ''.join(path.read_text() for path in jobs.logs(handle) if path.exists())
+def begun(handles):
+    return [log(handle).count('Starting from') for handle in handles]
+def wait(holds):
+    deadline = time.monotonic() + 30
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.2)
+"""
+
+
+def test_an_array_is_one_submission_and_each_element_a_job(slurm: Cluster) -> None:
+    ids, names, found, told = slurm.python(
+        TASK
+        + """
+made = several(functools.partial(os.getenv, 'SLURM_ARRAY_TASK_ID'), 3, f'three{os.getpid()}')
+wait(lambda: states(made) == ['DONE'] * 3)
+from submitit.slurm.slurm import SlurmJob
+told = [SlurmJob(h.folder, h.job_id).result() for h in made]
+tell([[h.job_id for h in made], sorted(os.listdir(made[0].folder)), states(made), told])
+"""
+    )
+    array = ids[0].partition("_")[0]
+    assert ids == [f"{array}_{n}" for n in range(3)]
+    assert (found, told) == (["DONE"] * 3, ["0", "1", "2"])
+    ends = ["0_log.err", "0_log.out", "0_result.pkl", "submitted.pkl"]
+    assert names == sorted([f"{array}_submission.sh", *(f"{n}_{end}" for n in ids for end in ends)])
+
+
+def test_one_element_is_cancelled_and_one_requeued(slurm: Cluster) -> None:
+    """The last one, which Slurm knows by the number of its array too."""
+    begun, after, reason, log = slurm.python(
+        TASK
+        + """
+made = several(task, 3, f'hurt{os.getpid()}')
+wait(lambda: begun(made) == [1] * 3)
+jobs.cancel(made[:1])
+subprocess.run(['scancel', '--signal=USR2', '--batch', made[2].job_id], check=True)
+wait(lambda: 'Requeued job' in log(made[2]) and states(made)[0] == 'FAILED')
+tell([begun(made), states(made), jobs.statuses(made)[made[0].job_id].reason, log(made[2])])
+jobs.cancel(made)
+"""
+    )
+    assert begun[:2] == [1, 1]
+    assert after[:2] == ["FAILED", "RUNNING"]
+    assert after[2] in {"PENDING", "RUNNING", "ENDING"}
+    assert reason.startswith("cancelled")
+    assert "Requeued job" in log
+
+
+def test_a_long_list_of_elements_that_wait_is_read_to_its_end(slurm: Cluster) -> None:
+    """Slurm forgets elements cancelled as they wait; that is not "not there yet"."""
+    even, odd, reason = slurm.python(
+        TASK
+        + """
+made = several(task, 60, extra={'hold': ''})
+slurm.cancel([h.job_id for h in made[1::2]])
+found = jobs.statuses(made)
+jobs.cancel(made)
+even, odd = ([found[h.job_id] for h in made[n::2]] for n in (0, 1))
+tell([list({one.state for one in even}), list({one.state for one in odd}), odd[0].reason])
+"""
+    )
+    assert (even, odd) == (["PENDING"], ["GONE"])
+    assert reason.startswith("Slurm dropped it from its array")
+
+
+def test_drain_takes_elements_that_wait_and_asks_those_that_run(slurm: Cluster) -> None:
+    took, found, log = slurm.python(
+        TASK
+        + """
+made = several(task, 12)
+wait(lambda: begun(made)[0] == 1)
+began = time.monotonic()
+jobs.drain(made)
+took = time.monotonic() - began
+wait(lambda: 'SIGTERM' in log(made[0]))
+tell([took, states(made), log(made[0])])
+jobs.cancel(made)
+"""
+    )
+    assert took < 5
+    assert "PENDING" not in found
+    assert found[0] == "RUNNING"
+    assert "Bypassing signal SIGTERM" in log
+
+
+def test_a_refused_array_leaves_nothing(slurm: Cluster) -> None:
+    fault, left = slurm.python(
+        TASK
+        + """
+fault = attempt(several, task, 2000, 'many')
+tell([fault, os.listdir(root / 'jobs' / 'many')])
+"""
+    )
+    assert fault == ["SubmitError", "Slurm refused the job: invalid job array specification"]
+    assert left == []
 
 
 @pytest.mark.parametrize("kind", ["down", "silent"])

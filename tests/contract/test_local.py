@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hpc import jobs, local
-from hpc.errors import SchedulerError
+from hpc.errors import SchedulerError, SubmitError
 from hpc.model import JobHandle, JobState, JobStatus, Resources
 from tests.contract.local_tasks import Again, Drain, Fail, Show, Stubborn
 
@@ -66,6 +67,22 @@ def read(path: Path) -> str:
         assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.02)
     return path.read_text()
+
+
+def test_several_jobs_run_or_none(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third finds no GPU of its own, so that the two before it are ended."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    task, gpu = functools.partial(time.sleep, 60), Resources(gpus=1)
+    with pytest.raises(SubmitError, match="GPU"):
+        jobs.submit_several(
+            task, 3, name="several", resources=gpu, root=machine.root, cluster="local"
+        )
+    begun = [path.name.partition("_")[0] for path in machine.root.rglob("*_submitted.pkl")]
+    folder = str(machine.root / "jobs" / "several")
+    left = [JobHandle(job_id, "local", folder) for job_id in begun]
+    states = [answer.state for answer in jobs.statuses(left).values()]
+    assert len(states) == 2
+    assert not set(states) & {JobState.PENDING, JobState.RUNNING}
 
 
 def test_a_job_runs_and_is_done(machine: Machine, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_records_stay_until_the_jobs_are_over(
     """A stopped keeper is a job that Slurm was told to end, and that does not."""
     monkeypatch.setattr(service, "STOP_PATIENCE_S", 1.0)
     submit(root, HELD)
+    fake.change("2", state="COMPLETING")
     with frozen(fake, "2"), pytest.raises(SchedulerError) as caught:
         service.stop(root, "tiny")
     assert str(caught.value) == "jobs 2 of 'tiny' have not ended; its records stay"

@@ -19,6 +19,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,9 @@ SETTINGS: dict[str, Any] = {
         "gpu": "gpu|up|infinite|n/a|2|64|512000|gpu:h100:2(S:0-1)",
     },
 }
+MAX_ARRAY = 1001
+BITSTR = 64
+"""Characters of an array's waiting elements that squeue shows where SLURM_BITSTR_LEN is not set."""
 LIMIT = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 DOWN = "Unable to contact slurm controller (connect failure)"
 
@@ -92,7 +96,7 @@ class FakeSlurm:
         return [argv[1:] for argv in map(json.loads, lines) if argv[0] == program]
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """Return the record of one job."""
+        """Return the record of one job; an element of an array has a number of its own."""
         record: dict[str, Any] = json.loads((self.folder / "jobs" / f"{job_id}.json").read_text())
         return record
 
@@ -166,43 +170,68 @@ def sbatch(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
         _fail(f"{refuse} Invalid partition name specified")
     if not re.fullmatch(r"[\d:-]+|UNLIMITED", options.get("time", "1")):
         _fail("sbatch: error: Invalid --time specification", 255)
+    count = _elements(options["array"]) if "array" in options else 1
+    if not 0 < count <= MAX_ARRAY:
+        _fail(f"{refuse} Invalid job array specification")
     with _locked(fake.folder):
-        if sum(job["state"] not in OVER for job in fake.jobs()) >= settings["max_submit"]:
+        alive = sum(job["state"] not in OVER for job in fake.jobs())
+        if alive + count > settings["max_submit"]:
             sys.stderr.write("sbatch: error: AssocMaxSubmitJobLimit\n")
             _fail(f"{refuse} {LIMIT}")
-        job_id = str(1 + max((int(job["id"]) for job in fake.jobs()), default=0))
-        (fake.folder / "jobs" / f"{job_id}.sh").write_text(text)
-        record = {
-            "id": job_id,
-            "name": options["job-name"],
-            "state": "PENDING",
-            "reason": "Priority",
-            "start": None,
-            "end": None,
-            "code": 0,
-            "cwd": str(Path.cwd()),
-            "minutes": _minutes(options.get("time", "60")),
-            "signal_s": int(options["signal"].partition("@")[2]) if "signal" in options else None,
-            "stdout": options["output"].replace("%j", job_id),
-            "stderr": options.get("error", options["output"]).replace("%j", job_id),
-            "environment": dict(os.environ),
-            "held": "hold" in options,
-            "begin": _moment(options["begin"]) if "begin" in options else 0,
-            "cancelled": False,
-            "requeue": False,
-            "pid": 0,
-            "keeper": 0,
-        }
-        _replace(fake.folder / "jobs" / f"{job_id}.json", record)
+        first = 1 + max((int(job["id"]) for job in fake.jobs()), default=0)
+        # As in a real one, the last element to start has the number of the array.
+        numbers = [*range(first + 1, first + count), first]
+        shown = [f"{first}_{n}" for n in range(count)] if "array" in options else [str(first)]
+        for number, name in zip(numbers, shown, strict=True):
+            (fake.folder / "jobs" / f"{number}.sh").write_text(text)
+            _replace(fake.folder / "jobs" / f"{number}.json", _record(str(number), name, options))
     keeper = subprocess.Popen(
-        [sys.executable, __file__, "keep", job_id],
+        [sys.executable, __file__, "keep", *map(str, numbers)],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    fake.change(job_id, keeper=keeper.pid)
-    sys.stdout.write(f"Submitted batch job {job_id}\n")
+    for number in numbers:
+        fake.change(str(number), keeper=keeper.pid)
+    sys.stdout.write(f"Submitted batch job {first}\n")
+
+
+def _elements(array: str) -> int:
+    """Return how many jobs an option stands for; other forms than 0-N are not known."""
+    found = re.fullmatch(r"0-(\d+)", array)
+    return int(found[1]) + 1 if found else 0
+
+
+def _record(job_id: str, shown: str, options: dict[str, str]) -> dict[str, Any]:
+    array, _, index = shown.partition("_")
+    named = {"%j": job_id, "%A": array, "%a": index}
+    paths = [options["output"], options.get("error", options["output"])]
+    for mark, value in named.items():
+        paths = [path.replace(mark, value) for path in paths]
+    return {
+        "id": job_id,
+        "shown": shown,
+        "name": options["job-name"],
+        "state": "PENDING",
+        "reason": "JobHeldUser" if "hold" in options else "Priority",
+        "start": None,
+        "ran": False,
+        "end": None,
+        "code": 0,
+        "cwd": str(Path.cwd()),
+        "minutes": _minutes(options.get("time", "60")),
+        "signal_s": int(options["signal"].partition("@")[2]) if "signal" in options else None,
+        "stdout": paths[0],
+        "stderr": paths[1],
+        "environment": dict(os.environ),
+        "held": "hold" in options,
+        "begin": _moment(options["begin"]) if "begin" in options else 0,
+        "cancelled": False,
+        "requeue": False,
+        "pid": 0,
+        "keeper": 0,
+    }
 
 
 def _minutes(text: str) -> int:
@@ -218,8 +247,16 @@ def _moment(text: str) -> float:
 
 
 def keep(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
+    """Run jobs to their ends."""
+    threads = [threading.Thread(target=_keep, args=(fake, settings, job_id)) for job_id in argv]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _keep(fake: FakeSlurm, settings: dict[str, Any], job_id: str) -> None:
     """Run one job to its end, again where it is requeued."""
-    job_id = argv[0]
     while True:
         while not _take_slot(fake, job_id):
             if fake.job(job_id)["cancelled"]:
@@ -229,32 +266,44 @@ def keep(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
         state, code = _run(fake, settings, fake.job(job_id))
         job = fake.job(job_id)
         if job["requeue"] and not job["cancelled"]:
-            fake.change(job_id, state="PENDING", reason="BeginTime", requeue=False, start=None)
+            again = {"requeue": False, "start": None, "pid": 0}
+            fake.change(job_id, state="PENDING", reason="BeginTime", **again)
             continue
         fake.change(job_id, state=state, code=code, end=time.time(), pid=0)
         return
 
 
 def _take_slot(fake: FakeSlurm, job_id: str) -> bool:
+    if fake.job(job_id)["held"]:
+        return False
     slots = json.loads((fake.folder / "settings.json").read_text())["slots"]
     with _locked(fake.folder):
         job = fake.job(job_id)
         busy = sum(other["state"] in {"RUNNING", "COMPLETING"} for other in fake.jobs())
         early = time.time() < job["begin"]
-        free = busy < slots and not job["held"] and not job["cancelled"] and not early
+        free = busy < slots and not job["cancelled"] and not early
         if free:
-            job |= {"state": "RUNNING", "start": time.time(), "reason": "None"}
+            job |= {"state": "RUNNING", "start": time.time(), "reason": "None", "ran": True}
         else:
-            why = "BeginTime" if early else "Resources"
-            job |= {"reason": "JobHeldUser" if job["held"] else why}
+            job |= {"reason": "BeginTime" if early else "Resources"}
         _replace(fake.folder / "jobs" / f"{job_id}.json", job)
         return free
+
+
+def _unwanted(job: dict[str, Any]) -> bool:
+    return bool(job["cancelled"] or job["requeue"])
+
+
+def _array_variables(shown: str) -> dict[str, str]:
+    array, _, index = shown.partition("_")
+    return {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": index} if index else {}
 
 
 def _run(fake: FakeSlurm, settings: dict[str, Any], job: dict[str, Any]) -> tuple[str, int]:
     limit = job["minutes"] * settings["minute_s"] or 10**9
     env = job["environment"] | {
         "SLURM_JOB_ID": job["id"],
+        **_array_variables(job["shown"]),
         "SLURMD_NODENAME": NODE,
         "SLURM_JOB_NODELIST": NODE,
         "SLURM_JOB_END_TIME": str(int(job["start"] + limit)),
@@ -280,7 +329,7 @@ def _run(fake: FakeSlurm, settings: dict[str, Any], job: dict[str, Any]) -> tupl
         ):
             process.send_signal(signal.SIGUSR2)
             warned = True
-        if ended_by is None and (fake.job(job["id"])["cancelled"] or age > limit):
+        if ended_by is None and (_unwanted(fake.job(job["id"])) or age > limit):
             ended_by = "TIMEOUT" if age > limit else "CANCELLED"
             fake.change(job["id"], state="COMPLETING")
             os.killpg(process.pid, signal.SIGTERM)
@@ -304,7 +353,7 @@ def squeue(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     flags = ("local", "all", "noheader")
     args = _parser("user", "states", "Format", flags=flags).parse_args(argv)
     now = time.time()
-    for job in fake.jobs():
+    for name, job in _rows(fake.jobs()):
         over = job["state"] in OVER
         if over and (args.states != "all" or now - job["end"] > settings["min_job_age_s"]):
             continue
@@ -313,7 +362,7 @@ def squeue(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
             job["start"] + job["minutes"] * 60 if started and job["minutes"] else 0
         )
         cells = {
-            "JobArrayID": job["id"],
+            "JobArrayID": name,
             "State": job["state"],
             "StartTime": _clock(job["start"]) if started else "N/A",
             "EndTime": _clock(ends) if ends else "NONE" if started else "N/A",
@@ -325,6 +374,43 @@ def squeue(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
         sys.stdout.write("".join(cells[field] + end for field, _, end in row) + "\n")
 
 
+def _rows(jobs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a row for each job, but one for all elements of an array that wait.
+
+    Of those that were cancelled as they waited only the array's number is left, as in a real one.
+    """
+    waiting: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        array, _, index = job["shown"].partition("_")
+        if index and job["state"] == "PENDING":
+            waiting.setdefault(array, []).append(job)
+        elif index and job["state"] == "CANCELLED" and not job["ran"]:
+            if array == job["id"]:
+                yield array, job
+        else:
+            yield job["shown"], job
+    for array, found in waiting.items():
+        expression = ",".join(_runs(sorted(int(job["shown"].partition("_")[2]) for job in found)))
+        length = int(os.environ.get("SLURM_BITSTR_LEN", BITSTR)) or len(expression)
+        whole = length >= len(expression)
+        yield f"{array}_[{expression}]" if whole else f"{array}_[{expression[:length]}", found[0]
+
+
+def _runs(numbers: list[int]) -> Iterator[str]:
+    """Yield numbers as Slurm writes them: 1,2,3,5 is 1-3,5."""
+    first = last = numbers[0]
+    for number in [*numbers[1:], None]:
+        if number != last + 1:
+            yield str(first) if first == last else f"{first}-{last}"
+            first = number if number is not None else first
+        last = number if number is not None else last
+
+
+def _named(jobs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the jobs that scancel, sacct and scontrol mean: one, or all of an array."""
+    return [job for job in jobs if name in {job["shown"], job["shown"].partition("_")[0]}]
+
+
 def sacct(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Print what an accounting would have kept."""
     if not settings["accounting"]:
@@ -332,12 +418,12 @@ def sacct(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     flags = ("noheader", "parsable2", "allocations")
     args = _parser("format", "jobs", "starttime", flags=flags).parse_args(argv)
     asked = args.jobs.split(",") if args.jobs else []
-    for job in fake.jobs():
-        if job["id"] in asked:
+    for name, job in _rows(fake.jobs()):
+        if name in asked:
             code = job["code"]
             by = f" by {os.getuid()}" if job["state"] == "CANCELLED" else ""
             cells = {
-                "JobID": job["id"],
+                "JobID": name,
                 "State": job["state"] + by,
                 "Start": _clock(job["start"]) if job["start"] else "None",
                 "End": _clock(job["end"]) if job["end"] else "Unknown",
@@ -361,23 +447,35 @@ def scancel(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     failed = False
     for job_id in args.ids:
         fault = None if settings["controller"] == "up" else DOWN
-        known = {job["id"]: job for job in fake.jobs() if job["state"] not in OVER}
-        if fault is None and job_id not in known:
+        alive = [job for job in fake.jobs() if job["state"] not in OVER]
+        known = _named(alive, job_id)
+        if fault is None and not known:
             fault = "Invalid job id specified"
         if fault:
             sys.stderr.write(f"scancel: error: Kill job error on job id {job_id}: {fault}\n")
             failed = True
             continue
-        job = known[job_id]
-        if args.state and job["state"] != args.state:
-            continue
-        if args.signal:
-            if job["state"] == "PENDING":
-                time.sleep(60)  # "Job is in transitional state, retrying"
-            os.kill(job["pid"], getattr(signal, f"SIG{args.signal}"))
-        else:
-            fake.change(job_id, cancelled=True)
+        for job in known:
+            if not args.state or job["state"] == args.state:
+                _end(fake, alive, job, args.signal)
     sys.exit(int(failed))
+
+
+def _end(fake: FakeSlurm, alive: list[dict[str, Any]], job: dict[str, Any], name: str) -> None:
+    if not name:
+        with _locked(fake.folder):
+            job = fake.job(job["id"])
+            waits = job["state"] == "PENDING"
+            over = {"state": "CANCELLED", "end": time.time()} if waits else {}
+            _replace(fake.folder / "jobs" / f"{job['id']}.json", job | {"cancelled": True} | over)
+        return
+    if job["state"] == "PENDING":
+        time.sleep(60)  # "Job is in transitional state, retrying"
+    if job["pid"]:
+        os.kill(job["pid"], getattr(signal, f"SIG{name}"))
+    array, _, index = job["shown"].partition("_")
+    if index and any(other["state"] == "PENDING" for other in _named(alive, array)):
+        time.sleep(60)  # the same, though the signal was sent
 
 
 def sinfo(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
@@ -397,7 +495,9 @@ def scontrol(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None
         return
     if argv[0] != "requeue":
         _fail(f"this fake does not know scontrol {argv[0]}")
-    fake.change(argv[1], requeue=True)
+    for job in _named(fake.jobs(), argv[1]):
+        if job["state"] == "RUNNING":
+            fake.change(job["id"], requeue=True)
 
 
 def scrontab(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:

@@ -46,6 +46,14 @@ def folder_of(base: Path, owner: str | None, name: str = "x") -> Path:
     return made
 
 
+def test_an_element_of_an_array_is_known_by_its_index() -> None:
+    env = {"SLURM_JOB_ID": "19", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"}
+    assert place.job_id(env) == "17_0"
+    assert place.job_id({"SLURM_JOB_ID": "19"}) == "19"
+    assert place.job_id({"SUBMITIT_LOCAL_JOB_ID": "4711"}) == "4711"
+    assert place.job_id({}) == ""
+
+
 def test_a_private_folder_is_ours_alone_and_goes(tmp_path: Path) -> None:
     with place.private_folder(tmp_path) as folder:
         assert folder.parent == tmp_path

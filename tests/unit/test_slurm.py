@@ -208,6 +208,14 @@ def test_a_job_missing_right_after_its_submission_is_not_gone() -> None:
     assert not just_submitted(JobStatus(JobState.DONE), 1000.0, now=1010.0)
 
 
+def test_an_element_that_its_array_lacks_will_not_appear() -> None:
+    found = queue._by_id("7_1|RUNNING|N/A|N/A|c1|0|None|\n")
+    dropped = queue._missing("7_2", found)
+    assert dropped.state is JobState.GONE
+    assert not just_submitted(dropped, 1000.0, now=1010.0)
+    assert just_submitted(queue._missing("8_2", found), 1000.0, now=1010.0)
+
+
 def test_a_recorded_sinfo_is_read() -> None:
     lines = (RECORDED / "22.05.8/sinfo.txt").read_text().splitlines()
     cpu, gpu = (sinfo._parse(line) for line in lines)

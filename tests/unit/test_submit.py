@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
-from hpc import submit
+from hpc import executors, submit
 from hpc.errors import ConfigError
 from hpc.model import Resources, ServiceSpec
 
@@ -18,7 +19,7 @@ SPEC = ServiceSpec("tiny", "llamacpp", "llama-server", "/m.gguf", resources=Reso
 
 def test_the_command_is_submitits_own(tmp_path: Path) -> None:
     folder = tmp_path / "it's a folder"
-    executor = submit._Slurm(folder, "ours", "", [])
+    executor = executors.Slurm(folder, "ours", "", [])
     theirs = SlurmExecutor._submitit_command_str.fget(executor)  # type: ignore[attr-defined]
     assert submit.task_command(folder) == theirs
 
@@ -38,6 +39,22 @@ def test_a_job_that_serves_nothing_is_not_requeued(tmp_path: Path) -> None:
     text = submit.plain_script("build", Resources(), tmp_path, setup=["module load x"])
     assert "#SBATCH --no-requeue" in text
     assert "module load x" in text
+
+
+def test_an_array_names_its_logs_as_submitit_does(tmp_path: Path) -> None:
+    lines = submit.plain_script("batch", Resources(), tmp_path, count=3).splitlines()
+    theirs = JobPaths(tmp_path, job_id="7_2")
+    assert "#SBATCH --array=0-2" in lines
+    (output,) = (line.partition("=")[2] for line in lines if "--output" in line)
+    assert output.replace("%A", "7").replace("%a", "2") == str(theirs.stdout)
+    assert not any("--array" in line for line in submit.plain_script("b", Resources(), tmp_path))
+
+
+def test_a_sites_template_without_arrays_is_no_way_to_submit_one(tmp_path: Path) -> None:
+    (tmp_path / "batch.sbatch.j2").write_text("#!/bin/sh\nexec {{ job.command }}\n")
+    assert "exec" in submit.plain_script("b", Resources(), tmp_path, templates=tmp_path)
+    with pytest.raises(ConfigError, match="leave out the array of a job that runs 3 times"):
+        submit.plain_script("b", Resources(), tmp_path, templates=tmp_path, count=3)
 
 
 @pytest.mark.parametrize("name", ["100%j", "back\\slash"])

@@ -43,8 +43,8 @@ def scheduler() -> Iterator[Scheduler]:
 def queue(fake: FakeSlurm, home: Path, number: int = 0, **more: Any) -> None:
     """Let the job of a replica be in the queue."""
     job_id = str(100 + number)
-    plain = {"id": job_id, "state": "PENDING", "reason": "Priority", "start": None}
-    plain |= {"end": None, "minutes": 60, "code": 0, **more}
+    plain = {"id": job_id, "shown": job_id, "state": "PENDING", "reason": "Priority"}
+    plain |= {"start": None, "end": None, "minutes": 60, "code": 0, **more}
     (fake.folder / "jobs" / f"{job_id}.json").write_text(json.dumps(plain))
     state.save_job(home, "m", number, JobHandle(job_id, "slurm", str(home)))
 

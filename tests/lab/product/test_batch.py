@@ -78,7 +78,7 @@ def cancel_job(cluster: Cluster, batch: str, job: str) -> None:
 
 def kill_slurmd(cluster: Cluster, batch: str, job: str) -> None:
     """SIGKILL to a node's daemon, which comes back."""
-    node = COMPUTE[int(job) % len(COMPUTE)]
+    node = COMPUTE[int(job.partition("_")[0]) % len(COMPUTE)]
     cluster.lab.signal(node, "slurmd", signal.SIGKILL)
     cluster.lab.stop(node, "slurmd")
     cluster.lab.start(node, "slurmd")
@@ -111,8 +111,10 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
     clean.lab.write_file("/home/owner/in.jsonl", "".join(line(n) + "\n" for n in range(REQUESTS)))
     calm = submit(clean, llamacpp_image, "calm.jsonl")
     clean.wait_until(lambda: look(clean, calm)["state"] == "DONE", "the calm run", 240)
+    assert {one["job_id"] for one in look(clean, calm)["workers"]} <= set(elements(clean, calm))
     batch = submit(clean, llamacpp_image, "answers.jsonl", "--in-flight", "1")
     clean.wait_until(lambda: look(clean, batch)["done"] > 0, "a chunk is done", timeout=180)
+    hurt_array(clean, batch)
     partitions = hurt(clean, batch)
     clean.wait_until(lambda: look(clean, batch)["state"] == "DONE", "it is done", timeout=300)
     texts = answers(clean, "answers.jsonl")
@@ -130,6 +132,33 @@ def look(cluster: Cluster, batch: str, *home: str) -> dict[str, Any]:
     """Return how a batch is."""
     found: dict[str, Any] = cluster.json("batch", "status", batch, *home)
     return found
+
+
+def elements(cluster: Cluster, batch: str) -> list[str]:
+    """Return the jobs of a batch that was just submitted, which are three of one array."""
+    ids = [one["job"]["job_id"] for one in look(cluster, batch)["jobs"]]
+    array = ids[0].partition("_")[0]
+    assert ids == [f"{array}_{n}" for n in range(3)]
+    return ids
+
+
+def hurt_array(cluster: Cluster, batch: str) -> None:
+    """Requeue one element and cancel another; the third goes on."""
+    first, second, third = elements(cluster, batch)
+    cluster.wait_until(lambda: set(states(cluster, batch).values()) == {"RUNNING"}, "all run")
+    requeue(cluster, batch, second)
+    cancel_job(cluster, batch, third)
+    cluster.wait_until(lambda: states(cluster, batch)[second] == "PENDING", "it is requeued")
+    cluster.wait_until(lambda: states(cluster, batch)[third] == "FAILED", "it is cancelled")
+    assert states(cluster, batch)[first] == "RUNNING"
+    done = look(cluster, batch)["done"]
+    cluster.wait_until(lambda: look(cluster, batch)["done"] > done, "the batch goes on")
+
+
+def states(cluster: Cluster, batch: str) -> dict[str, str]:
+    """Return how the jobs of a batch are."""
+    found = look(cluster, batch)["jobs"]
+    return {one["job"]["job_id"]: one["status"]["state"] for one in found}
 
 
 def hurt(cluster: Cluster, batch: str) -> set[str]:
