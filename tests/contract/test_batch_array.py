@@ -12,12 +12,14 @@ from hpc import slurm, state
 from hpc.batch import cases, launch
 from hpc.config import Site
 from hpc.errors import StateError, SubmitError
-from hpc.model import BatchSpec, Resources, ServiceSpec
+from hpc.model import Resources, ServiceSpec
 from tests.fakes.slurm import FakeSlurm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from hpc.batch.model import BatchSpec
 
 SITE = Site()
 
