@@ -134,7 +134,7 @@ class GatewayDesk:
         if most is not None:
             exchange.body = routing.with_fields(exchange.body, max_tokens=most)
         tokens = asked.tokens(len(exchange.body), longest)
-        exchange.work = Work(tokens, self._prefix(exchange, asked))
+        exchange.work = Work(tokens, *self._beginnings(exchange, asked))
         exchange.grant = self._limits.reserve(principal, tokens)
         self._budget.deposit()
         if self.tracer is not None:
@@ -169,13 +169,13 @@ class GatewayDesk:
             exchange.notes = b"x-gateway-cache: hit\r\n"
             exchange.answer(OK, kind + self.lines(exchange), hit.body)
 
-    def _prefix(self, exchange: Exchange, asked: ask.Ask) -> bytes:
+    def _beginnings(self, exchange: Exchange, asked: ask.Ask) -> tuple[bytes, bytes]:
         """Return what decides on the replica, where there is a choice."""
         if not self._balancer.several(exchange.models[0]):
-            return b""
+            return b"", b""
         headers = exchange.request.headers
         session = routing.session_of(headers, asked.user, asked.prompt_cache_key)
-        return ask.prefix(asked, session)
+        return ask.beginnings(asked, session)
 
     def place(self, exchange: Exchange) -> Lease | None:
         """Return a place at a replica of the model, or of one that stands in for it."""

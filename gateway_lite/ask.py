@@ -97,32 +97,33 @@ def _invalid(told: str) -> errors.ApiError:
     return errors.bad_request("the request is not a JSON object")
 
 
-def prefix(ask: Ask, session: str | None) -> bytes:
-    """Return what requests share that a replica may have in its cache already.
+def beginnings(ask: Ask, session: str | None) -> tuple[bytes, bytes]:
+    """Return what a replica may have in its cache: of many requests, and of one conversation.
 
     Args:
         ask: the request.
         session: name of the conversation, or None.
     """
     parts = [session.encode("utf-8", "replace")] if session else []
-    if ask.messages:
-        parts += _opening(bytes(ask.messages))
-    else:
+    if not ask.messages:
         parts.append(bytes(ask.prompt or ask.input)[:SYSTEM_BYTES])
-    return b"\0".join(parts)
+        found = b"\0".join(parts)
+        return found, found
+    system, first = _opening(bytes(ask.messages))
+    parts += system
+    chat = b"\0".join([*parts, first])
+    return (b"\0".join(parts) if sum(map(len, system)) >= LONG_BYTES else chat), chat
 
 
-def _opening(messages: bytes) -> list[bytes]:
-    """Return the system prompt, and where that is short how the first user begins."""
+def _opening(messages: bytes) -> tuple[list[bytes], bytes]:
+    """Return the system prompt, and how the first user begins."""
     try:
         found = _MESSAGES.decode(messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return [messages[:FIRST_BYTES]]
+        return [], messages[:FIRST_BYTES]
     parts: list[bytes] = []
     for message in found:
         if message.role == "user":
-            if sum(map(len, parts)) < LONG_BYTES:
-                parts.append(bytes(message.content)[:FIRST_BYTES])
-            break
+            return parts, bytes(message.content)[:FIRST_BYTES]
         parts.append(bytes(message.content)[:SYSTEM_BYTES])
-    return parts
+    return parts, b""

@@ -33,11 +33,13 @@ class Work(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         tokens: estimate of those that it takes.
-        prefix: how it begins; empty where that does not matter.
+        prefix: how it begins as many others do; empty where that does not matter.
+        chat: how it begins as those of its conversation do alone.
     """
 
     tokens: int = 1
     prefix: bytes = b""
+    chat: bytes = b""
 
 
 class Lease(msgspec.Struct, eq=False):

@@ -1,20 +1,19 @@
 """Which replica takes a request.
 
-Requests that begin alike go to the same replica, which has their prefix in its cache, as long as
-that is not much more loaded than the rest (consistent hashing with bounded loads, Mirrokni et al.,
-2018; rendezvous hashing in place of a ring). All others go to the less loaded of two drawn at
-random (Mitzenmacher, 2001). Work is counted in tokens, from selection to the last byte.
+Requests that begin alike go to the same replica, see ``homes``. All others go to the less loaded
+of two drawn at random (Mitzenmacher, 2001). Work is counted in tokens, from selection to the last
+byte.
 """
 
 from __future__ import annotations
 
 import random
 import time
-import zlib
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Literal
 
 from gateway_lite import errors
+from gateway_lite.homes import Homes
 from gateway_lite.lease import Lease, Outcome, Waiting, Work
 from gateway_lite.replicas import NoReplicaError
 from gateway_lite.seats import Seat
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
 Policy = Literal["prefix", "least_outstanding", "round_robin"]
 
 __all__ = ("Balancer", "Lease", "Outcome", "Policy", "Waiting", "Work")
-
-BOUND = 1.25
-"""Load of a replica, as a multiple of the average, above which a prefix goes elsewhere."""
-SLACK = 8
-"""Requests that it may have more than the least loaded, whatever the average."""
 
 
 class Balancer:
@@ -58,6 +52,7 @@ class Balancer:
         self.clock = clock
         self._settings = settings
         self._rng = rng or random.Random()  # noqa: S311 - a draw, not a secret
+        self._homes = Homes(self._rng)
         self._slots = slots
         self._seats: dict[str, Seat] = {}
         self._pools: dict[str, list[Seat]] = {}
@@ -158,27 +153,11 @@ class Balancer:
         if policy == "least_outstanding":
             least = min(len(s.leases) for s in seats)
             return self._rng.choice([s for s in seats if len(s.leases) == least])
-        if work.prefix:
-            seat = self._at_home(seats, work, now)
-            if seat is not None:
-                return seat
-        return self._lesser(seats, now)
-
-    def _at_home(self, seats: list[Seat], work: Work, now: float) -> Seat | None:
-        """Return the replica that has the prefix, where it is not much busier than the rest."""
-        mark = zlib.crc32(work.prefix)
-        home = max(seats, key=lambda seat: hash((mark, seat.salt)))
-        warmth = home.warmth(now)
-        if warmth < 1 and self._rng.random() > warmth:
-            return None
-        total = work.tokens
-        least = len(home.leases)
-        for seat in seats:
-            total += seat.tokens
-            least = min(least, len(seat.leases))
-        if len(home.leases) - least < SLACK:
-            return home
-        return home if home.tokens + work.tokens <= BOUND * total / len(seats) else None
+        if not work.prefix:
+            return self._lesser(seats, now)
+        seat = self._homes.find(seats, work, now) or self._lesser(seats, now)
+        self._homes.keep(work, seat)
+        return seat
 
     def _lesser(self, seats: list[Seat], now: float) -> Seat:
         """Return the less loaded of two."""

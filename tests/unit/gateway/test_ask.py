@@ -31,7 +31,7 @@ def test_whatever_else_stands_in_it_the_model_is_found(
     asked = ask.read(json.dumps(body).encode())
     assert (asked.model, asked.stream) == (model, stream)
     assert asked.tokens(10, asked.limit()) > 0
-    assert isinstance(ask.prefix(asked, None), bytes)
+    assert all(isinstance(one, bytes) for one in ask.beginnings(asked, None))
 
 
 @pytest.mark.parametrize(
@@ -81,29 +81,32 @@ def chat(*contents: tuple[str, Any]) -> ask.Ask:
     return read(messages=[{"role": role, "content": content} for role, content in contents])
 
 
-def test_turns_of_one_conversation_have_one_prefix() -> None:
+def test_turns_of_one_conversation_begin_alike() -> None:
     first = chat(("system", "be brief"), ("user", "hello"))
     later = chat(("system", "be brief"), ("user", "hello"), ("assistant", "hi"), ("user", "and?"))
-    assert ask.prefix(first, None) == ask.prefix(later, None)
+    assert ask.beginnings(first, None) == ask.beginnings(later, None)
 
 
-def test_another_system_prompt_session_or_opening_has_another_prefix() -> None:
-    found = {
-        ask.prefix(chat(("system", "be brief"), ("user", "hello")), None),
-        ask.prefix(chat(("system", "be verbose"), ("user", "hello")), None),
-        ask.prefix(chat(("system", "be brief"), ("user", "bye")), None),
-        ask.prefix(chat(("system", "be brief"), ("user", "hello")), "s"),
-    }
-    assert len(found) == 4
+def test_another_system_prompt_session_or_opening_begins_otherwise() -> None:
+    found = [
+        ask.beginnings(chat(("system", "be brief"), ("user", "hello")), None),
+        ask.beginnings(chat(("system", "be verbose"), ("user", "hello")), None),
+        ask.beginnings(chat(("system", "be brief"), ("user", "bye")), None),
+        ask.beginnings(chat(("system", "be brief"), ("user", "hello")), "s"),
+    ]
+    assert len({prefix for prefix, _ in found}) == len({talk for _, talk in found}) == 4
 
 
-def test_conversations_with_one_long_system_prompt_have_one_prefix() -> None:
+def test_conversations_with_one_long_system_prompt_share_that_alone() -> None:
     system = ("system", "you are a poet " * 100)
     one, two = chat(system, ("user", "hello")), chat(system, ("user", "bye"))
-    assert ask.prefix(one, None) == ask.prefix(two, None)
-    assert ask.prefix(one, "s") != ask.prefix(two, "t")
+    (prefix, talk), (other_prefix, other_talk) = (ask.beginnings(it, None) for it in (one, two))
+    assert prefix == other_prefix
+    assert talk != other_talk
+    assert ask.beginnings(one, "s")[0] != ask.beginnings(two, "t")[0]
 
 
-def test_a_prompt_is_a_prefix_of_bounded_length() -> None:
-    assert len(ask.prefix(read(prompt="x" * 100_000), None)) == ask.SYSTEM_BYTES
-    assert len(ask.prefix(chat(("user", "x" * 100_000)), None)) == ask.FIRST_BYTES
+def test_a_prompt_begins_with_so_many_bytes() -> None:
+    assert len(ask.beginnings(read(prompt="x" * 100_000), None)[0]) == ask.SYSTEM_BYTES
+    long = chat(("user", "x" * 100_000))
+    assert [len(one) for one in ask.beginnings(long, None)] == [ask.FIRST_BYTES] * 2

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from gateway_lite.errors import ApiError
-from gateway_lite.place import BOUND, SLACK, Balancer, Lease, Work
+from gateway_lite.homes import BOUND, SLACK
+from gateway_lite.place import Balancer, Lease, Work
 from gateway_lite.replicas import NoReplicaError, Replica
 from gateway_lite.settings import Settings
 
