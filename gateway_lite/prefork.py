@@ -242,8 +242,10 @@ class Supervisor:
             parent = os.getppid()
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which passes it on
             signal.set_wakeup_fd(-1)
-            for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(each, signal.SIG_DFL)
+            # Until we listen to it: what it asks for is done as we start.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
             if os.getppid() == parent:
                 run_loop(self._serve(number, parent))

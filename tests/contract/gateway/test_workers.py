@@ -185,3 +185,29 @@ def test_numbers_of_workers_that_are_not_possible(home: Path, number: str) -> No
         run_gateway(home, {}, "--workers", number),
     ):
         pytest.fail("it runs")
+
+
+def listens(pid: int) -> bool:
+    """Tell whether a process has a handler for SIGHUP."""
+    with contextlib.suppress(OSError):
+        caught = re.search(
+            r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE
+        )
+        return caught is not None and bool(int(caught[1], 16) & 1 << signal.SIGHUP - 1)
+    return False
+
+
+def test_hangups_do_not_end_a_worker_that_starts(gateway: Running) -> None:
+    before = workers(gateway)
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: before[0] not in workers(gateway))
+    wait_until(lambda: len(workers(gateway)) == WORKERS)
+    (new,) = set(workers(gateway)) - set(before)
+
+    def up() -> bool:
+        gateway.process.send_signal(signal.SIGHUP)
+        return listens(new) or new not in workers(gateway)
+
+    wait_until(up)
+    assert set(workers(gateway)) == {*before[1:], new}
+    assert "ended with -1;" not in gateway.log.read_text()
