@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
-REQUESTS, FAULTS = (3000, 24) if FULL else (2000, 5)
+REQUESTS, FAULTS = (2000, 24) if FULL else (2000, 5)
+LENGTH = {"max_tokens": 64, "ignore_eos": True} if FULL else {"max_tokens": 16}
+"""Long enough answers that the batch lasts until all faults have come."""
 SEED = 5
 FEW, SMALL, STILL_S = 900, "/home/owner/small", 10.0
 QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?")
@@ -32,7 +34,7 @@ QUESTIONS = ("Who wrote Emma?", "Who wrote Hamlet?", "Who painted the Mona Lisa?
 def line(number: int) -> str:
     """Return one request whose answer does not depend on who gives it."""
     question = QUESTIONS[number % len(QUESTIONS)]
-    body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 16}
+    body = {"messages": [{"role": "user", "content": question}], "temperature": 0, **LENGTH}
     return json.dumps({"custom_id": f"r{number}", **body})
 
 
