@@ -82,7 +82,7 @@ def app(engine: Engine) -> Starlette:
     async def chat(request: Request) -> Response:
         body = await request.json()
         prompt = "".join(f"{one['role']}: {one['content']}\n" for one in body["messages"])
-        # sglang-router and its heirs write the second where they were told the first.
+        # sglang-router writes the second where it was told the first.
         tokens = body.get("max_tokens") or body.get("max_completion_tokens") or FRAMES
         pieces = engine.answer(prompt, tokens)
         if body.get("stream"):
