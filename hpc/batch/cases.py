@@ -178,7 +178,7 @@ def scale(
     alive = _alive(folder)
     if len(alive) <= workers:
         return resume(root, batch, workers=workers, cluster=cluster, site=site, elsewhere=elsewhere)
-    # Those that wait go first. And while elements of an array wait, scancel (Slurm 22.05) takes a
+    # Those that wait go first. And while elements of an array wait, scancel (Slurm 24.11) takes a
     # signal to another of them for refused and tries for a minute, though it was sent.
     jobs.drain(alive[workers:])
     return workers - len(alive)
