@@ -39,6 +39,8 @@ def gateway(home: Path, engine: Engine) -> Iterator[Running]:
         run_gateway(home, {"m": url}, "--workers", str(WORKERS)) as running,
     ):
         wait_until(lambda: len(workers(running)) == WORKERS)
+        # One that ends before the first is ready ends the gateway, as none would start.
+        wait_until(lambda: "listening on" in running.log.read_text())
         yield running
 
 
