@@ -287,7 +287,7 @@ def dependencies() -> list[str]:
     text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
     project = text.partition("\n[project]\n")[2].partition("\n[project.scripts]\n")[0]
     lists = re.findall(
-        r"^(?:dependencies|gateway|llamacpp|vllm|dev) = \[(.*?)\]",
+        r"^(?:dependencies|gateway|llamacpp|otel|parquet|plot|redact|vllm|dev) = \[(.*?)\]",
         project,
         re.MULTILINE | re.DOTALL,
     )
@@ -296,7 +296,7 @@ def dependencies() -> list[str]:
         for one in lists
         for quoted in re.findall(r'"(.+?)"', one)
     ]
-    assert {"submitit", "uvloop", "llama-cpp-python", "vllm", "uv"} <= set(found)
+    assert {"submitit", "uvloop", "llama-cpp-python", "pyarrow", "vllm", "uv"} <= set(found)
     return found
 
 
