@@ -149,7 +149,7 @@ def outcome_variables() -> set[str]:
     return set(ending._variables(PROJECT / "none", spec))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     files = [target.partition("#")[0] for target in targets if "://" not in target]
