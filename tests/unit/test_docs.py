@@ -210,6 +210,19 @@ def test_the_reference_of_the_gateway_lists_every_path_of_the_sidecar() -> None:
     assert listed == sidecar.PATHS
 
 
+def test_the_reference_of_the_gateway_lists_every_error_code() -> None:
+    page = (PROJECT / "docs" / "gateway-reference.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| \d{3} \| `(\w+)` \|", page, re.MULTILINE))
+    sources = (PROJECT / "gateway_lite").rglob("*.py")
+    raised = {
+        code
+        for source in sources
+        for code in re.findall(r"\bcode=\"(\w+)\"", source.read_text(encoding="utf-8"))
+    }
+
+    assert raised == listed
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     missing = [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in README]
 
