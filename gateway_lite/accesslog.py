@@ -1,4 +1,4 @@
-"""The access log: one JSON line per request, written by a thread of its own.
+"""The access log: a JSON line per request, written by a separate thread.
 
 A hanging file system delays no request.
 """
@@ -34,7 +34,7 @@ PATIENCE_S = 2.0
 
 
 class AccessLog:
-    """The access log of one process, used from one event loop.
+    """The access log of a process, used from a single event loop.
 
     Args:
         path: path of the file; rotated files get ``.1`` and so on.

@@ -37,7 +37,7 @@ FREE_S = 1.0
 
 
 class Guard(Protocol):
-    """A lock that keeps other processes out of the cells."""
+    """A lock of the cells against other processes."""
 
     def lock(self) -> None:
         """Wait for the lock and take it."""

@@ -94,6 +94,8 @@ async def while_connected(
         ApiError: the server must end first.
     """
     task = asyncio.ensure_future(work)
+    # The next message after the body is the disconnect: a client that leaves cancels the work at
+    # once.
     gone = asyncio.ensure_future(_gone(receive))
     try:
         await asyncio.wait({task, gone, expired}, return_when=asyncio.FIRST_COMPLETED)

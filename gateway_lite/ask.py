@@ -101,7 +101,7 @@ def _invalid(told: str) -> errors.ApiError:
 
 
 def beginnings(ask: Ask, session: str | None) -> tuple[bytes, bytes]:
-    """Return the two affinity keys of a request: its shared beginning, and its conversation's.
+    """Return the two affinity keys of a request: shared beginning and conversation.
 
     Args:
         ask: the request.

@@ -1,4 +1,4 @@
-"""The response cache: answers without randomness, kept in memory for one principal each."""
+"""The response cache: answers without randomness, kept in memory for a single principal each."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Choice(msgspec.Struct):
-    """One choice of an answer or chunk; only the fields that tell its end."""
+    """A choice of an answer or chunk, reduced to the fields about the end."""
 
     index: int = 0
     finish_reason: str | None = None
 
 
 class Answer(msgspec.Struct):
-    """An answer or chunk; only the fields that tell its completeness."""
+    """An answer or chunk, reduced to the fields about completeness."""
 
     choices: list[Choice] | None = None
     data: list[msgspec.Raw] | None = None
@@ -185,7 +185,7 @@ class Collector:
 
 
 def complete(miss: Miss, body: bytes) -> bool:
-    """Return whether an answer is complete: every choice ended by itself or at its limit."""
+    """Return whether an answer is complete: every choice ended by a stop or at the limit."""
     try:
         if miss.stream:
             return _stream_complete(body)

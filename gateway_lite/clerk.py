@@ -1,4 +1,4 @@
-"""The start of the batch processor, a process of its own that runs while batches are open."""
+"""The start of the batch processor, a separate process that runs while batches are open."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ AGE_S = 600
 
 
 class Cors:
-    """A wrapper of an application that adds CORS headers; without origins it adds nothing.
+    """A wrapper that adds CORS headers to an application's answers, if origins are configured.
 
     Args:
         app: the wrapped application.
@@ -54,7 +54,7 @@ class Cors:
         await self._inner(scope, receive, send)
 
     def lines(self, origin: bytes | None) -> bytes:
-        """Return the CORS header lines for an answer that does not pass through this wrapper.
+        """Return the CORS header lines for an answer that bypasses this wrapper.
 
         Args:
             origin: origin of the requesting page, or None.

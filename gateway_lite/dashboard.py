@@ -1,4 +1,4 @@
-"""The live dashboard: one HTML page without a key, and its data with a key."""
+"""The live dashboard: a public HTML page, and data for a key."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Dashboard:
         return Response(body, media_type="application/json", headers=PRIVATE)
 
     def share(self) -> bytes:
-        """Return this worker's data for the other workers; called in any thread."""
+        """Return this worker's data for the joint view; called in any thread."""
         return msgspec.json.encode(self._share(self._from.live()))
 
     def _share(self, live: Live) -> Share:
@@ -183,7 +183,7 @@ def sees_all(key: ClientKey) -> bool:
 
 
 def policy(html: str) -> str:
-    """Return a content security policy that allows the page's own inline code, and nothing else.
+    """Return a content security policy that allows only the page's own inline code.
 
     Source: https://www.w3.org/TR/CSP3/
     """

@@ -64,7 +64,7 @@ def content_of(kind: str, schema: Json) -> Json:
 
 
 def answer_of(description: str, **content: Json) -> Json:
-    """Return an answer with its description, and its schema by media type."""
+    """Return an answer with description, and schemas by media type."""
     kinds = {"json": "application/json", "events": "text/event-stream", "text": "text/plain"}
     kinds |= {"html": "text/html", "lines": "application/x-ndjson"}
     headers = {"x-request-id": {"schema": {"type": "string"}}}

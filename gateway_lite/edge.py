@@ -68,6 +68,7 @@ class Edge:
         except Exception:
             log.exception("request %s failed", record.name)
             await answer.fail(errors.internal())
+        # Also for cancelled requests: a lost count would keep the drain waiting.
         finally:
             self._gate.leave()
             if self._seen is not None:
@@ -91,7 +92,7 @@ class Edge:
 
 
 class _Answer:
-    """One answer on its way out, with its progress."""
+    """The outgoing answer, with the progress so far."""
 
     def __init__(self, send: Send, name: bytes, record: Record) -> None:
         self._send = send

@@ -60,5 +60,6 @@ class Gate:
         self.draining = True
         if not self.expired.done():
             self.expired.set_result(None)
+        # A copy: an expired request leaves the set at once.
         for guest in tuple(self._guests):
             guest.expire()

@@ -1,4 +1,4 @@
-"""The result of a limit check: a reservation for one request, or the limit that refuses it."""
+"""The result of a limit check: a reservation for a request, or the refusing limit."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Settler(Protocol):
 
 
 class Grant(msgspec.Struct, eq=False, gc=False):
-    """The reservation of an admitted request, until its settlement.
+    """The reservation of an admitted request, until settlement.
 
     Attributes:
         account: the key's account; None after the settlement.
@@ -119,7 +119,7 @@ class Grant(msgspec.Struct, eq=False, gc=False):
 
     @property
     def headers(self) -> bytes:
-        """Header lines with the remaining amounts, each with its line end; computed at each use."""
+        """Header lines with the remaining amounts, each with a line end; computed at each use."""
         rules = self.rules
         if rules.told == BOTH:
             return rules.lines % (rules.rpm - self.requests, rules.tpm - self.in_minute)
@@ -139,6 +139,7 @@ class Grant(msgspec.Struct, eq=False, gc=False):
         if account is not None:
             self.account = None
             used = tokens or 0
+            # Cells are signed 64-bit numbers, so no report may overflow their sums.
             account.settle(self, min(MOST_TOKENS, used))
 
 

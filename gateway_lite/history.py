@@ -103,7 +103,7 @@ class Step(msgspec.Struct, array_like=True):
 
 
 class History:
-    """The steps of one process; ``look`` runs in its event loop.
+    """The steps of a process; ``look`` runs in the event loop.
 
     Args:
         tallies: the counters.

@@ -1,4 +1,4 @@
-"""Prefix affinity: the choice of the replica that has the beginning of a request in its cache.
+"""Prefix affinity: the choice of the replica with a request's beginning in the cache.
 
 A conversation continues at its last replica, which has the whole history cached. A new conversation
 goes to the home of its prefix, by rendezvous hashing. Both apply only while the replica is not much

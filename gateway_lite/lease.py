@@ -1,4 +1,4 @@
-"""The lease of one replica slot, and the queue entry of a request that waits for a lease."""
+"""The lease of a replica slot, and the queue entry of a waiting request."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ class Shared:
         self._file.close()
 
     def _look(self) -> None:
-        """Find the accounts that other processes opened."""
+        """Find the accounts opened by other processes."""
         for slot in range(len(self._known), self._slots):
             mark = self._slot(slot)[NAME]
             # Slots are taken in order and never returned, so the first empty slot ends the search.

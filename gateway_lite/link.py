@@ -1,4 +1,4 @@
-"""One upstream connection to a replica, with its HTTP parser.
+"""An upstream connection to a replica, with HTTP parser.
 
 Bytes are passed on in the same callback in which they arrived: no task, no queue.
 """

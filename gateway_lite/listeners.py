@@ -119,7 +119,7 @@ def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """Return a Unix socket that from its creation on only its owner can open.
+    """Return a Unix socket that only the owner can open, from creation on.
 
     Raises:
         GatewayError: the path cannot be bound, or another process listens there.

@@ -1,4 +1,7 @@
-"""Numbers shared by several processes: a mapped file, and a lock that ends with its holder."""
+"""Numbers shared by several processes: a mapped file with a lock.
+
+The kernel releases the lock when the holder ends.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,7 @@ def make(handle: int, numbers: int) -> None:
 
 @contextlib.contextmanager
 def nameless(numbers: int) -> Iterator[str]:
-    """Make a nameless file in memory for the processes of this gateway; yields a path to it.
+    """Make a nameless file in memory for the gateway's processes; yields a path to the file.
 
     The file ends with the last process that has it open.
 

@@ -37,7 +37,7 @@ def failed(body: bytes) -> bytes:
 
 
 class Clock:
-    """The times of a request: its arrival, and the first word of its answer.
+    """The times of a request: arrival, and first word of the answer.
 
     Args:
         model: model name in the client's request.

@@ -56,7 +56,7 @@ class OllamaPages:
         return _json(ollama_models.ps(self._listed(request, ready=True)))
 
     async def show(self, request: Request) -> Response:
-        """Describe one model that the key may use."""
+        """Describe a model open to the key."""
         body = await read_body(request.scope, request.receive, ASKED_BYTES)
         return _json(ollama_models.show(body, self._listed(request)))
 

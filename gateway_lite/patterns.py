@@ -166,6 +166,7 @@ def beginning(pattern: str) -> str:
         raise ValueError(
             f"it may match more than {MOST_WIDTH} characters; bound it, as in {{1,64}}"
         )
+    # Unicode is on for every pattern; of all other flags, only (?i) reaches the derived pattern.
     flags = tree.state.flags & ~int(re.UNICODE)
     if flags & ~int(re.IGNORECASE):
         raise ValueError("the only allowed flag is (?i)")

@@ -1,4 +1,7 @@
-"""The gateway's processes: a single one, or a supervisor with workers that share sockets."""
+"""The gateway's processes: a single process, or a supervisor with workers.
+
+Workers share listening sockets, counts of limits, and engine slots.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ class Worker:
 
 @dataclass
 class Signals:
-    """Signals that arrived since the last check; the handler only records them."""
+    """Signals since the last check; the handler only records."""
 
     end: int = 0
     hangup: bool = False

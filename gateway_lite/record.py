@@ -1,4 +1,4 @@
-"""The record of one request while it is served; holds no key and no word of a prompt."""
+"""The record of a request during service; holds no key and no word of a prompt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bearer(authorization: bytes) -> bytes:
 
 
 class Record(msgspec.Struct, eq=False, gc=False):
-    """One request and its outcome.
+    """A request and the outcome.
 
     Attributes:
         name: id of the request.
@@ -93,7 +93,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
         self.complete = not more
 
     def whole(self, body: bytes) -> None:
-        """Record an answer that is sent in one piece."""
+        """Record an answer sent in a single piece."""
         self.reads = 1
         self.complete = True
         self._whole = body
@@ -103,7 +103,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
         self.status, self.error = status, error
 
     def left(self) -> None:
-        """Record that the client left, unless the answer was complete or its stream had ended."""
+        """Record that the client left, unless the answer was complete or the stream had ended."""
         if not self.complete and not usage.ended(self.tail.read()):
             self.failed(LEFT, CLIENT_GONE)
 
@@ -112,6 +112,7 @@ class Record(msgspec.Struct, eq=False, gc=False):
         if not self._read:
             self._read = True
             if self.replica:
+                # Parsed once, at the end: nothing is searched while a stream runs.
                 whole = self._whole
                 tail = self._tail
                 if whole is not None:

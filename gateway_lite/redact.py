@@ -71,7 +71,7 @@ class Finder:
         ]
 
     def find(self, text: bytes, start: int) -> tuple[int, int, bytes] | None:
-        """Return the first match: its start, its end, and its replacement."""
+        """Return the first match: start, end, and replacement."""
         while (seen := self._any(text, start)) is not None:
             at = seen.start()
             for match, check, label in self._kinds:

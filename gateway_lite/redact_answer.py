@@ -167,7 +167,7 @@ class StreamRedactor:
         return replaced(event, msgspec.json.encode({**_without_tokens(chunk), "delta": made}))
 
     def _other(self, event: bytes, chunk: dict[str, Any]) -> bytes:
-        """Return any other event after redaction; its strings are whole texts."""
+        """Return an event of any other type after redaction; each string is a whole text."""
         kind = chunk.get("type")
         before = b""
         if type(kind) is str and kind.endswith(".done"):

@@ -11,7 +11,7 @@ class NoReplicaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One upstream that takes requests now.
+    """An upstream that takes requests now.
 
     Attributes:
         key: identity of the replica; a restarted job has a new key.

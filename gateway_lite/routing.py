@@ -253,7 +253,7 @@ def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _mentions(policy: GatewayPolicy) -> Iterator[tuple[str, str]]:
-    """Yield each model that a policy names, after the words for the place of its name."""
+    """Yield each model named by a policy, after the words for the place of the name."""
     for alias, model in policy.aliases.items():
         yield f"the alias {alias!r} stands for", model
     for number, rule in enumerate(policy.rules, 1):

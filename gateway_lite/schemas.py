@@ -24,7 +24,7 @@ def _closed(**properties: Json) -> Json:
 
 
 def _open(example: Json, **properties: Json) -> Json:
-    """Return the schema of a request, whose other fields are passed on to the engine."""
+    """Return the schema of a request; further fields are passed on to the engine."""
     known = {"model": NAME, **properties}
     return {"type": "object", "properties": known, "required": ["model"], "examples": [example]}
 

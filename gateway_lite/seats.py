@@ -1,4 +1,4 @@
-"""The balancer's state of one replica: load, failures, warm-up and progress."""
+"""The state of a replica in the balancer: load, failures, warm-up and progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Seen:
 
 
 class Seat:
-    """The state of one replica in the balancer.
+    """The balancer's state of a replica.
 
     Args:
         replica: the upstream.
@@ -87,7 +87,7 @@ class Seat:
         return len(self.leases) < slots if self.shared is None else self.shared.free()
 
     def well(self, now: float) -> bool:
-        """Return whether the replica should get requests; after a pause, one probe at a time."""
+        """Return whether the replica should get requests; after a pause, a single probe."""
         if self.stalled:
             return False
         return self._failures < FAILURES or (self._open_until <= now and not self._probing)
@@ -139,7 +139,7 @@ class Seat:
             self._open_until = now + pause_s * self._rng.uniform(0.75, 1.0)
 
     def undecided(self) -> None:
-        """Record a request that says nothing about the replica, such as one whose client left."""
+        """Record a request without evidence about the replica, for example after a cancellation."""
         self._probing = False
 
     def watch(self, passed_s: float, stall_s: float) -> bool:

@@ -85,6 +85,7 @@ class Seen:
         """Return the live values; called in a thread, on copies."""
         models = self._models()
         in_flight = dict.fromkeys(models, 0)
+        # A thread reads while the event loop adds and removes; the copy of a set is atomic.
         for record in self._active.copy():
             if record.model:
                 name = bounded(record.model, models)

@@ -37,7 +37,7 @@ PATIENCE_S = 2.0
 
 
 class Beat:
-    """The heartbeat of this gateway: publishes its record repeatedly.
+    """The heartbeat of the gateway: publishes the gateway's record repeatedly.
 
     Args:
         config: configuration with the state directory.

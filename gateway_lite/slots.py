@@ -33,7 +33,7 @@ NANO = 1_000_000_000
 
 
 class Slots:
-    """The slots of one replica, seen from one worker; for use by one thread.
+    """The slots of a replica, as seen by a worker; for use by a single thread.
 
     Args:
         row: the replica's row.
@@ -61,7 +61,7 @@ class Slots:
         self._since = 0
 
     def free(self) -> bool:
-        """Return whether a slot is left for this worker, after all workers that wait longer."""
+        """Return whether a slot is left for the worker, after all longer waiting workers."""
         # Read without the lock, as a hint for the choice of a replica; ``take`` reads again under
         # it.
         row, ours = self._row, self._since
@@ -130,7 +130,7 @@ class Slots:
 
 
 def bells(count: int) -> tuple[int, ...]:
-    """Create an eventfd for each worker, by which other workers wake it."""
+    """Create an eventfd for each worker, the signal of a free slot."""
     return tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count))
 
 
@@ -167,7 +167,7 @@ class SlotTable:
         return Slots(row, limit, self._file.lock, self._worker, self._ring)
 
     def clear(self, worker: int) -> None:
-        """Release the slots of a worker that has ended, and wake all other workers."""
+        """Release the slots of an ended worker, and wake all workers."""
         with self._file.lock.held():
             for row in self._rows():
                 row[OPEN] &= ~(1 << worker)

@@ -47,7 +47,7 @@ class Events:
         return data[:end]
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the complete events, each with the empty line at its end."""
+        """Return the complete events, each with the empty line at the end."""
         return split(self.whole(data))
 
     def rest(self) -> bytes:
@@ -57,7 +57,7 @@ class Events:
 
 
 def split(whole: bytes) -> list[bytes]:
-    """Return the events in bytes that end with an event's end."""
+    """Return the events in bytes that end with a complete event."""
     edges = [0, *(end.end() for end in END.finditer(whole))]
     if edges[-1] < len(whole):
         edges.append(len(whole))
@@ -74,7 +74,7 @@ def payload(event: bytes) -> bytes:
 
 
 def replaced(event: bytes, data: bytes) -> bytes:
-    """Return an event with another payload in one line, and with its other fields unchanged."""
+    """Return an event with another payload in a single line; other fields stay."""
     if event.startswith(b"data:"):
         return b"data: " + data + b"\n\n"
     kept = [line for line in event.splitlines() if line and not line.startswith(b"data:")]

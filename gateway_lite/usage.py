@@ -148,7 +148,7 @@ def of_whole(body: bytes) -> Usage | None:
 
 
 def add_usage(body: bytes) -> bytes | None:
-    """Return a request that asks for the usage report of its stream, or None without a change.
+    """Return a request with a wish for the stream's usage report, or None without a change.
 
     An explicit choice of the client's, false included, is never changed.
 
@@ -172,7 +172,7 @@ def add_usage(body: bytes) -> bytes | None:
 
 
 class StreamUsage:
-    """A filter that removes the usage report requested by the gateway, and keeps its counts."""
+    """A filter for the usage report that the gateway requested; keeps the counts."""
 
     __slots__ = ("_events", "usage")
 
