@@ -42,6 +42,7 @@ class Claim:
     def name(self) -> str:
         """Return the claim's file name."""
         tail = f".{self.worker}" if self.worker else ""
+        # Zero-padded, so that sorted names are chunks in order.
         return f"{self.chunk:07d}.{self.attempt}{tail}"
 
 
@@ -101,6 +102,7 @@ def reopen(files: Files, folder: Path, done: Claim) -> bool:
 
 def finished(files: Files, folder: Path, chunks: int) -> bool:
     """Return whether every chunk is done."""
+    # A stale listing of a network file system shows too few: the worker then asks again.
     return sum(1 for _ in listed(files, folder, DONE)) >= chunks
 
 

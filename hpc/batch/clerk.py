@@ -110,6 +110,7 @@ class Clerk:
 
     def _waiting(self, now: float) -> list[Order]:
         """Return idle batches: keys with the fewest batches in progress first, then the oldest."""
+        # Batch records never change, so each is read once; progress is left to the threads.
         names = dict.fromkeys(orders.open_orders(self._root))
         found = {
             name: self._known.get(name) or orders.load_order(self._root, *name) for name in names
@@ -170,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     clerk = Clerk(root, hostname)
     signal.signal(signal.SIGTERM, clerk.stop)
     try:
+        # No patience: if another processor runs, this one is not needed.
         with lock.exclusive(clerks.lock_path(root, hostname), patience_s=0):
             clerk.run()
     except StateError as error:

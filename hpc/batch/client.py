@@ -203,8 +203,11 @@ class Sender:
         if got.status_code in OVERLOADED:
             self._pace.refused(now)
         if got.status_code != httpx.codes.OK or parsed is None:
+            # A 200 without readable JSON is retried too: an engine that died in mid-answer.
             again = got.status_code in RETRIED or got.status_code == httpx.codes.OK
             wait_s = max(back_off, _retry_after(got)) if again and not _in_vain(got) else None
+            # A refusal with Retry-After uses up no try: a model in Slurm's queue for hours, or a
+            # key with 10 requests a minute, would turn a long batch into errors.
             counts = got.status_code not in OVERLOADED or "retry-after" not in got.headers
             return _refusal(row, custom_id, got, parsed), wait_s, counts
         self._pace.answered(now)
@@ -215,6 +218,7 @@ class Sender:
 
 
 def _back_off(tried: int) -> float:
+    # Jitter, so that requests refused together do not all come back at once.
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**tried) * random.uniform(0.5, 1)  # noqa: S311
 
 

@@ -33,6 +33,7 @@ def load(folder: Path, name: str) -> BatchWorker | None:
 def load_all(files: Files, folder: Path) -> list[BatchWorker]:
     """Return the last heartbeats of all workers."""
     names = [name.removesuffix(".json") for name in files.names(folder / "workers")]
+    # Names with a dot are files being written (see state.write_text).
     found = (load(folder, name) for name in names if not name.startswith("."))
     return [one for one in found if one is not None]
 

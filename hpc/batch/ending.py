@@ -53,6 +53,7 @@ def why(folder: Path) -> str | None:
 
 def _pause(folder: Path, reason: str) -> None:
     if not state.read_text(folder / "control"):
+        # The reason first: a reader of the pause may ask for the reason at once.
         with contextlib.suppress(StateError):
             state.write_text(folder / WHY, reason + "\n")
             state.write_text(folder / "control", "pause")
@@ -102,6 +103,7 @@ def on_done(folder: Path) -> dict[str, Any] | None:
 
 
 def _claim(folder: Path) -> bool:
+    # Creating a file succeeds for one of several workers, so the command runs once.
     try:
         (folder / CLAIMED).touch(mode=0o600, exist_ok=False)
     except OSError:

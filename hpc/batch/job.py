@@ -110,6 +110,7 @@ class _Life:
         self.folder, self.spec, self.private, self.program = folder, spec, private, program
         self.files, self.gpus = RealFiles(), gpus
         self.job_id = place.job_id(os.environ) or str(os.getpid())
+        # The job id alone would repeat after a requeue, and names must be unique for ever.
         self.name = f"{self.job_id}-{secrets.token_hex(4)}"
         self.key = secrets.token_urlsafe(state.SECRET_BYTES)
         self.engine: server.Running | None = None

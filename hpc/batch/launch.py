@@ -119,6 +119,7 @@ def _fresh(root: Path) -> Path:
     stamp = time.strftime("%m%d-%H%M%S")
     for tail in ("", *(f"-{n}" for n in range(2, 1000))):
         folder = state.batch_dir(root, stamp + tail)
+        # mkdir decides between two submissions in the same second.
         try:
             folder.mkdir(parents=True, mode=0o700)
         except FileExistsError:
@@ -132,6 +133,7 @@ def _fresh(root: Path) -> Path:
 def _prepare(
     folder: Path, wanted: Wanted, engine: ServiceSpec | None, watch: Watch = iter
 ) -> BatchSpec:
+    # Counted before the reading: the size of a chunk depends on the number of rows.
     rows = _count_lines(wanted.path)
     chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
     found = watch(intake.read(wanted.path, wanted.model, wanted.template))

@@ -63,7 +63,7 @@ def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
             with _writer(output, file) as write:
                 merged = _write(files, folder, spec, write)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename: after a crash the output is whole
         Path(temporary).replace(output)
         temporary = ""
     except OSError as error:

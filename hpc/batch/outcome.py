@@ -84,6 +84,7 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
     Raises:
         BatchError: an answer is missing, or the output cannot be written.
     """
+    # Two workers may get here at once: both write the same whole files, which does no harm.
     before = report(folder)
     if before is not None:
         return before

@@ -77,6 +77,7 @@ class Pace:
         self._since, self._count, self._rest, self._refusals = now, 0, REST, 1
 
     def _set(self, limit: float) -> None:
+        # A climb takes at least one step: int(1 * GROWTH) would stay at 1 for ever.
         self._limit = min(
             max(1.0, limit, self.limit + 1 if limit > self._limit else 0), self._ceiling
         )

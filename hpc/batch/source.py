@@ -81,7 +81,7 @@ def parse(number: int, text: bytes, model: str | None = None) -> Request | Bad:
         data = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
         return Bad(number, f"no JSON: {error}", text)
-    except RecursionError:
+    except RecursionError:  # thousands of brackets, by mistake or malice
         return Bad(number, "the JSON is nested too deeply", text)
     if not isinstance(data, dict):
         return Bad(number, "no JSON object", text)

@@ -55,6 +55,7 @@ def split(
     Raises:
         BatchError: the requests cannot be read.
     """
+    # Dead workers left answers under earlier attempts: all attempts of a chunk are read.
     counts, attempts = Counts(), _attempts(files, folder)
     for chunk in range(spec.chunks):
         found = answers.collect(files, folder, chunk, attempts.get(chunk, 0))

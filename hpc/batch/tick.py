@@ -34,6 +34,7 @@ def tick(root: Path, schedule_id: str, site: Site) -> str:
         BatchError: the schedule does not exist.
     """
     found = schedule.load(root, schedule_id)
+    # Two ticks at once would both find no running batch, and both submit one.
     with lock.exclusive(schedule.folder_of(root, schedule_id) / "tick"):
         try:
             result, text, batch = _run(root, found, site)

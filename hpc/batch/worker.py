@@ -124,6 +124,7 @@ class Worker:
 
     async def _feed(self, sender: Sender) -> bool:
         while not self._stopping:
+            # Cleared before the work: an answer that lands during the loop wakes the next wait.
             self._wake.clear()
             while self._may_send(sender):
                 held = await self._next()
@@ -152,6 +153,7 @@ class Worker:
         for held in self._held:
             if held.todo:
                 return held
+        # Once no chunk was free, the folders are listed once a second at most: on NFS it costs.
         if time.monotonic() - self._looked_at < IDLE_S:
             return None
         for held in await asyncio.to_thread(self._claim):
@@ -204,6 +206,7 @@ class Worker:
 
     async def _flush(self) -> None:
         for held in list(self._held):
+            # Without open rows (all answered by earlier claims) the chunk only needs finishing.
             if held.open and not held.fresh:
                 continue
             group, held.fresh = held.fresh, []
@@ -236,6 +239,7 @@ class Worker:
         for task in list(self._sending):
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
+        # The keeper ends before the last flush: two flushes at once could write answers twice.
         self._closing.set()
         await asyncio.gather(keeper, return_exceptions=True)
         await self._flush()

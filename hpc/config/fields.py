@@ -64,6 +64,7 @@ def _check_variable(name: str) -> str:
 
 
 def _check_line(text: str) -> str:
+    # A line break would let a value add lines of its own to a batch script.
     if "\n" in text or "\r" in text or "\0" in text:
         raise ValueError("a line break is not allowed here")
     return text

@@ -36,6 +36,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 reads 12:00:00 as 43200 and 1:30 as 90: its rules for numbers are replaced by rules
+# without base 60.
 _SEXAGESIMAL = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, rule) for tag, rule in rules if tag not in _SEXAGESIMAL]

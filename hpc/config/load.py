@@ -104,6 +104,7 @@ def load(
     base = (path.parent if path else Path.cwd()).absolute()
     specs: dict[str, ServiceSpec] = {}
     for entry in (e for e in entries if e.model is not None):
+        # Paths in models.yaml are relative to the file, paths on the command line to the caller.
         folder = Path.cwd() if adhoc and entry.name == adhoc["name"] else base
         layers = [site_file, entry, *over]
         specs[entry.name] = _Resolver(root, folder, layers).spec(entry)

@@ -1,4 +1,4 @@
-"""The processes inside a job: the engine, its sidecar, heartbeats and the shutdown."""
+"""The processes inside a job: engine, sidecar, heartbeats and shutdown."""
 
 from hpc.node.replica import ServeReplica
 

@@ -1,4 +1,4 @@
-"""A replica's record of itself: one JSON file, rewritten at each phase and heartbeat."""
+"""A replica's endpoint record: one JSON file, rewritten at each phase and heartbeat."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """The publisher of one replica's endpoint record.
+    """The publisher of a replica's endpoint record.
 
     An unwritable state directory is logged and survived: a full or hanging file system must not
     end a serving model.

@@ -31,7 +31,7 @@ OWNER = "owner"
 
 @contextmanager
 def private_folder(base: Path = BASE) -> Iterator[Path]:
-    """Yield a folder on the node that only this user can enter, removed with the job.
+    """Yield a folder on the node, open to this user only and removed with the job.
 
     The folder lies in /tmp rather than in $TMPDIR, since a Unix socket's path may have 107 bytes.
 
@@ -48,13 +48,14 @@ def private_folder(base: Path = BASE) -> Iterator[Path]:
 
 
 def sweep(base: Path = BASE) -> None:
-    """Remove the folders of our jobs that were killed with SIGKILL on this node.
+    """Remove the folders of our SIGKILLed jobs on this node.
 
     Args:
         base: parent folder on the node.
     """
     for folder in base.glob(f"{PREFIX}*"):
         owner = _owner(folder)
+        # A folder without an owner is just being made, or foreign: both stay.
         pid = owner.partition(" ")[0]
         if pid.isdecimal() and pids.identity(int(pid)) != owner:
             shutil.rmtree(folder, ignore_errors=True)
@@ -73,7 +74,7 @@ def _owner(folder: Path) -> str:
 
 
 def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]) -> Place:
-    """Return an engine's surroundings on this node.
+    """Return an engine's surroundings on the node.
 
     Args:
         spec: the service.

@@ -1,4 +1,4 @@
-"""The life of one replica in its job, from the first phase to the last."""
+"""The life of a replica in its job, from the first phase to the last."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True, slots=True)
 class ServeReplica:
-    """The job of one replica; submitit pickles this object.
+    """The job of one replica; submitit pickles the object.
 
     Attributes:
         home: state directory.
@@ -68,7 +68,7 @@ class ServeReplica:
 
 
 def serve(root: Path, service: str, replica: int, *, program: str = "apptainer") -> None:
-    """Run one replica in this process until SIGTERM, a crash, or the walltime.
+    """Run a replica in this process until SIGTERM, a crash, or the walltime.
 
     Args:
         root: state directory.
@@ -93,7 +93,7 @@ _current: _Life | None = None
 
 
 class _Life:
-    """One run of a replica's job: everything to close at the job's end, however the job ends."""
+    """A run of a replica's job: everything to close at the job's end, however the job ends."""
 
     def __init__(
         self, root: Path, spec: ServiceSpec, replica: int, folder: Path, program: str
@@ -162,6 +162,7 @@ class _Life:
             self.spec, launch, run_dir=self.folder, log_path=log_path, program=self.program
         )
         self.announcer.enter(Phase.LOADING)
+        # The sidecar starts after the engine is ready, so no request reaches a loading engine.
         self._wait_ready(self.engine)
         self.sidecar, port = server.start_sidecar(
             self.engine,
@@ -211,12 +212,13 @@ class _Life:
         self.announcer.enter(Phase.QUEUED)
 
     def close(self, phase: Phase | None, *, drain_s: float) -> None:
-        """End everything this replica started; a second call does nothing.
+        """End all processes of the replica; a second call does nothing.
 
         Args:
             phase: phase to publish before, or None.
             drain_s: seconds for streams in flight.
         """
+        # Both run() and submitit's checkpoint() close: the second must not publish another phase.
         if self.closed:
             return
         self.closed = True

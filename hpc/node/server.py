@@ -1,4 +1,4 @@
-"""One model server and its sidecar: start, probe, drain, end."""
+"""A model server and its sidecar: start, probe, drain, end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Running:
 def start_engine(
     spec: ServiceSpec, launch: Launch, *, run_dir: Path, log_path: Path, program: str
 ) -> Running:
-    """Start a model server, in its container if the service has one.
+    """Start a model server, in a container if the service has one.
 
     Args:
         spec: the service.
@@ -96,7 +96,7 @@ def start_engine(
 
 
 def _inherited() -> dict[str, str]:
-    """Return this process's variables for an engine, without PYTHONSAFEPATH.
+    """Return the process's variables for an engine, without PYTHONSAFEPATH.
 
     A job may run with PYTHONSAFEPATH, against modules in a foreign working folder. An engine's
     modules lie beside its script, and its working folder is private.
@@ -122,7 +122,7 @@ def wait_ready(
     late: str,
     tick: Callable[[], None],
 ) -> None:
-    """Wait until a model server answers its probe.
+    """Wait for a model server's answer to its probe.
 
     Args:
         running: the server.
@@ -189,7 +189,7 @@ def read_tail(path: Path, start: int = 0) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that is not empty."""
+    """Return the last non-empty line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it printed nothing"
 
@@ -197,7 +197,7 @@ def last_line(text: str) -> str:
 def start_sidecar(
     running: Running, *, secret_file: Path, host: str, run_dir: Path, log_path: Path, drain_s: float
 ) -> tuple[Process[str], int]:
-    """Start the sidecar, a replica's only access from outside, and return the process and its port.
+    """Start the sidecar, a replica's only outside access; return process and port.
 
     Args:
         running: the server behind the sidecar.

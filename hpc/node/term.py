@@ -6,7 +6,7 @@ import signal
 
 
 class Terminated(BaseException):
-    """A request by Slurm or a user to end this job.
+    """A request by Slurm or a user to end the job.
 
     Not an ``Exception``, just as KeyboardInterrupt: Slurm sends SIGCONT just before, and the
     handler of a log line being written about SIGCONT would swallow an ``Exception``.

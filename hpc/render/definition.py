@@ -30,7 +30,7 @@ LLAMA_CMAKE = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """The definition of one image.
+    """The definition of an image.
 
     Attributes:
         template: name of the template's file without ``.def.j2``.
@@ -142,6 +142,7 @@ def _values(name: str, chosen: Definition, settings: Mapping[str, str]) -> dict[
                 f"the definition {name} has no variable {key!r}", hint=f"it has {', '.join(known)}"
             )
     values = {**known, **settings}
+    # Defaults are formatted last, so that a site which sets "version" changes "from" with it.
     derived = {key: text for key, text in chosen.variables.items() if key not in settings}
     return {**values, **{key: text.format_map(values) for key, text in derived.items()}}
 

@@ -26,7 +26,7 @@ OURS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SbatchJob:
-    """The command of one batch script, beside the requested resources.
+    """The command of a batch script, beside the requested resources.
 
     Attributes:
         command: a simple shell command, quoted by the caller.
@@ -48,7 +48,7 @@ class SbatchJob:
 
 
 def sbatch(spec: ServiceSpec, job: SbatchJob, templates: Path | None = None) -> str:
-    """Return the batch script of one replica.
+    """Return the batch script of a replica.
 
     Args:
         spec: the service.
@@ -95,7 +95,7 @@ def script(
 
 
 def directive(option: str, value: str | int | None = None) -> str:
-    """Return one line of options for sbatch, quoted as sbatch reads it.
+    """Return a line of options for sbatch, quoted as sbatch reads quotes.
 
     sbatch splits these lines itself: quotes group, and unlike in a shell a backslash escapes
     inside single quotes too (Slurm, src/sbatch/opt.c, ``_get_argument``).

@@ -24,7 +24,7 @@ _MODULES: dict[TransportName, str] = {
 
 
 def default_transport() -> TransportName:
-    """Return "openssh" on a machine whose ssh program can share a connection, else "paramiko"."""
+    """Return "openssh" on a machine with a connection-sharing ssh, else "paramiko"."""
     try:
         find_program("ssh")
     except CommandError:

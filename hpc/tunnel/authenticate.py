@@ -27,7 +27,7 @@ PASSWORD_TRIES = 3
 
 
 class _UnknownHost(Exception):  # noqa: N818 - says what is the matter
-    """The host's key is unknown, and no user was there to accept the key, or the user declined."""
+    """The host's key is unknown, and no user was present to accept the key, or declined."""
 
 
 class _Asking(paramiko.MissingHostKeyPolicy):
@@ -60,13 +60,14 @@ class _Silent(paramiko.Transport):
 
 
 class _Asker(paramiko.Transport):
-    """A transport that asks for the second factor on the terminal."""
+    """A transport with questions on the terminal, for a second factor."""
 
     def auth_interactive_dumb(
         self, username: str, handler: Any = None, submethods: str = ""
     ) -> list[str]:
         """Pass the server's questions to the user when a key alone does not suffice."""
         del handler
+        # paramiko's own limit of 30 s would end while the user still types a code.
         self.auth_timeout = TYPING_S
         allowed: list[str] = self.auth_interactive(username, _answer, submethods)
         return allowed
@@ -176,7 +177,7 @@ def _with_keys(
 def _with_words(
     client: paramiko.SSHClient, user: str, error: Exception, *, interactive: bool
 ) -> None:
-    """Ask for a password or code if the server accepted no key and allows one."""
+    """Ask for a password or code if the server accepted no key and allows questions."""
     no_keys = "No authentication methods available" in str(error)
     locked = isinstance(error, paramiko.PasswordRequiredException)
     if locked or not (isinstance(error, paramiko.AuthenticationException) or no_keys):
@@ -209,6 +210,7 @@ def _ask_once(transport: paramiko.Transport, user: str, allowed: list[str]) -> N
 
 
 def _allowed(transport: paramiko.Transport, user: str) -> list[str]:
+    # The protocol lists the allowed methods only in its refusal of an attempt, here of "none".
     try:
         transport.auth_none(user)
     except paramiko.BadAuthenticationType as error:

@@ -82,7 +82,7 @@ def ensure_gateway(link: Link, login: Login, *, remote_command: str) -> RemoteGa
 
 
 def relay_words(remote_command: str, to: tuple[str, int] | str) -> str:
-    """Return the shell words that relay one connection over standard input and output."""
+    """Return the shell words for a relay of one connection over standard input and output."""
     host_port = to if isinstance(to, str) else f"{to[0]}:{to[1]}"
     return f"{remote_command} relay {shlex.quote(host_port)}"
 

@@ -27,7 +27,7 @@ class PortTaken(TunnelError):  # noqa: N818 - says what is the matter
 
 
 def denied(login: Login) -> TunnelError:
-    """Return the error for an account that the host refused."""
+    """Return the error for a refused account."""
     return TunnelError(
         f"permission denied by {login}: it accepted no key or password",
         hint="check the user name, or name a private key with --identity",
@@ -35,7 +35,7 @@ def denied(login: Login) -> TunnelError:
 
 
 def unknown_host(login: Login) -> TunnelError:
-    """Return the error for a host key that is not known, with no user to ask."""
+    """Return the error for an unknown host key, with no user to ask."""
     return TunnelError(
         f"the host key of {login.host} is not known on this machine",
         hint=f"run `ssh {login}` once and compare the fingerprint with the one your site publishes",
@@ -52,7 +52,7 @@ def changed_key(login: Login) -> TunnelError:
 
 
 def not_found(login: Login) -> Unreachable:
-    """Return the error for a host that no name server knows; offline, no host is known."""
+    """Return the error for an unknown host name; offline, every host is unknown."""
     return Unreachable(
         f"cannot find a host named {login.host}",
         hint="check the spelling and that this machine is online",
@@ -60,7 +60,7 @@ def not_found(login: Login) -> Unreachable:
 
 
 def unreachable(login: Login, reason: str) -> Unreachable:
-    """Return the error for a host that is absent or does not speak SSH."""
+    """Return the error for a host without an SSH server, or without any answer."""
     return Unreachable(
         f"cannot reach {login.host}: {reason}",
         hint="check that this machine is online, and whether the site wants a VPN",
@@ -68,7 +68,7 @@ def unreachable(login: Login, reason: str) -> Unreachable:
 
 
 def too_slow(login: Login, timeout_s: float) -> Unreachable:
-    """Return the error for a remote command that did not end and cost the connection."""
+    """Return the error for an unfinished remote command, whose connection was given up."""
     return Unreachable(
         f"a command on {login.host} did not end within {timeout_s:g} s",
         hint="its file system may be slow just now: try again",
@@ -101,7 +101,7 @@ _SAID: tuple[tuple[re.Pattern[str], Callable[[Login], TunnelError]], ...] = (
 
 
 def from_ssh(login: Login, log: str) -> TunnelError:
-    """Return the error for what the ssh program logged."""
+    """Return the error for a log of the ssh program."""
     for pattern, failure in _SAID:
         if pattern.search(log):
             return failure(login)

@@ -48,13 +48,14 @@ class _Unbound(_ThreadingForwardServer):  # type: ignore[misc]  # sshtunnel has 
 
 
 class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]
-    """Sshtunnel's forwarder over a connection that is already verified and authenticated."""
+    """Sshtunnel's forwarder over a verified and authenticated connection."""
 
     def __init__(self, transport: paramiko.Transport, to: tuple[str, int]) -> None:
         self._transport = transport
         super().__init__(
             "connected",
             ssh_config_file=None,
+            # A number for sshtunnel's checks; _Unbound never binds the port.
             local_bind_address=(LOOPBACK, 1),
             remote_bind_address=to,
             logger=logger,
@@ -85,7 +86,7 @@ class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]
         """Do not connect: a lost connection is reopened, and verified, by its owner."""
 
     def __del__(self) -> None:
-        """Leave the connection open, which sshtunnel would close with this object."""
+        """Leave the connection open; sshtunnel would close the connection with this object."""
 
 
 class InProcess:
@@ -105,7 +106,7 @@ class InProcess:
         self._lock = threading.Lock()
 
     def run(self, command: str, *, timeout_s: float) -> Result:
-        """Run a remote command line and return its output, whatever its exit status."""
+        """Run a remote command line and return its output, whatever the exit status."""
         try:
             stdin, stdout, stderr = self._clients[0].exec_command(command, timeout=timeout_s)
             stdin.close()
@@ -121,7 +122,7 @@ class InProcess:
         )
 
     def forward(self, port: int, way: Way) -> None:
-        """Do nothing: this transport has no ports of its own; see ``owns_ports``."""
+        """Do nothing: the transport opens no ports; see ``owns_ports``."""
 
     def unforward(self, port: int, way: Way) -> None:
         """Do nothing, as ``forward``."""

@@ -112,7 +112,7 @@ class Keeper:
         self._thread.join()
 
     def close(self) -> None:
-        """End the thread, the connection and its channels."""
+        """End the thread, the connection and all channels."""
         self._closing.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -181,7 +181,8 @@ class Keeper:
             self._next_probe = time.monotonic() + PROBE_EVERY_S
 
     def _doubt(self) -> None:
-        """Try a new connection beside a silent one, and keep the answering one."""
+        """Try a new connection beside a silent one, and keep whichever answers."""
+        # Not borrowed: the user's shared connection may be the very one that fell silent.
         try:
             fresh = self._connect(asks=False, borrow=False, timeout_s=self._attempt_s)
         except HpcServeError:

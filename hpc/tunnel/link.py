@@ -47,7 +47,7 @@ class Link(Protocol):
     owns_ports: bool
 
     def run(self, command: str, *, timeout_s: float) -> Result:
-        """Run a remote command line and return its output, whatever its exit status.
+        """Run a remote command line and return its output, whatever the exit status.
 
         Raises:
             Unreachable: the connection is gone; a command beyond its time limit ends it too.

@@ -78,7 +78,7 @@ def _end(name: str, port: int) -> bytes:
 
 
 def _ask(control: Path, what: int, body: bytes) -> tuple[int, bytes]:
-    """Send one request on its own connection; return the kind and the rest of the answer."""
+    """Send one request on a separate connection; return the answer's kind and content."""
     try:
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(ANSWER_S)

@@ -72,6 +72,7 @@ class OpenSSH:
         except (OSError, mux.MuxError) as error:
             raise failures.from_ssh(self._login, self._said()) from error
         self._leash.setblocking(False)
+        # Without a pid, close() leaves the master running: it is the user's own.
         self._pid = pid if theirs is None else None
 
     def _authenticate(self, *, interactive: bool, timeout_s: float) -> None:
@@ -84,7 +85,7 @@ class OpenSSH:
             raise failures.from_ssh(self._login, self._said())
 
     def run(self, command: str, *, timeout_s: float) -> Result:
-        """Run a remote command line and return its output, whatever its exit status."""
+        """Run a remote command line and return its output, whatever the exit status."""
         late = threading.Event()
         timer = threading.Timer(timeout_s, self._give_up, (late,))
         timer.start()
@@ -126,6 +127,7 @@ class OpenSSH:
 
     def _dial(self, to: tuple[str, int] | str) -> socket.socket:
         """Connect through a socket in the private folder, which the master forwards."""
+        # A short name: ssh appends 20 bytes, and the path of a socket is limited.
         path = self._folder / hashlib.sha256(repr(to).encode()).hexdigest()[:8]
         with self._lock:
             if not path.exists():
@@ -156,7 +158,7 @@ class OpenSSH:
         return True
 
     def alive(self) -> bool:
-        """Return whether the master still runs: its end breaks the leash."""
+        """Return whether the master still runs; the master's end breaks the leash."""
         try:
             while self._leash.recv(4096):
                 pass
@@ -185,7 +187,7 @@ class OpenSSH:
     def _ask(
         self, *arguments: str, command: str | None = None, timeout_s: float | None = 15
     ) -> Result:
-        """Run ssh against the master only: no configuration, and no connection of its own."""
+        """Run ssh against the master only: without configuration or a direct connection."""
         argv = self._slave(*arguments, command=command)
         return process.run(argv, timeout_s=timeout_s, check=False)
 
@@ -196,7 +198,7 @@ class OpenSSH:
         return [*argv, command] if command is not None else argv
 
     def _give_up(self, late: threading.Event) -> None:
-        """End the master, which holds the command's outputs: ending its ssh alone frees nothing."""
+        """End the master, which holds a command's outputs: ending only ssh frees nothing."""
         late.set()
         if self._pid is not None:
             self._exit()

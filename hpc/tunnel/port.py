@@ -36,7 +36,7 @@ UNAVAILABLE = (
 
 
 class LocalPort:
-    """A port of 127.0.0.1 whose clients wait while no connection is up.
+    """A port of 127.0.0.1 for clients, who wait while no connection is up.
 
     Args:
         port: number of the port; 0 takes a free one.
@@ -135,6 +135,7 @@ class LocalPort:
     def _serve(self) -> None:
         while not self._closed:
             listener = self._listener
+            # The ear wakes select() when the listener changes: no timer without waiting clients.
             watched = [self._ear] if listener is None else [self._ear, listener]
             try:
                 ready, _, _ = select.select(watched, [], [], 1 if self._held else None)
@@ -200,7 +201,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _turn_away(sock: socket.socket) -> None:
-    """Answer a client with a 503 over HTTP, its own protocol."""
+    """Answer a client with a 503 over HTTP, the client's protocol."""
     with contextlib.suppress(OSError), sock:
         sock.settimeout(1)
         sock.sendall(UNAVAILABLE)

@@ -15,7 +15,7 @@ Outcome = Literal["ok", "refused", "silent"]
 
 
 class Probe:
-    """One connection to the gateway, used for all probes.
+    """A connection to the gateway for all probes.
 
     Args:
         link: the connection to the login node.
@@ -67,6 +67,7 @@ class Probe:
         name = "hpc-probe"
         threading.Thread(target=self._carry, args=(theirs,), name=name, daemon=True).start()
         self._http = http.client.HTTPConnection("gateway")
+        # Else http.client would open a TCP connection to a host "gateway" once ours is closed.
         self._http.auto_open = 0
         self._http.sock = ours
         return self._http

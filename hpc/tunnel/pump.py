@@ -18,7 +18,7 @@ CHUNK = 64 * 1024
 
 
 class Stream(Protocol):
-    """The interface that sockets, paramiko's channels and a program's pipes share."""
+    """The common interface of sockets, paramiko's channels and a program's pipes."""
 
     def recv(self, size: int, /) -> bytes:
         """Return available bytes up to a size; b"" at the end."""
@@ -34,7 +34,7 @@ class Stream(Protocol):
 
 
 class Pipes:
-    """A program's input and output as one stream."""
+    """A program's input and output as a single stream."""
 
     def __init__(self, program: Process[bytes]) -> None:
         self._program = program
@@ -47,6 +47,7 @@ class Pipes:
     def sendall(self, data: bytes) -> None:
         """Write all bytes to the program's input."""
         assert self._program.stdin is not None  # noqa: S101
+        # An unbuffered pipe may accept only a part of the data.
         view = memoryview(data)
         while view:
             view = view[self._program.stdin.write(view) or 0 :]
@@ -81,7 +82,7 @@ def splice(one: Stream, other: Stream) -> None:
 
 
 def _half(source: Stream, sink: Stream) -> None:
-    """Copy one direction; an error ends both directions, an orderly end only this one."""
+    """Copy one direction; an error ends both directions, an orderly end only the copied one."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)

@@ -57,7 +57,7 @@ def save(root: Path, record: TunnelRecord, key: str) -> None:
 
 
 def mark(root: Path, port: int, condition: str) -> None:
-    """Record that the tunnel at a local port is up or down."""
+    """Record the tunnel at a local port as up or down."""
     record = state.read_record(_path(root, port), TunnelRecord)
     if record is not None and record.pid == os.getpid() and record.state != condition:
         with contextlib.suppress(StateError):

@@ -18,11 +18,13 @@ ORPHAN_S = 5
 def master(
     login: Login, control: Path, log: Path, *, interactive: bool, timeout_s: float = CONNECT_S
 ) -> list[str]:
-    """Return the arguments that start a master.
+    """Return the arguments for starting a master.
 
     ssh takes the first value of an option: protecting options come first, then the user's, then
     defaults.
     """
+    # Forwards, agents and local commands of the user's configuration belong to the user's own
+    # sessions: here they could take ports or fail the connection.
     ours = {
         "StrictHostKeyChecking": "ask" if interactive else "yes",
         "BatchMode": "no" if interactive else "yes",

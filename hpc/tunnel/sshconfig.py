@@ -99,6 +99,7 @@ def _configured(login: Login) -> Mapping[str, Any]:
         found: dict[str, Any] = dict(config.lookup(login.host))
     except (paramiko.SSHException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the SSH configuration {path}: {error}") from error
+    # Of a repeated option ssh takes the first: in reverse, the first is the last one written.
     for key, value in reversed(login.options):
         found[key.lower()] = value
     return found

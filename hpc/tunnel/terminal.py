@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print a message without characters that could control the terminal."""
+    """Print a message without terminal control characters."""
+    # The text may come from a hostile server: escape sequences could rewrite the screen.
     lines = "".join(c if c.isprintable() or c == "\n" else "?" for c in text).strip()
     if lines:
         sys.stderr.write(lines + "\n")
@@ -24,7 +25,7 @@ def say(text: str) -> None:
 
 
 def ask(prompt: str, *, echo: bool) -> str:
-    """Ask one question; getpass uses the terminal itself, or the page of a notebook."""
+    """Ask one question; getpass uses the terminal, or the page of a notebook."""
     shown = "".join(c if c.isprintable() else "?" for c in prompt)
     if not echo:
         return getpass.getpass(shown)
@@ -39,7 +40,7 @@ def can_ask() -> bool:
 
 
 def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook."""
+    """Return whether the process is the kernel of a notebook."""
     shell = sys.modules.get("IPython")
     found = shell.get_ipython() if shell is not None else None
     return found is not None and hasattr(found, "kernel")
