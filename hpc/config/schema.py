@@ -38,7 +38,7 @@ class Settings(Strict):
     server: Server | None = Field(None, description="program that serves the model")
     image: Line | None = Field(None, description="container image, a SIF file")
     accelerator: Accelerator | None = Field(
-        None, description="GPU libraries in the container: cuda (--nv), rocm (--rocm) or none"
+        None, description="GPU libraries: cuda (--nv), rocm (--rocm) or none"
     )
     replicas: int | None = Field(None, ge=1, le=1000, description="jobs that serve the model")
     resources: ResourcesEntry = Field(default_factory=ResourcesEntry)
