@@ -113,6 +113,7 @@ class Opening:
             await self._opened.aclose()
 
     async def _open(self) -> AsyncConnection:
+        # Connecting waits for SSH and may ask the user: in a thread, so that the loop goes on.
         self._opened = AsyncConnection(await asyncio.to_thread(self._open_it))
         return self._opened
 

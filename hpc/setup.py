@@ -96,6 +96,7 @@ def ask() -> Facts:
     partitions = tuple(slurm.partitions())
     settings = slurm.site_settings()
     enforced = settings.get("AccountingStorageEnforce", "").lower()
+    # scontrol prints "KillWait = 30 sec".
     wait = re.match(r"(\d+) sec", settings.get("KillWait", ""))
     return Facts(
         partitions,

@@ -100,6 +100,7 @@ def total(several: Iterable[Use]) -> Use:
     """Return the sum of one key's usage on several machines."""
     known = tuple(several)
     day = max((one.day for one in known), default=0)
+    # Machines whose last usage was on an earlier day add nothing to the latest day.
     of_day = [one.today(day) for one in known]
     return Use(
         day=day,

@@ -177,6 +177,7 @@ class Attendance:
 
     def _count(self, folder: Path, spec: BatchSpec) -> None:
         crewmen = crew.load_all(self._files, folder)
+        # Two workers may count a row whose chunk changed hands, so the sums are capped.
         failed = min(spec.rows, sum(one.failed for one in crewmen))
         good = min(spec.rows - failed, sum(one.good for one in crewmen))
         why = ending.why(folder)
@@ -209,6 +210,7 @@ class Attendance:
         if ended == "completed":
             now = self.progress.finalizing_at or int(time.time())
             self._save(status="finalizing", finalizing_at=now)
+        # The workers have ended before the answers are read: no file grows during the split.
         cases.settle(folder)
         root, key = self._office.root, self._order.key
         drafts = [orders.drafted(root, key) for _ in range(2)]

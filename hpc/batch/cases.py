@@ -150,6 +150,7 @@ def resume(
     if outcome.report(folder):
         raise BatchError(f"batch {batch} is done", hint="try failed requests again: batch retry")
     if state.read_text(folder / "control"):
+        # Workers still leaving would read the cleared command and stay, so they end first.
         _wait_ended(folder)
         state.write_text(folder / "control", "")
         ending.forget(folder)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 100
 """Faulty lines that are reported one by one."""
+# The first match counts: the longer beginnings stand before the shorter.
 CODES = (
     ("no JSON", "invalid_json_line", None),
     ("the JSON is nested", "invalid_json_line", None),
@@ -133,6 +134,7 @@ def models_of(url: str, key: str) -> set[str] | None:
         RefusedError: the key is revoked or has expired.
     """
     headers = {"authorization": f"Bearer {key}"}
+    # No proxy of the environment: the gateway listens on this machine.
     try:
         with httpx.Client(trust_env=False, timeout=10.0) as client:
             got = client.get(f"{url}/v1/models", headers=headers)

@@ -38,6 +38,7 @@ class Pace:
 def extended(history: Sequence[Moment], moment: Moment) -> tuple[Moment, ...]:
     """Return a history with a new sample; older samples are thinned beyond a limit."""
     kept = tuple(history)
+    # A sample closer than 1/240 of the run to the one before the last replaces the last.
     if len(kept) > 1 and moment[0] - kept[-2][0] < (moment[0] - kept[0][0]) / POINTS:
         kept = kept[:-1]
     kept = (*kept, moment)

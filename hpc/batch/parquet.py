@@ -66,6 +66,7 @@ def read(path: Path, model: str | None, template: Path | None) -> Iterator[Reque
     Raises:
         ConfigError: a file cannot be read, or the template is faulty.
     """
+    # A few rows at a time: a large file may not fit into memory.
     made = tables.compiled(template) if template is not None else None
     with _opened(path) as file:
         number = 0

@@ -35,6 +35,7 @@ MEM_MB = 1000
 RUNS_KEPT = 100
 PLACES = ("{date}", "{time}")
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
+# Only variables that change a submission: a schedule outlives the session that made it.
 KEPT_ENV = re.compile(r"HPC_SERVE_|PATH$|APPTAINER_|SINGULARITY_")
 
 
@@ -135,6 +136,7 @@ def make(
         time.time(),
         str(root),
     )
+    # The record first: a run that starts at once must find its schedule.
     state.write_record(folder_of(root, made.id) / "schedule.json", made)
     try:
         if via == SCRONTAB:

@@ -30,7 +30,7 @@ def read(path: Path, model: str | None, template: Path) -> Iterator[Request | Ba
         ConfigError: a file cannot be read, or the template is faulty.
     """
     made = compiled(template)
-    csv.field_size_limit(source.LINE_LIMIT)
+    csv.field_size_limit(source.LINE_LIMIT)  # by default a field ends at 128 KiB
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
@@ -54,6 +54,7 @@ def compiled(path: Path) -> Template:
     from jinja2 import StrictUndefined, TemplateError  # noqa: PLC0415 - most input needs none
     from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
 
+    # Sandboxed: a template from somebody else must not run code as this user.
     environment = SandboxedEnvironment(undefined=StrictUndefined)
     try:
         return environment.from_string(path.read_text(encoding="utf-8"))

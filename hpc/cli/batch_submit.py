@@ -194,6 +194,7 @@ def _schedule(
         )
     if options["at"] or options["dependency"]:
         raise click.UsageError("--every sets the times; leave --at and --dependency out")
+    # Each run submits once, and 'batch tick' adds --json and --home itself.
     words = output.words(ctx, leave_out=("every", "every_partition", "as_json", "home"))
     made = schedule.make(
         loaded.home,

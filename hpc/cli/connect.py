@@ -167,6 +167,7 @@ def _background(destination: str, options: dict[str, Any]) -> None:
             if options[name] is not None:
                 argv.append(f"--{name.replace('_', '-')}={options[name]}")
         argv += ["--relay"] if options["relay"] else []
+        # With --json the other process prints its first line once the tunnel is up.
         _, status = process.first_line(argv)
         if status is not None:
             click.get_current_context().exit(status)
@@ -248,6 +249,7 @@ def _show(tunnel: Tunnel, options: dict[str, Any]) -> None:
 
 
 def _lines(base_url: str, key_file: str, options: dict[str, Any]) -> None:
+    # In a pipe or file only the command that reads the key is printed: no secret gets into logs.
     shown = options["only_env"] or sys.stdout.isatty()
     quoted = shlex.quote(key_file)
     key = Path(key_file).read_text(encoding="ascii").strip() if shown else ""
@@ -263,7 +265,7 @@ def _lines(base_url: str, key_file: str, options: dict[str, Any]) -> None:
 
 def _print_event(event: Event, **more: str) -> None:
     click.echo(json.dumps({"event": event, "time": round(time.time(), 3), **more}))
-    sys.stdout.flush()
+    sys.stdout.flush()  # a waiting parent reads the line through a pipe
 
 
 @contextlib.contextmanager

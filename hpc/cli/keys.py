@@ -89,6 +89,7 @@ def add(
     secret, entry = use.add(path, name, models=names, limits=allowed, expires=ends)
     if as_json:
         return output.print_json({**_plain(entry), "key": secret})
+    # Alone on stdout, so that a script can capture the key.
     click.echo(secret)
     click.echo("this is the only time the key is shown", err=True)
     return None

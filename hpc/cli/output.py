@@ -126,6 +126,7 @@ def words(ctx: click.Context, *, leave_out: Sequence[str]) -> list[str]:
             found += [option] if value else []
         else:
             values = value if param.multiple else (value,)
+            # Joined by "=", so that a value may begin with a dash.
             found += [f"{option}={one}" for one in values]
     return found
 

@@ -79,6 +79,7 @@ ADHOC = (
 
 def name_for(model: str) -> str:
     """Return a service name derived from a model's name."""
+    # ORG/NAME:FILE.gguf gives the file's name, ORG/NAME and a path their last part.
     stem = Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name[:NAME_LENGTH].rstrip("-._") or "model"
@@ -103,6 +104,7 @@ def adhoc_entry(
     if engine is None or model is None:
         raise click.UsageError("--engine and --model must be given together")
     pairs = [pair.partition("=") for pair in engine_args]
+    # A key without "=" is a bare flag of the server.
     values = {key: value if mark else True for key, mark, value in pairs}
     entry = {"name": name or name_for(model), "backend": engine, "model": model}
     return {**entry, "engine_args": values} if values else entry

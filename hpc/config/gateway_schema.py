@@ -25,12 +25,14 @@ def _check_header(name: str) -> str:
     lower = name.lower()
     if not _HEADER.fullmatch(lower):
         raise ValueError(f"{name!r} is not the name of a header; allowed: letters, digits, '-'")
+    # The value would be a client's key, in a file that is not closed to others.
     if lower == "authorization":
         raise ValueError("name a key under 'keys'; its text does not belong into a file")
     return lower
 
 
 def _check_value(text: str) -> str:
+    # HTTP strips blanks around a value: a rule with such blanks would never match.
     if not (text.isascii() and (text.isprintable() or not text)) or text != text.strip():
         raise ValueError(f"{text!r} is not a value of a header")
     return text

@@ -91,6 +91,7 @@ class ModelEntry(Settings):
 class ModelsFile(Strict):
     """The whole of models.yaml."""
 
+    # A file of a later format is refused, not misread.
     version: Literal[1] = Field(1, description="format of this file")
     models: list[ModelEntry] = Field(default_factory=list)
     gateway: GatewayEntry = Field(default_factory=GatewayEntry)

@@ -42,6 +42,7 @@ def parse_seconds(text: str | int) -> int | None:
     if match is None:
         raise ValueError(f"{plain!r} is not a Slurm time; allowed: {TIME_FORMS}")
     parts = [int(part) for part in match["rest"].split(":")]
+    # After days the first number is hours; without days one number is minutes, two are MM:SS.
     if match["days"] is not None:
         hours, minutes, seconds = (*parts, 0, 0)[:3]
     else:

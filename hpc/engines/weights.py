@@ -73,7 +73,7 @@ def cached(spec: ServiceSpec, home: str) -> bool:
     if weights.repo is None:
         return True
     snapshot = _snapshot(Path(home) / "hub" / f"models--{weights.repo.replace('/', '--')}", spec)
-    if snapshot is None:
+    if snapshot is None:  # never downloaded, or another revision
         return False
     if weights.file is not None:
         return all((snapshot / part).is_file() for part in parts(weights.file))
@@ -102,6 +102,7 @@ def _snapshot(folder: Path, spec: ServiceSpec) -> Path | None:
 
 def _whole(snapshot: Path) -> bool:
     """Return whether every weight file is complete: links to unfinished downloads dangle."""
+    # An index lists every shard: a download in progress has the index before its shards.
     names: set[str] = set()
     for index in snapshot.glob("*.index.json"):
         try:

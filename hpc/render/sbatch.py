@@ -81,6 +81,7 @@ def script(
     Raises:
         ConfigError: a value cannot stand in a batch script, or a template is faulty.
     """
+    # submitit's log files, the requeue and the signal before the walltime depend on these options.
     for option in resources.extra:
         if option in OURS or not OPTION.fullmatch(option):
             raise ConfigError(f"{option!r} is no sbatch option that a model or site can set")

@@ -145,6 +145,7 @@ def _enter(
         raise failures.denied(login) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise failures.unreachable(login, reason(error)) from error
+    # Against firewalls that drop idle connections, and for the kernel's timeout (see _dial).
     transport = client.get_transport()
     if transport is not None:
         transport.set_keepalive(ALIVE_S)

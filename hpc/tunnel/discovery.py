@@ -76,6 +76,7 @@ def ensure_gateway(link: Link, login: Login, *, remote_command: str) -> RemoteGa
     result = link.run(command_line(words), timeout_s=START_S)
     found = parse_reply(result.stdout) if result.returncode == 0 else None
     if found is None:
+        # An older hpc-serve lacks the command: its version explains the failure best.
         told = link.run(command_line(f"{remote_command} --version"), timeout_s=START_S)
         raise _explain(login, result, remote_command, _version(told))
     return found
