@@ -35,7 +35,7 @@ for command in (submit, validate, report, schedules, unschedule, tick):
 @output.home_option
 @output.json_option
 def ls(*, home: str | None, as_json: bool) -> None:
-    """List batches."""
+    """List batches and their progress."""
     from hpc.batch import cases  # noqa: PLC0415
 
     root = state.home(home)
@@ -83,7 +83,7 @@ def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> No
 @click.argument("batch_id", metavar="ID")
 @output.home_option
 def pause(batch_id: str, home: str | None) -> None:
-    """Let the workers finish their requests in flight and leave; 'batch resume' continues."""
+    """Pause a batch. Workers finish their requests in flight; 'batch resume' continues."""
     from hpc.batch import cases  # noqa: PLC0415
 
     cases.stop(state.home(home), batch_id, word="pause")
@@ -94,7 +94,7 @@ def pause(batch_id: str, home: str | None) -> None:
 @click.argument("batch_id", metavar="ID")
 @output.home_option
 def cancel(batch_id: str, home: str | None) -> None:
-    """End the jobs of a batch at once; its answers stay, and 'batch resume' continues."""
+    """End the jobs of a batch. Its answers stay, and 'batch resume' continues."""
     from hpc.batch import cases  # noqa: PLC0415
 
     cases.stop(state.home(home), batch_id, word="cancel")
@@ -107,7 +107,7 @@ def cancel(batch_id: str, home: str | None) -> None:
 @output.with_options(PLACE)
 @output.home_option
 def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -> None:
-    """Submit the missing workers of a paused, cancelled or stopped batch."""
+    """Resume a batch: submit its missing workers."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 
@@ -134,7 +134,7 @@ def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -
 @output.with_options(PLACE)
 @output.home_option
 def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
-    """Change a batch to N workers; new workers may use another partition or GPU type."""
+    """Change a batch to N workers. New workers may use another partition or GPU type."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 
@@ -155,7 +155,7 @@ def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
 @click.option("--errors", is_flag=True, help="Retry requests that ended in an error (the default).")
 @output.home_option
 def retry(batch_id: str, home: str | None, *, errors: bool) -> None:
-    """Send the requests of a finished batch that ended in an error again."""
+    """Send the failed requests of a finished batch again."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 

@@ -24,7 +24,7 @@ from hpc.cli.batch_text import as_dict, report_lines
 @output.home_option
 @output.json_option
 def report(batch_id: str, *, plot: Path | None, home: str | None, as_json: bool) -> None:
-    """Report on a batch: counts, throughput over time, tokens, GPU-hours."""
+    """Report on a batch: counts, throughput, tokens, GPU-hours."""
     from hpc.batch import cases, history  # noqa: PLC0415 - help must stay quick
 
     seen = cases.look(state.home(home), batch_id)

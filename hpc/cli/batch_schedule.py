@@ -20,7 +20,7 @@ FAILED = 9
 @output.home_option
 @output.json_option
 def schedules(*, home: str | None, as_json: bool) -> None:
-    """List the schedules made with --every, with the results of their runs."""
+    """List the schedules made with --every, and their last runs."""
     from hpc.batch import schedule  # noqa: PLC0415 - help must stay quick
 
     root = state.home(home)

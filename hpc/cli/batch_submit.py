@@ -102,7 +102,7 @@ HOW = (
 @output.json_option
 @click.pass_context
 def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
-    """Check FILE, divide its requests into chunks, and submit jobs that answer them."""
+    """Check FILE, and submit jobs that answer its requests."""
     from hpc.batch import launch  # noqa: PLC0415 - help must not pay for submitit
 
     loaded, serves = _served(options)
@@ -244,7 +244,7 @@ def _gateway(root: Path, service: str) -> Any:
 def validate(
     ctx: click.Context, path: Path, name: str, template: Path | None, *, as_json: bool
 ) -> None:
-    """Check every line of FILE and list the faulty lines with reasons."""
+    """Check every line of FILE, and list the faulty lines."""
     from hpc.batch import intake  # noqa: PLC0415
 
     model = None if name == "any" and template is None else name

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hpc.config import Config
 
 DEFINITION_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--bootstrap", help="Image source: docker, localimage or debootstrap."),
+    click.option("--bootstrap", help="Base: docker (default), localimage, debootstrap."),
     click.option("--from", "from_", metavar="IMAGE", help="Base image of the build."),
     click.option("--mirror", metavar="URL", help="Debian mirror [default: this machine's]."),
     click.option(

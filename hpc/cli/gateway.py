@@ -90,7 +90,7 @@ def start(
     as_json: bool,
     **more: Any,
 ) -> None:
-    """Start the gateway in the background, unless this machine has a running one."""
+    """Start the gateway in the background, unless a gateway runs."""
     from hpc import gateway as use  # noqa: PLC0415
 
     root, argv = state.home(home), _argv(more)
@@ -118,7 +118,7 @@ def stop(home: str | None) -> None:
 @output.home_option
 @output.json_option
 def reload(home: str | None, *, as_json: bool) -> None:
-    """Make the gateway read models.yaml at once; exit with 2 if the file is refused."""
+    """Make the gateway read models.yaml at once. Exits with 2 if the file is refused."""
     from hpc import gateway as use  # noqa: PLC0415
 
     asked_at = time.time()
@@ -137,7 +137,7 @@ def reload(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
-    """List the gateways of all machines; exit with 8 if none answers on this machine."""
+    """List the gateways of all machines. Exits with 8 if none answers on this machine."""
     from hpc import gateway as use  # noqa: PLC0415
 
     root = state.home(home)
@@ -162,7 +162,7 @@ def status(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 @output.json_option
 def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
-    """Start the gateway if none runs; print address and owner's key as one JSON line."""
+    """Start the gateway if needed, and print address and owner's key as JSON."""
     from hpc import access as use  # noqa: PLC0415
 
     del as_json
@@ -174,7 +174,7 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
 @output.models_option
 @output.home_option
 def env(models_file: str | None, home: str | None) -> None:
-    """Start the gateway if none runs; print export lines for this shell."""
+    """Start the gateway if needed, and print export lines for this shell."""
     from hpc import access as use  # noqa: PLC0415
 
     access = use.ensure(state.home(home), models_file=models_file)

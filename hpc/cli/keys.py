@@ -63,7 +63,9 @@ def keys() -> None:
     help="Models that the key may use [default: all].",
 )
 @limit_options
-@click.option("--expires", metavar="WHEN", help="Expiry: 12h, 30d, 4w, 2027-03-31 [never].")
+@click.option(
+    "--expires", metavar="WHEN", help="Expiry, such as 12h, 30d or 2027-03-31 [default: never]."
+)
 @output.home_option
 @output.json_option
 def add(

@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("hpc.cli.render:render", "Print a script or definition; submit nothing."),
     "build": ("hpc.cli.build:build", "Build the container image of an engine."),
     "submit": ("hpc.cli.services:submit", "Start the replicas of a service as Slurm jobs."),
-    "ls": ("hpc.cli.services:ls", "List services."),
+    "ls": ("hpc.cli.services:ls", "List services and their phases."),
     "status": ("hpc.cli.services:status", "Show the replicas of a service."),
     "logs": ("hpc.cli.logs:logs", "Print the logs of a service."),
     "wait": ("hpc.cli.services:wait", "Wait until a service is ready."),

@@ -189,7 +189,7 @@ def describe(replica: Replica) -> str:
 @home_option
 @json_option
 def ls(*, home: str | None, as_json: bool) -> None:
-    """List the services and their replicas' phases."""
+    """List services and their phases."""
     from hpc import service  # noqa: PLC0415
 
     found = service.look(state.home(home))
