@@ -162,7 +162,7 @@ def status(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 @output.json_option
 def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
-    """Start the gateway if needed, and print address and owner's key as JSON."""
+    """Print address and owner's key as JSON. Starts the gateway if needed."""
     from hpc import access as use  # noqa: PLC0415
 
     del as_json
@@ -174,7 +174,7 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
 @output.models_option
 @output.home_option
 def env(models_file: str | None, home: str | None) -> None:
-    """Start the gateway if needed, and print export lines for this shell."""
+    """Print export lines for this shell. Starts the gateway if needed."""
     from hpc import access as use  # noqa: PLC0415
 
     access = use.ensure(state.home(home), models_file=models_file)
