@@ -123,8 +123,11 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note a link, or the address to which links are relative."""
         address = dict(attrs).get("href")
-        if address is not None and tag == "base":
-            self.base = address
-        elif address is not None and tag == "a":
-            with contextlib.suppress(ValueError):
-                self.links.append(urljoin(self.base, address))
+        if address is None or tag not in {"a", "base"}:
+            return
+        with contextlib.suppress(ValueError):
+            whole = urljoin(self.base, address)
+            if tag == "base":
+                self.base = whole
+            else:
+                self.links.append(whole)

@@ -67,24 +67,25 @@ class RequirementFiles:
             return None
         path = Path(os.path.abspath(path))  # noqa: PTH100 - what it names is beside the link
         if path not in self._seen:
-            name = f"requirements-{len(self._seen)}.txt"
-            # Noted before it is read, since files may include each other.
-            self._seen[path] = f"{self._packing.seen_as}/{name}"
-            self._seen[path] = self._copy(setting, path, name)
+            self._copy(setting, path)
         return self._seen[path]
 
-    def _copy(self, setting: str, path: Path, name: str) -> str | None:
+    def _copy(self, setting: str, path: Path) -> None:
+        self._seen[path] = None
         content = self._packing.contents(setting, path)
         if content is None:
-            return None
+            return
         try:
             lines = content.decode("utf-8-sig").splitlines()
         except UnicodeDecodeError:
             self._packing.leave_out(f"{setting} {path}", "it is no text in UTF-8")
-            return None
+            return
+        name = f"requirements-{sum(seen is not None for seen in self._seen.values())}.txt"
+        # Noted before its lines are looked at, since files may include each other.
+        self._seen[path] = f"{self._packing.seen_as}/{name}"
         about = f"{setting} {path}"
         written = [self._line(about, line, path.parent) for line in self._meant(lines)]
-        return self._packing.put(name, "".join(f"{line}\n" for line in written if line).encode())
+        self._packing.put(name, "".join(f"{line}\n" for line in written if line).encode())
 
     def _meant(self, lines: list[str]) -> Iterator[str]:
         """Yield lines as pip takes them: joined, without comments, with variables."""

@@ -178,8 +178,11 @@ class _Carrier:
         """
         try:
             path = self._path(word)
-            if path is None:
+            if path is None and not word.lower().startswith("file:"):
                 return word
+            if path is None:
+                self.packing.leave_out(setting, "it names a file of another machine")
+                return None
             if not path.exists():
                 self.packing.leave_out(f"{setting} {word}", "there is no such place")
                 return None
