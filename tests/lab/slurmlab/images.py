@@ -19,7 +19,7 @@ _DEFINITION = """\
 Bootstrap: debootstrap
 OSVersion: {suite}
 MirrorURL: {mirror}
-Include: ca-certificates
+Include: ca-certificates python3-venv
 
 %post
     set -e
