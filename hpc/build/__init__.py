@@ -145,7 +145,9 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
     seen = 0
     while True:
         status = jobs.statuses([job])[job.job_id]
-        seen = _follow(order.log, seen, tell)
+        # An earlier build of this image may have left a log.
+        if order.log.exists() and order.log.stat().st_mtime >= job.submitted_at:
+            seen = _follow(order.log, seen, tell)
         if status.state in OVER:
             break
         time.sleep(JOB_POLL_S)

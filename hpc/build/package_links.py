@@ -57,9 +57,10 @@ def of_index(index: Path) -> list[Path]:
         index: absolute; what its pages say is relative to this path, symbolic link or not.
     """
     with os.scandir(index) as entries:
-        pages = (index / entry.name / "index.html" for entry in entries)
-        targets = list(_targets(islice(pages, PAGES)))
-    return [index, *_outside(index, targets)]
+        projects = [index / entry.name for entry in islice(entries, PAGES)]
+    pages = [project / "index.html" for project in projects]
+    linked = [path for path in (*projects, *pages) if path.is_symlink()]
+    return [index, *_outside(index, [*linked, *_targets(pages)])]
 
 
 def of_file(file: Path) -> list[Path]:

@@ -107,18 +107,21 @@ def carried(
 def merged(sections: Sections) -> Sections:
     """Return settings by section without that of variables, each option under one name.
 
-    Variables win over all sections, so an option of theirs is in ``global`` alone. Empty values
-    do not count, as in pip, once they have replaced what weaker files say.
+    Variables win over all sections, so an option of theirs is in ``global`` alone, but for those
+    that add up, which come last in each section that has such. Empty values do not count, as in
+    pip, once they have replaced what weaker files say.
 
     Args:
         sections: the configuration as ``pip_files.read`` gives it.
     """
     known = {name: _named(sections.get(name, {})) for name in ("global", *COMMANDS)}
     for key, value in _named(sections.get(pip_files.VARIABLES, {})).items():
-        before = known["global"].pop(key, "")
-        known["global"][key] = f"{before},{value}" if key in FORMATS and before else value
-        for name in COMMANDS if key not in FORMATS else ():
-            known[name].pop(key, None)
+        for name, section in known.items():
+            before = section.pop(key, "")
+            if key in FORMATS and (name == "global" or before or FORMATS & section.keys()):
+                section[key] = f"{before},{value}" if before else value
+            elif name == "global":
+                section[key] = value
     return known
 
 

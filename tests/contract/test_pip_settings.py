@@ -150,7 +150,11 @@ def test_pip_finds_the_same_with_what_was_carried(tmp_path: Path, conf: str, ver
 
     carried = pip_settings.carried(here, seen_as=f"{tmp_path}/seen", prefix=str(tmp_path))
     carrying.write(tmp_path / "seen", carried)
-    build = {**here, "HOME": "/nowhere", "PIP_CONFIG_FILE": f"{tmp_path}/seen/pip.conf"}
+    build = {
+        **here,
+        "HOME": f"{tmp_path}/elsewhere",
+        "PIP_CONFIG_FILE": f"{tmp_path}/seen/pip.conf",
+    }
     del build["NOT"]
 
     for name, env in (("here", here), ("build", build)):

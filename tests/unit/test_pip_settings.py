@@ -75,6 +75,7 @@ def test_variables_win_over_sections_and_empty_values_cancel() -> None:
         {
             "global": {"timeout": "5", "pre": "", "no-binary": "a"},
             "install": {"default-timeout": "6", "no-binary": "b", "retries": "2"},
+            "wheel": {"only-binary": ":all:"},
             "list": {"format": "json"},
             pip_files.VARIABLES: {"default-timeout": "7", "no-binary": "c", "retries": ""},
         }
@@ -82,9 +83,9 @@ def test_variables_win_over_sections_and_empty_values_cancel() -> None:
 
     assert merged == {
         "global": {"timeout": "7", "no-binary": "a,c"},
-        "install": {"no-binary": "b", "retries": "2"},
+        "install": {"retries": "2", "no-binary": "b,c"},
         "download": {},
-        "wheel": {},
+        "wheel": {"only-binary": ":all:", "no-binary": "c"},
     }
 
 
@@ -249,6 +250,8 @@ def test_folders_that_links_lead_to_are_shown_as_well(tmp_path: Path) -> None:
     write(tmp_path / "i/simple/a/index.html", page.format(pool=pool.as_uri()))
     folder(tmp_path / "i/files", "a.whl")
     folder(tmp_path / "i/private")
+    write(tmp_path / "far/b/index.html", "")
+    (tmp_path / "i/simple/b").symlink_to(tmp_path / "far/b")
     flat = folder(tmp_path / "flat")
     (tmp_path / "hop").mkdir()
     (tmp_path / "hop/c.whl").symlink_to(pool / "c.whl")
@@ -258,7 +261,7 @@ def test_folders_that_links_lead_to_are_shown_as_well(tmp_path: Path) -> None:
     index = carry(tmp_path, conf)
     links = carry(tmp_path, PIP_FIND_LINKS=str(flat), PIP_EXTRA_INDEX_URL="http://h.example/s")
 
-    assert index.folders == tuple(f"{tmp_path}/{n}" for n in ("i/files", "i/simple", "pool"))
+    assert index.folders == tuple(f"{tmp_path}/{n}" for n in ("far", "i/files", "i/simple", "pool"))
     assert links.folders == tuple(f"{tmp_path}/{n}" for n in ("flat", "hop", "pool"))
     assert told(links)["extra-index-url"] == "http://h.example/s"
 
