@@ -25,7 +25,7 @@ JOB_POLL_S = 3.0
 LAST_WORDS = 12
 SUPERUSER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where debootstrap and what it calls lie, which is not on an ordinary user's PATH."""
-NOTE = "hpc-serve: "
+NOTE = "[note] "
 """The beginning of lines that are ours and not Apptainer's, in a build's log."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 

@@ -190,6 +190,6 @@ def _tell(status: Status, engine: str, line: str) -> None:
     from hpc.build import NOTE  # noqa: PLC0415
 
     if line.startswith(NOTE):
-        status.console.print(line.removeprefix(NOTE), soft_wrap=True)
+        status.console.print(line, soft_wrap=True)
     else:
         status.update(f"building {engine}: {line.strip()[:100]}")
