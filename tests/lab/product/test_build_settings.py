@@ -106,12 +106,13 @@ def test_a_build_gets_a_constraint_file_and_leaves_no_setting_behind(
         argv = ["hpc-serve", "build", "llamacpp-debian", "--bootstrap", "localimage"]
         rest = ["--from", base, "--output", "/tmp/made.sif", "--", *images.FAST]
         said = node.run([*argv, *rest], timeout=600)
-        inside = ["apptainer", "exec", "/tmp/made.sif"]
+        # Without the home, which Apptainer would show over the image's own folder.
+        inside = ["env", "-C", "/tmp", "apptainer", "exec", "--no-home", "/tmp/made.sif"]
         version = node.run([*inside, "/engine/bin/pip", "list", "--format=freeze"]).stdout
         apt = node.run([*inside, "cat", "/apt"]).stdout
         seen = node.run([*inside, "cat", "/seen"]).stdout
         left = node.run([*inside, "ls", "-A", "/opt/hpc-serve-build", f"{HOME}/my wheels"]).stdout
-        search = ["grep", "-rlI", "-e", "pw-", "/etc", "/opt", "/engine", "/root", "/var"]
+        search = ["grep", "-rlI", "-e", "pw-", "/etc", "/opt", "/engine", "/home", "/root", "/var"]
         secrets = node.run([*inside, *search], check=False).stdout
         log = node.run(["cat", "/tmp/made.build.log", "/tmp/made.def"]).stdout
 
