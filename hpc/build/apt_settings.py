@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hpc import process
-from hpc.build.carried import Packing
+from hpc.build.carried import Packing, surely
 from hpc.errors import CommandError, ConfigError
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _passwords(packing: Packing, root: Path, dump: str) -> bytes:
     named = NETRC.search(dump)
     first = root / (named[1] if named else "auth.conf")
     files = [first, *sorted((root / "auth.conf.d").glob("*"))]
-    there = [file for file in files if file.is_file() and file.suffix in {".conf", ""}]
+    there = [file for file in files if surely(file.is_file) and file.suffix in {".conf", ""}]
     found = [packing.contents("apt's file of passwords", file) for file in there]
     return b"".join(content.rstrip() + b"\n" for content in found if content)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 COPIED_BYTES = 4 << 20
 """The most that is copied of one file; Debian's bundle of certificates has 220 kB."""
@@ -108,6 +108,17 @@ class Packing:
         """Return what was gathered."""
         tops = [p for p in self._folders if not any(up in self._folders for up in p.parents)]
         return Carried(dict(self.files), tuple(sorted(map(str, tops))), tuple(self._left_out))
+
+
+def surely(look: Callable[[], bool]) -> bool:
+    """Return the answer of a look at a path; no where it may not be looked at.
+
+    Args:
+        look: such as ``path.exists``, which raises PermissionError before Python 3.14.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return look()
+    return False
 
 
 def write(folder: Path, *parts: Carried) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
+from hpc.build.carried import surely
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -59,7 +61,7 @@ def of_index(index: Path) -> list[Path]:
     with os.scandir(index) as entries:
         projects = [index / entry.name for entry in islice(entries, PAGES)]
     pages = [project / "index.html" for project in projects]
-    linked = [path for path in (*projects, *pages) if path.is_symlink()]
+    linked = [path for path in (*projects, *pages) if surely(path.is_symlink)]
     return [index, *_outside(index, [*linked, *_targets(pages)])]
 
 
@@ -86,7 +88,7 @@ def _hops(path: Path) -> Iterator[Path]:
     """Yield a path, and those that it leads to as long as each is a symbolic link."""
     for _ in range(HOPS):
         yield path
-        if not path.is_symlink():
+        if not surely(path.is_symlink):
             return
         path = Path(os.path.normpath(path.parent / path.readlink()))
 
@@ -102,7 +104,7 @@ def _targets(pages: Iterable[Path]) -> Iterator[Path]:
             text = page.read_text(encoding="utf-8", errors="replace")
             for link in _links(text, page.as_uri()):
                 path = local_path(link)
-                if path is not None and (path.parent not in seen or path.is_symlink()):
+                if path is not None and (path.parent not in seen or surely(path.is_symlink)):
                     seen.add(path.parent)
                     yield path
 

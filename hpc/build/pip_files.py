@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc.build.carried import surely
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -75,13 +77,13 @@ def files(environ: Mapping[str, str], *, prefix: str, etc: Path) -> list[Path]:
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return []
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path(environ.get("HOME") or "/")
     folders = environ.get("XDG_CONFIG_DIRS", "").strip() or "/etc/xdg"
     own = environ.get("XDG_CONFIG_HOME", "").strip() or home / ".config"
     found = [_expanded(folder, home) / "pip/pip.conf" for folder in folders.split(os.pathsep)]
     found.append(etc / "pip.conf")
     # A file of one's own choice stands in place of the user's files, if it exists.
-    if not (named and Path(named).exists()):
+    if not (named and surely(Path(named).exists)):
         found += [home / ".pip/pip.conf", Path(own) / "pip/pip.conf"]
     return [*found, Path(prefix) / "pip.conf", *([Path(named)] if named else [])]
 

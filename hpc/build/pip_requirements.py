@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from hpc.build import package_links
+from hpc.build.carried import surely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -127,7 +128,7 @@ class RequirementFiles:
         for option in ("index_url", "extra_index_url", "find_links"):
             for word in getattr(given, option):
                 beside = folder / word
-                start = str(beside) if option == "find_links" and beside.exists() else word
+                start = str(beside) if option == "find_links" and surely(beside.exists) else word
                 place = self._place(about, start, index=option != "find_links")
                 yield from [f"--{option.replace('_', '-')}", place] if place else []
 
@@ -137,7 +138,7 @@ class RequirementFiles:
             return text
         place, mark, hashed = match["place"].partition("#")
         path = package_links.local_path(place) if FILE.match(place) else Path(place)
-        if path is not None and path.is_dir():
+        if path is not None and surely(path.is_dir):
             self._packing.leave_out(f"{about}: {place}", "it is a folder of sources")
             return None
         shown = self._place(about, place)
@@ -151,8 +152,8 @@ def _is_local(place: str) -> bool:
         return False
     return (
         place.startswith((".", "/"))
-        or ("/" in place and Path(place).is_dir())
-        or (place.lower().endswith(ARCHIVES) and Path(place).is_file())
+        or ("/" in place and surely(Path(place).is_dir))
+        or (place.lower().endswith(ARCHIVES) and surely(Path(place).is_file))
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.build import package_links, pip_files
-from hpc.build.carried import Packing
+from hpc.build.carried import Packing, surely
 from hpc.build.pip_requirements import RequirementFiles
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class _Carrier:
     def __init__(self, packing: Packing, environ: Mapping[str, str]) -> None:
         self.packing = packing
         self.environ = environ
-        self.home = Path(environ.get("HOME") or Path.home())
+        self.home = Path(environ.get("HOME") or "/")
         self.requirements = RequirementFiles(packing, environ, self.place)
         self._certificates: dict[tuple[str, Path], str | None] = {}
 
@@ -167,7 +167,7 @@ class _Carrier:
         """Pack the file of passwords that pip reads, if there is one."""
         named = self.environ.get("NETRC")
         paths = [Path(named)] if named else [self.home / ".netrc", self.home / "_netrc"]
-        path = next((path for path in paths if path.exists()), None)
+        path = next((path for path in paths if surely(path.exists)), None)
         if path is not None:
             self.packing.copy("pip's file of passwords", path, "netrc")
 

@@ -287,6 +287,17 @@ def test_further_folders_of_packages_are_added_to_every_list(tmp_path: Path) -> 
     assert told(result, "install")["find-links"] == f"file://{wheels} /more"
 
 
+def test_places_that_cannot_be_looked_at_are_named(tmp_path: Path) -> None:
+    """A name that is too long raises as a closed folder does, for root too."""
+    far = f"{tmp_path}/{'x' * 300}"
+    conf = f"[global]\nfind-links = {far}\nconstraint = {far}\n[install]\ncert = {far}\n"
+
+    result = carry(tmp_path, conf, NETRC=far)
+
+    assert told(result) == told(result, "install") == {}
+    assert [line.rpartition(": ")[2] for line in result.left_out] == ["it cannot be read"] * 3
+
+
 NAMES = st.sampled_from(["w", "my wheels", "a,b", "ü", "deep/w", "gone", "it's", "x%20y"])
 KINDS = {
     "find-links": ["{p}", "file://{u}", "~/{n}", "http://h.example/{u}"],
