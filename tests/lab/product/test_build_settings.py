@@ -43,7 +43,7 @@ TEMPLATE = """\
     apt-config dump > /apt
     eval $(apt-config shell ca Acquire::https::CAInfo)
     cat "$ca" >> /apt
-    grep -c pw-netrc "$NETRC" > /seen
+    grep -c '[p]w-netrc' "$NETRC" > /seen
     env | grep PIP_ >> /seen
     ! touch "{{ build_folder }}/written" || exit 9
     ! touch "/home/owner/my wheels/written" || exit 9
