@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import apptainer, jobs, process, render
-from hpc.build import debian, pipconf
+from hpc import apptainer, jobs, process, render, state
+from hpc.build import apt_settings, carried, pip_settings
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.model import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from hpc.build.carried import Carried
     from hpc.model import JobHandle
 
 POLL_S = 0.2
@@ -24,6 +25,8 @@ JOB_POLL_S = 3.0
 LAST_WORDS = 12
 SUPERUSER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 """Folders of debootstrap and its programs, which an ordinary user's PATH lacks."""
+NOTE = "[note] "
+"""Prefix of hpc-serve's own lines, beside Apptainer's, in the log of a build."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 
 
@@ -68,7 +71,8 @@ def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Pa
 
     Args:
         order: what to build.
-        tell: called with each line that Apptainer writes.
+        tell: called with each line of the log: first those that begin with ``NOTE``, on settings
+            of this machine that the build does not get, then all that Apptainer writes.
 
     Returns:
         The SIF.
@@ -78,7 +82,8 @@ def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Pa
         ConfigError: the definition cannot be rendered.
         CommandError: Apptainer is not installed, or failed; names the cause.
     """
-    check(order)
+    settings = _carried(order)
+    text = _definition(order, settings)
     output = Path(order.output)
     process.find_program(order.program, hint="build on a node that has it: --in-job")
     try:
@@ -86,7 +91,8 @@ def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Pa
         with tempfile.TemporaryDirectory(
             prefix=f".{order.name}-", dir=output.parent, ignore_cleanup_errors=True
         ) as folder:
-            image, definition = _run(order, Path(folder), tell)
+            (Path(folder) / "image.def").write_text(text, encoding="utf-8")
+            image, definition = _run(order, settings, Path(folder), tell)
             definition.replace(output.with_suffix(".def"))
             image.replace(output)
     except OSError as error:
@@ -101,9 +107,14 @@ def check(order: BuildImage) -> str:
         StateError: the image exists already.
         ConfigError: the definition cannot be rendered, or a bind is no folder.
     """
+    return _definition(order, _carried(order))
+
+
+def _definition(order: BuildImage, settings: Sequence[Carried]) -> str:
     if Path(order.output).exists() and not order.force:
         raise StateError(f"the image {order.output} is there already", hint="replace it: --force")
-    for bind in _binds(order):
+    given = _given_binds(order)
+    for bind in given:
         if "," in bind or bind.count(":") != 1:
             raise ConfigError(f"Apptainer cannot bind {bind}: it splits at colons and commas")
         source = bind.partition(":")[0]
@@ -112,7 +123,7 @@ def check(order: BuildImage) -> str:
     return render.definition(
         order.name,
         _settings(order.settings),
-        folders=[bind.rpartition(":")[2] for bind in _binds(order)],
+        folders=[*(bind.partition(":")[2] for bind in given), *_shown(settings)],
         templates=Path(order.templates) if order.templates else None,
     )
 
@@ -134,7 +145,9 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
     seen = 0
     while True:
         status = jobs.statuses([job])[job.job_id]
-        seen = _follow(order.log, seen, tell)
+        # An earlier build of this image may have left a log.
+        if order.log.exists() and order.log.stat().st_mtime >= job.submitted_at:
+            seen = _follow(order.log, seen, tell)
         if status.state in OVER:
             break
         time.sleep(JOB_POLL_S)
@@ -150,34 +163,58 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
 
 def _settings(given: Mapping[str, str]) -> dict[str, str]:
     wanted = given.get("bootstrap") == "debootstrap" and not given.get("mirror")
-    return {**given, "mirror": debian.mirror()} if wanted else dict(given)
+    return {**given, "mirror": apt_settings.mirror()} if wanted else dict(given)
 
 
-def _binds(order: BuildImage) -> tuple[str, ...]:
-    """Return all binds as ``SRC:DEST``, but that of pip's settings."""
+def _carried(order: BuildImage) -> list[Carried]:
+    """Return the settings of this machine's pip and apt for a build."""
+    settings = _settings(order.settings)
+    mirror = settings["mirror"] if settings.get("bootstrap") == "debootstrap" else None
+    return [
+        pip_settings.carried(
+            os.environ, seen_as=render.BUILD_FOLDER, find_links=[render.WHEEL_FOLDER]
+        ),
+        apt_settings.carried(render.BUILD_FOLDER, mirror=mirror),
+    ]
+
+
+def _given_binds(order: BuildImage) -> tuple[str, ...]:
+    """Return the binds that were asked for, as ``SRC:DEST``."""
     wheels = [f"{order.wheel_dir}:{render.WHEEL_FOLDER}"] if order.wheel_dir else []
     given = [bind if ":" in bind else f"{bind}:{bind}" for bind in order.binds]
-    found = [f"{path}:{path}" for path in pipconf.folders(pipconf.read(os.environ))]
-    return tuple(dict.fromkeys([*wheels, *given, *found]))
+    return tuple(dict.fromkeys([*wheels, *given]))
 
 
-def _run(order: BuildImage, folder: Path, tell: Callable[[str], None] | None) -> tuple[Path, Path]:
-    """Run Apptainer in a folder; return the image and the definition it left there."""
+def _shown(settings: Sequence[Carried]) -> list[str]:
+    """Return the folders that settings name."""
+    return [folder for part in settings for folder in part.folders]
+
+
+def _run(
+    order: BuildImage,
+    settings: Sequence[Carried],
+    folder: Path,
+    tell: Callable[[str], None] | None,
+) -> tuple[Path, Path]:
+    """Run Apptainer in a folder with a definition; return the image and the definition."""
     definition, image = folder / "image.def", folder / "image.sif"
-    definition.write_text(check(order), encoding="utf-8")
-    settings = folder / "settings"
-    pipconf.write(settings, pipconf.read(os.environ), render.BUILD_FOLDER, render.WHEEL_FOLDER)
-    (settings / "apt.conf").write_text(debian.options(), encoding="utf-8")
+    carried.write(folder / "settings", *settings)
     argv = apptainer.build_argv(
         image,
         definition,
-        binds=(f"{settings}:{render.BUILD_FOLDER}", *_binds(order)),
+        binds=(
+            f"{folder}/settings:{render.BUILD_FOLDER}:ro",
+            # Not to be written to: the build's root is the caller on this machine.
+            *(f"{path}:{path}:ro" for path in _shown(settings)),
+            *_given_binds(order),
+        ),
         extra=order.apptainer_args,
         program=order.program,
     )
-    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SUPERUSER_PATH}"}
     order.log.unlink(missing_ok=True)
-    running = process.spawn(argv, log=order.log, env=env, cwd=folder)
+    notes = [f"{NOTE}{line}\n" for part in settings for line in part.left_out]
+    state.write_text(order.log, "".join(notes))
+    running = process.spawn(argv, log=order.log, env=_environ(), cwd=folder)
     seen = 0
     try:
         while running.poll() is None:
@@ -193,6 +230,16 @@ def _run(order: BuildImage, folder: Path, tell: Callable[[str], None] | None) ->
             returncode=code,
         )
     return image, definition
+
+
+def _environ() -> dict[str, str]:
+    """Return the variables for Apptainer, which hands them on to %post.
+
+    Those of pip stand in its settings, where the paths that they name are those of the build.
+    """
+    kept = {key: text for key, text in os.environ.items() if not key.startswith("PIP_")}
+    kept.pop("NETRC", None)
+    return {**kept, "PATH": f"{os.environ.get('PATH', '')}:{SUPERUSER_PATH}"}
 
 
 def _follow(log: Path, seen: int, tell: Callable[[str], None] | None) -> int:
@@ -211,5 +258,5 @@ def _last_words(log: Path) -> str:
     """Return the last error of a failed build, before Apptainer's own conclusion."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     lines = [line for line in lines[-LAST_WORDS:] if line]
-    telling = [line for line in lines if not line.startswith(("INFO:", "FATAL:", "+"))]
+    telling = [line for line in lines if not line.startswith(("INFO:", "FATAL:", "+", NOTE))]
     return (telling or lines or ["it said nothing"])[-1][:300]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from rich.status import Status
+
     from hpc.build import BuildImage
     from hpc.config import Config
 
@@ -101,7 +103,7 @@ def build(
         made = _in_job(loaded, order, options, wait=not no_wait)
     else:
         with spinner(f"building {engine}") as status:
-            made = str(building.build(order, tell=lambda line: status.update(_short(engine, line))))
+            made = str(building.build(order, tell=lambda line: _tell(status, engine, line)))
     if as_json:
         print_json({"image": order.output, "job": made if in_job and no_wait else None})
     elif in_job and no_wait:
@@ -189,10 +191,15 @@ def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait:
     if not wait:
         return job.job_id
     with spinner(f"job {job.job_id} is in the queue") as status:
-        tell: Callable[[str], None] = lambda line: status.update(_short(order.name, line))  # noqa: E731
-        made: Path = building.wait(order, job, tell=tell)
+        made: Path = building.wait(order, job, tell=lambda line: _tell(status, order.name, line))
     return str(made)
 
 
-def _short(engine: str, line: str) -> str:
-    return f"building {engine}: {line.strip()[:100]}"
+def _tell(status: Status, engine: str, line: str) -> None:
+    """Show a line of a build's log in one place, and for good if it is a note on settings."""
+    from hpc.build import NOTE  # noqa: PLC0415
+
+    if line.startswith(NOTE):
+        status.console.print(line, soft_wrap=True)
+    else:
+        status.update(f"building {engine}: {line.strip()[:100]}")

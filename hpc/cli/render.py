@@ -56,8 +56,8 @@ def apptainer(engine: str, *, home: str | None, **options: Any) -> None:
     loaded = config.load(home=home)
     settings = definition_settings(loaded, engine, options)
     if settings.get("bootstrap") == "debootstrap" and not settings.get("mirror"):
-        from hpc.build import debian  # noqa: PLC0415
+        from hpc.build import apt_settings  # noqa: PLC0415
 
-        settings["mirror"] = debian.mirror()
+        settings["mirror"] = apt_settings.mirror()
     text = rendering.definition(engine, settings, templates=loaded.site.templates)
     click.echo(text, nl=False)

@@ -29,6 +29,12 @@ for word; do previous=$image image=$definition definition=$word; done
 {body}
 """
 GOOD = 'cat "$definition" > "$image"; for word; do echo "$word"; done'
+LOOK = (
+    GOOD
+    + """; env
+for word; do case $word in *:/opt/hpc-serve-build:ro) told=${word%%:*};; esac; done
+cat "$told/pip.conf" "$told/requirements-0.txt" | grep -v pw-"""
+)
 BAD = 'echo half > "$image"; echo "E: Unable to locate package" ; echo "FATAL:   %post"; exit 255'
 SLOW = 'echo half > "$image"; echo begun $$; exec sleep 60'
 
@@ -52,7 +58,7 @@ def test_a_whole_image_appears_with_its_definition(tmp_path: Path) -> None:
 
     assert made.read_text() == made.with_suffix(".def").read_text()
     assert made.read_text().startswith("Bootstrap: docker\nFrom: debian:forky-slim\n")
-    assert said[0] == "INFO:    Starting build"
+    assert "INFO:    Starting build" in said
     assert left(tmp_path) == ["x.build.log", "x.def", "x.sif"]
 
 
@@ -65,7 +71,34 @@ def test_binds_and_arguments_reach_the_program(tmp_path: Path) -> None:
 
     assert f"{tmp_path}/wheels:/opt/hpc-serve-wheels" in said
     assert "--fakeroot" in said
-    assert any(line.endswith("/settings:/opt/hpc-serve-build") for line in said)
+    assert any(line.endswith("/settings:/opt/hpc-serve-build:ro") for line in said)
+
+
+def test_pips_settings_reach_the_program_and_what_is_left_out_is_said_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "pins.txt").write_text("a<2\n")
+    (tmp_path / "netrc").write_text("machine h.example login u password pw-netrc\n")
+    monkeypatch.setenv("PIP_CONSTRAINT", f"{tmp_path}/pins.txt")
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path}/more")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://u:pw-index@h.example/simple")
+    monkeypatch.setenv("PIP_KEYRING_PROVIDER", "import")
+    monkeypatch.setenv("NETRC", f"{tmp_path}/netrc")
+    said: list[str] = []
+
+    made = build.build(order(tmp_path, LOOK), tell=said.append)
+
+    notes = [line for line in said if line.startswith(build.NOTE)]
+    assert said[: len(notes)] == notes
+    left_out = "pip's setting keyring-provider is left out: it names a program of this machine"
+    assert f"{build.NOTE}{left_out}" in notes
+    assert f"{tmp_path}/more:{tmp_path}/more:ro" in said
+    assert "constraint = /opt/hpc-serve-build/requirements-0.txt" in said
+    assert "a<2" in said
+    assert not [line for line in said if line.startswith(("PIP_", "NETRC"))]
+    assert f"{tmp_path}/more" in made.with_suffix(".def").read_text()
+    assert "pw-" not in "".join(said) + made.with_suffix(".def").read_text()
 
 
 def test_a_failed_build_leaves_its_log_only(tmp_path: Path) -> None:

@@ -39,18 +39,31 @@ def start(lab: Lab, rootfs: Path, *, accounting: bool) -> None:
 
 def start_workshop(node: Node, rootfs: Path, binds: Sequence[Bind]) -> None:
     """Start a node of no cluster, with homes of its own."""
-    node.prepare({**_files_for_host_network(), "/etc/pip.conf": project.pip_conf()})
+    node.prepare({**_files_for_host_network(), **project.pip_files()})
     homes = node.folder / "home"
     _make_homes(homes, rootfs)
+    _give_passwords(node, homes)
     packages = project.package_folders()
     node.start(rootfs, [Bind(homes, "/home", writable=True), *packages, *binds])
 
 
-def _files(node: str, *, accounting: bool) -> dict[str, str]:
+def _give_passwords(node: Node, homes: Path) -> None:
+    """Give root and the cluster's user what pip logs in with; only workshops reach registries."""
+    passwords = project.passwords()
+    root = node.folder / "upper/root"
+    for home, number in ((root, 0), (homes / "owner", USERS["owner"])) if passwords else ():
+        home.mkdir(mode=0o700, exist_ok=True)
+        file = home / ".netrc"
+        file.touch(mode=0o600)
+        file.write_bytes(passwords or b"")
+        os.chown(file, number, number)
+
+
+def _files(node: str, *, accounting: bool) -> dict[str, str | bytes]:
     names = {"/etc/hosts": network.hosts(node), "/etc/hostname": f"{node}\n"}
     if node == "laptop":
         return {**_files_for_host_network(), **names}
-    config = {**slurm.config_files(accounting=accounting), "/etc/pip.conf": project.pip_conf()}
+    config = {**slurm.config_files(accounting=accounting), **project.pip_files()}
     return {**_files_for_host_network(), **names, **config}
 
 

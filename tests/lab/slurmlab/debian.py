@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import os
-import re
 import shutil
 from pathlib import Path
+
+from hpc.build import apt_settings
 
 from .host import FILES, LabError, install_programs, locked, remove_tree, sh
 
@@ -36,6 +39,7 @@ PACKAGES = [
     "squashfuse",
     "uidmap",
 ]
+_TOLD = "/etc/apt/hpc-serve-lab"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -65,19 +69,25 @@ def _apt_mirror() -> str | None:
     return archives[0] if archives else None
 
 
-def apt_options() -> str:
-    """Return how this machine reaches its mirrors: proxies, retries, what is checked."""
-    wanted = re.compile(r"Acquire::(Check-|Retries|https?::|ForceIPv)")
-    return "".join(
-        line for line in sh(["apt-config", "dump"]).splitlines(True) if wanted.match(line)
-    )
+@functools.cache
+def apt_files() -> dict[str, bytes]:
+    """Return apt's configuration of this machine and what it names, by path on a node."""
+    carried = apt_settings.carried(_TOLD, mirror=mirror())
+    for line in carried.left_out:
+        logging.getLogger("slurmlab").info("%s", line)
+    return {_path(name): content for name, content in carried.files.items()}
+
+
+def _path(name: str) -> str:
+    return "/etc/apt/apt.conf.d/50site" if name == "apt.conf" else f"{_TOLD}/{name}"
 
 
 def rootfs_path(cache: Path) -> Path:
     """Return where the root file system of the present recipe lies, built or not."""
     provision = (FILES / "provision.sh").read_text()
-    recipe = "\n".join([SUITE, mirror(), *PACKAGES, apt_options(), provision])
-    return cache / f"rootfs-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    parts = [*map(str.encode, (SUITE, mirror(), *PACKAGES)), *apt_files().values()]
+    recipe = b"\n".join([*parts, provision.encode()])
+    return cache / f"rootfs-{hashlib.sha256(recipe).hexdigest()[:12]}"
 
 
 def build_rootfs(cache: Path, in_use: frozenset[Path] = frozenset()) -> Path:
@@ -113,7 +123,10 @@ def _bootstrap(root: Path, debs: Path) -> None:
     sh(["debootstrap", "--variant=minbase", cached, include, SUITE, str(root), archive])
     apt = root / "etc/apt"
     (apt / "sources.list.d/sid.list").write_text(f"deb {archive} sid main\n")
-    (apt / "apt.conf.d/50site").write_text(apt_options())
+    for path, content in apt_files().items():
+        file = root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
     for name in ("/etc/resolv.conf", str(CA_BUNDLE)):
         if Path(name).exists():
             shutil.copyfile(name, root / name.lstrip("/"))

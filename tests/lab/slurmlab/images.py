@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from . import debian, project
+from . import debian
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,22 +19,12 @@ _DEFINITION = """\
 Bootstrap: debootstrap
 OSVersion: {suite}
 MirrorURL: {mirror}
-Include: ca-certificates
+Include: ca-certificates python3-venv
 
 %post
     set -e
-    # What `build_binds` binds must exist in the image.
-    mkdir -p {folders}
-    touch /etc/pip.conf
-    printf '%s\\n' '{apt_options}' > /etc/apt/apt.conf.d/50site
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 """
-
-
-def build_binds() -> str:
-    """Return the value for `apptainer build --bind` that makes pip work in a %post section."""
-    folders = [bind.target for bind in project.package_folders()]
-    return ",".join([str(debian.CA_BUNDLE), "/etc/pip.conf", *folders])
 
 
 def base_image(lab: Lab, suite: str) -> str:
@@ -44,13 +34,7 @@ def base_image(lab: Lab, suite: str) -> str:
         lab: whose cache keeps the image.
         suite: a Debian release, such as "bookworm".
     """
-    folders = [bind.target for bind in project.package_folders()]
-    text = _DEFINITION.format(
-        suite=suite,
-        mirror=debian.mirror(),
-        folders=" ".join(["/mnt", *folders]),
-        apt_options=debian.apt_options().rstrip(),
-    )
+    text = _DEFINITION.format(suite=suite, mirror=debian.mirror())
     image = lab.images / f"base-{suite}.sif"
     recipe = image.with_suffix(".def")
     if not (image.exists() and recipe.exists() and recipe.read_text() == text):

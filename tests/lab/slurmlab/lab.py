@@ -236,10 +236,6 @@ class Lab:
         with self.locked():
             return project.install(self, wanted)
 
-    def build_binds(self) -> str:
-        """Return what `apptainer build --bind` needs so that pip works in a %post section."""
-        return images.build_binds()
-
     def base_image(self, suite: str) -> str:
         """Build a Debian base image for Apptainer unless it is there; see `images.base_image`."""
         with self.locked():
@@ -285,7 +281,9 @@ class Lab:
 
 def _own_folder(path: Path) -> None:
     """Make a folder that only root can have made, for it may lie where anybody can write."""
-    path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.is_symlink() or path.stat().st_uid != 0:
         msg = f"{path} is not a folder of root's own"
         raise LabError(msg)
+    # Nodes hold passwords of this machine's pip and apt, which other users here may not read.
+    path.chmod(0o700)

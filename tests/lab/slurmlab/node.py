@@ -81,7 +81,7 @@ class Node:
         holder = ProcessId.read(self.record)
         return holder.child() if holder else None
 
-    def prepare(self, files: Mapping[str, str], masked: Sequence[str] = ()) -> None:
+    def prepare(self, files: Mapping[str, str | bytes], masked: Sequence[str] = ()) -> None:
         """Make the folder afresh, with files of the node's own.
 
         Args:
@@ -96,7 +96,7 @@ class Node:
         for path, content in files.items():
             file = self.folder / "upper" / path.lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content)
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
         for path in masked:
             file = self.folder / "upper" / path.lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
+import logging
+import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hpc.build import pip_settings
 
 from .host import LabError, remove_tree
 from .node import Bind
 
 if TYPE_CHECKING:
+    from hpc.build.carried import Carried
+
     from .lab import Lab
 
 PREFIX = "/opt/hpc-serve"
-# A dictionary entry of `pip config list`: [global.]find-links='/srv/wheels'.
-_PIP_SETTING = re.compile(r"^(global|install|:env:)\.([a-z-]+)=(.*)$")
+_TOLD = "/etc/hpc-serve-lab"
 
 
 @dataclass(frozen=True)
@@ -106,26 +108,29 @@ def _build(lab: Lab, wanted: Wanted, target: Path) -> None:
         node.run(pip, user="root", timeout=1800)
 
 
-def pip_conf() -> str:
-    """Return a pip configuration file that says what this machine's pip is told."""
-    lines = [f"{key} = {value}" for key, value in sorted(_pip_settings().items())]
-    return "\n".join(["[global]", *lines, ""])
+def pip_files() -> dict[str, bytes]:
+    """Return pip's configuration and what it names, by path on a node; no passwords."""
+    files = {name: text for name, text in _carried().files.items() if name != "netrc"}
+    return {_path(name): content for name, content in files.items()}
+
+
+def passwords() -> bytes | None:
+    """Return the file of passwords that pip reads on this machine, if it has one."""
+    return _carried().files.get("netrc")
 
 
 def package_folders() -> list[Bind]:
     """Return binds for the folders of packages on this machine that its pip looks into."""
-    words = [word for value in _pip_settings().values() for word in value.split()]
-    named = {Path(word.removeprefix("file://")) for word in words}
-    # An index links to files that lie beside its "simple" folder.
-    paths = {path.parent if path.name == "simple" else path for path in named}
-    return [Bind(p, str(p)) for p in sorted(paths) if p.is_absolute() and p.is_dir()]
+    return [Bind(Path(folder), folder) for folder in _carried().folders]
+
+
+def _path(name: str) -> str:
+    return "/etc/pip.conf" if name == "pip.conf" else f"{_TOLD}/{name}"
 
 
 @functools.cache
-def _pip_settings() -> dict[str, str]:
-    argv = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-    found = [match.groups() for match in map(_PIP_SETTING.match, listed.splitlines()) if match]
-    # An environment variable comes after the files here, and wins as it does in pip.
-    ordered = sorted(found, key=lambda entry: entry[0] == ":env:")
-    return {key: " ".join(str(ast.literal_eval(text)).split()) for _, key, text in ordered}
+def _carried() -> Carried:
+    carried = pip_settings.carried(os.environ, seen_as=_TOLD)
+    for line in carried.left_out:
+        logging.getLogger("slurmlab").warning("%s", line)
+    return carried

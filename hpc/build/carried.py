@@ -1,0 +1,161 @@
+"""The form in which this machine's settings reach a build or a node."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+COPIED_BYTES = 4 << 20
+"""The most that is copied of one file; Debian's bundle of certificates has 220 kB."""
+SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr")
+"""Folders of every image: a bind at or below one, but below /usr/local, would hide its files."""
+SHARED = frozenset(
+    Path(path)
+    for path in (
+        *("/", "/home", "/opt", "/root", "/tmp", "/var", "/var/cache", "/var/lib", "/var/lock"),  # noqa: S108
+        *("/var/log", "/var/run", "/var/tmp", "/usr/local"),  # noqa: S108
+        *(f"/usr/local/{name}" for name in ("bin", "etc", "include", "lib", "sbin", "share")),
+    )
+)
+"""Folders that builds write to, where one below would do no harm."""
+PASSWORD = re.compile(r"\S*:\S*@")
+"""A name and password, with all before them, in a place that is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The settings of one program as a build or node sees them.
+
+    Attributes:
+        files: contents by name, for one folder that only its owner may look into.
+        folders: folders of this machine to show under their own paths; none lies in another.
+        left_out: one sentence for each setting that is not carried; without secrets.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class Packing:
+    """Files and folders as they are gathered; ``done`` gives the result."""
+
+    def __init__(self, seen_as: str) -> None:
+        """Begin with nothing.
+
+        Args:
+            seen_as: path under which the folder of files will be seen.
+        """
+        self.seen_as = seen_as
+        self.files: dict[str, bytes] = {}
+        self._folders: dict[Path, None] = {}
+        self._left_out: dict[str, None] = {}
+
+    def leave_out(self, setting: str, reason: str) -> None:
+        """Note that a setting is not carried.
+
+        Args:
+            setting: its program and name, and a path where it names one.
+            reason: the part after the colon.
+        """
+        line = " ".join(f"{setting} is left out: {reason}".split())
+        shown = "".join(char if char.isprintable() else "?" for char in line)
+        self._left_out[PASSWORD.sub("***@", shown)] = None
+
+    def contents(self, setting: str, path: Path) -> bytes | None:
+        """Return the contents of a file, or None once it is noted as left out."""
+        try:
+            if path.is_dir():
+                self.leave_out(f"{setting} {path}", "it is a folder, where a file is meant")
+                return None
+            with path.open("rb") as file:
+                content = file.read(COPIED_BYTES + 1)
+        except (OSError, ValueError) as error:
+            self.leave_out(f"{setting} {path}", _why(error))
+            return None
+        if len(content) > COPIED_BYTES:
+            self.leave_out(f"{setting} {path}", f"it has more than {COPIED_BYTES >> 20} MiB")
+            return None
+        return content
+
+    def copy(self, setting: str, path: Path, name: str) -> str | None:
+        """Copy a file under a name of its own; return where it is seen, or None if left out."""
+        content = self.contents(setting, path)
+        return None if content is None else self.put(name, content)
+
+    def put(self, name: str, content: bytes) -> str:
+        """Add a file; return where it is seen."""
+        self.files[name] = content
+        return f"{self.seen_as}/{name}"
+
+    def show(self, setting: str, folder: Path) -> bool:
+        """Show a folder under its own path; say whether it can be."""
+        reason = _hindrance(folder)
+        if reason:
+            self.leave_out(f"{setting} {str(folder)!r}", reason)
+            return False
+        self._folders[folder] = None
+        return True
+
+    def done(self) -> Carried:
+        """Return what was gathered."""
+        tops = [p for p in self._folders if not any(up in self._folders for up in p.parents)]
+        return Carried(dict(self.files), tuple(sorted(map(str, tops))), tuple(self._left_out))
+
+
+def surely(look: Callable[[], bool]) -> bool:
+    """Return the answer of a look at a path; no where it may not be looked at.
+
+    Args:
+        look: such as ``path.exists``, which raises PermissionError before Python 3.14.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return look()
+    return False
+
+
+def write(folder: Path, *parts: Carried) -> None:
+    """Write the files of settings into a new folder; it and they are their owner's alone.
+
+    Args:
+        folder: where; it must not exist.
+        parts: settings whose files have different names.
+    """
+    folder.mkdir(mode=0o700)
+    for name, content in (item for part in parts for item in part.files.items()):
+        handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+
+
+def _hindrance(folder: Path) -> str | None:
+    """Return why a folder cannot be shown under its own path, or None."""
+    text = str(folder)
+    if any(not char.isprintable() or char in ",:\\" for char in text):
+        return "Apptainer cannot bind a path with a comma, a colon or such a character"
+    if folder in SHARED or _is_system(folder):
+        return "it would hide files of the image; show a copy elsewhere (--wheel-dir)"
+    with contextlib.suppress(OSError):
+        if not folder.is_dir():
+            return "there is no such folder"
+    return None if os.access(folder, os.R_OK | os.X_OK) else "it cannot be read"
+
+
+def _is_system(folder: Path) -> bool:
+    if folder.is_relative_to("/usr/local"):
+        return False
+    return any(folder.is_relative_to(f"/{name}") for name in SYSTEM)
+
+
+def _why(error: OSError | ValueError) -> str:
+    """Return the reason a file cannot be read, without the path that an error holds."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return "it cannot be read"
