@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("hpc",)
+PACKAGES = ("hpc", "gateway_lite")
 CLAUSES_PERCENT = 3.0
 """Most summaries that begin with a free relative clause, in percent."""
 PRONOUNS_PERCENT = 5.0
