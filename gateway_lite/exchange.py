@@ -104,7 +104,7 @@ class Exchange(Progress, eq=False):
         self.held.lease = lease
         lease.on_stall = self.stalled
         record = self.record
-        # A fresh connection repeats the same attempt: the engine has not seen the request yet.
+        # A fresh connection repeats the attempt: the kept one closed before a byte of an answer.
         record.attempts += not fresh
         record.replica = lease.replica.name
         self._sent_at = clock()
@@ -258,7 +258,7 @@ class Exchange(Progress, eq=False):
         self.held.link = None
         self.desk.gate.leave(self)
         self.desk.finished(self)
-        # Last: the next pipelined request may begin within this call.
+        # Last: the connection may now close, or begin its next request.
         self.client.answered(self)
 
 

@@ -73,7 +73,7 @@ class Hot(HttpToolsProtocol):
         method = parser.get_method()
         path = self.hot.get((method, self.url))
         if path is None:
-            # Only absolute URLs and URLs with a query get here; the exact raw URL needs no parsing.
+            # The exact raw URL needs no parsing; a hot URL may also be absolute or have a query.
             path = self.hot.get((method, wirehead.path_of(self.url)))
         if len(self._named) > wirehead.HEADERS:
             raise wirehead.TooManyHeadersError

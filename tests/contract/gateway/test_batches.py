@@ -290,7 +290,7 @@ def test_another_key_finds_nothing_and_its_own_limits_hold(home: Path, gateway: 
             input_file_id=file.id, endpoint=CHAT, completion_window="24h"
         ),
     ):
-        with pytest.raises(openai.NotFoundError, match="there is no"):
+        with pytest.raises(openai.NotFoundError, match="your key has no"):
             ask()
     assert list(theirs.files.list()) == []
     assert list(theirs.batches.list()) == []

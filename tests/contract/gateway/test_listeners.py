@@ -184,7 +184,7 @@ def test_everybody_is_let_in_from_this_machine_only(tls: Tls) -> None:
 def test_what_is_in_the_way_is_one_sentence(home: Path, folder: Path) -> None:
     (folder / "s").write_text(json.dumps({}))
     with (
-        pytest.raises(AssertionError, match=r"gateway-lite: cannot listen on .*: a file is there"),
+        pytest.raises(AssertionError, match=r"gateway-lite: cannot listen on .*: the existing"),
         run_gateway(home, {}, "--unix", str(folder / "s")),
     ):
         pytest.fail("it runs")
