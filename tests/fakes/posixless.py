@@ -58,7 +58,7 @@ def take_away() -> None:
         sys.modules.pop(name, None)
     sys.meta_path.insert(0, Absent)
     # There, the library makes a pair of TCP sockets.
-    socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)  # type: ignore[assignment]
+    socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)
     for module, names in FUNCTIONS.items():
         for name in names:
             delattr(module, name)
