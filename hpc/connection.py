@@ -1,5 +1,7 @@
 """Reach a cluster's gateway from off the cluster, and stay connected."""
 
+# ruff: noqa: PLC0415 - the command line does without, and openai is optional
+
 from __future__ import annotations
 
 import atexit
@@ -112,7 +114,7 @@ class Connection:
 
     def client_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of an httpx client for paths below ``/v1`` that carries the key."""
-        import httpx  # noqa: PLC0415 - the command line does without
+        import httpx
 
         headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
         # A proxy set for the web must not see what goes to this very machine.
@@ -125,7 +127,7 @@ class Connection:
         Args:
             options: further arguments of ``httpx.Client``.
         """
-        import httpx  # noqa: PLC0415
+        import httpx
 
         return httpx.Client(**self.client_options(options))
 
@@ -274,7 +276,7 @@ def openai_package() -> Any:
         ConfigError: it is not installed.
     """
     try:
-        import openai  # noqa: PLC0415 - an optional package
+        import openai
     except ImportError as error:
         raise ConfigError(
             "the openai package is not installed", hint="python3 -m pip install openai"

@@ -1,5 +1,7 @@
 """Requests from a CSV file: one per row, its text from a Jinja2 template over the columns."""
 
+# ruff: noqa: PLC0415 - most input needs none of these
+
 from __future__ import annotations
 
 import csv
@@ -51,8 +53,8 @@ def compiled(path: Path) -> Template:
     Raises:
         ConfigError: it cannot be read, or is none.
     """
-    from jinja2 import StrictUndefined, TemplateError  # noqa: PLC0415 - most input needs none
-    from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import SandboxedEnvironment
 
     environment = SandboxedEnvironment(undefined=StrictUndefined)
     try:
@@ -67,7 +69,7 @@ def request(
     number: int, row: Mapping[str, Any], template: Template, model: str | None
 ) -> Request | Bad:
     """Return the chat request of a row, or why there is none."""
-    from jinja2 import TemplateError  # noqa: PLC0415
+    from jinja2 import TemplateError
 
     if model is None:
         return Bad(number, "there is no model")

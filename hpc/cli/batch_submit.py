@@ -97,7 +97,7 @@ HOW = (
 @click.pass_context
 def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
     """Check FILE, share it out, and submit the jobs that answer it."""
-    from hpc.batch import launch  # noqa: PLC0415 - help must not pay for submitit
+    from hpc.batch import launch
 
     loaded, serves = _served(options)
     if options["every"] is not None:
@@ -127,8 +127,8 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
 
 def _served(options: dict[str, Any]) -> tuple[Config, ServiceSpec | None]:
     """Return the configuration and the model that each job serves."""
-    from hpc import config  # noqa: PLC0415
-    from hpc.service import wanted as find_service  # noqa: PLC0415
+    from hpc import config
+    from hpc.service import wanted as find_service
 
     name, model, service = options["name"], options["model"], options["service"]
     if options["engine"] is None and model is not None and name is None:
@@ -146,7 +146,7 @@ def _served(options: dict[str, Any]) -> tuple[Config, ServiceSpec | None]:
 
 
 def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any]) -> Wanted:
-    from hpc.batch import launch  # noqa: PLC0415
+    from hpc.batch import launch
 
     extra = {"begin": options["at"], "dependency": options["dependency"]}
     if options["mail"]:
@@ -178,8 +178,8 @@ def _schedule(
     as_json: bool,
 ) -> None:
     """Have the same words run again and again."""
-    from hpc.batch import schedule  # noqa: PLC0415
-    from hpc.cli.batch_schedule import describe  # noqa: PLC0415
+    from hpc.batch import schedule
+    from hpc.cli.batch_schedule import describe
 
     if serves is None:
         raise click.UsageError(
@@ -207,12 +207,12 @@ def _schedule(
 
 def _gateway(root: Path, service: str) -> Any:
     """Return the gateway of this machine with the owner's key, once it knows the model."""
-    import socket  # noqa: PLC0415
+    import socket
 
-    from hpc import access  # noqa: PLC0415
-    from hpc.batch import check  # noqa: PLC0415
-    from hpc.batch.client import Target  # noqa: PLC0415
-    from hpc.errors import GatewayError  # noqa: PLC0415
+    from hpc import access
+    from hpc.batch import check
+    from hpc.batch.client import Target
+    from hpc.errors import GatewayError
 
     record = state.load_gateway(root, socket.gethostname())
     if record is None:
@@ -238,7 +238,7 @@ def validate(
     ctx: click.Context, path: Path, name: str, template: Path | None, *, as_json: bool
 ) -> None:
     """Check every line of FILE and tell which are no requests."""
-    from hpc.batch import intake  # noqa: PLC0415
+    from hpc.batch import intake
 
     model = None if name == "any" and template is None else name
     found = intake.read(path, model, template)

@@ -76,8 +76,8 @@ def add(
     **limits: str | None,
 ) -> None:
     """Make a key and show it, once: only its hash is kept."""
-    from hpc import keys as use  # noqa: PLC0415 - help must stay quick
-    from hpc import quota  # noqa: PLC0415
+    from hpc import keys as use
+    from hpc import quota
 
     try:
         ends = quota.parse_expiry(expires) if expires else None
@@ -99,8 +99,8 @@ def add(
 @output.json_option
 def list_(home: str | None, *, as_json: bool) -> None:
     """List the keys, their limits and the tokens used; the keys themselves are kept nowhere."""
-    from hpc import keys as use  # noqa: PLC0415
-    from hpc import use as record  # noqa: PLC0415
+    from hpc import keys as use
+    from hpc import use as record
 
     root = state.home(home)
     entries, used = use.load(state.keys_path(root)), record.load_all(root)
@@ -140,7 +140,7 @@ def list_(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 def set_(which: str, home: str | None, **limits: str | None) -> None:
     """Change limits of a key that goes on; "none" takes one away."""
-    from hpc import keys as use  # noqa: PLC0415
+    from hpc import keys as use
 
     changes = _limits(limits)
     if not changes:
@@ -154,7 +154,7 @@ def set_(which: str, home: str | None, **limits: str | None) -> None:
 @output.home_option
 def revoke(which: str, home: str | None) -> None:
     """End a key; running gateways refuse it within two seconds."""
-    from hpc import keys as use  # noqa: PLC0415
+    from hpc import keys as use
 
     ended = use.revoke(state.keys_path(state.home(home)), which)
     click.echo(f"revoked the key {ended.name} ({ended.id})")
@@ -175,7 +175,7 @@ def _limits(given: dict[str, str | None]) -> dict[str, int | None]:
 
 
 def _parse(option: str, text: str) -> dict[str, int | None]:
-    from hpc import quota  # noqa: PLC0415
+    from hpc import quota
 
     if option == "budget":
         none = {"daily_tokens": None, "total_tokens": None}
@@ -185,7 +185,7 @@ def _parse(option: str, text: str) -> dict[str, int | None]:
 
 def _told(limits: KeyLimits | None) -> str:
     """Return limits such as ``60 rpm, 1M/day``."""
-    from hpc import quota  # noqa: PLC0415
+    from hpc import quota
 
     if limits is None:
         return "-"
