@@ -1,5 +1,7 @@
 """The command line of the gateway and of a replica's sidecar."""
 
+# ruff: noqa: PLC0415 - each subcommand, and each process, loads what it needs alone
+
 from __future__ import annotations
 
 import argparse
@@ -46,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> None:
-    from gateway_lite.listeners import Address, Tls  # noqa: PLC0415 - a sidecar needs less
-    from gateway_lite.prefork import run  # noqa: PLC0415
-    from hpc import config  # noqa: PLC0415
+    from gateway_lite.listeners import Address, Tls
+    from gateway_lite.prefork import run
+    from hpc import config
 
     resolved = config.load(models_file=options.models, home=options.home)
     if bool(options.tls_cert) != bool(options.tls_key):
@@ -66,8 +68,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _sidecar(options: argparse.Namespace, settings: Settings) -> None:
-    from gateway_lite.server import run_loop  # noqa: PLC0415
-    from gateway_lite.sidecar import Door, serve  # noqa: PLC0415
+    from gateway_lite.server import run_loop
+    from gateway_lite.sidecar import Door, serve
 
     door = Door(
         unix=options.upstream_unix,

@@ -4,6 +4,8 @@ The features are redaction, the response cache, usage reports and the translatio
 clients.
 """
 
+# ruff: noqa: PLC0415 - the packages are extras
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -178,8 +180,8 @@ def _finder(policy: RedactPolicy | None) -> Finder | None:
     if policy is None:
         return None
     try:
-        from gateway_lite import patterns  # noqa: PLC0415 - its packages are an extra
-        from gateway_lite.redact import Finder  # noqa: PLC0415
+        from gateway_lite import patterns
+        from gateway_lite.redact import Finder
     except ImportError as missing:
         raise ConfigError(
             f"redaction needs the package {missing.name}", hint="pip install 'hpc-serve[redact]'"
@@ -192,12 +194,12 @@ def _finder(policy: RedactPolicy | None) -> Finder | None:
 
 
 def _redacted(body: bytes, finder: Finder) -> bytes:
-    from gateway_lite import redact  # noqa: PLC0415
+    from gateway_lite import redact
 
     return redact.request(body, finder)
 
 
 def _redactor(finder: Finder, *, events: bool) -> Editor:
-    from gateway_lite.redact_answer import AnswerRedactor, StreamRedactor  # noqa: PLC0415
+    from gateway_lite.redact_answer import AnswerRedactor, StreamRedactor
 
     return StreamRedactor(finder) if events else AnswerRedactor(finder)

@@ -4,6 +4,8 @@ W3C Trace Context (level 1) for the headers, OpenTelemetry's conventions for HTT
 for the attributes. No words of a prompt or of an answer are among the attributes, and no key.
 """
 
+# ruff: noqa: PLC0415 - OpenTelemetry is heavy, and an extra
+
 from __future__ import annotations
 
 import os
@@ -150,13 +152,13 @@ class Tracer:
 
     def __init__(self, endpoint: str | None = None) -> None:
         try:
-            from opentelemetry import trace  # noqa: PLC0415 - heavy, and only for who wants it
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+            from opentelemetry import trace
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
                 OTLPSpanExporter,
             )
-            from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415
-            from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+            from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as missing:
             raise ConfigError(
                 f"tracing needs the package {missing.name}", hint="pip install 'hpc-serve[otel]'"

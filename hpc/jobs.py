@@ -1,5 +1,7 @@
 """Jobs on Slurm or on this machine, behind one interface."""
 
+# ruff: noqa: PLC0415 - submitit costs more than a squeue
+
 from __future__ import annotations
 
 import os
@@ -54,8 +56,8 @@ def submit_replica(
         SubmitError: the job was refused; nothing is left of the attempt.
         ConfigError: a value cannot stand in a batch script.
     """
-    from hpc import submit  # noqa: PLC0415 - submitit costs more than a squeue
-    from hpc.node import ServeReplica  # noqa: PLC0415
+    from hpc import submit
+    from hpc.node import ServeReplica
 
     task = ServeReplica(str(root), spec.name, replica, site.apptainer)
     folder = state.jobs_dir(root, spec.name)
@@ -141,7 +143,7 @@ def submit_several(  # noqa: PLR0913 - a scheduler's options
         SubmitError: the job was refused; nothing is left of the attempt.
         ConfigError: a value cannot stand in a batch script.
     """
-    from hpc import submit  # noqa: PLC0415 - submitit costs more than a squeue
+    from hpc import submit
 
     folder = root / "jobs" / name
     if cluster == "slurm":
@@ -194,7 +196,7 @@ def _submit_here(
     grace_s: int = 30,
     restarts: int = 0,
 ) -> JobHandle:
-    from hpc import executors, submit  # noqa: PLC0415
+    from hpc import executors, submit
 
     minutes = resources.time_min or submit.ENDLESS_MIN
 

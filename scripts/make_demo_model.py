@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from demo_model.conversations import make_conversations
-from demo_model.gguf_file import write_gguf
-from demo_model.layout import PIP, Layout, found
-from demo_model.novels import fetch_novels
-from demo_model.reference import write_reference
-from demo_model.training import Schedule, export, train
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.demo_model.conversations import make_conversations
+from scripts.demo_model.gguf_file import write_gguf
+from scripts.demo_model.layout import PIP, Layout, found
+from scripts.demo_model.novels import fetch_novels
+from scripts.demo_model.reference import write_reference
+from scripts.demo_model.training import Schedule, export, train
 
 STEPS = ("corpus", "train", "export", "gguf", "reference")
 

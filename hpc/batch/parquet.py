@@ -1,5 +1,7 @@
 """Parquet files of requests and of answers, with a few rows in memory at a time."""
 
+# ruff: noqa: PLC0415 - pyarrow is an extra
+
 from __future__ import annotations
 
 import json
@@ -35,7 +37,7 @@ def needed() -> Any:
         ConfigError: pyarrow is not installed.
     """
     try:
-        from pyarrow import parquet  # noqa: PLC0415 - an optional package
+        from pyarrow import parquet
     except ImportError as error:
         raise ConfigError(
             "Parquet files need pyarrow, which is not installed",
@@ -87,7 +89,7 @@ def writer(file: BinaryIO) -> Iterator[Callable[[bytes], None]]:
         file: the Parquet file to write.
     """
     parquet = needed()
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     schema = _schema(pa)
     rows: list[dict[str, Any]] = []
@@ -115,7 +117,7 @@ def writer(file: BinaryIO) -> Iterator[Callable[[bytes], None]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     parquet = needed()
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     try:
         with parquet.ParquetFile(path) as file:

@@ -36,7 +36,7 @@ for command in (submit, validate, report, schedules, unschedule, tick):
 @output.json_option
 def ls(*, home: str | None, as_json: bool) -> None:
     """List batches and their progress."""
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc.batch import cases
 
     root = state.home(home)
     found = [cases.look(root, one) for one in cases.ids(root)]
@@ -56,7 +56,7 @@ def ls(*, home: str | None, as_json: bool) -> None:
 @output.json_option
 def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> None:
     """Show the progress of a batch and its workers."""
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc.batch import cases
 
     root = state.home(home)
     seen = cases.look(root, batch_id)
@@ -84,7 +84,7 @@ def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> No
 @output.home_option
 def pause(batch_id: str, home: str | None) -> None:
     """Pause a batch. Workers finish their requests in flight; 'batch resume' continues."""
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc.batch import cases
 
     cases.stop(state.home(home), batch_id, word="pause")
     click.echo(f"paused {batch_id}")
@@ -95,7 +95,7 @@ def pause(batch_id: str, home: str | None) -> None:
 @output.home_option
 def cancel(batch_id: str, home: str | None) -> None:
     """End the jobs of a batch. Its answers stay, and 'batch resume' continues."""
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc.batch import cases
 
     cases.stop(state.home(home), batch_id, word="cancel")
     click.echo(f"cancelled {batch_id}")
@@ -108,8 +108,8 @@ def cancel(batch_id: str, home: str | None) -> None:
 @output.home_option
 def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -> None:
     """Resume a batch: submit its missing workers."""
-    from hpc import config  # noqa: PLC0415
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc import config
+    from hpc.batch import cases
 
     loaded = config.load(home=home)
     made = cases.resume(
@@ -135,8 +135,8 @@ def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -
 @output.home_option
 def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
     """Change a batch to N workers. New workers may use another partition or GPU type."""
-    from hpc import config  # noqa: PLC0415
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc import config
+    from hpc.batch import cases
 
     loaded = config.load(home=home)
     change = cases.scale(
@@ -156,8 +156,8 @@ def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
 @output.home_option
 def retry(batch_id: str, home: str | None, *, errors: bool) -> None:
     """Send the failed requests of a finished batch again."""
-    from hpc import config  # noqa: PLC0415
-    from hpc.batch import cases  # noqa: PLC0415
+    from hpc import config
+    from hpc.batch import cases
 
     del errors
     loaded = config.load(home=home)
@@ -170,8 +170,8 @@ def retry(batch_id: str, home: str | None, *, errors: bool) -> None:
 @output.home_option
 def logs(batch_id: str, home: str | None) -> None:
     """Print the output of a batch's jobs."""
-    from hpc import jobs  # noqa: PLC0415
-    from hpc.batch import cases, launch  # noqa: PLC0415
+    from hpc import jobs
+    from hpc.batch import cases, launch
 
     root = state.home(home)
     for handle in launch.handles(state.batch_dir(root, cases.look(root, batch_id).spec.id)):

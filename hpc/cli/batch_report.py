@@ -25,12 +25,12 @@ from hpc.cli.batch_text import as_dict, report_lines
 @output.json_option
 def report(batch_id: str, *, plot: Path | None, home: str | None, as_json: bool) -> None:
     """Report on a batch: counts, throughput, tokens, GPU-hours."""
-    from hpc.batch import cases, history  # noqa: PLC0415 - help must stay quick
+    from hpc.batch import cases, history
 
     seen = cases.look(state.home(home), batch_id)
     paces = history.paces(seen.workers)
     if plot is not None:
-        from hpc.batch import plot as drawing  # noqa: PLC0415
+        from hpc.batch import plot as drawing
 
         drawing.draw(paces, plot, title=f"batch {seen.spec.id}")
     if as_json:

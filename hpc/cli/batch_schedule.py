@@ -21,7 +21,7 @@ FAILED = 9
 @output.json_option
 def schedules(*, home: str | None, as_json: bool) -> None:
     """List the schedules made with --every, and their last runs."""
-    from hpc.batch import schedule  # noqa: PLC0415 - help must stay quick
+    from hpc.batch import schedule
 
     root = state.home(home)
     found = [described(root, one) for one in schedule.load_all(root)]
@@ -39,7 +39,7 @@ def schedules(*, home: str | None, as_json: bool) -> None:
 @output.home_option
 def unschedule(schedule_id: str, home: str | None) -> None:
     """End a schedule; a run that has begun goes on."""
-    from hpc.batch import schedule  # noqa: PLC0415
+    from hpc.batch import schedule
 
     schedule.remove(state.home(home), schedule_id)
     click.echo(f"no more runs of {schedule_id}")
@@ -51,8 +51,8 @@ def unschedule(schedule_id: str, home: str | None) -> None:
 @click.pass_context
 def tick(ctx: click.Context, schedule_id: str, home: str | None) -> None:
     """Start the due run of a schedule; called by the schedule's own jobs."""
-    from hpc import config  # noqa: PLC0415
-    from hpc.batch.tick import tick as run  # noqa: PLC0415
+    from hpc import config
+    from hpc.batch.tick import tick as run
 
     loaded = config.load(home=home)
     said = run(loaded.home, schedule_id, loaded.site)
@@ -62,7 +62,7 @@ def tick(ctx: click.Context, schedule_id: str, home: str | None) -> None:
 
 def describe(one: Schedule) -> dict[str, Any]:
     """Return a schedule for JSON output."""
-    from hpc.batch import crontimes  # noqa: PLC0415
+    from hpc.batch import crontimes
 
     return {
         "id": one.id,
@@ -76,7 +76,7 @@ def describe(one: Schedule) -> dict[str, Any]:
 
 def described(root: Any, one: Schedule) -> dict[str, Any]:
     """Return a schedule with its runs and its trouble, if any."""
-    from hpc.batch import schedule  # noqa: PLC0415
+    from hpc.batch import schedule
 
     runs = schedule.runs(root, one.id)
     return describe(one) | {"runs": runs, "trouble": schedule.trouble(root, one)}

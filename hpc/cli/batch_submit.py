@@ -103,7 +103,7 @@ HOW = (
 @click.pass_context
 def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
     """Check FILE, and submit jobs that answer its requests."""
-    from hpc.batch import launch  # noqa: PLC0415 - help must not pay for submitit
+    from hpc.batch import launch
 
     loaded, serves = _served(options)
     if options["every"] is not None:
@@ -133,8 +133,8 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
 
 def _served(options: dict[str, Any]) -> tuple[Config, ServiceSpec | None]:
     """Return the configuration, and the model for each job to serve or None."""
-    from hpc import config  # noqa: PLC0415
-    from hpc.service import wanted as find_service  # noqa: PLC0415
+    from hpc import config
+    from hpc.service import wanted as find_service
 
     name, model, service = options["name"], options["model"], options["service"]
     if options["engine"] is None and model is not None and name is None:
@@ -152,7 +152,7 @@ def _served(options: dict[str, Any]) -> tuple[Config, ServiceSpec | None]:
 
 
 def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any]) -> Wanted:
-    from hpc.batch import launch  # noqa: PLC0415
+    from hpc.batch import launch
 
     extra = {"begin": options["at"], "dependency": options["dependency"]}
     if options["mail"]:
@@ -184,8 +184,8 @@ def _schedule(
     as_json: bool,
 ) -> None:
     """Repeat the same command line by a schedule."""
-    from hpc.batch import schedule  # noqa: PLC0415
-    from hpc.cli.batch_schedule import describe  # noqa: PLC0415
+    from hpc.batch import schedule
+    from hpc.cli.batch_schedule import describe
 
     if serves is None:
         raise click.UsageError(
@@ -214,12 +214,12 @@ def _schedule(
 
 def _gateway(root: Path, service: str) -> Any:
     """Return this machine's gateway with the owner's key, checked for the model."""
-    import socket  # noqa: PLC0415
+    import socket
 
-    from hpc import access  # noqa: PLC0415
-    from hpc.batch import check  # noqa: PLC0415
-    from hpc.batch.client import Target  # noqa: PLC0415
-    from hpc.errors import GatewayError  # noqa: PLC0415
+    from hpc import access
+    from hpc.batch import check
+    from hpc.batch.client import Target
+    from hpc.errors import GatewayError
 
     record = state.load_gateway(root, socket.gethostname())
     if record is None:
@@ -245,7 +245,7 @@ def validate(
     ctx: click.Context, path: Path, name: str, template: Path | None, *, as_json: bool
 ) -> None:
     """Check every line of FILE, and list the faulty lines."""
-    from hpc.batch import intake  # noqa: PLC0415
+    from hpc.batch import intake
 
     model = None if name == "any" and template is None else name
     found = intake.read(path, model, template)

@@ -19,7 +19,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def progress(seen: Look) -> str:
     """Return the progress of a batch in one line."""
-    from hpc.batch import history  # noqa: PLC0415
+    from hpc.batch import history
 
     rate, tokens = history.recent(seen.workers, time.time())
     nodes = sorted({one.host for one in seen.workers if not one.ended})
@@ -44,7 +44,7 @@ def waits(seen: Look) -> list[str]:
 
 def as_dict(seen: Look) -> dict[str, Any]:
     """Return a batch for JSON output, without secrets."""
-    from hpc.batch import history  # noqa: PLC0415
+    from hpc.batch import history
 
     rate, tokens = history.recent(seen.workers, time.time())
     return {

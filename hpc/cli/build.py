@@ -93,8 +93,8 @@ def build(
     ENGINE is vllm, vllm-rocm, vllm-cpu, llamacpp-cuda, llamacpp-cpu or llamacpp-debian; arguments
     after -- are passed to apptainer build.
     """
-    from hpc import build as building  # noqa: PLC0415 - help must not pay for it
-    from hpc import config  # noqa: PLC0415
+    from hpc import build as building
+    from hpc import config
 
     loaded = config.load(home=home)
     order = _order(loaded, engine, apptainer_args, options)
@@ -115,10 +115,10 @@ def build(
 def _order(
     loaded: Config, engine: str, apptainer_args: tuple[str, ...], options: dict[str, Any]
 ) -> BuildImage:
-    from pathlib import Path  # noqa: PLC0415
+    from pathlib import Path
 
-    from hpc import state  # noqa: PLC0415
-    from hpc.build import BuildImage  # noqa: PLC0415
+    from hpc import state
+    from hpc.build import BuildImage
 
     site = loaded.site
     output = options["output"] or state.images_dir(loaded.home) / f"{engine}.sif"
@@ -166,9 +166,9 @@ FLAGS = {"bootstrap": "bootstrap", "from": "from_", "mirror": "mirror"}
 
 def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait: bool) -> str:
     """Submit the build; return the finished image's path, or the job's id without waiting."""
-    from hpc import build as building  # noqa: PLC0415
-    from hpc import config, jobs  # noqa: PLC0415
-    from hpc.model import Resources  # noqa: PLC0415
+    from hpc import build as building
+    from hpc import config, jobs
+    from hpc.model import Resources
 
     try:
         resources = Resources(
@@ -197,7 +197,7 @@ def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait:
 
 def _tell(status: Status, engine: str, line: str) -> None:
     """Show a line of a build's log in one place, and for good if it is a note on settings."""
-    from hpc.build import NOTE  # noqa: PLC0415
+    from hpc.build import NOTE
 
     if line.startswith(NOTE):
         status.console.print(line, soft_wrap=True)

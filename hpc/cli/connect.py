@@ -119,8 +119,8 @@ def connect(destination: str | None, program: tuple[str, ...], **options: Any) -
 
 
 def _foreground(destination: str, program: Sequence[str], options: dict[str, Any]) -> None:
-    from hpc import process, tunnels  # noqa: PLC0415 - help must stay quick
-    from hpc.connection import connect as open_connection  # noqa: PLC0415
+    from hpc import process, tunnels
+    from hpc.connection import connect as open_connection
 
     as_json, detach = options["as_json"], options["detach"]
 
@@ -156,7 +156,7 @@ def _foreground(destination: str, program: Sequence[str], options: dict[str, Any
 
 def _background(destination: str, options: dict[str, Any]) -> None:
     """Start a second process for the tunnel, which asks on this terminal, then detaches."""
-    from hpc import process, tunnels  # noqa: PLC0415
+    from hpc import process, tunnels
 
     found = tunnels.find(destination)
     if found is None:
@@ -178,7 +178,7 @@ def _background(destination: str, options: dict[str, Any]) -> None:
 
 
 def _status(*, as_json: bool) -> None:
-    from hpc import tunnels  # noqa: PLC0415
+    from hpc import tunnels
 
     found = tunnels.list_all()
     if as_json:
@@ -195,7 +195,7 @@ def _status(*, as_json: bool) -> None:
 
 
 def _stop(destination: str | None) -> None:
-    from hpc import tunnels  # noqa: PLC0415
+    from hpc import tunnels
 
     ended = tunnels.stop(destination)
     for tunnel in ended:

@@ -66,7 +66,7 @@ def run(
     host: str, port: int | None, models_file: str | None, home: str | None, **more: Any
 ) -> None:
     """Run the gateway in the foreground, until Ctrl-C."""
-    from hpc import gateway as use  # noqa: PLC0415 - help must stay quick
+    from hpc import gateway as use
 
     argv = _argv(more)
     use.run(state.home(home), host=host, port=port, models_file=models_file, more=argv)
@@ -91,7 +91,7 @@ def start(
     **more: Any,
 ) -> None:
     """Start the gateway in the background, unless a gateway runs."""
-    from hpc import gateway as use  # noqa: PLC0415
+    from hpc import gateway as use
 
     root, argv = state.home(home), _argv(more)
     with output.spinner("starting the gateway"):
@@ -107,7 +107,7 @@ def start(
 @output.home_option
 def stop(home: str | None) -> None:
     """Stop this machine's gateway after its streams have ended."""
-    from hpc import gateway as use  # noqa: PLC0415
+    from hpc import gateway as use
 
     with output.spinner("stopping the gateway"):
         stopped = use.stop(state.home(home))
@@ -119,7 +119,7 @@ def stop(home: str | None) -> None:
 @output.json_option
 def reload(home: str | None, *, as_json: bool) -> None:
     """Make the gateway read models.yaml at once. Exits with 2 if the file is refused."""
-    from hpc import gateway as use  # noqa: PLC0415
+    from hpc import gateway as use
 
     asked_at = time.time()
     outcome = use.reload(state.home(home))
@@ -138,7 +138,7 @@ def reload(home: str | None, *, as_json: bool) -> None:
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
     """List the gateways of all machines. Exits with 8 if none answers on this machine."""
-    from hpc import gateway as use  # noqa: PLC0415
+    from hpc import gateway as use
 
     root = state.home(home)
     here = use.find(root)
@@ -163,7 +163,7 @@ def status(home: str | None, *, as_json: bool) -> None:
 @output.json_option
 def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
     """Print address and owner's key as JSON. Starts the gateway if needed."""
-    from hpc import access as use  # noqa: PLC0415
+    from hpc import access as use
 
     del as_json
     access = use.ensure(state.home(home), models_file=models_file)
@@ -175,7 +175,7 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
 @output.home_option
 def env(models_file: str | None, home: str | None) -> None:
     """Print export lines for this shell. Starts the gateway if needed."""
-    from hpc import access as use  # noqa: PLC0415
+    from hpc import access as use
 
     access = use.ensure(state.home(home), models_file=models_file)
     click.echo(f"export OPENAI_BASE_URL=http://{access.host}:{access.port}/v1")

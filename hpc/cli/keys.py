@@ -78,8 +78,8 @@ def add(
     **limits: str | None,
 ) -> None:
     """Make a key and print the key, once: only its hash is stored."""
-    from hpc import keys as use  # noqa: PLC0415 - help must stay quick
-    from hpc import quota  # noqa: PLC0415
+    from hpc import keys as use
+    from hpc import quota
 
     try:
         ends = quota.parse_expiry(expires) if expires else None
@@ -102,8 +102,8 @@ def add(
 @output.json_option
 def list_(home: str | None, *, as_json: bool) -> None:
     """List the keys with limits and used tokens; the keys themselves are stored nowhere."""
-    from hpc import keys as use  # noqa: PLC0415
-    from hpc import use as record  # noqa: PLC0415
+    from hpc import keys as use
+    from hpc import use as record
 
     root = state.home(home)
     entries, used = use.load(state.keys_path(root)), record.load_all(root)
@@ -143,7 +143,7 @@ def list_(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 def set_(which: str, home: str | None, **limits: str | None) -> None:
     """Change limits of an existing key; "none" removes a limit."""
-    from hpc import keys as use  # noqa: PLC0415
+    from hpc import keys as use
 
     changes = _limits(limits)
     if not changes:
@@ -157,7 +157,7 @@ def set_(which: str, home: str | None, **limits: str | None) -> None:
 @output.home_option
 def revoke(which: str, home: str | None) -> None:
     """Revoke a key; running gateways refuse the key within two seconds."""
-    from hpc import keys as use  # noqa: PLC0415
+    from hpc import keys as use
 
     ended = use.revoke(state.keys_path(state.home(home)), which)
     click.echo(f"revoked the key {ended.name} ({ended.id})")
@@ -178,7 +178,7 @@ def _limits(given: dict[str, str | None]) -> dict[str, int | None]:
 
 
 def _parse(option: str, text: str) -> dict[str, int | None]:
-    from hpc import quota  # noqa: PLC0415
+    from hpc import quota
 
     if option == "budget":
         none = {"daily_tokens": None, "total_tokens": None}
@@ -188,7 +188,7 @@ def _parse(option: str, text: str) -> dict[str, int | None]:
 
 def _told(limits: KeyLimits | None) -> str:
     """Return limits as text, such as ``60 rpm, 1M/day``."""
-    from hpc import quota  # noqa: PLC0415
+    from hpc import quota
 
     if limits is None:
         return "-"

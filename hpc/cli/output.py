@@ -65,8 +65,8 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under their headings, as wide as the terminal allows."""
-    from rich.console import Console  # noqa: PLC0415 - rich costs more than most commands
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -79,7 +79,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 @contextmanager
 def spinner(text: str) -> Iterator[Status]:
     """Show a spinner on stderr; silent if stderr is not a terminal."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     with Console(stderr=True, highlight=False, markup=False).status(text) as status:
         yield status

@@ -33,8 +33,8 @@ def sbatch(
     name: str, *, replica: int, models_file: str | None, home: str | None, **flags: Any
 ) -> None:
     """Print the batch script of one replica of NAME, as submit would send it."""
-    from hpc import config, service, submit  # noqa: PLC0415 - help must not pay for submitit
-    from hpc.errors import ConfigError  # noqa: PLC0415
+    from hpc import config, service, submit
+    from hpc.errors import ConfigError
 
     loaded = config.load(models_file=models_file, flags=flags, home=home)
     spec = service.wanted(loaded, name)
@@ -50,13 +50,13 @@ def sbatch(
 @home_option
 def apptainer(engine: str, *, home: str | None, **options: Any) -> None:
     """Print the Apptainer definition of ENGINE, as build would use it."""
-    from hpc import config  # noqa: PLC0415
-    from hpc import render as rendering  # noqa: PLC0415
+    from hpc import config
+    from hpc import render as rendering
 
     loaded = config.load(home=home)
     settings = definition_settings(loaded, engine, options)
     if settings.get("bootstrap") == "debootstrap" and not settings.get("mirror"):
-        from hpc.build import apt_settings  # noqa: PLC0415
+        from hpc.build import apt_settings
 
         settings["mirror"] = apt_settings.mirror()
     text = rendering.definition(engine, settings, templates=loaded.site.templates)

@@ -137,7 +137,7 @@ def submit(
     **flags: Any,
 ) -> None:
     """Start the replicas of NAME in models.yaml, or of --engine and --model."""
-    from hpc import config, service  # noqa: PLC0415 - help must not pay for submitit
+    from hpc import config, service
 
     entry = adhoc_entry(name, engine, model, engine_args)
     loaded = config.load(models_file=models_file, flags=flags, home=home, adhoc=entry)
@@ -161,7 +161,7 @@ def submit(
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
     """Wait for a service, and show its phases on stderr."""
-    from hpc import service  # noqa: PLC0415
+    from hpc import service
 
     started = time.monotonic()
     said: dict[int, str] = {}
@@ -190,7 +190,7 @@ def describe(replica: Replica) -> str:
 @json_option
 def ls(*, home: str | None, as_json: bool) -> None:
     """List services and their phases."""
-    from hpc import service  # noqa: PLC0415
+    from hpc import service
 
     found = service.look(state.home(home))
     if as_json:
@@ -219,7 +219,7 @@ def ls(*, home: str | None, as_json: bool) -> None:
 @json_option
 def status(name: str, *, home: str | None, as_json: bool) -> None:
     """Show the replicas of the service NAME."""
-    from hpc import service  # noqa: PLC0415
+    from hpc import service
 
     found = service.find(state.home(home), name)
     if as_json:
@@ -264,7 +264,7 @@ def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool)
 
     Serving replicas are drained first: streams in flight get 20 s to end.
     """
-    from hpc import service  # noqa: PLC0415
+    from hpc import service
 
     root = state.home(home)
     if not names and not all_:

@@ -17,7 +17,7 @@ from hpc.cli import output
 @output.json_option
 def init(folder: str, *, force: bool, as_json: bool) -> None:
     """Write models.yaml and the site file from what Slurm and this machine report."""
-    from hpc import setup  # noqa: PLC0415 - help must stay quick
+    from hpc import setup
 
     written = setup.init(Path(folder), force=force)
     if as_json:

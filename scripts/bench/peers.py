@@ -93,8 +93,10 @@ LITELLM_ENV = {
     "NO_DOCS": "True",
 }
 AT = ("--host", "127.0.0.1", "--port", "{PORT}")
-ROUTER = ("--worker-urls", LOCAL, *AT, "--policy", "round_robin", "--log-level", "error")
-ROUTER += ("--prometheus-port", "{SPARE}")
+ROUTER = (
+    *("--worker-urls", LOCAL, *AT, "--policy", "round_robin", "--log-level", "error"),
+    *("--prometheus-port", "{SPARE}"),
+)
 STACK = ("--service-discovery", "static", "--static-backends", LOCAL, "--static-models", "mock")
 STACK_NEEDS = (
     *("aiofiles", "aiohttp[speedups]", "fastapi", "httpx", "kubernetes", "numpy"),

@@ -70,7 +70,7 @@ def test_a_batch_whose_model_is_gone_waits_pauses_with_a_reason_and_goes_on(
 ) -> None:
     answer, gone = engine.answer, threading.Event()
     told = b'{"error": {"code": "model_not_found", "message": "the model does not exist"}}'
-    engine.answer = lambda said: (404, {}, told) if gone.is_set() else answer(said)  # type: ignore[method-assign]
+    engine.answer = lambda prompt: (404, {}, told) if gone.is_set() else answer(prompt)  # type: ignore[method-assign]
     engine.delay_s = 0.02
     asked = replace(wanted(tmp_path, engine, ["good"] * 600), model_patience_s=2.0, retries=0)
     spec = launch.submit(tmp_path, asked, engine=None, cluster="local", site=Site())

@@ -219,19 +219,18 @@ def test_follows_a_json_schema(idle: Server, stream: bool) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
     with openai.OpenAI(base_url=f"{idle.url}/v1", api_key=KEY, max_retries=0) as client:
-        told = client.chat.completions.create(
-            model="demo",
-            messages=[{"role": "user", "content": "Who wrote Emma?"}],
-            temperature=0,
-            max_tokens=40,
-            response_format=wanted,  # type: ignore[arg-type]
-            stream=stream,
-        )
-        text = (
-            "".join(chunk.choices[0].delta.content or "" for chunk in told)  # type: ignore[union-attr]
-            if stream
-            else told.choices[0].message.content  # type: ignore[union-attr]
-        )
+        asked: dict[str, Any] = {
+            "model": "demo",
+            "messages": [{"role": "user", "content": "Who wrote Emma?"}],
+            "temperature": 0,
+            "max_tokens": 40,
+            "response_format": wanted,
+        }
+        if stream:
+            parts = client.chat.completions.create(**asked, stream=True)
+            text: str | None = "".join(part.choices[0].delta.content or "" for part in parts)
+        else:
+            text = client.chat.completions.create(**asked, stream=False).choices[0].message.content
 
     assert isinstance(json.loads(text or "")["right"], bool)
 

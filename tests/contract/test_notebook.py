@@ -39,7 +39,7 @@ def test_the_notebook_runs(
     monkeypatch.setenv("HPC_SERVE_LOGIN", str(login))
     monkeypatch.setenv("HPC_SERVE_CONNECT_OPTIONS", json.dumps(options))
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    notebook = nbformat.read(PROJECT / "examples/notebook.ipynb", as_version=4)
+    notebook = nbformat.read(PROJECT / "examples/notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=45).execute()
     shown = [text for cell in notebook.cells for text in outputs(cell)]
     assert any(f"<hpc.connect {login}: http://127.0.0.1:" in text for text in shown)

@@ -27,9 +27,10 @@ from tests.fakes.login_node import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from hpc.tunnel.link import Link
+    from hpc.tunnel.login import TransportName
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
@@ -47,12 +48,13 @@ def node(running: LoginNode) -> LoginNode:
 
 
 @pytest.fixture(params=["openssh", "paramiko"])
-def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def transport(request: pytest.FixtureRequest) -> TransportName:
+    name: TransportName = request.param
+    return name
 
 
 @pytest.fixture
-def link(node: LoginNode, transport: str) -> Iterator[Link]:
+def link(node: LoginNode, transport: TransportName) -> Iterator[Link]:
     opened = open_link(node.login(), transport=transport, interactive=False)
     yield opened
     opened.close()
@@ -118,7 +120,8 @@ def test_requests_run_side_by_side(client: httpx.Client, node: LoginNode) -> Non
 def test_the_local_end_is_on_loopback_only(link: Link, node: LoginNode) -> None:
     with closing(LocalPort(0, patience_s=10)) as port:
         end = f":{port.port:04X}"
-        for step in (lambda: port.lead(link, way(node)), port.hold):
+        steps: tuple[Callable[[], object], ...] = (lambda: port.lead(link, way(node)), port.hold)
+        for step in steps:
             step()
             bound = [line.split()[1] for line in _tcp_listeners() if line.split()[1].endswith(end)]
             assert bound == [f"0100007F{end}"]
@@ -129,7 +132,7 @@ def test_a_port_in_use_is_named(node: LoginNode) -> None:
         LocalPort(node.port, patience_s=10)
 
 
-def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: str) -> None:
+def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: TransportName) -> None:
     opened = open_link(node.login(), transport=transport, interactive=False)
     port = LocalPort(0, patience_s=10)
     port.lead(opened, way(node))
@@ -143,7 +146,7 @@ def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: str) 
     opened.close()
 
 
-def test_a_dead_sshd_is_noticed(node: LoginNode, transport: str) -> None:
+def test_a_dead_sshd_is_noticed(node: LoginNode, transport: TransportName) -> None:
     opened = open_link(node.login(), transport=transport, interactive=False)
     try:
         assert opened.alive()
@@ -156,7 +159,7 @@ def test_a_dead_sshd_is_noticed(node: LoginNode, transport: str) -> None:
         node.start()
 
 
-def test_an_unknown_host_is_refused(node: LoginNode, transport: str) -> None:
+def test_an_unknown_host_is_refused(node: LoginNode, transport: TransportName) -> None:
     node.known("")
     with pytest.raises(TunnelError, match="host key of login is not known") as caught:
         open_link(node.login(), transport=transport, interactive=False)
@@ -165,7 +168,7 @@ def test_an_unknown_host_is_refused(node: LoginNode, transport: str) -> None:
 
 
 def test_a_changed_host_key_is_refused_whatever_the_options_say(
-    node: LoginNode, transport: str
+    node: LoginNode, transport: TransportName
 ) -> None:
     node.known("stranger")
     before = node.said().count("Accepted publickey")
@@ -176,26 +179,26 @@ def test_a_changed_host_key_is_refused_whatever_the_options_say(
     assert not node.clients()
 
 
-def test_a_key_that_is_not_authorised_is_refused(node: LoginNode, transport: str) -> None:
+def test_a_key_that_is_not_authorised_is_refused(node: LoginNode, transport: TransportName) -> None:
     login = node.login(identity=node.folder / "stranger")
     with pytest.raises(TunnelError, match=r"permission denied by \S+@login") as caught:
         open_link(login, transport=transport, interactive=False)
     assert not isinstance(caught.value, Unreachable)
 
 
-def test_a_closed_port_is_unreachable(node: LoginNode, transport: str) -> None:
+def test_a_closed_port_is_unreachable(node: LoginNode, transport: TransportName) -> None:
     login = node.login(options=(("Port", str(free_port())), *node.options))
     with pytest.raises(Unreachable, match="cannot reach login: Connection refused"):
         open_link(login, transport=transport, interactive=False)
 
 
-def test_a_name_that_does_not_resolve_is_told(node: LoginNode, transport: str) -> None:
+def test_a_name_that_does_not_resolve_is_told(node: LoginNode, transport: TransportName) -> None:
     login = node.login(host="nowhere.invalid", options=())
     with pytest.raises(Unreachable, match=r"cannot find a host named nowhere\.invalid"):
         open_link(login, transport=transport, interactive=False)
 
 
-def test_the_ssh_configuration_is_read(node: LoginNode, transport: str) -> None:
+def test_the_ssh_configuration_is_read(node: LoginNode, transport: TransportName) -> None:
     lines = [f"{key} {value}\n" for key, value in node.options]
     config = node.folder / "sections"
     config.write_text(f"Host cluster\nIdentityFile {node.folder / 'user'}\n{''.join(lines)}")
@@ -207,7 +210,7 @@ def test_the_ssh_configuration_is_read(node: LoginNode, transport: str) -> None:
         opened.close()
 
 
-def test_a_jump_host_is_passed(node: LoginNode, transport: str) -> None:
+def test_a_jump_host_is_passed(node: LoginNode, transport: TransportName) -> None:
     """The node is its own jump host, so it lets us in twice."""
     lines = "".join(f"{key} {value}\n" for key, value in node.options)
     config = node.folder / "jumps"

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from hpc.connection import Connection
+    from hpc.tunnel.login import TransportName
 
 COMMAND = [sys.executable, "-m", "hpc", "connect"]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -58,13 +59,14 @@ def node(
 
 
 @pytest.fixture(params=["openssh", "paramiko"])
-def transport(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def transport(request: pytest.FixtureRequest) -> TransportName:
+    name: TransportName = request.param
+    return name
 
 
-def connect(node: LoginNode, transport: str, **changes: object) -> Connection:
+def connect(node: LoginNode, transport: TransportName, **changes: object) -> Connection:
     login = node.login()
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "identity": login.identity,
         "ssh_config": login.config,
         "ssh_options": tuple(f"{key}={value}" for key, value in login.options),
@@ -73,7 +75,7 @@ def connect(node: LoginNode, transport: str, **changes: object) -> Connection:
     return hpc.connect(str(login), **(options | changes))
 
 
-def test_a_program_gets_models_and_clients(node: LoginNode, transport: str) -> None:
+def test_a_program_gets_models_and_clients(node: LoginNode, transport: TransportName) -> None:
     with connect(node, transport) as cluster:
         assert cluster.models() == ["demo"]
         with cluster.openai() as client:
@@ -87,7 +89,9 @@ def test_a_program_gets_models_and_clients(node: LoginNode, transport: str) -> N
     assert not listening(port)
 
 
-def test_the_key_is_kept_private_and_only_while_connected(node: LoginNode, transport: str) -> None:
+def test_the_key_is_kept_private_and_only_while_connected(
+    node: LoginNode, transport: TransportName
+) -> None:
     with connect(node, transport) as cluster:
         assert cluster.key_file.read_text() == f"{KEY}\n"
         assert cluster.key_file.stat().st_mode & 0o777 == 0o600
@@ -98,7 +102,9 @@ def test_the_key_is_kept_private_and_only_while_connected(node: LoginNode, trans
     assert not cluster.key_file.exists()
 
 
-def test_the_same_port_comes_back_after_the_node_did(node: LoginNode, transport: str) -> None:
+def test_the_same_port_comes_back_after_the_node_did(
+    node: LoginNode, transport: TransportName
+) -> None:
     events: list[str] = []
     with connect(node, transport, on_event=lambda kind, _: events.append(kind)) as cluster:
         before = cluster.base_url
@@ -111,7 +117,9 @@ def test_the_same_port_comes_back_after_the_node_did(node: LoginNode, transport:
         assert cluster.models() == ["demo"]
 
 
-def test_a_key_withdrawn_meanwhile_ends_the_connection(node: LoginNode, transport: str) -> None:
+def test_a_key_withdrawn_meanwhile_ends_the_connection(
+    node: LoginNode, transport: TransportName
+) -> None:
     authorized = node.folder / "authorized_keys"
     with connect(node, transport) as cluster:
         node.stop()
@@ -124,7 +132,9 @@ def test_a_key_withdrawn_meanwhile_ends_the_connection(node: LoginNode, transpor
             authorized.write_text((node.folder / "user.pub").read_text())
 
 
-def test_a_port_held_by_another_connection_is_named_so(node: LoginNode, transport: str) -> None:
+def test_a_port_held_by_another_connection_is_named_so(
+    node: LoginNode, transport: TransportName
+) -> None:
     port = free_port()
     with _command(node, transport, f"--port={port}", "--json") as process:
         _first_event(process)
@@ -141,7 +151,7 @@ def test_a_port_held_by_another_connection_is_named_so(node: LoginNode, transpor
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ending_the_command_leaves_nothing(
-    node: LoginNode, transport: str, number: signal.Signals
+    node: LoginNode, transport: TransportName, number: signal.Signals
 ) -> None:
     with _command(node, transport, "--port=0", "--json") as process:
         up = _first_event(process)
@@ -169,7 +179,9 @@ def test_a_laptop_without_posix_connects(node: LoginNode) -> None:
     assert "--background does not work on Windows" in refused.stderr
 
 
-def test_giving_up_while_connecting_leaves_nothing(node: LoginNode, transport: str) -> None:
+def test_giving_up_while_connecting_leaves_nothing(
+    node: LoginNode, transport: TransportName
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         login = node.login(options=(("Port", str(silent.getsockname()[1])), *node.options))
         pairs = [f"-o{key}={value}" for key, value in login.options]
@@ -181,7 +193,7 @@ def test_giving_up_while_connecting_leaves_nothing(node: LoginNode, transport: s
                 assert _end(process, signal.SIGINT) == 130
 
 
-def test_killing_the_command_leaves_no_tunnel(node: LoginNode, transport: str) -> None:
+def test_killing_the_command_leaves_no_tunnel(node: LoginNode, transport: TransportName) -> None:
     with _command(node, transport, "--port=0", "--json") as process:
         up = _first_event(process)
         assert _end(process, signal.SIGKILL) == -signal.SIGKILL
@@ -198,7 +210,7 @@ def test_killing_the_command_leaves_no_tunnel(node: LoginNode, transport: str) -
         shutil.rmtree(path)
 
 
-def test_the_lines_can_be_read_by_a_shell(node: LoginNode, transport: str) -> None:
+def test_the_lines_can_be_read_by_a_shell(node: LoginNode, transport: TransportName) -> None:
     with _command(node, transport, "--port=0") as process:
         assert process.stdout is not None
         lines = process.stdout.readline() + process.stdout.readline()
@@ -209,7 +221,7 @@ def test_the_lines_can_be_read_by_a_shell(node: LoginNode, transport: str) -> No
         _end(process, signal.SIGINT)
 
 
-def test_an_error_is_one_sentence_and_a_hint(node: LoginNode, transport: str) -> None:
+def test_an_error_is_one_sentence_and_a_hint(node: LoginNode, transport: TransportName) -> None:
     node.known("stranger")
     argv = [*COMMAND, *node.arguments(), f"--transport={transport}", "--port=0"]
     done = subprocess.run(
@@ -254,7 +266,9 @@ def test_importing_costs_nothing_until_it_is_used() -> None:
     assert told.stdout == "[]\n['hpc.tunnel']\n"
 
 
-def test_nothing_is_written_for_a_login_that_failed(node: LoginNode, transport: str) -> None:
+def test_nothing_is_written_for_a_login_that_failed(
+    node: LoginNode, transport: TransportName
+) -> None:
     node.answer("exit 127")
     with pytest.raises(TunnelError, match="cannot run hpc-serve"):
         connect(node, transport)
@@ -262,7 +276,9 @@ def test_nothing_is_written_for_a_login_that_failed(node: LoginNode, transport: 
 
 
 @pytest.mark.parametrize("name", ["curl.sh", "openai_chat.py", "httpx_chat.py"])
-def test_the_examples_stream_through_the_tunnel(node: LoginNode, transport: str, name: str) -> None:
+def test_the_examples_stream_through_the_tunnel(
+    node: LoginNode, transport: TransportName, name: str
+) -> None:
     question = 'What is a "login\\node"?'
     program = [sys.executable] if name.endswith(".py") else ["sh"]
     with connect(node, transport) as cluster:
@@ -278,7 +294,9 @@ def test_the_examples_stream_through_the_tunnel(node: LoginNode, transport: str,
 
 
 @contextlib.contextmanager
-def _command(node: LoginNode, transport: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def _command(
+    node: LoginNode, transport: TransportName, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
     argv = [*COMMAND, *node.arguments(), f"--transport={transport}", *arguments]
     with subprocess.Popen(
         argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
@@ -296,7 +314,7 @@ def _first_event(process: subprocess.Popen[str]) -> dict[str, str]:
     return event
 
 
-def _end(process: subprocess.Popen[str], number: int) -> int:
+def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes], number: int) -> int:
     process.send_signal(number)
     return process.wait(15)
 

@@ -28,6 +28,7 @@ from hpc.tunnel.login import Login
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
 
 KEY = "sk-only-in-the-tunnel"
 CHUNKS = 4
@@ -102,9 +103,14 @@ class Gateway(ThreadingHTTPServer):
             with contextlib.suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
         self.shutdown()
-        super().__exit__(*args)
+        super().__exit__(kind, error, where)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,26 +3,28 @@
 The libraries that are loaded first choose their own ways on Windows; what is left is our code.
 """
 
+# ruff: noqa: F401 - these are loaded before they could miss anything
+
 from __future__ import annotations
 
-import asyncio  # noqa: F401 - loaded before it could miss anything, as all here
+import asyncio
 import functools
-import getpass  # noqa: F401
+import getpass
 import os
 import select
 import signal
 import socket
-import subprocess  # noqa: F401
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import click  # noqa: F401
-import httpx  # noqa: F401
-import paramiko  # noqa: F401
-import psutil  # noqa: F401
-import rich.progress  # noqa: F401
-import sshtunnel  # noqa: F401
-import tenacity  # noqa: F401
+import click
+import httpx
+import paramiko
+import psutil
+import rich.progress
+import sshtunnel
+import tenacity
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -58,7 +60,7 @@ def take_away() -> None:
         sys.modules.pop(name, None)
     sys.meta_path.insert(0, Absent)
     # There, the library makes a pair of TCP sockets.
-    socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)  # type: ignore[assignment]
+    socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)
     for module, names in FUNCTIONS.items():
         for name in names:
             delattr(module, name)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from slurmlab import Lab, LabError
+from tests.lab.slurmlab import Lab, LabError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -7,13 +7,12 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from slurmlab import CommandError, debian, images, project
-from slurmlab.node import Bind
-
 from hpc import assets, render
+from tests.lab.slurmlab import CommandError, debian, images, project
+from tests.lab.slurmlab.node import Bind
 
 if TYPE_CHECKING:
-    from slurmlab import Lab
+    from tests.lab.slurmlab import Lab
 
 SECONDS = 3000
 OFFERED = re.compile(r"the mirror has no \S+ \S+, but: +\S+ \| +(\S+) \|")

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import PYTHON
+from tests.lab.cluster import PYTHON
 
 if TYPE_CHECKING:
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 PORT = 8081
 ANSWER = "Jane Austen wrote Emma."

@@ -6,8 +6,9 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from slurmlab import CommandError, Lab, LabError
-from slurmlab.host import wait_until
+
+from tests.lab.slurmlab import CommandError, Lab, LabError
+from tests.lab.slurmlab.host import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path

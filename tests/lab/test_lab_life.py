@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from slurmlab import CommandError, Lab, LabError
-from slurmlab.host import ProcessId, wait_until
+
+from tests.lab.slurmlab import CommandError, Lab, LabError
+from tests.lab.slurmlab.host import ProcessId, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +142,7 @@ def test_a_recycled_process_number_is_not_ours(other: Lab) -> None:
 
 def test_a_second_user_of_the_lab_is_refused(lab: Lab) -> None:
     """While this session holds the lab, another command that would change it fails at once."""
-    argv = [ROOT / "scripts/lab", "down"]
+    argv = [str(ROOT / "scripts/lab"), "down"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1

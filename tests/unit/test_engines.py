@@ -11,7 +11,7 @@ import pytest
 from hpc import engines
 from hpc.engines import Launch, Place, weights
 from hpc.errors import ConfigError, EngineError
-from hpc.model import Resources, ServiceSpec
+from hpc.model import Engine, Resources, ServiceSpec
 
 SECRET = "s3cret-of-this-replica"
 PLACE = Place(
@@ -27,7 +27,7 @@ PLACE = Place(
 
 
 def spec(server: str = "vllm", **changes: Any) -> ServiceSpec:
-    engine = "vllm" if server == "vllm" else "llamacpp"
+    engine: Engine = "vllm" if server == "vllm" else "llamacpp"
     base = ServiceSpec(
         name="mistral",
         engine=engine,

@@ -56,12 +56,14 @@ def test_files_win_in_pips_order(tmp_path: Path) -> None:
     for number, name in enumerate(order):
         later = "".join(f"at{at} = {number}\n" for at in range(number, len(order)))
         write(tmp_path / name / "pip.conf", f"[global]\nlast = {name}\n{later}")
-    places = {"prefix": f"{tmp_path}/venv", "etc": tmp_path / "etc"}
 
-    found = pip_files.read(env, **places).sections["global"]
+    def read(environ: dict[str, str]) -> pip_files.Sections:
+        return pip_files.read(environ, prefix=f"{tmp_path}/venv", etc=tmp_path / "etc").sections
+
+    found = read(env)["global"]
     chosen = write(tmp_path / "own.conf", "[global]\nlast = own\n")
-    own = pip_files.read({**env, "PIP_CONFIG_FILE": str(chosen)}, **places).sections["global"]
-    none = pip_files.read({**env, "PIP_CONFIG_FILE": os.devnull, "PIP_PRE": "1"}, **places).sections
+    own = read({**env, "PIP_CONFIG_FILE": str(chosen)})["global"]
+    none = read({**env, "PIP_CONFIG_FILE": os.devnull, "PIP_PRE": "1"})
 
     assert found["last"] == "venv"
     assert [found[f"at{at}"] for at in range(6)] == ["0", "1", "2", "3", "4", "5"]

@@ -112,8 +112,9 @@ def test_directives_survive_hostile_values(value: str) -> None:
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "x\0"])
 @pytest.mark.parametrize("field", ["stdout", "stderr", "job_name"])
 def test_a_line_break_in_a_directive_is_refused(field: str, value: str) -> None:
+    change: dict[str, Any] = {field: value}
     with pytest.raises(ConfigError, match="cannot hold a line break"):
-        render.sbatch(spec(), replace(JOB, **{field: value}))
+        render.sbatch(spec(), replace(JOB, **change))
 
 
 @pytest.mark.parametrize("option", ["output", "signal", "a b", "x\n--y", "--mem", ""])

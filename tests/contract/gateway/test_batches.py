@@ -9,12 +9,12 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import openai
 import pytest
 
-from hpc import access, clerks, jobs, keys, orders, pids, process, state
+from hpc import access, clerks, jobs, keys, orders, pids, process, quota, state
 from hpc.batch import attend, cases, clerk, launch, leftovers
 from hpc.cli.batch_text import waits
 from hpc.config import Site
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tests.contract.gateway.programs import Running
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 PATIENCE_S = 90.0
 OVER = ("completed", "failed", "cancelled", "expired")
 pytestmark = pytest.mark.timeout(240)
@@ -311,7 +311,7 @@ def gateway_knows(asks: openai.OpenAI) -> bool:
 def test_budgets_hold_for_a_batch(home: Path, gateway: Running, engine: Engine) -> None:
     del engine
     poor, _ = keys.add(
-        state.keys_path(home), "poor", limits=keys.KeyLimits(total_tokens=400, max_tokens=50)
+        state.keys_path(home), "poor", limits=quota.KeyLimits(total_tokens=400, max_tokens=50)
     )
     asks = client(gateway, poor)
     wait_until(lambda: gateway_knows(asks))
@@ -407,7 +407,7 @@ def test_a_model_that_goes_while_a_batch_runs_is_waited_for(
 def test_a_service_that_is_not_there_is_refused_at_submission(
     home: Path, gateway: Running, tmp_path: Path
 ) -> None:
-    assert client(gateway).models.list()
+    assert client(gateway).models.list().data
     asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     asked.write_text(json.dumps({"prompt": "x"}) + "\n")
     argv = [sys.executable, "-m", "hpc", "batch", "submit", str(asked), "-o", str(answered)]

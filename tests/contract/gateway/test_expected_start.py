@@ -43,7 +43,12 @@ def scheduler() -> Iterator[Scheduler]:
 def queue(fake: FakeSlurm, home: Path, number: int = 0, **more: Any) -> None:
     """Let the job of a replica be in the queue."""
     job_id = str(100 + number)
-    plain = {"id": job_id, "shown": job_id, "state": "PENDING", "reason": "Priority"}
+    plain: dict[str, Any] = {
+        "id": job_id,
+        "shown": job_id,
+        "state": "PENDING",
+        "reason": "Priority",
+    }
     plain |= {"start": None, "end": None, "minutes": 60, "code": 0, **more}
     (fake.folder / "jobs" / f"{job_id}.json").write_text(json.dumps(plain))
     state.save_job(home, "m", number, JobHandle(job_id, "slurm", str(home)))
@@ -131,7 +136,12 @@ def test_a_job_is_followed_from_the_queue_to_its_end(
     wait_until(lambda: phase() is Phase.STARTING, 20)
     fake.set(controller="down")
     asked = len(fake.calls("squeue"))
-    wait_until(lambda: phase() and len(fake.calls("squeue")) > asked + 2, 20)
+
+    def asked_again() -> bool:
+        phase()
+        return len(fake.calls("squeue")) > asked + 2
+
+    wait_until(asked_again, 20)
     assert phase() is Phase.STARTING
     fake.set(controller="up")
     fake.change("100", state="FAILED", end=time.time(), code=256)

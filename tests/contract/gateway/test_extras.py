@@ -80,7 +80,7 @@ def test_an_ollama_client_works_unchanged(home: Path) -> None:
             client.chat(model="unknown", messages=messages)
         except ollama.ResponseError as error:
             refused = (error.status_code, error.error)
-        client.close()
+        client.close()  # type: ignore[no-untyped-call]
     assert whole.message.content == "hello you"
     assert (whole.done, whole.eval_count, whole.prompt_eval_count) == (True, 3, 7)
     assert "".join(part.message.content or "" for part in parts) == "hello you"

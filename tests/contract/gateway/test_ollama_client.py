@@ -49,7 +49,7 @@ class Engine:
 
     def answer(self, path: str, body: dict[str, Any]) -> bytes:
         self.asked.append((path, body))
-        kinds = {CHAT: ChatParams, TEXT: CompletionCreateParams}
+        kinds: dict[str, Any] = {CHAT: ChatParams, TEXT: CompletionCreateParams}
         TypeAdapter(kinds.get(path, EmbeddingCreateParams)).validate_python(body)
         if path == "/v1/embeddings":
             texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
@@ -78,7 +78,7 @@ class Engine:
             {"index": 0, "delta": p} if path == CHAT else {"index": 0, "text": p.get("content", "")}
             for p in parts
         ]
-        events = [{"choices": [chunk], "usage": None} for chunk in chunks]
+        events: list[dict[str, Any]] = [{"choices": [chunk], "usage": None} for chunk in chunks]
         if self.cut:
             events.append({"error": {"message": "the engine died"}})
         else:
@@ -181,8 +181,10 @@ def test_tools_both_ways(client: ollama.Client, engine: Engine, stream: bool) ->
     ]
     engine.message = {"role": "assistant", "content": None, "tool_calls": calls}
     engine.end = "tool_calls"
-    got = client.chat("small", ASK, tools=[ADD], stream=stream)
-    answers = list(got) if stream else [got]
+    if stream:
+        answers = list(client.chat("small", ASK, tools=[ADD], stream=True))
+    else:
+        answers = [client.chat("small", ASK, tools=[ADD])]
     made = [call for answer in answers for call in answer.message.tool_calls or ()]
 
     assert [call.function.name for call in made] == ["add"] * 3
@@ -194,7 +196,11 @@ def test_tools_both_ways(client: ollama.Client, engine: Engine, stream: bool) ->
     assert answers[-1].done_reason == "stop"
 
     replies = [{"role": "tool", "content": str(i), "tool_name": "add"} for i in range(3)]
-    history = [*ASK, ollama.Message(role="assistant", tool_calls=made), *replies]
+    history: list[dict[str, Any] | ollama.Message] = [
+        *ASK,
+        ollama.Message(role="assistant", tool_calls=made),
+        *replies,
+    ]
     client.chat("small", [*history, ollama.Message(role="assistant", tool_calls=made[:1])])
     sent = engine.asked[1][1]["messages"]
     ids = [call["id"] for call in sent[1]["tool_calls"]]
@@ -233,8 +239,11 @@ def test_formats(client: ollama.Client, engine: Engine) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt(client: ollama.Client, engine: Engine, raw: bool, stream: bool) -> None:
     engine.end = "length"
-    got = client.generate("small", "hi", raw=raw, stream=stream, options={"num_predict": -1})
-    answers = list(got) if stream else [got]
+    options = {"num_predict": -1}
+    if stream:
+        answers = list(client.generate("small", "hi", raw=raw, stream=True, options=options))
+    else:
+        answers = [client.generate("small", "hi", raw=raw, options=options)]
 
     assert "".join(answer.response or "" for answer in answers) == "hello you"
     assert (answers[-1].done, answers[-1].done_reason, answers[-1].eval_count) == (
@@ -291,7 +300,7 @@ def test_an_engine_that_dies_is_an_error_in_the_stream(
     client: ollama.Client, engine: Engine
 ) -> None:
     engine.cut = True
-    got = []
+    got: list[ollama.ChatResponse] = []
     with pytest.raises(ollama.ResponseError, match="the engine died"):
         got.extend(client.chat("small", ASK, stream=True))
     assert "".join(part.message.content or "" for part in got) == "hello you"

@@ -120,7 +120,7 @@ def test_a_worker_that_is_killed_gives_its_slot_to_who_waits_elsewhere(
         parts = held.iter_raw()
         next(parts)
         holder, other = (first, second) if clients(gateway, first) else (second, first)
-        waiting = []
+        waiting: list[concurrent.futures.Future[httpx.Response]] = []
         while not clients(gateway, other):
             assert len(waiting) < 48, "one worker takes them all"
             waiting.append(many.submit(ask, gateway))

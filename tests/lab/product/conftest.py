@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster import Cluster
-from images import build_image
+
+from tests.lab.cluster import Cluster
+from tests.lab.images import build_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from slurmlab import Lab
+    from tests.lab.slurmlab import Lab
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "examples/demo-model"

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import STATE
-from laptop import Tunnel, terminal, tunnel
+
+from tests.lab.cluster import STATE
+from tests.lab.laptop import Tunnel, terminal, tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 CUTS = int(os.environ.get("HPC_SERVE_NETWORK_CUTS", "3"))
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600 + 30 * CUTS)]

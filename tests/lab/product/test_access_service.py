@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import PYTHON
-from laptop import Tunnel, tunnel
+
+from tests.lab.cluster import PYTHON
+from tests.lab.laptop import Tunnel, tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster import Cluster
     from typing_extensions import Self
+
+    from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import COMPUTE
+
+from tests.lab.cluster import COMPUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 

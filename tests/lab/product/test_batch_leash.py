@@ -8,10 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster import COMPUTE
+
+from tests.lab.cluster import COMPUTE
 
 if TYPE_CHECKING:
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 

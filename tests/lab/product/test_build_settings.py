@@ -6,16 +6,16 @@ import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from slurmlab import images, project
-from slurmlab.node import Bind
+from tests.lab.slurmlab import images, project
+from tests.lab.slurmlab.node import Bind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cluster import Cluster
-    from slurmlab import Lab
-    from slurmlab.node import Node
+    from tests.lab.cluster import Cluster
+    from tests.lab.slurmlab import Lab
+    from tests.lab.slurmlab.node import Node
 
 HOME = "/home/owner"
 PIP_CONF = f"""\

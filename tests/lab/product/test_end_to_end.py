@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import PYTHON, STATE
+
+from tests.lab.cluster import PYTHON, STATE
 
 if TYPE_CHECKING:
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import STATE
-from images import build_image
 
 from hpc import render
 from hpc.model import Resources
+from tests.lab.cluster import STATE
+from tests.lab.images import build_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster import Cluster
-    from slurmlab import Lab
+    from tests.lab.cluster import Cluster
+    from tests.lab.slurmlab import Lab
 
 DEMO = Path(__file__).resolve().parents[3] / "examples/demo-model"
 PROBE = Path(__file__).with_name("engine_probe.py")

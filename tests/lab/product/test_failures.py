@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

@@ -7,13 +7,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cluster import PYTHON, STATE
-from streams import ANSWER, PORT, Load, assert_whole, signal_engine
+
+from tests.lab.cluster import PYTHON, STATE
+from tests.lab.streams import ANSWER, PORT, Load, assert_whole, signal_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 

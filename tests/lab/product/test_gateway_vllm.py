@@ -6,11 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from cluster import PYTHON
-from streams import ANSWER, PORT, VLLM, Load, assert_whole, signal_engine
+
+from tests.lab.cluster import PYTHON
+from tests.lab.streams import ANSWER, PORT, VLLM, Load, assert_whole, signal_engine
 
 if TYPE_CHECKING:
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 

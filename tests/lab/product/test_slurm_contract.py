@@ -12,7 +12,7 @@ from tests.contract.clusters import LabCluster  # noqa: E402
 from tests.contract.slurm_suite import *  # noqa: E402, F403 - the tests
 
 if TYPE_CHECKING:
-    from cluster import Cluster
+    from tests.lab.cluster import Cluster
 
 
 @pytest.fixture

@@ -63,8 +63,8 @@ def _files(node: str, *, accounting: bool) -> dict[str, str | bytes]:
     names = {"/etc/hosts": network.hosts(node), "/etc/hostname": f"{node}\n"}
     if node == "laptop":
         return {**_files_for_host_network(), **names}
-    config = {**slurm.config_files(accounting=accounting), **project.pip_files()}
-    return {**_files_for_host_network(), **names, **config}
+    config = slurm.config_files(accounting=accounting)
+    return {**_files_for_host_network(), **names, **config, **project.pip_files()}
 
 
 def _files_for_host_network() -> dict[str, str]:

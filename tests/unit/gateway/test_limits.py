@@ -123,7 +123,7 @@ class Against(RuleBasedStateMachine):
     def begin(self, given: dict[str, int], start: float) -> None:
         self.clock, self.wall = Clock(start), Clock(NOON)
         self.given = given or {"rpm": 3}
-        self.key = key(**self.given)
+        self.key = key("00000001", **self.given)
         self.limits = Limits(self.ledger())
         self.reference = Reference()
         self.grants: list[tuple[Grant | Free, Noted]] = []

@@ -118,7 +118,7 @@ def test_what_leads_nowhere_is_told_until_it_does_not(
     assert models.outcome.refused is not None
     assert models.outcome.warnings == (gone,)
     models.weigh({"later", "gone"})
-    assert models.outcome.warnings == ()
+    assert list(models.outcome.warnings) == []
     assert models.outcome.refused is not None
 
 

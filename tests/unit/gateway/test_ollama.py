@@ -24,7 +24,7 @@ def chunk(**said: Any) -> bytes:
 
 
 def test_a_stream_is_what_is_asked_for_by_default() -> None:
-    body = {"model": "m", "messages": ASK}
+    body: dict[str, Any] = {"model": "m", "messages": ASK}
     assert json.loads(translate("/api/chat", json.dumps(body).encode()).body)["stream"] is True
     body["stream"] = None
     assert json.loads(translate("/api/chat", json.dumps(body).encode()).body)["stream"] is True

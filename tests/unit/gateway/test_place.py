@@ -238,7 +238,7 @@ def test_each_failed_probe_makes_the_rest_longer_up_to_a_minute() -> None:
 def test_two_failures_are_forgiven_and_a_third_in_a_row_is_not() -> None:
     b, _ = balancer(replicas(1))
     for outcome in ("failed", "failed", "ok", "failed", "failed"):
-        take(b).release(outcome)  # type: ignore[arg-type]
+        take(b).release(outcome)
         assert b.states()["k0"].breaker == "closed"
     take(b).release("failed")
     assert b.states()["k0"].breaker == "open"
