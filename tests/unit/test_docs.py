@@ -15,10 +15,11 @@ import pytest
 from gateway_lite import sidecar
 from gateway_lite.__main__ import _parser
 from gateway_lite.openapi import OPERATIONS
-from hpc import config, errors
+from hpc import config, errors, setup
 from hpc.batch import ending
 from hpc.batch.model import BatchSpec
 from hpc.cli.main import COMMANDS, root
+from hpc.slurm import Partition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,6 +238,17 @@ def test_the_readme_names_every_command() -> None:
     assert set(COMMANDS) - named == set()
 
 
+def test_the_readme_submits_and_asks_what_init_writes() -> None:
+    text = section("On a cluster")
+    gpu = Partition("gpu", default=True, nodes=1, cpus=8, mem_mb=64_000, gpus=1)
+    built = [line for line in setup.following(setup.Facts((gpu,))) if "build" in line]
+
+    assert re.findall(r"hpc-serve submit (?!-)(\S+)", text) == [setup.SERVICE]
+    assert re.findall(r'"model": "(.+?)"', text) == [setup.SERVICE]
+    assert setup.VLLM_MODEL in text
+    assert all(f"    {line}  " in text for line in built)
+
+
 def test_the_readme_lists_every_exit_code() -> None:
     listed = re.search(r"^Exit codes: (.+?)\. ", README, re.MULTILINE | re.DOTALL)
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
@@ -265,7 +277,9 @@ def test_what_a_page_tells_to_type_exists(page: str, line: str) -> None:
 @pytest.mark.parametrize("path", EVERY)
 def test_every_flag_is_explained_in_help(path: str) -> None:
     command = EVERY[path]
-    shown = command.get_help(click.Context(command, info_name=path))
+    shown = command.get_help(
+        click.Context(command, info_name=path, help_option_names=["-h", "--help"])
+    )
 
     assert command.help
     for option in command.params:
