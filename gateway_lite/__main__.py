@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run ``gateway-lite``.
 
     Args:
-        argv: arguments after the program's name; None takes those of the process.
+        argv: arguments after the program's name; None means the process's arguments.
     """
     options = _parser().parse_args(argv)
     logging.basicConfig(
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)
     except HpcServeError as error:
-        print(f"gateway-lite: {error}", file=sys.stderr)  # noqa: T201 - what a program prints
+        print(f"gateway-lite: {error}", file=sys.stderr)  # noqa: T201 - a program's output
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
@@ -89,36 +89,47 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--home", metavar="DIR", help="state directory")
     run.add_argument("--models", metavar="FILE", help="models.yaml with static backends")
     run.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
-    run.add_argument("--port", type=int, help="TCP port; 0 takes a free one [8081]")
+    run.add_argument("--port", type=int, help="TCP port; 0 takes a free port [8081]")
     run.add_argument(
-        "--or-any-port", action="store_true", help="take a free port where that one is in use"
+        "--or-any-port", action="store_true", help="take a free port if --port is in use"
     )
-    run.add_argument("--unix", metavar="PATH", help="listen on this Unix socket, mode 0600, too")
-    run.add_argument("--tls-cert", metavar="FILE", help="certificate, PEM: listen with TLS too")
-    run.add_argument("--tls-key", metavar="FILE", help="its key, PEM, mode 0600")
+    run.add_argument("--unix", metavar="PATH", help="additional Unix socket, mode 0600")
+    run.add_argument("--tls-cert", metavar="FILE", help="PEM certificate of a TLS listener")
+    run.add_argument("--tls-key", metavar="FILE", help="PEM key of the certificate, mode 0600")
     run.add_argument(
         "--tls-host",
-        default="0.0.0.0",  # noqa: S104 - what TLS is for
+        default="0.0.0.0",  # noqa: S104 - TLS is for clients on other machines
         help="address of the TLS listener [%(default)s]",
     )
     run.add_argument(
-        "--tls-port", type=int, default=8443, help="its port; 0 takes a free one [%(default)s]"
+        "--tls-port",
+        type=int,
+        default=8443,
+        help="port of the TLS listener; 0 takes a free port [%(default)s]",
     )
     run.add_argument(
         "--workers", metavar="N", type=int, default=1, help="processes that share the port [1]"
     )
-    door = commands.add_parser("sidecar", help="be the only door of one engine")
+    door = commands.add_parser("sidecar", help="guard one engine, as its only network listener")
     upstream = door.add_mutually_exclusive_group(required=True)
     upstream.add_argument("--upstream-unix", metavar="PATH", help="the engine's Unix socket")
-    upstream.add_argument("--upstream-port", metavar="N", type=int, help="its port on loopback")
+    upstream.add_argument("--upstream-port", metavar="N", type=int, help="engine's loopback port")
     door.add_argument(
-        "--secret-file", metavar="FILE", type=Path, required=True, help="what requests must show"
+        "--secret-file",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="file with the bearer token that requests must carry",
     )
     door.add_argument("--engine-key-env", metavar="NAME", help="variable with the engine's key")
     door.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
     door.add_argument("--port", type=int, default=0, help="TCP port [a free one]")
     door.add_argument(
-        "--ready-file", metavar="FILE", type=Path, required=True, help="where the port is written"
+        "--ready-file",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="file that gets the port once the sidecar listens",
     )
     for command in (run, door):
         command.add_argument(
@@ -140,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="S",
             type=float,
             default=DEFAULTS.stall_s,
-            help="seconds without movement after which a busy engine is left alone [%(default)g]",
+            help="seconds without progress after which a busy engine is left alone [%(default)g]",
         )
     return parser
 

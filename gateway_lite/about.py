@@ -1,4 +1,4 @@
-"""What the gateway tells of itself and of its models. Pure."""
+"""The gateway's descriptions of itself and of its models. Pure."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def version(
     path: Path | None,
     allows: Callable[[str], bool],
 ) -> dict[str, Any]:
-    """Return which version runs, with which configuration, and what serves each model.
+    """Return the running version, the configuration in force, and the server of each model.
 
     Args:
-        catalog: the models there are.
-        outcome: what became of models.yaml.
-        digest: of the configuration in force.
-        path: of models.yaml; users need not learn in which folder it is.
-        allows: tells whether the key that asks may use a model.
+        catalog: the known models.
+        outcome: outcome of the last read of models.yaml.
+        digest: digest of the configuration in force.
+        path: path of models.yaml; users need not learn its folder.
+        allows: returns whether the requesting key may use a model.
     """
     refused = outcome.refused
     if refused is not None and path is not None:
@@ -62,10 +62,10 @@ def listing(
     """Return OpenAI's list of the models that a key may use, with their aliases.
 
     Args:
-        catalog: the models there are.
-        aliases: further names, each with the model that it stands for.
-        created: Unix time that is told of all of them.
-        allows: tells whether the key that asks may use a name.
+        catalog: the known models.
+        aliases: model by alias.
+        created: Unix time given for all models.
+        allows: returns whether the requesting key may use a name.
     """
     names = {name: name for name in catalog.models} | {
         alias: name for alias, name in aliases.items() if name in catalog.models
@@ -83,8 +83,8 @@ def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
 
     Args:
         model: the model.
-        name: its own, or an alias.
-        created: Unix time that is told of it.
+        name: the model's own name, or an alias.
+        created: Unix time given for the model.
     """
     alias = {} if name == model.name else {"alias_of": model.name}
     return {

@@ -1,4 +1,7 @@
-"""One line of JSON per request, in a file that may hang without anybody waiting for it."""
+"""The access log: a JSON line per request, written by a separate thread.
+
+A hanging file system delays no request.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,17 @@ ENCODER = msgspec.json.Encoder()
 FILE_BYTES = 16 * 1024 * 1024
 OLD_FILES = 4
 FLUSH_S = 0.2
-"""Seconds that a line may wait for others, so that one wake of the thread writes many."""
+"""Seconds that a line may wait for further lines, so that one wake of the thread writes many."""
 LINES_HELD = 10_000
-"""Lines kept while the file hangs; further ones are lost, and counted."""
+"""Lines kept while the file hangs; further lines are dropped and counted."""
 PATIENCE_S = 2.0
 
 
 class AccessLog:
-    """Writes lines from a thread of its own; used from one event loop.
+    """The access log of a process, used from a single event loop.
 
     Args:
-        path: the file; older ones get ``.1`` and so on.
+        path: path of the file; rotated files get ``.1`` and so on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,11 +52,11 @@ class AccessLog:
 
     @property
     def lost(self) -> int:
-        """Lines that came while too many waited, or that the file did not take."""
+        """Number of lines dropped because too many waited, or refused by the file."""
         return self._refused + self._file.lost
 
     def write(self, line: object) -> None:
-        """Note one line, which must not change any more; costs no system call."""
+        """Add one line, which must not change afterwards; costs no system call."""
         if len(self._lines) >= LINES_HELD:
             self._refused += 1
             return
@@ -62,7 +65,7 @@ class AccessLog:
             self._due = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
 
     def close(self) -> None:
-        """Write what is left; give up where the file system hangs."""
+        """Write the remaining lines; give up if the file system hangs."""
         if self._due is not None:
             self._due.cancel()
         self._hand_over()
@@ -70,7 +73,7 @@ class AccessLog:
         ending.start()
         ending.join(PATIENCE_S)
         if ending.is_alive():
-            # It would wait at exit for the lock that the hanging thread holds.
+            # At exit logging.shutdown would wait for the lock that the hanging thread holds.
             atexit.unregister(logging.shutdown)
 
     def _end(self) -> None:
@@ -79,8 +82,10 @@ class AccessLog:
         self._file.close()
 
     def _flush(self) -> None:
-        """Hand the lines over, unless the thread still has the last ones to take."""
+        """Hand the lines to the thread, unless earlier lines still wait there."""
         self._due = None
+        # While the file hangs, lines stay in ``_lines``, where LINES_HELD bounds them; the queue
+        # has no bound.
         if self._queue.empty():
             self._hand_over()
         else:
@@ -94,7 +99,7 @@ class AccessLog:
 
 
 class _PrivateFile(RotatingFileHandler):
-    """A file that only its owner can read, opened when there is something to write."""
+    """A log file readable only by its owner, opened at the first line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(
@@ -109,7 +114,7 @@ class _PrivateFile(RotatingFileHandler):
         )
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base's name
-        """Say once what is wrong with the file, and count the lines."""
+        """Log a write error once, and count the lost lines."""
         self.lost += record.getMessage().count("\n") + 1
         text = f"cannot write {self.baseFilename}: {sys.exc_info()[1]}"
         if text != self._complaint:
@@ -119,5 +124,6 @@ class _PrivateFile(RotatingFileHandler):
 
 def _private(path: str, flags: int) -> int:
     handle = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    # A file of an earlier run may have another mode; the mode of ``open`` is for new files only.
     os.fchmod(handle, 0o600)
     return handle

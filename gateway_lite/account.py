@@ -1,10 +1,10 @@
-"""What one key uses, counted in plain cells: exact, of fixed size, the same in shared memory.
+"""The usage window of one key in plain cells: exact, of fixed size, the same in shared memory.
 
-A minute is counted in 61 buckets of one second, the running one included. What they hold covers
-any 60 seconds that end now, so that no 60 seconds ever see more than the limit; the price is that
-a request may count for up to one second longer than a minute. A log of every request would be
-exact to the microsecond and unbounded; a counter weighted over two fixed windows, or a token bucket
-as large as the limit, admits more than the limit in some windows.
+A minute is counted in 61 buckets of one second, the current second included. The buckets cover any
+60 seconds that end now, so that no 60 seconds ever see more than the limit; the price is that a
+request may count for up to one second longer than a minute. A log of every request would be exact
+to the microsecond and unbounded; a counter weighted over two fixed windows, or a token bucket as
+large as the limit, admits more than the limit in some windows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RING = 61
 
-# Where in an account's cells each number stands.
+# Positions in an account's cells. Columns of workers follow COLUMNS, then the two rings.
 NAME, AT, REQUESTS, TOKENS, FLYING = range(5)
 DAY, DAY_TOKENS, DAY_REQUESTS, ALL_TOKENS, ALL_REQUESTS = range(5, 10)
 AWAY_DAY, AWAY_TOKENS, AWAY_ALL = range(10, 13)
@@ -32,28 +32,29 @@ TOKEN_RING = REQUEST_RING + RING
 CELLS = TOKEN_RING + RING
 ZEROS = array("q", bytes(8 * 2 * RING))
 FREE_S = 1.0
-"""Seconds after which one of several requests under way may have ended."""
+"""Suggested wait in seconds at a concurrency limit: a request in progress may have ended by then.
+"""
 
 
 class Guard(Protocol):
-    """Keeps other processes out of the cells."""
+    """A lock of the cells against other processes."""
 
     def lock(self) -> None:
-        """Wait until they are ours."""
+        """Wait for the lock and take it."""
 
     def unlock(self) -> None:
-        """Let others have them."""
+        """Release the lock."""
 
 
 class Account:
-    """The counts of one key.
+    """The usage counts of one key.
 
     Args:
-        cells: CELLS numbers, each of which has its place.
-        guard: keeps other processes out of them; None where there are none.
-        worker: number of this process among those that share them.
-        clock: seconds that never go back, the same in all processes.
-        wall: seconds since 1970, for the day.
+        cells: CELLS numbers at fixed positions.
+        guard: keeps other processes out of the cells; None without other processes.
+        worker: number of this process among the processes that share the cells.
+        clock: returns monotonic seconds, the same in all processes.
+        wall: returns seconds since 1970, for the day.
     """
 
     __slots__ = ("_cells", "_clock", "_column", "_guard", "_midnight", "_wall")
@@ -74,10 +75,10 @@ class Account:
         self._midnight = 0
 
     def reserve(self, rules: Rules, tokens: int) -> Grant:
-        """Admit a request with its estimate.
+        """Admit a request with its estimated tokens.
 
         Raises:
-            Full: a limit does not allow it; nothing is counted then.
+            Full: a limit refuses the request; nothing is counted then.
         """
         guard = self._guard
         if guard is None:
@@ -89,7 +90,7 @@ class Account:
             guard.unlock()
 
     def settle(self, grant: Grant, used: int) -> None:
-        """End a request with what it used."""
+        """End a request, and replace the estimate by the used tokens."""
         guard = self._guard
         if guard is None:
             self._settle(grant, used)
@@ -101,7 +102,7 @@ class Account:
             guard.unlock()
 
     def add(self, tokens: int, requests: int) -> None:
-        """Count what no limit is asked for; the caller holds the guard."""
+        """Count usage that no limit applies to; the caller holds the guard."""
         cells = self._cells
         self._roll()
         cells[DAY_TOKENS] += tokens
@@ -110,11 +111,11 @@ class Account:
         cells[ALL_REQUESTS] += requests
 
     def use(self) -> Use:
-        """Return what was used; the caller holds the guard."""
+        """Return the usage; the caller holds the guard."""
         return Use(*self._cells[DAY : ALL_REQUESTS + 1])
 
     def begin(self, use: Use) -> None:
-        """Go on from what an earlier process counted; the caller holds the guard."""
+        """Continue from the counts of an earlier process; the caller holds the guard."""
         cells = self._cells
         cells[DAY], cells[DAY_TOKENS], cells[DAY_REQUESTS] = (
             use.day,
@@ -124,14 +125,18 @@ class Account:
         cells[ALL_TOKENS], cells[ALL_REQUESTS] = use.tokens, use.requests
 
     def elsewhere(self, use: Use) -> None:
-        """Count towards budgets what other gateways counted; the caller holds the guard."""
+        """Count the usage at other gateways towards budgets; the caller holds the guard."""
         cells = self._cells
         cells[AWAY_DAY], cells[AWAY_TOKENS], cells[AWAY_ALL] = use.day, use.day_tokens, use.tokens
 
     def repair(self) -> None:
-        """End what an earlier process with our number left; the caller holds the guard."""
+        """Remove an earlier process's requests in progress; the caller holds the guard.
+
+        The earlier process had our number.
+        """
         cells = self._cells
         cells[self._column] = 0
+        # The sums are made anew: a killed process may have written a bucket and not yet its sum.
         cells[FLYING] = sum(cells[COLUMNS:REQUEST_RING])
         cells[REQUESTS] = sum(cells[REQUEST_RING:TOKEN_RING])
         cells[TOKENS] = sum(cells[TOKEN_RING:CELLS])
@@ -139,8 +144,10 @@ class Account:
     def _reserve(self, rules: Rules, tokens: int) -> Grant:
         cells = self._cells
         second = cells[AT]
+        # At most once a second; all other requests of the second skip the rings.
         if int(self._clock()) > second:
             second = self._advance()
+        # ``_midnight`` saves the division into days for all requests but the first of a day.
         day = self._roll() if self._wall() >= self._midnight else cells[DAY]
         requests = cells[REQUESTS] + 1
         in_minute = cells[TOKENS] + tokens
@@ -148,6 +155,7 @@ class Account:
         in_day = cells[DAY_TOKENS] + tokens
         in_all = cells[ALL_TOKENS] + tokens
         if (
+            # All limits are tested before the first write, so a refused request leaves no trace.
             requests > rules.rpm
             or in_minute > rules.tpm
             or flying > rules.concurrency
@@ -169,18 +177,21 @@ class Account:
         return Grant(self, rules, tokens, second, day, requests, in_minute)
 
     def _settle(self, grant: Grant, used: int) -> None:
-        """Give back in the second of the estimate, or charge more in the present one."""
+        """Return unused tokens in the second of the estimate, or charge more in the present."""
         cells = self._cells
         cells[FLYING] -= 1
         cells[self._column] -= 1
         change = used - grant.tokens
         if change > 0:
+            # Tokens beyond the estimate count from now on: an old bucket would let them expire
+            # early, and the next 60 seconds could exceed the limit.
             at = self._advance() % RING
             self._roll()
             cells[TOKENS] += change
             cells[TOKEN_RING + at] += change
             cells[DAY_TOKENS] += change
         elif change < 0:
+            # Older buckets were cleared, estimate included, and now hold another second.
             if cells[AT] - grant.second < RING:
                 cells[TOKENS] += change
                 cells[TOKEN_RING + grant.second % RING] += change
@@ -192,7 +203,7 @@ class Account:
         return self._cells[AWAY_TOKENS] if self._cells[AWAY_DAY] == day else 0
 
     def _advance(self) -> int:
-        """Let go of buckets older than a minute; return the present second."""
+        """Clear the buckets older than a minute, and return the present second."""
         cells = self._cells
         second = int(self._clock())
         last = cells[AT]
@@ -217,7 +228,7 @@ class Account:
             cells[TOKEN_RING + at] = 0
 
     def _roll(self) -> int:
-        """Begin a new day; a clock that goes back does not begin the old one again."""
+        """Begin a new day; a clock that goes back does not begin the old day again."""
         cells = self._cells
         day = int(self._wall()) // DAY_S
         if day > cells[DAY]:
@@ -227,7 +238,7 @@ class Account:
         return cells[DAY]
 
     def _full(self, rules: Rules, tokens: int, day: int) -> Full:
-        """Name the limit that keeps a request out for the longest time."""
+        """Return the limit that refuses the request for the longest time."""
         cells = self._cells
         of_day = cells[DAY_TOKENS] + self._away(day)
         of_all = cells[ALL_TOKENS] + cells[AWAY_ALL]
@@ -250,7 +261,7 @@ class Account:
         return full
 
     def _wait(self, ring: int, room: int) -> float:
-        """Return seconds until a ring holds no more than it has room for."""
+        """Return the seconds until a ring's counts fit the given room."""
         cells = self._cells
         counts = cells[ring : ring + RING]
         over = sum(counts) - room

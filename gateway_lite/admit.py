@@ -1,4 +1,4 @@
-"""The gateway's desk: who may ask whom for what, and where that goes."""
+"""The gateway's request handler: authentication, limits, routing, and the choice of a replica."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ EVENTS = b"text/event-stream; charset=utf-8"
 
 
 class GatewayDesk:
-    """Decides on the requests of clients.
+    """The handler of clients' requests.
 
     Args:
-        catalog: returns the current one, or raises an ApiError.
-        keys: those of the clients.
-        limits: what those may use.
-        balancer: places requests.
+        catalog: returns the current catalog, or raises an ApiError.
+        keys: the clients' keys.
+        limits: limits of the keys.
+        balancer: the choice of replicas.
         upstream: connections to replicas.
-        watcher: reads a secret again that was refused.
-        seen: notes every request.
-        gate: counts what is under way.
-        outbox: takes what is sent.
-        settings: sizes.
+        watcher: reads a refused secret again.
+        seen: observer of every request.
+        gate: counter of requests in progress.
+        outbox: the write batcher.
+        settings: timeouts and bounds.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
@@ -91,11 +91,11 @@ class GatewayDesk:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def forget(self) -> None:
-        """Make the heads of requests anew, as the replicas have changed."""
+        """Drop the prepared request heads, as the replicas have changed."""
         self._ways.clear()
 
     def adopt(self, policy: GatewayPolicy, table: routing.Table) -> None:
-        """Treat requests as models.yaml says from now on."""
+        """Handle requests by a new policy and routing table from now on."""
         self._table = table
         if policy != self._policy:
             self._policy = policy
@@ -103,7 +103,7 @@ class GatewayDesk:
             self._plain = policy.cache is None and policy.redact is None
 
     def check(self, exchange: Exchange) -> None:
-        """Ask for a key, and refuse what tells that it is too large."""
+        """Check the client's key, and refuse an announced body above the limit."""
         record = exchange.record
         self._seen.begin(record)
         if self.gate.draining:
@@ -117,7 +117,7 @@ class GatewayDesk:
             raise errors.too_large(self.settings.body_bytes)
 
     def admit(self, exchange: Exchange) -> None:
-        """Read what the request wants, and whether the key may have that."""
+        """Decode the request, choose the models, and reserve tokens."""
         exchange.body = exchange.request.body
         if exchange.path in ollama.PATHS:
             self._translate(exchange)
@@ -130,27 +130,31 @@ class GatewayDesk:
         exchange.models = models
         record.model = models[0]
         own, limits = table.policies.get(models[0]), principal.limits
+        # The engine, not the gateway, cuts the answer: without ``max_tokens`` it would not know the
+        # ceiling.
         most = ceilings.missing(exchange.path, prompt, longest, own, limits)
         if most is not None:
             exchange.body = routing.with_fields(exchange.body, max_tokens=most)
         tokens = asked.tokens(len(exchange.body), longest)
         exchange.work = Work(tokens, *self._beginnings(exchange, asked))
+        # After all checks of the request: a refused request must not use up the key's limits.
         exchange.grant = self._limits.reserve(principal, tokens)
         self._budget.deposit()
         if self.tracer is not None:
             traced.begin(self.tracer, exchange)
+        # The common request has no extra feature and skips the preparation as a whole.
         counted = principal.limits is not None and asked.stream
         if counted or not self._plain or exchange.extra is not None:
             self._prepare(exchange)
 
     def _translate(self, exchange: Exchange) -> None:
-        """Take a request of Ollama's form for the one of OpenAI's that it means."""
+        """Replace a request in Ollama's form by its translation into OpenAI's form."""
         translated = ollama.translate(exchange.path, exchange.body)
         exchange.path, exchange.body = translated.path, translated.body
         self._extras.translate(exchange, translated)
 
     def _prepare(self, exchange: Exchange) -> None:
-        """Do what is asked for beside passing it on; answer at once where that is all."""
+        """Apply the optional features; the cache or a translation may already give the answer."""
         extra = exchange.extra
         translated = None if extra is None else extra.translated
         if translated is not None and translated.answer is not None:
@@ -170,7 +174,7 @@ class GatewayDesk:
             exchange.answer(OK, kind + self.lines(exchange), hit.body)
 
     def _beginnings(self, exchange: Exchange, asked: ask.Ask) -> tuple[bytes, bytes]:
-        """Return what decides on the replica, where there is a choice."""
+        """Return the affinity keys of a request; empty with a single replica."""
         if not self._balancer.several(exchange.models[0]):
             return b"", b""
         headers = exchange.request.headers
@@ -178,7 +182,7 @@ class GatewayDesk:
         return ask.beginnings(asked, session)
 
     def place(self, exchange: Exchange) -> Lease | None:
-        """Return a place at a replica of the model, or of one that stands in for it."""
+        """Return a lease at a replica of the model or a fallback, or None without a free slot."""
         asked = exchange.ask or ask.Ask()
         while True:
             name = exchange.models[exchange.turn]
@@ -196,17 +200,18 @@ class GatewayDesk:
             return lease
 
     def _fall_back(self, exchange: Exchange) -> bool:
-        """Turn to the next model, if there is one."""
+        """Turn to the next fallback model; return False without any."""
         if exchange.turn + 1 >= len(exchange.models):
             return False
         exchange.turn += 1
         if exchange.extra is not None:
+            # Another model's answer must not be cached under the requested model.
             exchange.extra.miss = None
         exchange.notes = b""
         return True
 
     def _rename(self, exchange: Exchange, asked: ask.Ask, name: str) -> None:
-        """Make it a request to another model, within that one's ceilings."""
+        """Change the request's model, and apply the new model's ceilings."""
         own, limits = self._table.policies.get(name), exchange.principal.limits
         most = ceilings.missing(exchange.path, 0, asked.limit(), own, limits)
         length = {} if most is None else {"max_tokens": most}
@@ -215,13 +220,14 @@ class GatewayDesk:
         exchange.notes += b"x-gateway-model: %b\r\n" % name.encode()
 
     def wait(self, exchange: Exchange, done: Callable[[Lease | Exception], None]) -> Waiting:
-        """Wait for a slot."""
+        """Queue the request for a slot."""
         name = exchange.models[exchange.turn]
         return self._balancer.wait(name, exchange.work, exchange.tried, done)
 
     def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
         """Send the request, with the replica's secret in place of the client's key."""
         path = exchange.path
+        # Request line, host and secret are the same for all requests of a replica and path.
         way = self._ways.get((replica.key, path))
         if way is None:
             way = self._ways[replica.key, path] = self._way(replica, path)
@@ -235,25 +241,27 @@ class GatewayDesk:
         return pool, reply.request_start("POST", pool.target, path, replica.secret)
 
     def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
-        """Allow one more attempt where that is safe and of use."""
+        """Return whether another attempt is safe and useful, and charge the retry budget."""
         model = exchange.models[exchange.turn]
         if elsewhere and not self._balancer.others(model, exchange.tried):
             return not (worked and exchange.replayed) and self._fall_back(exchange)
+        # A request that an engine may have worked on is sent again at most once.
         if (worked and exchange.replayed) or not self._budget.withdraw():
             return False
         exchange.replayed = exchange.replayed or worked
         return True
 
     def look(self, passed_s: float) -> None:
-        """Note time that passed."""
+        """Add passed time to the retry budget."""
         self._budget.passed(passed_s)
 
     def renew(self, exchange: Exchange, replica: Replica) -> None:
-        """Read the replica's secret again, once."""
+        """Read the replica's secret again and retry, at most once per request."""
         if exchange.renewed:
             raise errors.upstream_error(f"the replica {replica.name} refuses the gateway's secret")
         exchange.renewed = True
         task = asyncio.get_running_loop().create_task(self._renew(exchange, replica.key))
+        # The loop holds tasks weakly; without this reference the task could be collected.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -262,7 +270,7 @@ class GatewayDesk:
         exchange.again()
 
     def lines(self, exchange: Exchange) -> bytes:
-        """Return the header lines that only we can say."""
+        """Return the gateway's own header lines of an answer."""
         record = exchange.record
         if self.cors is not None:
             exchange.notes += self.cors.lines(exchange.request.headers.get(b"origin"))
@@ -275,7 +283,7 @@ class GatewayDesk:
         )
 
     def refusal(self, error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
-        """Return an error in the form that the client knows."""
+        """Return the header lines and body of an error, in the client's form."""
         lines, body = refusal(error, exchange)
         if exchange.record.path in ollama.PATHS:
             body = error_body(error.message)
@@ -284,7 +292,7 @@ class GatewayDesk:
         return lines, body
 
     def finished(self, exchange: Exchange) -> None:
-        """Note it, and count what it used."""
+        """Record the end of a request, and settle its reservation."""
         record = exchange.record
         self._seen.end(record)
         if exchange.span is not None:

@@ -1,4 +1,4 @@
-"""A replica's answer as it comes: a stream goes on at once, anything else as a whole at its end."""
+"""A replica's answer as received: a stream is passed on at once, another answer at the end."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 
 
 class Answer(msgspec.Struct, eq=False):
-    """One answer of which the head is here.
+    """One answer whose head has arrived.
 
-    A whole answer is kept until it is complete, so that one that breaks off can be asked for again.
+    An answer that is no stream is kept until complete, so that a broken answer can be requested
+    again.
 
     Attributes:
-        outlet: where it goes.
-        record: what is noted of it.
+        outlet: writer of the answer.
+        record: the request's record.
         status: HTTP status.
-        streams: it goes on as it comes.
-        events: the client gets an event stream.
-        lines: the header lines that the client gets.
-        editors: look into it, in this order.
-        limit: bytes that a whole answer may have.
+        streams: True if pieces are passed on as they arrive.
+        events: True if the client gets an event stream.
+        lines: header lines for the client.
+        editors: editors of the body, in order.
+        limit: largest unary answer in bytes.
     """
 
     outlet: Outlet
@@ -44,7 +45,7 @@ class Answer(msgspec.Struct, eq=False):
     _size: int = 0
 
     def take(self, data: bytes) -> bool:
-        """Take bytes of the body; False where a whole answer is too large."""
+        """Take bytes of the body; return False if a unary answer is too large."""
         if not self.streams:
             self._size += len(data)
             self._parts.append(data)
@@ -68,9 +69,10 @@ class Answer(msgspec.Struct, eq=False):
         return data
 
     def _rest(self) -> bytes:
-        """Return what the editors held back."""
+        """Return the bytes that the editors held back."""
         data = b""
         for editor in self.editors:
+            # Each editor gets the rest of the editors before it, and only then ends.
             data = (editor.feed(data) if data else b"") + editor.finish()
         return data
 
@@ -78,7 +80,7 @@ class Answer(msgspec.Struct, eq=False):
         self.outlet.begin(self.status, self.lines, data, events=self.events)
 
     def end(self) -> None:
-        """Send what is left of it."""
+        """Send the rest of the answer."""
         if self.streams:
             self._end_stream()
             return
@@ -102,15 +104,15 @@ class Answer(msgspec.Struct, eq=False):
 def answer_of(
     link: Link, outlet: Outlet, record: Record, extra: Extra | None, *, lines: bytes, limit: int
 ) -> Answer:
-    """Return the answer that a head begins.
+    """Return the answer for a head that has arrived.
 
     Args:
-        link: the connection on which it came.
-        outlet: where the answer goes.
-        record: what is noted of it.
-        extra: what is done to it, where anything is.
-        lines: our own header lines.
-        limit: bytes that a whole answer may have.
+        link: the upstream connection.
+        outlet: writer of the answer.
+        record: the request's record.
+        extra: edits of the answer, or None.
+        lines: the gateway's own header lines.
+        limit: largest unary answer in bytes.
     """
     headers, status = link.headers, link.status
     kind = headers.get(b"content-type", reply.JSON)

@@ -1,4 +1,4 @@
-"""The gateway as one ASGI application: its parts, put together."""
+"""The assembly of one gateway process."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ HOT = {(b"POST", path.encode()): path for path in POSTS}
 
 
 class Gateway:
-    """Everything that one gateway process holds; made in its event loop.
+    """All parts of a gateway process; made in the event loop.
 
     Args:
         root: the state directory.
         models: the models.yaml in force.
-        settings: limits.
-        beat: publishes that this gateway lives, or None.
-        access_log: file that gets one line per request, or None.
-        limits: what keys may use.
-        anonymous: let in who shows no key.
-        crew: which of several workers we are; None is the only one.
-        slots: those of engines, which all workers share; None where there are no others.
+        settings: timeouts and bounds.
+        beat: publishes the gateway's heartbeat, or None.
+        access_log: path of the access log, or None.
+        limits: limits of keys.
+        anonymous: admit requests without a key.
+        crew: identity of one of several workers; None for a single process.
+        slots: engine slots shared by all workers; None for a single process.
     """
 
     def __init__(  # noqa: PLR0913 - what differs between gateways meets here
@@ -159,7 +159,7 @@ class Gateway:
         self._tracer = self.desk.tracer = tracing.configured(None)
 
     async def start(self) -> None:
-        """Read the state directory for the first time, and go on with that."""
+        """Start the watching thread, and wait for the first read of the state directory."""
         if self._gather is not None:
             await self._gather.start()
         if self._slots is not None:
@@ -168,7 +168,7 @@ class Gateway:
         await self.watcher.again(timeout_s=10.0)
 
     async def close(self) -> None:
-        """Close every connection to replicas, and write what is left of the access log."""
+        """Close all connections to replicas, and write the rest of logs, usage and traces."""
         self.watcher.stop()
         self._scheduler.close()
         await self._upstream.close()
@@ -180,18 +180,18 @@ class Gateway:
             self._gather.close()
 
     def _record(self) -> None:
-        """Publish what others look for; called by the watching thread."""
+        """Publish heartbeat and usage; called by the watching thread."""
         if self._beat is not None:
             self._beat()
             self._clerk.look()  # of several workers the one that publishes
         self._limits.sync()
 
     def _largest_file(self) -> int:
-        """Return the bytes that a file for batches may have."""
+        """Return the largest size of a batch file in bytes."""
         return self._models.policy.batch_file_mib * MIB
 
     def _others(self) -> list[bytes]:
-        """Return what other workers know, for the dashboard; called in a thread."""
+        """Return the dashboard data of other workers; called in a thread."""
         return [] if self._gather is None else self._gather.others(DASHBOARD)
 
     def _known(self) -> Catalog:
@@ -206,11 +206,13 @@ class Gateway:
         self.desk.adopt(policy, self._table)
         self._cors.adopt(policy.cors)
         self._balancer.update(catalog.pools(), self._table.routing)
+        # After the balancer: from here on no request chooses a removed replica, so its pool may
+        # close.
         self._upstream.keep(catalog.addresses())
         self.desk.forget()
 
     def look(self, passed_s: float) -> None:
-        """Watch replicas and connections; called again and again."""
+        """Check the timeouts of replicas and connections; called about once a second."""
         self._upstream.look(passed_s)
         self._balancer.tick(passed_s)
         self.desk.look(passed_s)
@@ -219,14 +221,14 @@ class Gateway:
 
 
 def _scheduler(root: Path, crew: Crew | None) -> Scheduler:
-    """Return what asks for jobs; of several workers the first one asks."""
+    """Return the source of job states; of several workers the first one queries Slurm."""
     if crew is None:
         return Scheduler()
     return Scheduler(state.gateway_dir(root, socket.gethostname()) / NAME, asks=not crew.worker)
 
 
 def _served(pages: Sequence[Route]) -> list[tuple[str, str]]:
-    """Return method and path of everything that is served, as its description wants them."""
+    """Return method and path of all served operations, in OpenAPI's form."""
     own = [
         (method, route.path.replace(":path}", "}"))
         for route in pages

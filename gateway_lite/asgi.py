@@ -1,4 +1,4 @@
-"""The few verbs of ASGI that every endpoint needs."""
+"""ASGI helpers for endpoints: headers, bodies, answers."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
     Args:
         scope: the request.
-        receive: its messages.
-        limit: bytes above which it is refused, before it is read where its length is told.
+        receive: returns its messages.
+        limit: largest body in bytes; a larger ``content-length`` is refused before the body is
+            read.
 
     Raises:
-        ApiError: it is larger.
-        ClientGone: the client left before it was complete.
+        ApiError: the body is larger.
+        ClientGone: the client left before the body was complete.
     """
     told = header(scope, b"content-length")
     if told is not None and int(told) > limit:
@@ -60,7 +61,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def send_bytes(send: Send, status: int, body: bytes, headers: Headers) -> None:
-    """Send a whole answer."""
+    """Send a complete answer."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -73,7 +74,7 @@ async def send_json(send: Send, value: object, *, status: int = 200, headers: He
 
 
 async def send_error(send: Send, error: errors.ApiError) -> None:
-    """Send an error of ours."""
+    """Send an error of the gateway."""
     headers = [(b"content-type", b"application/json"), *error.headers]
     await send_bytes(send, error.status, error.body(), headers)
 
@@ -81,11 +82,11 @@ async def send_error(send: Send, error: errors.ApiError) -> None:
 async def while_connected(
     receive: Receive, work: Coroutine[Any, Any, None], expired: asyncio.Future[None]
 ) -> None:
-    """Do work for a client, and stop at once when it leaves.
+    """Run work for a client, and cancel it when the client leaves.
 
     Args:
-        receive: the client's messages, its request being read already.
-        work: what is cancelled when the client leaves or the time is over.
+        receive: returns the client's messages; its request is already read.
+        work: cancelled when the client leaves or the deadline passes.
         expired: done when the server must end.
 
     Raises:
@@ -93,6 +94,8 @@ async def while_connected(
         ApiError: the server must end first.
     """
     task = asyncio.ensure_future(work)
+    # The next message after the body is the disconnect: a client that leaves cancels the work at
+    # once.
     gone = asyncio.ensure_future(_gone(receive))
     try:
         await asyncio.wait({task, gone, expired}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What a request says of itself: the few fields that routing needs, read without the rest."""
+"""The request fields that routing needs, decoded without the rest of the body."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import msgspec
 from gateway_lite import errors
 
 USUAL_TOKENS = 256
-"""Tokens that an answer is taken to have where the request does not limit it."""
+"""Assumed tokens of an answer without a limit in the request."""
 BYTES_PER_TOKEN = 4
 SYSTEM_BYTES = 2048
 FIRST_BYTES = 512
 LONG_BYTES = 1024
-"""Bytes of system prompt that are worth more in a cache than how one conversation begins."""
+"""Bytes of a system prompt from which the shared prompt decides about affinity, not the
+conversation.
+"""
 
 
 class Ask(msgspec.Struct, gc=False):
-    """The body of a request; what engines check is not checked here.
+    """The decoded fields of a request; fields that engines check are not checked here.
 
     Attributes:
-        model: what the client wants.
-        stream: whether it wants the answer in pieces.
-        messages: raw JSON of a chat; empty where there is none.
+        model: requested model.
+        stream: whether the client wants a stream.
+        messages: raw JSON of a chat; empty for other requests.
     """
 
     model: str = ""
@@ -41,7 +43,7 @@ class Ask(msgspec.Struct, gc=False):
     input: msgspec.Raw = msgspec.Raw()
 
     def limit(self) -> int | None:
-        """Return how many tokens the answer may have, or None."""
+        """Return the request's limit on the answer in tokens, or None."""
         value = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
         if type(value) is int and value > 0:
             return value
@@ -51,11 +53,11 @@ class Ask(msgspec.Struct, gc=False):
         return None
 
     def tokens(self, size: int, limit: int | None) -> int:
-        """Return an estimate of the tokens that the request takes.
+        """Return an estimate of the request's tokens, prompt and answer together.
 
         Args:
-            size: bytes of its body.
-            limit: what ``limit`` says.
+            size: bytes of the body.
+            limit: result of ``limit``.
         """
         n = self.n
         each = USUAL_TOKENS if limit is None else limit
@@ -72,12 +74,13 @@ _MESSAGES = msgspec.json.Decoder(list[_Message])
 
 
 def read(body: bytes) -> Ask:
-    """Return what a request asks for.
+    """Return the decoded fields of a request.
 
     Raises:
-        ApiError: it is no JSON object, or names no model.
+        ApiError: the body is not a JSON object, or names no model.
     """
     try:
+        # Raw fields are skipped over, not decoded: the cost of a long prompt is one scan.
         ask = _ASK.decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
@@ -89,7 +92,7 @@ def read(body: bytes) -> Ask:
 
 
 def _invalid(told: str) -> errors.ApiError:
-    """Translate the decoder's complaint about one of the typed fields."""
+    """Return the error for the decoder's complaint about a typed field."""
     if "$.model" in told:
         return errors.bad_request("the request names no model", param="model")
     if "$.stream" in told:
@@ -98,7 +101,7 @@ def _invalid(told: str) -> errors.ApiError:
 
 
 def beginnings(ask: Ask, session: str | None) -> tuple[bytes, bytes]:
-    """Return what a replica may have in its cache: of many requests, and of one conversation.
+    """Return the two affinity keys of a request: shared beginning and conversation.
 
     Args:
         ask: the request.
@@ -116,7 +119,7 @@ def beginnings(ask: Ask, session: str | None) -> tuple[bytes, bytes]:
 
 
 def _opening(messages: bytes) -> tuple[list[bytes], bytes]:
-    """Return the system prompt, and how the first user begins."""
+    """Return the system prompt, and the beginning of the first user message."""
     try:
         found = _MESSAGES.decode(messages)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

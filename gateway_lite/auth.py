@@ -1,4 +1,4 @@
-"""Who may use what: client keys, read again whenever their file changes."""
+"""Client keys, read again whenever their file changes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ANYBODY = keys.ClientKey(
 class Keys:
     """The keys in force.
 
-    ``refresh`` blocks and belongs to the watching thread; ``find`` never does.
+    ``refresh`` blocks and runs in the watching thread; ``find`` never blocks.
 
     Args:
-        path: keys.yaml.
-        anonymous: let in who shows no key at all; a wrong key stays wrong.
-        passes_file: the secret by which the workers of batches are known; None knows none.
+        path: path of keys.yaml.
+        anonymous: admit requests without any key; a wrong key stays wrong.
+        passes_file: path of the secret that signs batch tokens; None accepts no batch token.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Keys:
     def refresh(self) -> None:
         """Read the file if it changed.
 
-        One that may not be used admits nobody; one that cannot be read just now changes nothing.
+        An unusable file admits no key; a file that cannot be read at the moment changes nothing.
         """
         complaint = ""
         try:
@@ -57,10 +57,10 @@ class Keys:
             if self._passes is not None and self._secret is None:
                 self._secret = passes.ensure(self._passes)
         except StateError as error:
-            complaint = f"{error}; the keys known so far count"
+            complaint = f"{error}; the last known keys stay in force"
         except ConfigError as error:
             self._stamp = self._ring = None
-            complaint = f"{error}; nobody is let in until that is mended"
+            complaint = f"{error}; no key is accepted until the file is mended"
         if complaint and complaint != self._complaint:
             log.error("%s", complaint)
         self._complaint = complaint
@@ -75,14 +75,14 @@ class Keys:
         log.info("keys: %d in the file", len(entries))
 
     def all(self) -> tuple[keys.ClientKey, ...]:
-        """Return all keys of the file; none where it may not be used."""
+        """Return all keys of the file; none if the file is unusable."""
         return () if self._ring is None else self._ring.keys
 
     def find(self, token: bytes) -> keys.ClientKey | None:
-        """Return the key in force that was presented, or None.
+        """Return the presented key if in force, or None.
 
         Raises:
-            ApiError: the file may not be used, or was not read yet.
+            ApiError: the file is unusable, or was not read yet.
         """
         ring = self._ring
         if ring is None:
@@ -94,7 +94,7 @@ class Keys:
         return ring.find(token)
 
     def _bearer_of(self, token: bytes) -> keys.ClientKey | None:
-        """Return the key in force that a batch's pass stands for."""
+        """Return the key in force behind a batch token."""
         if self._secret is None:
             raise errors.keys_unusable()
         name = passes.holder(self._secret, token)

@@ -1,4 +1,7 @@
-"""OpenAI's Batches: asked for here, seen to by the clerk, told from what that writes."""
+"""OpenAI's Batches API: requests are recorded here, and processed by the batch processor.
+
+Descriptions of batches are made from the processor's records.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
 
 BODY_BYTES = 64 * 1024
 BATCHES = 20
-"""Batches of a page where the client does not say."""
+"""Batches on a page if the client gives no limit."""
 WINDOW = re.compile(r"([1-9][0-9]{0,2})([hd])")
 HOURS = {"h": 1, "d": 24}
 LONGEST_H = 30 * 24
 PAIRS, NAME, VALUE = 16, 64, 512
-"""Entries of metadata, and characters of their names and values, as OpenAI has them."""
+"""Entries of metadata, and characters of their names and values, as in OpenAI's API."""
 FIELDS = frozenset({"input_file_id", "endpoint", "completion_window", "metadata"})
 
 
@@ -40,7 +43,7 @@ class Batches:
 
     Args:
         root: the state directory.
-        largest: returns the bytes that a file may have; 0 serves no batches.
+        largest: returns the largest size of a file in bytes; 0 serves no batches.
     """
 
     def __init__(self, root: Path, largest: Callable[[], int]) -> None:
@@ -48,7 +51,7 @@ class Batches:
         self._largest = largest
 
     def routes(self) -> list[Route]:
-        """Return the paths served here."""
+        """Return the routes of these paths."""
         return [
             Route("/v1/batches", self.all, methods=["GET", "POST"]),
             Route("/v1/batches/{batch_id}", self.one),
@@ -56,10 +59,10 @@ class Batches:
         ]
 
     async def all(self, request: Request) -> Response:
-        """List the batches of the key, or take one in.
+        """List the batches of the key, or create a batch.
 
         Raises:
-            ApiError: the request is not good, or the disk is not.
+            ApiError: the request is invalid, or the state directory not usable.
         """
         if not self._largest():
             raise filing.off()
@@ -85,16 +88,16 @@ class Batches:
         """Describe a batch.
 
         Raises:
-            ApiError: there is none of that id, or the disk is not good.
+            ApiError: no batch has this id, or the state directory is not usable.
         """
         order = await self._find(request)
         return JSONResponse(await filing.on_disk(self._shown, order))
 
     async def cancel(self, request: Request) -> Response:
-        """Have a batch end.
+        """Request the end of a batch.
 
         Raises:
-            ApiError: there is none of that id, it is over, or the disk is not good.
+            ApiError: no batch has this id, the batch is over, or the state directory not usable.
         """
         order = await self._find(request)
         progress = await filing.on_disk(orders.load_progress, self._root, order)
@@ -121,12 +124,12 @@ def asked(body: bytes, key: str, now: int) -> Order:
     """Return the batch that a request asks for.
 
     Args:
-        body: JSON.
-        key: id of the key that asks.
+        body: the request's JSON.
+        key: id of the requesting key.
         now: Unix time.
 
     Raises:
-        ApiError: it is no such request; says which field is at fault.
+        ApiError: the request is invalid; names the field at fault.
     """
     try:
         said = msgspec.json.decode(body)
@@ -137,7 +140,7 @@ def asked(body: bytes, key: str, now: int) -> Order:
     more = sorted(said.keys() - FIELDS)
     if more:
         name = more[0][: errors.LONGEST]
-        raise errors.bad_request(f"{name!r} is not served for batches", param=name)
+        raise errors.bad_request(f"the field {name!r} is not served for batches", param=name)
     file, endpoint = said.get("input_file_id"), said.get("endpoint")
     if not isinstance(file, str):
         raise errors.bad_request("input_file_id is missing or no text", param="input_file_id")
@@ -159,10 +162,10 @@ def asked(body: bytes, key: str, now: int) -> Order:
 
 
 def seconds(window: Any) -> int:
-    """Return how long a batch may take.
+    """Return the longest duration of a batch in seconds.
 
     Raises:
-        ApiError: it is not ``24h``, or another time up to 30 days.
+        ApiError: the window is neither ``24h`` nor another time up to 30 days.
     """
     found = WINDOW.fullmatch(window) if isinstance(window, str) else None
     hours = 0 if found is None else int(found[1]) * HOURS[found[2]]
@@ -173,10 +176,10 @@ def seconds(window: Any) -> int:
 
 
 def notes(said: Any) -> dict[str, str] | None:
-    """Return the client's own notes on a batch.
+    """Return the client's metadata of a batch.
 
     Raises:
-        ApiError: they are no 16 pairs of short texts.
+        ApiError: the metadata are not up to 16 pairs of short texts.
     """
     if said is None:
         return None
@@ -191,12 +194,12 @@ def notes(said: Any) -> dict[str, str] | None:
 
 
 def shown(order: Order, progress: Progress, cancelled_at: int | None) -> Json:
-    """Return a batch as OpenAI describes one.
+    """Return a batch in OpenAI's form.
 
     Args:
-        order: what was asked for.
-        progress: what the clerk last said.
-        cancelled_at: when somebody asked for its end, or None.
+        order: the batch record.
+        progress: the processor's last report.
+        cancelled_at: Unix time of a request to cancel, or None.
     """
     status, ended = progress.status, progress.ended_at
     if cancelled_at is not None and status not in FINAL:
@@ -232,7 +235,7 @@ def shown(order: Order, progress: Progress, cancelled_at: int | None) -> Json:
 
 
 def used(usage: Mapping[str, int]) -> Json:
-    """Return the tokens of a batch as OpenAI describes them."""
+    """Return the tokens of a batch in OpenAI's form."""
     taken, made = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
     return {
         "input_tokens": taken,

@@ -1,4 +1,4 @@
-"""Answers that are sure to come again: kept in memory, for one principal each."""
+"""The response cache: answers without randomness, kept in memory for a single principal each."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 VECTORS = ("/v1/embeddings", "/v1/rerank")
-"""What is computed without sampling, whatever the request says."""
+"""Paths whose answers are computed without sampling, whatever the request says."""
 OUTSIDE_KEY = ("stream", "stream_options", "user", "metadata")
 ONE = ("n", "best_of")
 """Fields that must be absent or 1."""
 ACTING = ("tools", "functions", "web_search_options", "audio", "store")
-"""Fields with which an answer is an act, or draws on something outside the request."""
+"""Fields that make an answer have effects, or depend on data outside the request."""
 COMPLETE = ("stop", "length")
 OVERHEAD_BYTES = 300
-"""What an entry takes beside its body."""
+"""Bytes that an entry takes beside its body."""
 SHARE = 8
-"""An answer above this part of the cache is not kept: it would drive too many others out."""
+"""The largest kept answer is this fraction (1/8) of the cache; larger answers evict too many."""
 DONE = b"[DONE]"
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Choice(msgspec.Struct):
-    """One choice of an answer or of a chunk, as far as its end goes."""
+    """A choice of an answer or chunk, reduced to the fields about the end."""
 
     index: int = 0
     finish_reason: str | None = None
 
 
 class Answer(msgspec.Struct):
-    """An answer or a chunk of one, as far as its completeness goes."""
+    """An answer or chunk, reduced to the fields about completeness."""
 
     choices: list[Choice] | None = None
     data: list[msgspec.Raw] | None = None
@@ -54,7 +54,7 @@ ANSWER = msgspec.json.Decoder(Answer)
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An answer of before, byte for byte, of the form that was asked for (JSON or events)."""
+    """A cached answer, byte for byte, in the requested form (JSON or events)."""
 
     body: bytes
 
@@ -64,8 +64,8 @@ class Miss:
     """A request whose answer may be kept.
 
     Args:
-        key: where it will be kept.
-        path: what was asked.
+        key: key of the future entry.
+        path: path of the request.
         stream: whether the answer comes as events.
     """
 
@@ -75,13 +75,13 @@ class Miss:
 
 
 class Cache:
-    """Answers to requests that leave nothing to chance.
+    """The cached answers of requests without randomness.
 
     Args:
-        size: bytes of all answers together, with what each takes beside its body.
-        ttl_s: seconds after which an answer is forgotten.
-        vectors: whether embeddings and rankings are kept, too.
-        clock: seconds that only grow.
+        size: bytes of all entries together, overhead included.
+        ttl_s: seconds after which an entry expires.
+        vectors: whether embeddings and rankings are cached, too.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -99,16 +99,16 @@ class Cache:
     def lookup(
         self, body: bytes, path: str, model: str, revision: str, principal: str, *, stream: bool
     ) -> Hit | Miss | None:
-        """Return the answer of before, the place for one to come, or None: not to be kept.
+        """Return the cached answer, the key of a future answer, or None for an uncacheable request.
 
         Args:
             body: the request's JSON as the client sent it.
-            path: the path of OpenAI's API.
-            model: the model that answers, aliases resolved.
-            revision: what says that it is the same model: revision, file, quantisation, engine.
-                Empty: unknown, and nothing is kept.
-            principal: who asks; an id that no other key ever gets, not a name.
-            stream: whether events were asked for.
+            path: path in OpenAI's API.
+            model: the answering model, aliases resolved.
+            revision: fingerprint of the model: revision, file, quantisation, engine. Empty means
+                unknown, and nothing is cached.
+            principal: the client; an id that no other key ever gets, not a name.
+            stream: whether the client asked for events.
         """
         if not revision or not self._worth(body, path):
             return None
@@ -123,14 +123,14 @@ class Cache:
         return Miss(key, path, stream) if kept is None else Hit(kept)
 
     def put(self, miss: Miss, body: bytes) -> bool:
-        """Keep an answer where it is complete and not too large; tell whether it was kept."""
+        """Keep a complete answer of bounded size; return whether the answer was kept."""
         if len(body) + OVERHEAD_BYTES > self.most or not complete(miss, body):
             return False
         self._entries[miss.key] = body
         return True
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._entries.clear()
 
     @property
@@ -142,18 +142,19 @@ class Cache:
         return len(self._entries)
 
     def _worth(self, body: bytes, path: str) -> bool:
-        """Tell without parsing whether a request may be one of ours."""
+        """Return, without parsing, whether a request may be cacheable."""
         if path in {CHAT, TEXT}:
+            # The default temperature is not 0, so most chats need no parsing.
             return b'"temperature"' in body
         return self._vectors and path in VECTORS
 
 
 class Collector:
-    """Watches an answer on its way to the client, and keeps it at its clean end.
+    """A copy of an answer on its way to the client, cached at the answer's clean end.
 
     Args:
-        cache: where it goes.
-        miss: what `lookup` returned.
+        cache: the cache.
+        miss: result of ``Cache.lookup``.
     """
 
     __slots__ = ("_cache", "_chunks", "_left", "_miss", "stored")
@@ -166,7 +167,7 @@ class Collector:
         self.stored = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return the bytes as they are; beyond the bound, all of them are forgotten."""
+        """Return the bytes unchanged; beyond the size bound, the collected copy is dropped."""
         self._left -= len(data)
         if self._left >= 0:
             self._chunks.append(data)
@@ -175,7 +176,7 @@ class Collector:
         return data
 
     def finish(self) -> bytes:
-        """Keep the answer where nothing of it is missing."""
+        """Cache the answer if complete."""
         if self._left >= 0:
             self.stored = self._cache.put(self._miss, b"".join(self._chunks))
         self._chunks = []
@@ -184,7 +185,7 @@ class Collector:
 
 
 def complete(miss: Miss, body: bytes) -> bool:
-    """Tell whether an answer is whole: every choice ended by itself or at its limit."""
+    """Return whether an answer is complete: every choice ended by a stop or at the limit."""
     try:
         if miss.stream:
             return _stream_complete(body)
@@ -199,7 +200,7 @@ def complete(miss: Miss, body: bytes) -> bool:
 
 
 def _stream_complete(body: bytes) -> bool:
-    """Tell whether events end with [DONE], without an error, all their choices ended."""
+    """Return whether events end with [DONE], without an error, and with an end of every choice."""
     ends: dict[int, str | None] = {}
     done = False
     for data in filter(None, map(payload, split(body))):
@@ -215,7 +216,7 @@ def _stream_complete(body: bytes) -> bool:
 
 
 def _certain(request: dict[str, Any], path: str) -> bool:
-    """Tell whether a request says itself that its answer depends on nothing else."""
+    """Return whether the answer to a request depends on the request alone."""
     if path in VECTORS:
         return True
     temperature = request.get("temperature")
@@ -227,7 +228,7 @@ def _certain(request: dict[str, Any], path: str) -> bool:
 
 
 def _inline(messages: Any) -> bool:
-    """Tell whether messages carry all they speak of: what is behind a link may change."""
+    """Return whether messages contain all their data; the target of a link may change."""
     said = messages if type(messages) is list else ()
     contents = [message.get("content") for message in said if type(message) is dict]
     parts = [part for content in contents if type(content) is list for part in content]
@@ -235,7 +236,7 @@ def _inline(messages: Any) -> bool:
 
 
 def _carried(part: Any) -> bool:
-    """Tell whether a part of a message is text, or an image within the request."""
+    """Return whether a part of a message is text, or an image inside the request."""
     if type(part) is not dict or part.get("type") not in {"text", "image_url"}:
         return False
     image = part.get("image_url")
@@ -246,13 +247,15 @@ def _carried(part: Any) -> bool:
 def _key(
     request: dict[str, Any], path: str, model: str, revision: str, principal: str, *, stream: bool
 ) -> bytes:
-    """Return the digest of everything that an answer depends on, and of whom it is for."""
+    """Return the digest of all inputs of an answer, and of the principal."""
+    # Streams keep their options in the key, as usage chunks change the bytes.
     options = request.get("stream_options") if stream else None
     body = {name: value for name, value in request.items() if name not in OUTSIDE_KEY}
     parts = [path, model, revision, principal, stream, options, body]
+    # Sorted: the order of a request's fields makes no second entry.
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).digest()
 
 
 def _weight(body: bytes) -> int:
-    """Return what an entry takes."""
+    """Return the size of an entry in bytes."""
     return len(body) + OVERHEAD_BYTES

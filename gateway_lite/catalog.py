@@ -1,6 +1,6 @@
-"""Which models there are, and which replicas of each take requests: read from the state directory.
+"""The catalog of models and their replicas, read from the state directory.
 
-Everything here blocks, as a shared file system may, and belongs to the watching thread.
+All functions here block, as a shared file system may, and run in the watching thread.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One name at the gateway.
+    """One model name at the gateway.
 
     Attributes:
-        name: what clients ask for.
-        phase: that of the replica nearest to serving.
-        asked: replicas that there should be.
-        replicas: those that take requests.
-        members: how the replicas of its service stand.
-        spec: what was submitted; None where there are servers that somebody else runs only.
-        endpoints: what its replicas last said of themselves.
-        servers: those that somebody else runs.
-        identity: the same for as long as it is the same model; empty where nobody can tell.
+        name: name in clients' requests.
+        phase: phase of the replica nearest to serving.
+        asked: number of requested replicas.
+        replicas: replicas that take requests.
+        members: status of each replica of the service.
+        spec: the submitted service; None with static servers only.
+        endpoints: last reports of the replicas.
+        servers: static servers, run outside hpc-serve.
+        identity: fingerprint of the model; empty if unknown.
     """
 
     name: str
@@ -56,29 +56,29 @@ class Model:
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """Return those of all replicas."""
+        """Return the phases of all replicas."""
         return (*[Phase.READY] * len(self.servers), *(one.phase for one in self.members))
 
     @property
     def stale(self) -> int:
-        """Return how many replicas' heartbeats stopped."""
+        """Return the number of replicas with a stopped heartbeat."""
         return sum(one.stale for one in self.members)
 
     @property
     def engine(self) -> str | None:
-        """Return the family of its servers, or None where they differ."""
+        """Return the engine of all servers, or None if they differ."""
         found = {server.backend for server in self.servers}
         return _only(found | ({self.spec.engine} if self.spec else set()))
 
     @property
     def revision(self) -> str | None:
-        """Return what somebody says of its weights, or None."""
+        """Return the configured revision of the weights, or None."""
         found = {server.revision for server in self.servers}
         return _only(found | ({self.spec.revision} if self.spec else set()))
 
 
 def _only(found: Collection[T]) -> T | None:
-    """Return what all have in common, or None."""
+    """Return the common value of all, or None."""
     return next(iter(found)) if len(found) == 1 else None
 
 
@@ -93,27 +93,29 @@ class Catalog:
         return {name: model.replicas for name, model in self.models.items()}
 
     def addresses(self) -> set[str]:
-        """Return where the replicas that take requests listen."""
+        """Return the addresses of all replicas that take requests."""
         return {replica.url for model in self.models.values() for replica in model.replicas}
 
 
 def identity(endpoint: Endpoint) -> str:
-    """Return what a replica is to the balancer: another job or port is another replica."""
+    """Return a replica's key for the balancer: another job or port is another replica."""
     place = f"{endpoint.host}:{endpoint.port}"
     return f"{endpoint.service}/{endpoint.replica}@{endpoint.job_id}/{place}"
 
 
 def nobody(jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
-    """Know nothing of jobs, as where there is no scheduler to ask."""
+    """Return no job states, as without a scheduler."""
     del jobs
     return {}
 
 
 def mark(told: ServiceSpec | Backend) -> str:
-    """Return what is the same for as long as a model is the same, but not what it is.
+    """Return a fingerprint of the model.
+
+    The fingerprint stays equal as long as engine, weights, revision, image and arguments are equal.
 
     Args:
-        told: a service, or a static server; empty for one of which nobody names a revision.
+        told: a service, or a static server; the fingerprint of a server without revision is empty.
     """
     if isinstance(told, ServiceSpec):
         parts = [told.engine, told.server, told.model, told.revision, told.image]
@@ -129,8 +131,8 @@ def joined(name: str, servers: Sequence[Backend], own: Model | None) -> Model:
     """Return a model with static servers.
 
     Args:
-        name: of the model.
-        servers: its static servers, one at least.
+        name: name of the model.
+        servers: its static servers, at least one.
         own: the same model as a service, or None.
     """
     marks = {mark(server) for server in servers} | ({own.identity} if own else set())
@@ -148,7 +150,7 @@ def joined(name: str, servers: Sequence[Backend], own: Model | None) -> Model:
 
 
 def static_replica(backend: Backend) -> Replica:
-    """Return a server that somebody else runs as the balancer sees it."""
+    """Return a static server as the balancer's replica."""
     return Replica(
         key=f"{backend.name} {backend.url}",
         name=backend.name,
@@ -165,12 +167,12 @@ def _by_name(backends: Sequence[Backend]) -> dict[str, list[Backend]]:
 
 
 class Scanner:
-    """Reads the state directory again and again, and remembers what it could read.
+    """The reader of the state directory; remembers the last readable state.
 
     Args:
         root: the state directory.
         backends: static servers.
-        look: returns what the scheduler says of jobs, by id, without waiting.
+        look: returns the scheduler's states of jobs, by id, without waiting.
     """
 
     def __init__(self, root: Path, backends: Sequence[Backend] = (), look: Look = nobody) -> None:
@@ -182,19 +184,20 @@ class Scanner:
         self._secrets: dict[str, str] = {}
 
     def serve(self, backends: Sequence[Backend]) -> None:
-        """Take over other static servers, from the next scan on."""
+        """Replace the static servers, from the next scan on."""
         self._static = _by_name(backends)
 
     def scan(self, now: float, refused: Collection[str] = ()) -> Catalog:
-        """Return what is there.
+        """Return the present catalog.
 
         Args:
             now: Unix time.
-            refused: keys of replicas that did not take their secret; it is read again.
+            refused: keys of replicas that refused their secret; the secret is read again.
 
         Raises:
-            OSError: the state directory cannot be read; what was known still holds.
+            OSError: the state directory cannot be read; the last catalog still holds.
         """
+        # Raises if the file system is away: a listing that fails must not look like an empty one.
         self._root.stat()
         for key in refused:
             self._secrets.pop(key, None)
@@ -214,7 +217,7 @@ class Scanner:
         return Catalog(dict(sorted(models.items())))
 
     def _find_services(self) -> None:
-        """Look services up by the names known before too, as NFS caches listings."""
+        """Load all services, also services missing in the listing, as NFS caches listings."""
         for name in {*state.services(self._root), *self._known}:
             spec = state.load_spec(self._root, name)
             if spec is not None:
@@ -223,7 +226,7 @@ class Scanner:
                 self._known.pop(name, None)
 
     def _members(self, endpoints: Endpoints, now: float) -> dict[str, tuple[Member, ...]]:
-        """Return how replicas stand; the scheduler speaks for those that do not by themselves."""
+        """Return the status of replicas, with the scheduler's word for silent replicas."""
         jobs = {
             place: state.load_job(self._root, *place)
             for place, endpoint in endpoints.items()
@@ -244,7 +247,8 @@ class Scanner:
         for one, endpoint in zip(members, said, strict=True):
             if endpoint is not None and one.phase is Phase.READY and endpoint.port:
                 (doubtful if one.stale else sure).append(self._replica(endpoint))
-        # One whose clock may be wrong, or whose node cannot write, serves where no other can.
+        # A wrong clock or a full quota makes a live replica look stale; without any other replica
+        # the stale ones get the requests.
         usable = tuple(r for r in sure if r.secret) or tuple(r for r in doubtful if r.secret)
         return Model(
             spec.name,
@@ -258,7 +262,7 @@ class Scanner:
         )
 
     def _endpoint(self, name: str, number: int) -> Endpoint | None:
-        """Return the record; where it cannot be read, the last one, once."""
+        """Return a replica's report; if unreadable, the previous report, but only once."""
         found = state.load_endpoint(self._root, name, number)
         if found is None:
             return self._endpoints.pop((name, number), None)
@@ -281,7 +285,7 @@ class Scanner:
         )
 
     def _prune(self, models: Mapping[str, Model]) -> None:
-        """Forget the records and secrets of what is gone."""
+        """Drop the reports and secrets of removed replicas."""
         live = {replica.key for model in models.values() for replica in model.replicas}
         self._secrets = {key: secret for key, secret in self._secrets.items() if key in live}
         kept = {(name, n) for name, spec in self._known.items() for n in range(spec.replicas)}

@@ -1,4 +1,4 @@
-"""How long a prompt and its answer may be, by key and by model."""
+"""Ceilings on the length of prompts and answers, by key and by model."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from typing import Protocol
 from gateway_lite import errors
 
 LIMITED = ("/v1/chat/completions", "/v1/completions")
-"""Paths whose requests say how long the answer may be in ``max_tokens``."""
+"""Paths whose requests bound the answer with ``max_tokens``."""
 
 
 class Ceilings(Protocol):
-    """What limits lengths, in tokens: a key's limits, or a model's policy."""
+    """Length limits in tokens: of a key, or of a model's policy."""
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest answer."""
+        """Longest answer in tokens."""
 
     @property
     def max_prompt_tokens(self) -> int | None:
-        """Longest prompt."""
+        """Longest prompt in tokens."""
 
 
 def check(prompt: int, answer: int | None, *ceilings: Ceilings | None) -> int | None:
-    """Return how long the answer may be, where the request does not say it and a ceiling does.
+    """Return the longest allowed answer in tokens, for a request without a limit of its own.
+
+    None is returned if no ceiling holds or the request has a limit of its own.
 
     Args:
         prompt: estimated tokens of the prompt.
-        answer: tokens that the request allows its answer; None where it does not say.
-        ceilings: those that hold; None limits nothing.
+        answer: most tokens of the answer that the request allows; None if not given.
+        ceilings: the ceilings to apply; None limits nothing.
 
     Raises:
-        ApiError: prompt or answer may not be that long.
+        ApiError: the prompt or the answer exceeds a ceiling.
     """
     lowest: int | None = None
     for one in ceilings:
@@ -60,17 +62,17 @@ def check(prompt: int, answer: int | None, *ceilings: Ceilings | None) -> int | 
 def missing(
     path: str, prompt: int, answer: int | None, own: Ceilings | None, limits: Ceilings | None
 ) -> int | None:
-    """Return the ``max_tokens`` that a request needs and does not have, or None.
+    """Return the ``max_tokens`` that a request needs but lacks, or None.
 
     Args:
-        path: of OpenAI's API.
+        path: path in OpenAI's API.
         prompt: estimated tokens of the prompt.
-        answer: tokens that the request allows its answer; None where it does not say.
-        own: the model's policy, or None.
-        limits: the key's, or None.
+        answer: most tokens of the answer that the request allows; None if not given.
+        own: policy of the model, or None.
+        limits: limits of the key, or None.
 
     Raises:
-        ApiError: prompt or answer may not be that long.
+        ApiError: the prompt or the answer exceeds a ceiling.
     """
     if own is None and (
         limits is None or (limits.max_tokens is None and limits.max_prompt_tokens is None)

@@ -1,4 +1,4 @@
-"""Starts the clerk, who sees to batches in a process of its own, where there is one to see to."""
+"""The start of the batch processor, a separate process that runs while batches are open."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AGAIN_S = 10.0
-"""Seconds between two attempts to start it."""
+"""Seconds between two attempts to start the processor."""
 
 
 class Starter:
-    """Keeps a clerk running while there are batches.
+    """The supervisor of the batch processor: keeps a processor running while batches are open.
 
-    ``look`` blocks and belongs to the watching thread.
+    ``look`` blocks and runs in the watching thread.
 
     Args:
         root: the state directory.
-        hostname: of this machine.
+        hostname: name of this machine.
     """
 
     def __init__(self, root: Path, hostname: str) -> None:
@@ -36,7 +36,7 @@ class Starter:
         self._again = 0.0
 
     def look(self) -> None:
-        """Start the clerk if it is needed and not there."""
+        """Start the processor if needed and not running."""
         if self._child is not None:
             if self._child.poll() is None:
                 return

@@ -1,4 +1,4 @@
-"""Which web pages may ask, as browsers want to hear it."""
+"""CORS: access for web pages from the configured origins."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ AGE_S = 600
 
 
 class Cors:
-    """Wraps an application; without origins it does nothing.
+    """A wrapper that adds CORS headers to an application's answers, if origins are configured.
 
     Args:
-        app: what is served.
+        app: the wrapped application.
     """
 
     def __init__(self, app: App) -> None:
@@ -34,7 +34,7 @@ class Cors:
         self._origins: tuple[str, ...] = ()
 
     def adopt(self, origins: tuple[str, ...]) -> None:
-        """Let pages of these origins ask from now on; "*" is all."""
+        """Allow pages of these origins from now on; "*" allows all."""
         if origins == self._origins:
             return
         self._origins = origins
@@ -50,19 +50,21 @@ class Cors:
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; answer a browser that only asks whether it may."""
+        """Serve one request, or answer a browser's preflight request."""
         await self._inner(scope, receive, send)
 
     def lines(self, origin: bytes | None) -> bytes:
-        """Return the header lines of an answer that does not pass through here.
+        """Return the CORS header lines for an answer that bypasses this wrapper.
 
         Args:
-            origin: of the page that asks, or None.
+            origin: origin of the requesting page, or None.
         """
         if origin is None or not self._origins:
             return b""
         every = "*" in self._origins
         if not every and origin.decode("latin-1") not in self._origins:
+            # A shared cache must not give this answer, without permission, to a page of an allowed
+            # origin.
             return b"vary: Origin\r\n"
         allowed = b"*" if every else origin
         return b"access-control-allow-origin: %b\r\n%baccess-control-expose-headers: %b\r\n" % (

@@ -1,4 +1,4 @@
-"""A page that shows what goes on, live: one file of HTML without a key, and its data with one."""
+"""The live dashboard: a public HTML page, and data for a key."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ PRIVATE = {
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the dashboard's data come from.
+    """The sources of the dashboard's data.
 
     Attributes:
-        live: what is measured when somebody asks.
-        history: what was counted lately.
+        live: returns the values measured now.
+        history: recent counts.
         keys: returns all keys of the file.
-        use: returns what keys have used, by id; called in the event loop.
+        use: returns the usage of keys, by id; called in the event loop.
         models: the models.yaml in force.
-        draining: tells whether the gateway is about to end.
-        others: returns the shares of other workers; called in a thread.
+        draining: returns whether the gateway is about to end.
+        others: returns the data of other workers; called in a thread.
     """
 
     live: Callable[[], Live]
@@ -76,8 +76,8 @@ class Dashboard:
     """The page and its data.
 
     Args:
-        sources: where the data come from.
-        clock: Unix time.
+        sources: sources of the data.
+        clock: returns Unix time.
     """
 
     def __init__(self, sources: Sources, clock: Callable[[], float] = time.time) -> None:
@@ -89,19 +89,19 @@ class Dashboard:
         self._headers = {**PRIVATE, "content-security-policy": policy(self._html.decode())}
 
     def routes(self) -> list[Route]:
-        """Return the paths served here; the page itself is to be served without a key."""
+        """Return the routes of page and data; the page needs no key."""
         return [Route(PAGE, self.page), Route(DATA, self.data)]
 
     async def page(self, request: Request) -> Response:
-        """Answer with the page, which is the same for everybody."""
+        """Answer with the page, which is the same for all users."""
         del request
         return Response(self._html, media_type="text/html", headers=self._headers)
 
     async def data(self, request: Request) -> Response:
-        """Answer with what goes on, as far as the key may see it.
+        """Answer with the data that the key may see.
 
         Raises:
-            ApiError: it may not see the model that it asks for.
+            ApiError: the key may not see the requested model.
         """
         key: ClientKey = request.scope["principal"]
         chosen = request.query_params.get("model", "")
@@ -112,12 +112,13 @@ class Dashboard:
             use = self._from.use()
         except GatewayError as error:
             log.error("%s", error)  # noqa: TRY400 - a sentence, no fault of ours
+        # In a thread: the other workers are queried over blocking sockets.
         told = await asyncio.to_thread(self._told, key, chosen, use)
         body = msgspec.json.encode(told)
         return Response(body, media_type="application/json", headers=PRIVATE)
 
     def share(self) -> bytes:
-        """Return what this worker knows, for the others; called in any thread."""
+        """Return this worker's data for the joint view; called in any thread."""
         return msgspec.json.encode(self._share(self._from.live()))
 
     def _share(self, live: Live) -> Share:
@@ -157,7 +158,7 @@ class Dashboard:
         }
 
     def _models_file(self) -> Json:
-        """Return what became of models.yaml; users need not learn in which folder it is."""
+        """Return the state of models.yaml, without its folder, which users need not learn."""
         found, path = self._from.models.outcome, self._from.models.path
         refused = found.refused
         if refused is not None and path is not None:
@@ -177,12 +178,12 @@ class Dashboard:
 
 
 def sees_all(key: ClientKey) -> bool:
-    """Tell whether a key shows everybody's use: the owner's, named so and good for all models."""
+    """Return whether a key sees all usage: named as the owner's, and good for all models."""
     return key.name == OWNER and key.models == ALL
 
 
 def policy(html: str) -> str:
-    """Return a content security policy by which a page may run what is in it, and nothing else.
+    """Return a content security policy that allows only the page's own inline code.
 
     Source: https://www.w3.org/TR/CSP3/
     """

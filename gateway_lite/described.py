@@ -1,4 +1,4 @@
-"""The words in which operations are described in OpenAPI 3.1."""
+"""The building blocks of OpenAPI 3.1 operations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 REQUEST_ID: Json = {
     "name": "x-request-id",
     "in": "header",
-    "description": "Your name for the request: up to 128 of A-Za-z0-9._-",
+    "description": "Your id for the request: up to 128 characters of A-Za-z0-9._-",
     "schema": {"type": "string"},
 }
 MODEL_NAME: Json = {
@@ -28,12 +28,12 @@ MODEL_NAME: Json = {
 MODEL_SHOWN: Json = {
     "name": "model",
     "in": "query",
-    "description": "whose rates and times to tell; without it, those of all models",
+    "description": "The model whose rates and times are shown; without a model, all models",
     "schema": {"type": "string"},
 }
-RETRY = "seconds after which another try may succeed"
+RETRY = "Seconds after which another try may succeed"
 ALWAYS = (errors.unauthorized(), errors.keys_unusable(), errors.draining(), errors.internal())
-"""What any path but the health checks may answer."""
+"""Errors that any path except the health checks may answer."""
 MODEL = (
     errors.model_not_allowed("MODEL"),
     errors.model_not_found("MODEL"),
@@ -59,12 +59,12 @@ def ref(name: str) -> Json:
 
 
 def content_of(kind: str, schema: Json) -> Json:
-    """Return content of one kind."""
+    """Return content of one media type."""
     return {"content": {kind: {"schema": schema}}}
 
 
 def answer_of(description: str, **content: Json) -> Json:
-    """Return an answer, with its schema by kind of content."""
+    """Return an answer with description, and schemas by media type."""
     kinds = {"json": "application/json", "events": "text/event-stream", "text": "text/plain"}
     kinds |= {"html": "text/html", "lines": "application/x-ndjson"}
     headers = {"x-request-id": {"schema": {"type": "string"}}}
@@ -73,11 +73,11 @@ def answer_of(description: str, **content: Json) -> Json:
 
 
 def errors_of(known: Iterable[errors.ApiError], *, engine: bool = False) -> Json:
-    """Return the answers that are errors, by status.
+    """Return the error answers, by status.
 
     Args:
-        known: those of ours.
-        engine: an engine may have errors with the same status, in its own form.
+        known: the gateway's errors.
+        engine: True if an engine may answer errors of the same status, in its own form.
     """
     by_status: defaultdict[int, list[errors.ApiError]] = defaultdict(list)
     for error in known:
@@ -94,8 +94,8 @@ def errors_of(known: Iterable[errors.ApiError], *, engine: bool = False) -> Json
             retry = {"description": RETRY, "schema": {"type": "string"}}
             answer["headers"] = {**answer["headers"], "retry-after": retry}
     if engine:
-        found["4XX"] = answer_of("the engine's own refusal", json=ref("EngineError"))
-        found["5XX"] = answer_of("the engine's own failure", json=ref("EngineError"))
+        found["4XX"] = answer_of("A refusal by the engine", json=ref("EngineError"))
+        found["5XX"] = answer_of("A failure of the engine", json=ref("EngineError"))
     return found
 
 
@@ -105,16 +105,16 @@ def _with_code(codes: list[str]) -> Json:
 
 
 def page_of(summary: str, answer: Json, *more: errors.ApiError, **further: Any) -> Json:
-    """Return an operation of ours that needs no replica."""
+    """Return an operation that the gateway answers without a replica."""
     responses = {"200": answer, **errors_of((*ALWAYS, *more))}
     return {"summary": summary, "tags": ["gateway"], "responses": responses, **further}
 
 
 def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -> Json:
     """Return an operation that an engine answers."""
-    good = answer_of("what the engine answers", json=ref(answer))
+    good = answer_of("The engine's answer, unchanged", json=ref(answer))
     if streams:
-        told = "what the engine answers; a stream's last event is `data: [DONE]`"
+        told = "The engine's answer, unchanged; a stream's last event is `data: [DONE]`"
         good = answer_of(told, json=ref(answer), events={})
     return {
         "summary": summary,
@@ -127,16 +127,16 @@ def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -
 
 def ollama_of(summary: str, request: str) -> Json:
     """Return an operation in Ollama's form."""
-    lines = {"type": "string", "description": "one JSON object per line, the last with `done`"}
+    lines = {"type": "string", "description": "One JSON object per line, the last with `done`"}
     kinds = {"json": {"type": "object"}, "lines": lines}
     told = {"400", "401", "403", "404", "408", "413", "429", "431", "4XX", "5XX"}
-    failed = answer_of("what went wrong, in words", json=ref("OllamaError"))
+    failed = answer_of("The reason of the failure, in words", json=ref("OllamaError"))
     return {
         "summary": summary,
         "tags": ["Ollama"],
         "requestBody": {"required": True, **content_of("application/json", ref(request))},
         "responses": {
-            "200": answer_of("as Ollama answers", **kinds),
+            "200": answer_of("The answer in Ollama's form", **kinds),
             **dict.fromkeys(told, failed),
         },
     }
@@ -144,7 +144,7 @@ def ollama_of(summary: str, request: str) -> Json:
 
 def health_of(summary: str) -> Json:
     """Return an operation that needs no key."""
-    answer = answer_of("it does", json=ref("Health"))
+    answer = answer_of("The process accepts requests", json=ref("Health"))
     responses = {"200": answer, **errors_of([errors.draining()])}
     return {"summary": summary, "tags": ["gateway"], "security": [], "responses": responses}
 

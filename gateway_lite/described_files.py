@@ -1,4 +1,4 @@
-"""Files and batches, described in OpenAPI."""
+"""The OpenAPI operations of files and batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-AFTER: Json = {"name": "after", "in": "query", "schema": TEXT, "description": "an id, for paging"}
+AFTER: Json = {
+    "name": "after",
+    "in": "query",
+    "schema": TEXT,
+    "description": "The id of the previous page's last entry",
+}
 COUNT: Json = {"type": "integer", "minimum": 1, "maximum": 10_000}
 LIMIT: Json = {"name": "limit", "in": "query", "schema": COUNT}
 PURPOSE: Json = {"name": "purpose", "in": "query", "schema": TEXT}
@@ -22,6 +27,15 @@ BODY = (errors.bad_request("REASON"), errors.too_large(1), errors.too_slow())
 NO_FILE, NO_BATCH = filing.no_file("FILE"), filing.no_batch("BATCH")
 
 
+ANSWERS = {
+    "File": "The file's description",
+    "FileList": "One page of the key's files",
+    "FileDeleted": "The confirmation of the removal",
+    "Batch": "The batch's description",
+    "BatchList": "One page of the key's batches",
+}
+
+
 def _id(name: str) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": {**TEXT, "minLength": 1}}
 
@@ -29,19 +43,20 @@ def _id(name: str) -> Json:
 def _of(
     summary: str, schema: str, *more: ApiError, parameters: list[Json], body: Json | None = None
 ) -> Json:
-    answer = answer_of("it", json=ref(schema))
+    answer = answer_of(ANSWERS[schema], json=ref(schema))
     further: Json = {"parameters": parameters}
     if body is not None:
         further["requestBody"] = {"required": True, **body}
     return {**page_of(summary, answer, *FAILS, *more, **further), "tags": ["Files and batches"]}
 
 
-CONTENT = _of("What is in a file", "File", NO_FILE, parameters=[_id("file_id")])
+CONTENT = _of("The content of a file", "File", NO_FILE, parameters=[_id("file_id")])
+CONTENT["responses"]["200"]["description"] = "The bytes of the file, or of the requested range"
 CONTENT["responses"]["200"]["content"] = {"application/octet-stream": {"schema": {}}}
 CONTENT["responses"]["206"] = CONTENT["responses"]["200"]
 OPERATIONS: dict[tuple[str, str], Json] = {
     ("GET", "/v1/files"): _of(
-        "Files of your key", "FileList", BODY[0], parameters=[AFTER, LIMIT, PURPOSE, ORDER]
+        "The files of your key", "FileList", BODY[0], parameters=[AFTER, LIMIT, PURPOSE, ORDER]
     ),
     ("POST", "/v1/files"): _of(
         "Upload a file of requests",
@@ -51,16 +66,18 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         parameters=[],
         body=content_of("multipart/form-data", ref("FileUpload")),
     ),
-    ("GET", "/v1/files/{file_id}"): _of("One file", "File", NO_FILE, parameters=[_id("file_id")]),
+    ("GET", "/v1/files/{file_id}"): _of(
+        "Describe a file", "File", NO_FILE, parameters=[_id("file_id")]
+    ),
     ("DELETE", "/v1/files/{file_id}"): _of(
         "Remove a file", "FileDeleted", NO_FILE, parameters=[_id("file_id")]
     ),
     ("GET", "/v1/files/{file_id}/content"): CONTENT,
     ("GET", "/v1/batches"): _of(
-        "Batches of your key", "BatchList", BODY[0], parameters=[AFTER, LIMIT]
+        "The batches of your key", "BatchList", BODY[0], parameters=[AFTER, LIMIT]
     ),
     ("POST", "/v1/batches"): _of(
-        "Have the requests of a file answered",
+        "Create a batch that answers the requests of a file",
         "Batch",
         *BODY,
         NO_FILE,
@@ -68,9 +85,13 @@ OPERATIONS: dict[tuple[str, str], Json] = {
         body=content_of("application/json", ref("BatchRequest")),
     ),
     ("GET", "/v1/batches/{batch_id}"): _of(
-        "One batch", "Batch", NO_BATCH, parameters=[_id("batch_id")]
+        "Describe a batch", "Batch", NO_BATCH, parameters=[_id("batch_id")]
     ),
     ("POST", "/v1/batches/{batch_id}/cancel"): _of(
-        "End a batch", "Batch", NO_BATCH, filing.over("BATCH", "over"), parameters=[_id("batch_id")]
+        "Cancel a batch",
+        "Batch",
+        NO_BATCH,
+        filing.over("BATCH", "over"),
+        parameters=[_id("batch_id")],
     ),
 }

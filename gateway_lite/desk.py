@@ -1,4 +1,4 @@
-"""What a request asks of its server; a gateway and a sidecar each have a desk of their own."""
+"""The interface of request handlers; gateway and sidecar each have one."""
 
 from __future__ import annotations
 
@@ -22,78 +22,78 @@ if TYPE_CHECKING:
 
 
 class Client(Connection, Protocol):
-    """The connection that a request came on."""
+    """The connection of a client."""
 
     def answered(self, exchange: Exchange) -> None:
-        """Go on with the next request, or close."""
+        """Go on with the next request, or close the connection."""
 
 
 class Place(Protocol):
-    """A place at a replica, held until it is released."""
+    """A lease of a slot at a replica, held until its release."""
 
     replica: Replica
     on_stall: Callable[[], None] | None
 
     def moved(self) -> None:
-        """Note that bytes came."""
+        """Record that bytes arrived."""
 
     def release(self, outcome: Outcome) -> None:
-        """Give it back; the second time does nothing."""
+        """Release the lease; a second release does nothing."""
 
 
 class Waiting(Protocol):
-    """A wait for a place."""
+    """A queue entry for a slot."""
 
     def cancel(self) -> None:
-        """Wait no more."""
+        """Leave the queue."""
 
 
 class Desk(Protocol):
-    """Decides on requests; nothing here waits."""
+    """A request handler; no method waits."""
 
     gate: Gate
     outbox: Outbox
     settings: Settings
 
     def check(self, exchange: Exchange) -> None:
-        """Refuse by the head alone what can be refused; raises ApiError."""
+        """Refuse a request by its head, if possible; raises ApiError."""
 
     def admit(self, exchange: Exchange) -> None:
-        """Refuse or prepare a request that is complete; raises ApiError."""
+        """Refuse or prepare a complete request; raises ApiError."""
 
     def place(self, exchange: Exchange) -> Place | None:
-        """Return a place at a replica, None where all slots are taken; raises ApiError."""
+        """Return a lease at a replica, or None if all slots are taken; raises ApiError."""
 
     def wait(self, exchange: Exchange, done: Callable[[Place | Exception], None]) -> Waiting:
-        """Wait for a place; raises ApiError."""
+        """Queue a request for a slot; raises ApiError."""
 
     def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
-        """Send it to a replica; the exchange takes the answer."""
+        """Send the request to a replica; the exchange receives the answer."""
 
     def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
-        """Tell whether one more attempt is allowed.
+        """Return whether one more attempt is allowed.
 
         Args:
             exchange: the request.
-            worked: the replica that failed may have worked on it.
+            worked: the failed replica may have worked on the request.
             elsewhere: only another replica makes sense.
         """
 
     def renew(self, exchange: Exchange, replica: Replica) -> None:
-        """Read a secret again that was refused, and let the request try again; raises ApiError."""
+        """Read a refused secret again, and let the request try again; raises ApiError."""
 
     def refusal(self, error: ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
-        """Return the header lines and the body of an error of ours."""
+        """Return the header lines and the body of a gateway error."""
 
     def lines(self, exchange: Exchange) -> bytes:
-        """Return our own header lines of an answer."""
+        """Return the handler's own header lines of an answer."""
 
     def finished(self, exchange: Exchange) -> None:
-        """Note what became of it."""
+        """Record the end of a request."""
 
 
 def refusal(error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
-    """Return the header lines and the body of an error."""
+    """Return the header lines and the body of an error in OpenAI's form."""
     headers = [pair for pair in error.headers if pair[0] != b"connection"]
     name = (b"x-request-id", exchange.record.name.encode())
     return reply.lines([(b"content-type", reply.JSON), *headers, name]), error.body()

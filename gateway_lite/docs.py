@@ -1,4 +1,4 @@
-"""An OpenAPI document as one page of HTML, which loads nothing from anywhere."""
+"""An OpenAPI document as one HTML page without external resources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ a { color: inherit; } summary { cursor: pointer; }
 
 
 def page(document: Json) -> str:
-    """Return a page: all paths, what each takes and answers, and how to ask with curl.
+    """Return the page: all paths with their bodies and answers, and a curl command for each.
 
     Args:
         document: OpenAPI 3.1.
@@ -41,7 +41,7 @@ def page(document: Json) -> str:
         f"<style>{STYLE}</style></head><body><h1>{title} {escape(info['version'])}</h1>"
         f"<p>{_prose(info['description'])}</p>"
         "<p>Every request needs your key: <code>Authorization: Bearer KEY</code>. For programs, "
-        '<a href="openapi.json">openapi.json</a> says the same.</p>'
+        '<a href="openapi.json">openapi.json</a> has the same content.</p>'
         f"{_overview(ways)}{''.join(listed)}{_schemas(document)}</body></html>"
     )
 
@@ -99,11 +99,11 @@ def _link(schema: Json) -> str:
 
 
 def curl(method: str, path: str, about: Json) -> str:
-    """Return a command that asks for it; the page has the real address in its own.
+    """Return a curl command for an operation; the address is a variable.
 
     Args:
-        method: in small letters.
-        path: with placeholders.
+        method: HTTP method in lower case.
+        path: path with placeholders.
         about: the operation.
     """
     words = ["curl"] if about.get("security") == [] else ['curl -H "Authorization: Bearer $KEY"']
@@ -132,6 +132,6 @@ def _schemas(document: Json) -> str:
 
 
 def _prose(text: str) -> str:
-    """Return text as HTML, with what stands in backticks as code."""
+    """Return text as HTML, with text in backticks as code."""
     parts = escape(text).split("`")
     return "".join(f"<code>{p}</code>" if n % 2 else p for n, p in enumerate(parts))

@@ -1,4 +1,4 @@
-"""The outermost layer: names every request, asks for a key, drains, and answers what goes wrong."""
+"""The outermost ASGI layer: request ids, authentication, draining, and answers to failures."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ HEALTH = ("/healthz", "/health")
 
 
 class Edge:
-    """Wraps an application so that nothing reaches it without a key.
+    """A wrapper of an application that admits only requests with a key.
 
     Args:
-        app: what serves a request that is let in.
-        authenticate: takes the bearer token, returns who it is or None; raises ApiError.
-        gate: shared with the server that drains.
+        app: serves an admitted request.
+        authenticate: takes the bearer token, returns the principal or None; raises ApiError.
+        gate: request counter, shared with the draining server.
         open_health: answer ``/healthz`` without a key.
-        open_paths: further paths that need none, as what is there tells nothing.
-        seen: notes every request; None notes nothing.
+        open_paths: further paths without a key, whose answers reveal nothing.
+        seen: observer of every request; None observes nothing.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Edge:
         except Exception:
             log.exception("request %s failed", record.name)
             await answer.fail(errors.internal())
+        # Also for cancelled requests: a lost count would keep the drain waiting.
         finally:
             self._gate.leave()
             if self._seen is not None:
@@ -91,7 +92,7 @@ class Edge:
 
 
 class _Answer:
-    """One answer on its way out: knows whether and as what it has begun."""
+    """The outgoing answer, with the progress so far."""
 
     def __init__(self, send: Send, name: bytes, record: Record) -> None:
         self._send = send
@@ -101,7 +102,7 @@ class _Answer:
         self._events = False
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with the request's name in the first."""
+        """Pass a message on, with the request's id in the first message."""
         if message["type"] == "http.response.start":
             self._begun = True
             self._events = _is_event_stream(message["headers"])
@@ -113,11 +114,11 @@ class _Answer:
         return None
 
     def abandon(self) -> None:
-        """Note that nobody waits for it any more."""
+        """Record that the client left."""
         self._record.left()
 
     async def fail(self, error: errors.ApiError) -> None:
-        """Answer with an error, or end a stream with one; cut anything else short."""
+        """Answer with an error, end a begun stream with an error frame, or cut the answer short."""
         self._record.failed(error.status, error.code)
         if not self._begun:
             await send_error(self.send, error)

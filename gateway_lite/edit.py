@@ -1,4 +1,4 @@
-"""What may look into an answer, or change it, on its way to the client."""
+"""The interface of editors, which read or change an answer on its way to the client."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Protocol
 
 
 class Editor(Protocol):
-    """Edits the body of one answer; bytes come as they are read, cut anywhere."""
+    """An editor of one answer's body; bytes arrive cut anywhere."""
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes, and return those that may go on; what is held back must be bounded."""
+        """Take bytes, and return the bytes to pass on; the held-back part must be bounded."""
         ...
 
     def finish(self) -> bytes:
-        """Return the rest, when the answer is complete."""
+        """Return the rest at the end of the answer."""
         ...

@@ -1,4 +1,4 @@
-"""What the gateway itself answers when it cannot serve: OpenAI's error object."""
+"""The gateway's own error answers, in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ INVALID = "invalid_request_error"
 SERVER = "server_error"
 DONE = b"data: [DONE]\n\n"
 RETRY_AFTER_S = {"QUEUED": 30, "STARTING": 10, "LOADING": 5, "DRAINING": 10, "READY": 5}
-"""Seconds after which a model in that phase is worth another try; 60 for the rest."""
+"""Seconds after which a model in a phase is worth another try; 60 for other phases."""
 LONGEST = 100
 """Characters of a client's own words that an error repeats."""
 RETRY_S = 5
-"""Seconds after which a replica that cannot be reached may be replaced."""
+"""Seconds after which an unreachable replica may be replaced."""
 
 
 class ApiError(Exception):
-    """An answer that is an error of ours, not the engine's.
+    """An error answer of the gateway, not of an engine.
 
     Args:
         status: HTTP status.
-        message: what failed, and on what.
+        message: the failure and its object, in words.
         code: OpenAI's machine-readable code.
         kind: OpenAI's error type.
-        param: the field of the request that is at fault.
+        param: field of the request at fault.
         headers: further headers of the answer.
 
     Attributes:
-        limit: which limit of a key refuses; empty where none does.
+        limit: the key's limit that refused the request; empty for other errors.
     """
 
     limit = ""
@@ -56,7 +56,7 @@ class ApiError(Exception):
 
     @property
     def closes(self) -> bool:
-        """Whether the connection must not be used again after it."""
+        """Whether the connection must be closed after the answer."""
         return any(name == b"connection" for name, _ in self.headers)
 
     def body(self) -> bytes:
@@ -70,17 +70,19 @@ class ApiError(Exception):
         return json.dumps({"error": error}, separators=(",", ":")).encode()
 
     def frames(self) -> bytes:
-        """Return the error as the end of an event stream, whatever came before it."""
+        """Return the error as the end of an event stream."""
+        # The empty line ends an event that broke off in the middle; otherwise the error would be
+        # lost in it.
         return b"\n\ndata: " + self.body() + b"\n\n" + DONE
 
 
 def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the header that says when to come back."""
+    """Return the ``retry-after`` header for a number of seconds."""
     return ((b"retry-after", str(seconds).encode()),)
 
 
 def unauthorized() -> ApiError:
-    """Return what a missing, wrong, expired or revoked key gets."""
+    """Return the error for a missing, wrong, expired or revoked key."""
     return ApiError(
         401,
         "a valid key is needed, as 'Authorization: Bearer KEY'",
@@ -90,7 +92,7 @@ def unauthorized() -> ApiError:
 
 
 def keys_unusable() -> ApiError:
-    """Return what everybody gets while the keys file may not be used."""
+    """Return the error while the keys file is unusable."""
     return ApiError(
         503,
         "the gateway cannot use its keys file; its log says why",
@@ -101,7 +103,7 @@ def keys_unusable() -> ApiError:
 
 
 def model_not_allowed(model: str) -> ApiError:
-    """Return what a key gets for a model outside its allow-list."""
+    """Return the error for a model outside the key's allow-list."""
     return ApiError(
         403,
         f"this key may not use the model {model[:LONGEST]!r}",
@@ -111,7 +113,7 @@ def model_not_allowed(model: str) -> ApiError:
 
 
 def model_not_found(model: str) -> ApiError:
-    """Return what a name gets that nobody serves."""
+    """Return the error for a model that no service has."""
     return ApiError(
         404,
         f"the model {model[:LONGEST]!r} does not exist",
@@ -121,7 +123,7 @@ def model_not_found(model: str) -> ApiError:
 
 
 def model_not_ready(model: str, phase: Phase) -> ApiError:
-    """Return what a known model gets while none of its replicas takes requests."""
+    """Return the error for a known model without a replica that takes requests."""
     return ApiError(
         503,
         f"the model {model!r} is not ready: {phase.value}",
@@ -135,7 +137,7 @@ def model_not_ready(model: str, phase: Phase) -> ApiError:
 
 
 def queue_full(model: str) -> ApiError:
-    """Return what a request gets when too many wait already."""
+    """Return the error for a request that finds the queue full."""
     return ApiError(
         429,
         f"too many requests wait for the model {model!r}",
@@ -146,7 +148,7 @@ def queue_full(model: str) -> ApiError:
 
 
 def queue_timeout(model: str) -> ApiError:
-    """Return what a request gets that waited too long for a free slot."""
+    """Return the error for a request that waited too long for a slot."""
     return ApiError(
         503,
         f"no replica of the model {model!r} became free in time",
@@ -157,7 +159,7 @@ def queue_timeout(model: str) -> ApiError:
 
 
 def starting() -> ApiError:
-    """Return what everybody gets until the state directory was read for the first time."""
+    """Return the error before the first read of the state directory."""
     return ApiError(
         503,
         "the gateway has not read its state directory yet",
@@ -168,12 +170,12 @@ def starting() -> ApiError:
 
 
 def upstream_unreachable(message: str) -> ApiError:
-    """Return what a request gets that reached no replica, so that the client may try again."""
+    """Return the error for a request that reached no replica; the client may try again."""
     return ApiError(502, message, code="upstream_error", kind=SERVER, headers=retry_after(RETRY_S))
 
 
 def upstream_error(message: str) -> ApiError:
-    """Return what a request gets when its replica failed it; the gateway has retried already."""
+    """Return the error for a failed replica, after the gateway's own retries."""
     return ApiError(
         502,
         message,
@@ -184,12 +186,12 @@ def upstream_error(message: str) -> ApiError:
 
 
 def upstream_timeout(message: str) -> ApiError:
-    """Return what a request gets when its replica stays silent."""
+    """Return the error for a silent replica."""
     return ApiError(504, message, code="upstream_timeout", kind=SERVER)
 
 
 def draining() -> ApiError:
-    """Return what a new request gets while the server finishes its last streams."""
+    """Return the error for a new request while the server finishes its last streams."""
     return ApiError(
         503,
         "the server is shutting down",
@@ -200,7 +202,7 @@ def draining() -> ApiError:
 
 
 def too_large(limit: int) -> ApiError:
-    """Return what a request body above the limit, in bytes, gets."""
+    """Return the error for a request body above the limit in bytes."""
     return ApiError(
         413,
         f"the request is larger than {limit} bytes",
@@ -210,7 +212,7 @@ def too_large(limit: int) -> ApiError:
 
 
 def head_too_large() -> ApiError:
-    """Return what a request with too long or too many headers gets."""
+    """Return the error for too long or too many headers."""
     return ApiError(
         431,
         "the request's headers are too large",
@@ -220,7 +222,7 @@ def head_too_large() -> ApiError:
 
 
 def too_slow() -> ApiError:
-    """Return what a request gets that does not come to its end."""
+    """Return the error for a request that did not arrive in time."""
     return ApiError(
         408,
         "the request did not arrive in time",
@@ -230,17 +232,17 @@ def too_slow() -> ApiError:
 
 
 def bad_request(message: str, *, param: str | None = None) -> ApiError:
-    """Return what a request gets that cannot be understood."""
+    """Return the error for a malformed request."""
     return ApiError(400, message, code="invalid_request", param=param)
 
 
 def not_found(path: str) -> ApiError:
-    """Return what an unknown path gets."""
-    return ApiError(404, f"there is no {path}", code="unknown_url")
+    """Return the error for an unknown path."""
+    return ApiError(404, f"the path {path} is not served", code="unknown_url")
 
 
 def wrong_method(method: str, path: str, allowed: str) -> ApiError:
-    """Return what a known path gets with another method than those allowed, parted by commas."""
+    """Return the error for another method than the allowed ones, separated by commas."""
     return ApiError(
         405,
         f"{path} does not take {method}",
@@ -250,5 +252,5 @@ def wrong_method(method: str, path: str, allowed: str) -> ApiError:
 
 
 def internal() -> ApiError:
-    """Return what a fault of ours gets."""
+    """Return the error for a fault of the gateway."""
     return ApiError(500, "the gateway failed; its log says why", code="internal", kind=SERVER)

@@ -1,7 +1,7 @@
-"""One request on its way to a replica and back, without a task: every step is a callback.
+"""A request's way to a replica and back, without a task: every step is a callback.
 
-Nothing is sent to the client before the first byte of the answer is here; until then another
-replica may be asked, after it never.
+No byte is sent to the client before the first byte of the answer has arrived; until then the
+request may go to another replica, afterwards never.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 clock = time.perf_counter
 
 LAST_BYTES_S = 1.0
-"""Seconds that a replica has to end an answer of which the client has seen the last word."""
+"""Seconds for a replica to end an answer after the client has got the terminator."""
 FAILED = 400
 
 
 class Exchange(Progress, eq=False):
-    """One request while it is served; it takes the place of a cycle in uvicorn's pipeline."""
+    """A request during service; takes the place of a cycle in uvicorn's pipeline."""
 
-    # The request comes in.
+    # Arrival of the request.
 
     def open(self) -> None:
-        """Begin: it is first in line on its connection."""
+        """Begin the request, once all earlier requests of the connection are answered."""
         self.opened = True
         self.desk.gate.enter(self)
         try:
@@ -54,7 +54,7 @@ class Exchange(Progress, eq=False):
             self.outlet.go_on()
 
     def admit(self) -> None:
-        """Go on: it is complete."""
+        """Admit the complete request, and choose a replica."""
         try:
             self.desk.admit(self)
             if not self.response_complete:
@@ -65,7 +65,7 @@ class Exchange(Progress, eq=False):
             log.exception("request %s failed", self.record.name)
             self.fail(errors.internal())
 
-    # It finds a replica.
+    # Choice of a replica.
 
     def _place(self) -> None:
         lease = self.desk.place(self)
@@ -86,7 +86,7 @@ class Exchange(Progress, eq=False):
             self.send(found)
 
     def again(self) -> None:
-        """Make one more attempt, from the choice of a replica on."""
+        """Make one more attempt, beginning with the choice of a replica."""
         if self.response_complete:
             return
         try:
@@ -95,24 +95,25 @@ class Exchange(Progress, eq=False):
             self.fail(error)
 
     def send(self, lease: Place, *, fresh: bool = False) -> None:
-        """Send it to a replica.
+        """Send the request to a replica.
 
         Args:
-            lease: the place there.
-            fresh: on a new connection, as a kept one was closed.
+            lease: lease at the replica.
+            fresh: use a new connection, as a kept connection was closed.
         """
         self.held.lease = lease
         lease.on_stall = self.stalled
         record = self.record
+        # A fresh connection repeats the same attempt: the engine has not seen the request yet.
         record.attempts += not fresh
         record.replica = lease.replica.name
         self._sent_at = clock()
         self.held.link = self.desk.send(self, lease.replica, fresh=fresh)
 
-    # The answer comes.
+    # Arrival of the answer.
 
     def whole(self, link: Link, body: bytes) -> None:
-        """Take an answer that came at once: most that are no stream do."""
+        """Handle an answer with head and body in a single read, as most unary answers are."""
         kind = link.headers.get(b"content-type", reply.JSON)
         plain = self.extra is None and link.status < FAILED and kind.startswith(reply.JSON)
         if not plain or len(body) > self.desk.settings.body_bytes:
@@ -128,7 +129,7 @@ class Exchange(Progress, eq=False):
         self.finish("ok")
 
     def answered(self, link: Link) -> None:
-        """Judge by the head whether the client gets this answer."""
+        """Decide by the head whether the client gets the answer or another attempt is made."""
         status = link.status
         if status >= FAILED and failover.refused(self, link, status):
             return
@@ -139,7 +140,7 @@ class Exchange(Progress, eq=False):
         self._answer = answer_of(link, self.outlet, record, self.extra, lines=lines, limit=limit)
 
     def came(self, data: bytes) -> None:
-        """Take bytes of the answer's body."""
+        """Pass on bytes of the answer's body."""
         lease, answer = self.held.lease, self._answer
         if lease is None or answer is None:
             return
@@ -157,13 +158,13 @@ class Exchange(Progress, eq=False):
             self._forget()
 
     def _forget(self) -> None:
-        """Let go of what only another attempt would need, which there will not be."""
+        """Drop the data for another attempt, once no further attempt is possible."""
         self.request.drop()
         self.body = b""
         self.ask = None
 
     def ended(self) -> None:
-        """Send what is left of the answer."""
+        """Send the rest of the answer."""
         if self._answer is None:
             return
         try:
@@ -179,25 +180,25 @@ class Exchange(Progress, eq=False):
         Args:
             status: HTTP status.
             lines: header lines.
-            body: all of it.
+            body: the complete body.
         """
         self.outlet.whole(status, lines, body)
         self.record.complete = True
         self.finish("ok")
 
-    # Something goes wrong.
+    # Failures.
 
     def broke(self, fault: Fault, detail: str) -> None:
-        """Try again where that is safe, else say what happened."""
+        """Retry if safe, else answer with an error."""
         failover.broke(self, fault, detail)
 
     def stalled(self) -> None:
-        """Ask another replica, as this one does not move; an answer that has begun ends there."""
+        """Leave a stalled replica; a begun answer ends with an error."""
         self.held.abort()
         self.broke(Fault.STUCK, "nothing moves")
 
     def fail(self, error: errors.ApiError) -> None:
-        """Answer with an error, or end an event stream with one; cut anything else short."""
+        """Answer with an error, end a begun event stream with one, or cut off another answer."""
         if self.response_complete:
             return
         self.record.failed(error.status, error.code)
@@ -215,12 +216,12 @@ class Exchange(Progress, eq=False):
         self.outlet.whole(error.status, lines, body)
 
     def expire(self) -> None:
-        """End, as the server must."""
+        """End the request, as the server must end."""
         self.held.abort()
         self.fail(errors.draining())
 
     def left(self) -> None:
-        """End, as the client has left."""
+        """End the request, as the client has left."""
         self.disconnected = True
         if self.response_complete or not self.opened:
             return
@@ -237,38 +238,41 @@ class Exchange(Progress, eq=False):
         self.finish("left")
 
     def pause(self) -> None:
-        """Let the replica wait: the client does not read."""
+        """Stop reading from the replica while the client does not read."""
         if self.outlet.begun:
             self.held.pause()
 
     def resume(self) -> None:
-        """Let the replica go on."""
+        """Read from the replica again."""
         self.held.resume()
 
     def finish(self, outcome: Outcome) -> None:
-        """Give back what it holds, and let the next request on its connection begin."""
+        """Release all held resources, and let the next request of the connection begin."""
         if self.response_complete:
             return
+        # Set first: releasing the lease runs callbacks of queued requests, and no callback may
+        # finish this request a second time.
         self.response_complete = True
         self._forget()
         self.held.release(outcome)
         self.held.link = None
         self.desk.gate.leave(self)
         self.desk.finished(self)
+        # Last: the next pipelined request may begin within this call.
         self.client.answered(self)
 
 
 def exchange_of(
     client: Client, desk: Desk, request: Request, *, keep_alive: bool, plain: bool
 ) -> Exchange:
-    """Return a request's exchange, not yet begun.
+    """Return the exchange of a request, not yet begun.
 
     Args:
-        client: the connection it came on.
-        desk: decides on it.
-        request: what came.
-        keep_alive: the connection may serve another request after it.
-        plain: the client knows no chunks (HTTP/1.0).
+        client: the client's connection.
+        desk: the request handler.
+        request: the request.
+        keep_alive: the connection may serve a further request afterwards.
+        plain: the client speaks HTTP/1.0, without chunks.
     """
     record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
     outlet = Outlet(client, record, keep_alive=keep_alive, plain=plain)

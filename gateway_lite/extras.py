@@ -1,7 +1,7 @@
-"""What is done to requests and answers beside passing them on; nothing, where nothing is asked for.
+"""Optional processing of requests and answers; does nothing unless models.yaml enables a feature.
 
-Prompts are redacted, sure answers kept, reports of usage asked for and taken out again, and
-Ollama's clients answered in their own form.
+The features are redaction, the response cache, usage reports and the translation for Ollama's
+clients.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
 MIB = 2**20
 OK = 200
 COUNTED = ("/v1/chat/completions", "/v1/completions")
-"""Paths whose streams can carry a report."""
+"""Paths whose streams can carry a usage report."""
 SILENT = ("/v1/embeddings", "/v1/rerank")
 """Paths whose answers hold no words."""
 
 
 class Failure:
-    """Turns an engine's error into one of Ollama's form."""
+    """The translation of an engine's error into Ollama's form."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes) -> bytes:
-        """Keep it until it is complete."""
+        """Keep a part of the error until the error is complete."""
         self._parts.append(data)
         return b""
 
     def finish(self) -> bytes:
-        """Return it in the other form."""
+        """Return the error in Ollama's form."""
         return failed(b"".join(self._parts))
 
 
 class Extra:
-    """What is done to the answer of one request.
+    """The edits of one request's answer.
 
     Attributes:
-        translated: the request came in Ollama's form.
-        finder: what is hidden in the answer.
-        miss: where the answer is kept.
-        report: takes the report of usage out of the stream, as only we asked for it.
+        translated: the translation of a request in Ollama's form, or None.
+        finder: the redaction search, or None.
+        miss: key of the future cache entry, or None.
+        report: filter for a usage report that only the gateway asked for, or None.
     """
 
     __slots__ = ("_cache", "finder", "miss", "report", "translated")
@@ -64,14 +64,16 @@ class Extra:
         self.report: usage.StreamUsage | None = None
 
     def editors(self, status: int, *, events: bool) -> tuple[Editor, ...]:
-        """Return who looks into the answer, in this order.
+        """Return the editors of the answer, in order.
 
         Args:
-            status: of the answer.
-            events: it is an event stream.
+            status: HTTP status of the answer.
+            events: True for an event stream.
         """
         if status != OK:
             return () if self.translated is None else (Failure(),)
+        # The order matters: the cache keeps redacted answers in OpenAI's form, and Ollama's form
+        # comes last.
         found: list[Editor] = []
         if self.report is not None and events:
             found.append(self.report)
@@ -84,21 +86,21 @@ class Extra:
         return tuple(found)
 
     def content_type(self, status: int) -> bytes | None:
-        """Return what kind of answer the client gets; None is the engine's."""
+        """Return the content type of the client's answer; None keeps the engine's."""
         if self.translated is None:
             return None
         return self.translated.content_type if status == OK else b"application/json"
 
     def used(self) -> usage.Usage | None:
-        """Return the report that was taken out."""
+        """Return the removed usage report."""
         return None if self.report is None else self.report.usage
 
 
 class Extras:
-    """What models.yaml asks for.
+    """The features that models.yaml enables.
 
     Args:
-        policy: what it says.
+        policy: the gateway policy of models.yaml.
     """
 
     def __init__(self, policy: GatewayPolicy) -> None:
@@ -108,12 +110,12 @@ class Extras:
         self._cache = None if kept is None else Cache(kept.mib * MIB, kept.ttl_s)
 
     def prepare(self, exchange: Exchange, identity: str, *, counted: bool) -> Hit | None:
-        """Prepare a request for its replica, or return the answer that is known already.
+        """Prepare a request for its replica, or return a cached answer.
 
         Args:
-            exchange: the request; its body is what the replica gets.
-            identity: what says that the model is the same as before.
-            counted: somebody wants to know what a stream used.
+            exchange: the request; its body goes to the replica.
+            identity: fingerprint of the model.
+            counted: True if a stream's usage must be known.
         """
         if self._finder is not None:
             exchange.body = _redacted(exchange.body, self._finder)
@@ -121,6 +123,7 @@ class Extras:
             if self._redact is not None and self._redact.answers and spoken:
                 self._extra(exchange).finder = self._finder
         if self._cache is not None:
+            # After redaction: no entry is found by, or kept for, text that should be hidden.
             hit = self._look_up(self._cache, exchange, identity)
             if hit is not None:
                 return hit
@@ -153,7 +156,7 @@ class Extras:
         return None
 
     def translate(self, exchange: Exchange, translated: Translated) -> None:
-        """Answer in Ollama's form."""
+        """Let the answer be translated into Ollama's form."""
         self._extra(exchange).translated = translated
 
     def _extra(self, exchange: Exchange) -> Extra:
@@ -163,10 +166,10 @@ class Extras:
 
 
 def check(policy: GatewayPolicy) -> None:
-    """Find what is wrong with a policy before it comes into force.
+    """Check a policy before it comes into force.
 
     Raises:
-        ConfigError: a pattern cannot be used, or the packages that redact are missing.
+        ConfigError: a pattern is not usable, or the packages for redaction are missing.
     """
     _finder(policy.redact)
 

@@ -1,4 +1,4 @@
-"""What becomes of a request when a replica fails it: another attempt where that is safe."""
+"""Failover: another attempt for a request after a replica's failure, where safe."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 UNAUTHORIZED = 401
 UNAVAILABLE = 503
 ELSEWHERE = frozenset({502, UNAVAILABLE, 504})
-"""Answers of a replica after which another one is asked."""
+"""Statuses of a replica's answer after which another replica is tried."""
 
 
 def refused(exchange: Exchange, link: Link, status: int) -> bool:
-    """Tell whether an answer is none for the client, and do what comes then.
+    """Return whether an answer is withheld from the client, and take the next step for the request.
 
     Args:
         exchange: the request.
-        link: where the answer came.
-        status: its status, 400 or more.
+        link: the upstream connection with the answer.
+        status: status of the answer, 400 or above.
     """
     lease = exchange.held.lease
     if lease is None:
@@ -53,22 +53,26 @@ def refused(exchange: Exchange, link: Link, status: int) -> bool:
 
 
 def broke(exchange: Exchange, fault: Fault, detail: str) -> None:
-    """Try again where that is safe, else say what happened.
+    """Retry a request if safe, else answer with an error.
 
     Args:
         exchange: the request.
-        fault: how its replica failed.
-        detail: what the log says beside that.
+        fault: kind of the upstream failure.
+        detail: further detail for the log.
     """
     lease, outlet = exchange.held.lease, exchange.outlet
     if lease is None or exchange.response_complete:
         return
     if fault is Fault.STALE:
+        # The engine closed the kept connection before a byte of an answer. A new connection needs
+        # no other replica, and takes nothing from the retry budget.
         exchange.send(lease, fresh=True)
         return
     name = lease.replica.name
     log.warning("request %s: %s %s: %s", exchange.record.name, name, fault.value, detail)
     if outlet.said:
+        # The client has the complete answer, so a late failure of the connection is none of the
+        # request.
         exchange.finish("ok")
     elif outlet.begun:
         exchange.fail(errors.upstream_error(f"the replica {name} {fault.value} in mid-stream"))
@@ -89,7 +93,7 @@ def _once_more(exchange: Exchange, name: str, fault: Fault) -> None:
 
 
 def _error(name: str, fault: Fault) -> errors.ApiError:
-    """Return what a request gets that failed at a replica."""
+    """Return the error for a request that failed at a replica."""
     message = f"the replica {name} {fault.value}"
     if fault in (Fault.SILENT, Fault.STUCK):
         return errors.upstream_timeout(message)

@@ -1,4 +1,4 @@
-"""OpenAI's Files: what clients keep here for batches, and what those answered."""
+"""OpenAI's Files API: input files of batches, and their results."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 ROOM = 16
-"""Times the largest file, that all files of one key may have together."""
+"""Quota of a key's files, as a multiple of the largest file."""
 FILES = 10_000
-"""Files of a page where the client does not say."""
+"""Files on a page if the client gives no limit."""
 STALE_S = 24 * 3600.0
 
 
@@ -37,7 +37,7 @@ class Files:
 
     Args:
         root: the state directory.
-        largest: returns the bytes that a file may have; 0 serves none.
+        largest: returns the largest size of a file in bytes; 0 serves no files.
     """
 
     def __init__(self, root: Path, largest: Callable[[], int]) -> None:
@@ -45,7 +45,7 @@ class Files:
         self._largest = largest
 
     def routes(self) -> list[Route]:
-        """Return the paths served here."""
+        """Return the routes of these paths."""
         return [
             Route("/v1/files", self.all, methods=["GET", "POST"]),
             Route("/v1/files/{file_id}", self.one, methods=["GET", "DELETE"]),
@@ -53,10 +53,10 @@ class Files:
         ]
 
     async def all(self, request: Request) -> Response:
-        """List the files of the key, or take one in.
+        """List the files of the key, or store an uploaded file.
 
         Raises:
-            ApiError: the request is not good, or the disk is not.
+            ApiError: the request is invalid, or the state directory not usable.
         """
         if not self._largest():
             raise filing.off()
@@ -73,6 +73,7 @@ class Files:
     async def _take(self, request: Request) -> Json:
         key, largest = filing.owner(request), self._largest()
         used = await filing.on_disk(self._used, key)
+        # A draft becomes a file by one rename: a list never shows a half-written file.
         draft = await filing.on_disk(orders.drafted, self._root, key)
         try:
             form = await upload.receive(request, draft / "content", largest)
@@ -99,17 +100,17 @@ class Files:
         return shown(file)
 
     def _used(self, key: str) -> int:
-        """Return the bytes of all files of a key; drafts that nobody finished go."""
+        """Return the bytes of all files of a key, and remove drafts older than a day."""
         for draft in (self._root / "files" / key).glob(".draft-*"):
             if time.time() - draft.stat().st_mtime > STALE_S:
                 shutil.rmtree(draft, ignore_errors=True)
         return sum(one.size for one in orders.files(self._root, key))
 
     async def one(self, request: Request) -> Response:
-        """Describe a file, or remove it.
+        """Describe a file, or remove the file.
 
         Raises:
-            ApiError: there is none of that id, or the disk is not good.
+            ApiError: no file has this id, or the state directory is not usable.
         """
         file = await self._find(request)
         if request.method == "DELETE":
@@ -118,10 +119,10 @@ class Files:
         return JSONResponse(shown(file))
 
     async def content(self, request: Request) -> Response:
-        """Answer with what is in a file.
+        """Answer with the content of a file.
 
         Raises:
-            ApiError: there is none of that id, or the disk is not good.
+            ApiError: no file has this id, or the state directory is not usable.
         """
         file = await self._find(request)
         path = orders.file_dir(self._root, file.key, file.id) / "content"
@@ -138,7 +139,7 @@ class Files:
 
 
 def shown(file: StoredFile) -> Json:
-    """Return a file as OpenAI describes one."""
+    """Return a file in OpenAI's form."""
     return {
         "id": file.id,
         "object": "file",

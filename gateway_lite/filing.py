@@ -1,4 +1,4 @@
-"""What files and batches have in common: the disk, whose they are, and what goes wrong."""
+"""The common parts of files and batches: disk access, ownership, errors and pages of lists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def off() -> ApiError:
-    """Return what everybody gets where there are no files and batches."""
+    """Return the error of a gateway without files and batches."""
     return ApiError(
         501,
         "this gateway serves no files and batches: batch_file_mib is 0 in its models.yaml",
@@ -32,34 +32,34 @@ def off() -> ApiError:
 
 
 def no_file(name: str) -> ApiError:
-    """Return what a file gets that is not there, or is another key's."""
-    told = f"there is no file {name[: errors.LONGEST]!r}"
+    """Return the error for an unknown file, or for a file of another key."""
+    told = f"your key has no file {name[: errors.LONGEST]!r}"
     return ApiError(404, told, code="file_not_found", param="file_id")
 
 
 def no_batch(name: str) -> ApiError:
-    """Return what a batch gets that is not there, or is another key's."""
-    told = f"there is no batch {name[: errors.LONGEST]!r}"
+    """Return the error for an unknown batch, or for a batch of another key."""
+    told = f"your key has no batch {name[: errors.LONGEST]!r}"
     return ApiError(404, told, code="batch_not_found", param="batch_id")
 
 
 def over(name: str, status: str) -> ApiError:
-    """Return what a cancellation gets that comes too late."""
-    return ApiError(409, f"the batch {name} is {status} already", code="batch_over")
+    """Return the error for a cancellation that comes too late."""
+    return ApiError(409, f"the batch {name} is already {status}", code="batch_over")
 
 
 def full(most: int) -> ApiError:
-    """Return what an upload gets for which the key's other files leave no room, in bytes."""
+    """Return the error for an upload that exceeds the key's quota, in bytes."""
     return ApiError(
         413,
-        f"with this file, those of this key would have more than {most} bytes; delete some",
+        f"storing this file would exceed this key's quota of {most} bytes; delete files first",
         code="storage_full",
         headers=((b"connection", b"close"),),
     )
 
 
 def trouble() -> ApiError:
-    """Return what a request gets while the state directory cannot be written."""
+    """Return the error while the state directory cannot be used."""
     return ApiError(
         503,
         "the gateway cannot use its state directory just now; its log says why",
@@ -70,16 +70,16 @@ def trouble() -> ApiError:
 
 
 def owner(request: Request) -> str:
-    """Return the id of the key that asks."""
+    """Return the id of the requesting key."""
     name: str = request.scope["principal"].id
     return name
 
 
 async def on_disk(function: Callable[..., T], *args: Any) -> T:
-    """Call what reads or writes the state directory, in a thread.
+    """Run a function on the state directory in a thread, and return its result.
 
     Raises:
-        ApiError: it cannot be used just now.
+        ApiError: the state directory cannot be used at present.
     """
     try:
         return await asyncio.to_thread(function, *args)
@@ -89,22 +89,23 @@ async def on_disk(function: Callable[..., T], *args: Any) -> T:
 
 
 def page(known: Sequence[Json], request: Request, *, most: int) -> Json:
-    """Return one page of a list, as OpenAI's clients ask for it.
+    """Return one page of a list, in OpenAI's form.
 
     Args:
         known: all entries, in order.
-        request: may say ``after`` and ``limit``.
-        most: entries of a page where it does not.
+        request: may have ``after`` and ``limit``.
+        most: entries of a page without ``limit``.
 
     Raises:
-        ApiError: the limit is no number from 1 to 10000, or there is no such entry.
+        ApiError: the limit is not a number from 1 to 10000, or ``after`` names no entry.
     """
     said, after = request.query_params.get("limit"), request.query_params.get("after")
     if said is not None and not (said.isascii() and said.isdecimal() and 1 <= int(said) <= 10_000):
         raise errors.bad_request("limit is no number from 1 to 10000", param="limit")
     names = [one["id"] for one in known]
     if after and after not in names:
-        raise errors.bad_request(f"there is no {after[: errors.LONGEST]!r}", param="after")
+        told = f"after names no entry of this list: {after[: errors.LONGEST]!r}"
+        raise errors.bad_request(told, param="after")
     begin = names.index(after) + 1 if after else 0
     end = begin + int(said or most)
     data = list(known[begin:end])

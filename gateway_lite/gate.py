@@ -1,4 +1,4 @@
-"""How many requests are under way, and whether new ones are let in."""
+"""The number of requests in progress, and the admission of new requests."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Protocol
 
 
 class Guest(Protocol):
-    """What is under way and can be ended."""
+    """A request in progress that can be ended."""
 
     def expire(self) -> None:
-        """End, as the server must."""
+        """End the request, as the server must end."""
 
 
 class Gate:
-    """Counts requests, refuses new ones while the server ends, and ends the last of them.
+    """The count of requests; refuses new requests while the server ends, and ends the last ones.
 
     Attributes:
-        idle: set while no request is under way.
-        draining: new requests are refused.
-        expired: done when those under way must end too.
+        idle: set while no request is in progress.
+        draining: True once new requests are refused.
+        expired: done when requests in progress must end too.
     """
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class Gate:
 
     @property
     def active(self) -> int:
-        """How many requests are under way."""
+        """Number of requests in progress."""
         return self._active
 
     def enter(self, guest: Guest | None = None) -> None:
         """Count a request from its first byte.
 
         Args:
-            guest: the request, where it has to be told when the time is over.
+            guest: the request, if it must be told about the deadline.
         """
         if not self._active:
             self.idle.clear()
@@ -48,7 +48,7 @@ class Gate:
             self._guests.add(guest)
 
     def leave(self, guest: Guest | None = None) -> None:
-        """Count it no more, after its last byte."""
+        """Remove a request from the count, after its last byte."""
         self._active -= 1
         if guest is not None:
             self._guests.discard(guest)
@@ -56,9 +56,10 @@ class Gate:
             self.idle.set()
 
     def expire(self) -> None:
-        """End what is under way."""
+        """End all requests in progress."""
         self.draining = True
         if not self.expired.done():
             self.expired.set_result(None)
+        # A copy: an expired request leaves the set at once.
         for guest in tuple(self._guests):
             guest.expire()

@@ -1,4 +1,4 @@
-"""What several workers know, told as by one gateway."""
+"""The metrics and dashboard data of several workers, joined as if from one gateway."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ SAME = (
     *("_replica_up", "_replica_breaker", "_replica_stalled_seconds"),
     *("_timestamp_seconds", "_file_refused", "_reloads"),
 )
-"""Ends of names of which each worker has the same value, or one of them says it all."""
+"""Ends of metric names whose values are equal in all workers, or known to a single worker; the
+maximum is taken, not the sum.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """One of several workers.
+    """The identity of one of several workers.
 
     Attributes:
-        name: what these workers share, and no other gateway has.
-        worker: our number.
-        workers: how many there are.
+        name: name shared by these workers and by no other gateway.
+        worker: number of this worker.
+        workers: number of workers.
     """
 
     name: str
@@ -53,11 +55,11 @@ class Crew:
 
 
 class Gather:
-    """Asks the other workers for what they know, over sockets that have no file.
+    """Queries to the other workers over sockets without a file.
 
     Args:
-        crew: which of the workers we are.
-        topics: returns what we know ourselves, by what is asked for; called in a thread.
+        crew: identity of this worker.
+        topics: functions that return this worker's data, by topic; called in a thread.
     """
 
     def __init__(self, crew: Crew, topics: Mapping[str, Callable[[], bytes]]) -> None:
@@ -67,23 +69,23 @@ class Gather:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Answer the others."""
+        """Begin to answer the other workers."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(self._names[self._worker])
         self._server = await asyncio.start_unix_server(self._tell, sock=sock)
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._server is not None:
             self._server.close()
 
     def metrics(self) -> bytes:
-        """Return the sums over all workers that answer; called in a thread."""
+        """Return the sums over all answering workers; called in a thread."""
         texts = [self._topics[METRICS](), *self.others(METRICS)]
         return merge([text.decode() for text in texts]).encode()
 
     def others(self, topic: str) -> list[bytes]:
-        """Return what the other workers know that answer; called in a thread."""
+        """Return the data of the other answering workers; called in a thread."""
         found = []
         for number, name in enumerate(self._names):
             if number != self._worker:
@@ -92,8 +94,9 @@ class Gather:
         return found
 
     async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Write what we know to a process of our own user."""
+        """Write this worker's data to a process of the same user."""
         try:
+            # Abstract sockets have no permissions: any user of the machine can connect.
             if _peer(writer.get_extra_info("socket")) == os.getuid():
                 asked = await asyncio.wait_for(reader.readline(), PATIENCE_S)
                 writer.write(await asyncio.to_thread(self._topics[asked.decode().strip()]))
@@ -105,9 +108,9 @@ class Gather:
 
 
 def merge(texts: Sequence[str]) -> str:
-    """Return the metrics of one gateway from those of its workers, in Prometheus' text format.
+    """Return one gateway's metrics from the texts of its workers, in Prometheus' text format.
 
-    Counts are added; of what all workers see alike the largest value is taken.
+    Counts are added; of values that all workers share, the maximum is taken.
     """
     families: dict[str, Metric] = {}
     for text in texts:
@@ -147,7 +150,7 @@ def _escaped(value: str) -> str:
 
 
 def _ask(name: str, topic: str) -> bytes:
-    """Return what another worker tells, if it is one of our own user."""
+    """Return the data of another worker, if the other process belongs to the same user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(PATIENCE_S)
         sock.connect(name)
@@ -161,6 +164,6 @@ def _ask(name: str, topic: str) -> bytes:
 
 
 def _peer(sock: socket.socket) -> int:
-    """Return the user at the other end."""
+    """Return the user id at the other end."""
     found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return int(struct.unpack("3i", found)[1])

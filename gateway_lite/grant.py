@@ -1,4 +1,4 @@
-"""What a key's limits say of one request: admitted with an estimate, or not."""
+"""The result of a limit check: a reservation for a request, or the refusing limit."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ if TYPE_CHECKING:
 NO_LIMIT = 1 << 62
 NEVER = float("inf")
 MOST_TOKENS = 10**12
-"""Tokens of one request beyond which we do not count: clients write what they like."""
+"""Largest counted number of tokens of one request, as clients may send any number."""
 BOTH = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A key's limits, ready to be compared with.
+    """A key's limits in comparable form.
 
     Attributes:
-        lines: header lines of an answer, with places for what is left.
-        told: what those places hold: 1 requests, 2 tokens, 3 both.
+        rpm: requests per minute; NO_LIMIT without a limit.
+        tpm: tokens per minute; NO_LIMIT without a limit.
+        concurrency: requests at once; NO_LIMIT without a limit.
+        daily: tokens per day, or None.
+        total: tokens in all, or None.
+        lines: template of the answer's header lines, with places for the remaining amounts.
+        told: the limits with a place in the template: 1 requests, 2 tokens, 3 both.
     """
 
     rpm: int
@@ -38,8 +43,8 @@ class Rules:
     def of(cls, limits: KeyLimits) -> Rules:
         """Compile the limits of a key.
 
-        A window is as new after 61 seconds at the latest, which is what the headers of an admitted
-        request say: it has just begun the last of them.
+        A minute's counts are gone after 61 seconds at the latest. The headers of an admitted
+        request name these 61 seconds, since the request itself counts for so long.
         """
         lines = b""
         for name, limit in ((b"requests", limits.rpm), (b"tokens", limits.tpm)):
@@ -59,18 +64,18 @@ class Rules:
 
 
 class Full(Exception):  # noqa: N818 - no fault: a limit does its work
-    """A limit that does not admit a request.
+    """A limit that refuses a request.
 
     Args:
-        limit: its name, as in KeyLimits.
-        allowed: its value.
-        used: what counts against it now.
-        tokens: estimate of the request.
-        wait_s: seconds until it may be admitted; infinite where waiting does not help.
+        limit: name of the limit, as in KeyLimits.
+        allowed: value of the limit.
+        used: present usage counted against the limit.
+        tokens: estimated tokens of the request.
+        wait_s: seconds until the request may be admitted; infinite if waiting does not help.
 
     Attributes:
-        left: requests and tokens that are left of the minute.
-        resets_s: seconds until the minute of requests and that of tokens are as new.
+        left: requests and tokens left in the minute.
+        resets_s: seconds until the minute's requests, and its tokens, are back to zero.
     """
 
     def __init__(self, limit: str, allowed: int, used: int, tokens: int, wait_s: float) -> None:
@@ -85,23 +90,23 @@ class Full(Exception):  # noqa: N818 - no fault: a limit does its work
 
 
 class Settler(Protocol):
-    """Takes back what a grant gave."""
+    """The account behind a reservation."""
 
     def settle(self, grant: Grant, used: int) -> None:
-        """End a request with what it used."""
+        """End a request with its used tokens."""
 
 
 class Grant(msgspec.Struct, eq=False, gc=False):
-    """A request that was admitted, until it is settled.
+    """The reservation of an admitted request, until settlement.
 
     Attributes:
-        account: where it is counted; None once it is settled.
+        account: the key's account; None after the settlement.
         rules: the limits.
-        tokens: the estimate that is reserved for it.
-        second: of the estimate, on the account's clock.
-        day: of the estimate, in days since 1970.
-        requests: those of its minute, itself included.
-        in_minute: tokens of its minute, its own included.
+        tokens: the reserved estimate.
+        second: second of the reservation, on the account's clock.
+        day: day of the reservation, in days since 1970.
+        requests: requests in the minute, this request included.
+        in_minute: tokens in the minute, this request's included.
     """
 
     account: Settler | None
@@ -114,7 +119,7 @@ class Grant(msgspec.Struct, eq=False, gc=False):
 
     @property
     def headers(self) -> bytes:
-        """Header lines that say what is left, each with its end of line; worked out each time."""
+        """Header lines with the remaining amounts, each with a line end; computed at each use."""
         rules = self.rules
         if rules.told == BOTH:
             return rules.lines % (rules.rpm - self.requests, rules.tpm - self.in_minute)
@@ -125,20 +130,21 @@ class Grant(msgspec.Struct, eq=False, gc=False):
         return b""
 
     def settle(self, tokens: int | None) -> None:
-        """Replace the estimate by what was used, and end the request; only the first call counts.
+        """Replace the estimate by the used tokens, and end the request; only the first call counts.
 
         Args:
-            tokens: those of prompt and answer; None where no replica worked on it.
+            tokens: tokens of prompt and answer; None if no replica worked on the request.
         """
         account = self.account
         if account is not None:
             self.account = None
             used = tokens or 0
+            # Cells are signed 64-bit numbers, so no report may overflow their sums.
             account.settle(self, min(MOST_TOKENS, used))
 
 
 class Tally:
-    """What a key without limits has used since this process began."""
+    """The usage of a key without limits since the start of this process."""
 
     __slots__ = ("requests", "seen_requests", "seen_tokens", "tokens")
 
@@ -146,7 +152,7 @@ class Tally:
         self.requests = self.tokens = self.seen_requests = self.seen_tokens = 0
 
     def news(self) -> tuple[int, int]:
-        """Return tokens and requests since the last call."""
+        """Return tokens and requests since the last call, and remember the present counts."""
         tokens, requests = self.tokens - self.seen_tokens, self.requests - self.seen_requests
         self.seen_tokens, self.seen_requests = self.tokens, self.requests
         return tokens, requests
@@ -160,7 +166,7 @@ class Free(msgspec.Struct, eq=False, gc=False):
     tokens: ClassVar[int] = 0
 
     def settle(self, tokens: int | None) -> None:
-        """Count what was used; only the first call counts."""
+        """Count the used tokens; only the first call counts."""
         tally = self.tally
         if tally is not None:
             self.tally = None

@@ -1,4 +1,4 @@
-"""What a request holds of others while it is served, and how it gives that back."""
+"""The replica lease, upstream connection or queue entry that a request holds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class Held(msgspec.Struct, eq=False):
-    """A place at a replica, the connection to it, or the wait for a place.
+    """The resources of a request, and their release.
 
     Attributes:
-        lease: the place.
-        link: the connection.
-        waiting: the wait.
+        lease: the lease at a replica.
+        link: the upstream connection.
+        waiting: the queue entry.
     """
 
     lease: Place | None = None
@@ -27,7 +27,7 @@ class Held(msgspec.Struct, eq=False):
     waiting: Waiting | None = None
 
     def abort(self) -> None:
-        """End the wait and the connection; who is at its other end stops to work."""
+        """Leave the queue and close the connection, by which the engine cancels its work."""
         if self.waiting is not None:
             self.waiting.cancel()
             self.waiting = None
@@ -35,17 +35,17 @@ class Held(msgspec.Struct, eq=False):
             self.link.abort()
 
     def pause(self) -> None:
-        """Let the replica wait."""
+        """Stop reading from the replica."""
         if self.link is not None:
             self.link.pause()
 
     def resume(self) -> None:
-        """Let the replica go on."""
+        """Read from the replica again."""
         if self.link is not None:
             self.link.resume()
 
     def release(self, outcome: Outcome) -> None:
-        """Give the place back."""
+        """Release the lease."""
         lease, self.lease = self.lease, None
         if lease is not None:
             lease.release(outcome)

@@ -1,7 +1,7 @@
-"""The last quarter of an hour: what was counted in each ten seconds, and rates and times from it.
+"""The last 15 minutes in steps of ten seconds: counts, and rates and times computed from them.
 
-Nothing is noted per request. The counters of `tallies` are read at the end of each step, and what
-they grew by is kept; a step without requests takes no room.
+Nothing is recorded per request. The counters of ``tallies`` are read at the end of each step, and
+their growth is kept; a step without requests takes no room.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 STEP_S = 10
 STEPS = 90
-"""Steps that are kept: 15 minutes."""
+"""Number of kept steps: 15 minutes."""
 REFUSED, FAILED = 4, 5
-"""Classes of status."""
+"""Classes of status: 4xx and 5xx."""
 
 
 class Flow(msgspec.Struct, array_like=True):
-    """What went through one model.
+    """The counts of one model in some time.
 
     Attributes:
         served: requests with a good answer.
         refused: requests with a status from 400 to 499.
         failed: requests with a status from 500 on.
-        prompt: tokens read.
-        completion: tokens made.
+        prompt: prompt tokens.
+        completion: generated tokens.
         ttft: counts of times to the first byte, by bucket; empty for none.
         duration: counts of times to the last byte.
     """
@@ -49,7 +49,7 @@ class Flow(msgspec.Struct, array_like=True):
     duration: list[int] = []
 
     def add(self, other: Flow) -> None:
-        """Take another one's counts as well."""
+        """Add another model's or process's counts."""
         self.served += other.served
         self.refused += other.refused
         self.failed += other.failed
@@ -59,7 +59,7 @@ class Flow(msgspec.Struct, array_like=True):
         self.duration = _plus(self.duration, other.duration)
 
     def since(self, before: Flow) -> Flow:
-        """Return what came since another reading of the same counters."""
+        """Return the growth since another reading of the same counters."""
         return Flow(
             self.served - before.served,
             self.refused - before.refused,
@@ -72,29 +72,29 @@ class Flow(msgspec.Struct, array_like=True):
 
     @property
     def impossible(self) -> bool:
-        """Whether it is the difference to counters that began anew since."""
+        """Whether a count is negative, as after a restart of the counters."""
         counts = (self.served, self.refused, self.failed, self.prompt, self.completion)
         return min(*counts, *self.ttft, *self.duration) < 0
 
     @property
     def requests(self) -> int:
-        """All requests that ended."""
+        """Number of all ended requests."""
         return self.served + self.refused + self.failed
 
 
 class Step(msgspec.Struct, array_like=True):
-    """What was counted between two readings.
+    """The growth of all counters between two readings.
 
     Attributes:
-        models: by model.
-        keys: requests, without those that a limit refused, and tokens, by name of the key.
+        models: counts by model.
+        keys: requests, without those refused by a limit, and tokens, by name of the key.
     """
 
     models: dict[str, Flow] = {}
     keys: dict[str, tuple[int, int]] = {}
 
     def add(self, other: Step) -> None:
-        """Take another one's counts as well."""
+        """Add the counts of another process's step."""
         for name, flow in other.models.items():
             self.models.setdefault(name, Flow()).add(flow)
         for name, (requests, tokens) in other.keys.items():
@@ -103,11 +103,11 @@ class Step(msgspec.Struct, array_like=True):
 
 
 class History:
-    """The steps of one process; ``look`` belongs to its event loop.
+    """The steps of a process; ``look`` runs in the event loop.
 
     Args:
         tallies: the counters.
-        clock: Unix time; processes that look at it alike have steps that fit together.
+        clock: returns Unix time; processes with the same clock have matching steps.
     """
 
     def __init__(self, tallies: Tallies, clock: Callable[[], float] = time.time) -> None:
@@ -117,7 +117,7 @@ class History:
         self._open = (self.number(), read(tallies))
 
     def look(self) -> None:
-        """Keep a step that has ended; called about once a second."""
+        """Keep an ended step; called about once a second."""
         number = self.number()
         last, before = self._open
         if number != last:
@@ -129,10 +129,12 @@ class History:
 
     def number(self) -> int:
         """Return the number of the present step."""
+        # Numbered by Unix time, so that the steps of all workers have the same edges and can be
+        # added.
         return int(self._clock() // STEP_S)
 
     def steps(self) -> dict[int, Step]:
-        """Return what was counted, by the number of the step, the present one included."""
+        """Return the counts by number of the step, the present step included."""
         number, before = self._open
         found = {at: step for at, step in self._ended.copy() if at > number - STEPS}
         found[number] = grown(read(self._tallies), before)
@@ -140,7 +142,7 @@ class History:
 
 
 def read(tallies: Tallies) -> Step:
-    """Return what was counted since the start."""
+    """Return the counts since the start."""
     found = Step()
     for (model, key, status), tally in tallies.keys.copy().items():
         flow = found.models.setdefault(model, Flow())
@@ -165,7 +167,7 @@ def read(tallies: Tallies) -> Step:
 
 
 def grown(now: Step, before: Step) -> Step:
-    """Return what came between two readings; counters that began anew count from nothing."""
+    """Return the growth between two readings; restarted counters count from zero."""
     models = {n: flow.since(before.models.get(n, Flow())) for n, flow in now.models.items()}
     models = {n: now.models[n] if flow.impossible else flow for n, flow in models.items()}
     keys = {}
@@ -180,7 +182,7 @@ def grown(now: Step, before: Step) -> Step:
 
 
 def joined(several: Iterable[dict[int, Step]]) -> dict[int, Step]:
-    """Return the steps of several processes as those of one."""
+    """Return the steps of several processes, added up."""
     found: dict[int, Step] = {}
     for steps in several:
         for number, step in steps.items():
@@ -189,7 +191,7 @@ def joined(several: Iterable[dict[int, Step]]) -> dict[int, Step]:
 
 
 def flow(steps: dict[int, Step], first: int, models: Iterable[str]) -> Flow:
-    """Return what went through some models since a step, that one included."""
+    """Return the counts of some models since a step, this step included."""
     names = set(models)
     total = Flow()
     for number, step in steps.items():
@@ -200,10 +202,10 @@ def flow(steps: dict[int, Step], first: int, models: Iterable[str]) -> Flow:
 
 
 def quantile(counts: Sequence[int], share: float) -> float | None:
-    """Return the time that a share of the values do not exceed, as Prometheus estimates it.
+    """Return the time that a share of the values does not exceed, by Prometheus' estimate.
 
     Args:
-        counts: values by bucket of SECONDS; the last one holds the rest.
+        counts: values by bucket of SECONDS; the last bucket holds larger values.
         share: from 0 to 1.
     """
     total = sum(counts)

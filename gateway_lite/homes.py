@@ -1,8 +1,8 @@
-"""Which replica has the beginning of a request in its cache.
+"""Prefix affinity: the choice of the replica with a request's beginning in the cache.
 
-A conversation goes on where it was last: that replica has all that was said. One that is new goes
-to the home of its prefix, by rendezvous hashing. Either only where the replica is not much busier
-than the rest (consistent hashing with bounded loads, Mirrokni et al., 2018).
+A conversation continues at its last replica, which has the whole history cached. A new conversation
+goes to the home of its prefix, by rendezvous hashing. Both apply only while the replica is not much
+busier than the others (consistent hashing with bounded loads, Mirrokni et al., 2018).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from gateway_lite.seats import Seat
 
 BOUND = 1.25
-"""Load of a replica, as a multiple of the average, above which a prefix goes elsewhere."""
+"""Load of a replica, as a multiple of the average, above which its prefixes go elsewhere."""
 SLACK = 8
-"""Requests that it may have more than the least loaded, whatever the average."""
+"""Requests that a home may have above the least loaded replica, whatever the average."""
 CONVERSATIONS = 16384
-"""How many are remembered; the one that was silent for longest is forgotten first."""
+"""Remembered conversations; the longest silent conversation is forgotten first."""
 
 
 class Homes:
-    """Where prefixes belong, and where conversations were last.
+    """The homes of prefixes and the last replicas of conversations.
 
     Args:
-        rng: draws.
+        rng: source of random draws.
     """
 
     __slots__ = ("_last", "_rng")
@@ -38,12 +38,12 @@ class Homes:
         self._last: dict[int, str] = {}
 
     def find(self, seats: list[Seat], work: Work, now: float) -> Seat | None:
-        """Return the replica that has most of a request, or None where that is too busy.
+        """Return the replica with the most cached tokens of a request, or None if it is too busy.
 
         Args:
-            seats: two or more that may have it.
-            work: what it weighs, and how it begins.
-            now: clock.
+            seats: the two or more candidates.
+            work: cost and beginning of the request.
+            now: clock value in seconds.
         """
         last = self._last.get(hash(work.chat)) if work.chat else None
         if last is not None:
@@ -51,6 +51,7 @@ class Homes:
                 if seat.key == last and _fits(seat, seats, work):
                     return seat
         mark = zlib.crc32(work.prefix)
+        # Rendezvous hashing: when a replica leaves, only the prefixes of that replica move.
         home = max(seats, key=lambda seat: hash((mark, seat.salt)))
         warmth = home.warmth(now)
         if warmth < 1 and self._rng.random() > warmth:
@@ -58,10 +59,11 @@ class Homes:
         return home if _fits(home, seats, work) else None
 
     def keep(self, work: Work, seat: Seat) -> None:
-        """Remember where a conversation is now."""
+        """Remember the replica of a conversation."""
         if not work.chat:
             return
         known, chat = self._last, hash(work.chat)
+        # Dicts keep insertion order: removal and new insertion make this the most recent entry.
         known.pop(chat, None)
         known[chat] = seat.key
         if len(known) > CONVERSATIONS:
@@ -69,7 +71,7 @@ class Homes:
 
 
 def _fits(home: Seat, seats: list[Seat], work: Work) -> bool:
-    """Tell whether it is not much busier than the rest."""
+    """Return whether the home replica's load is within SLACK or BOUND."""
     total = work.tokens
     least = len(home.leases)
     for seat in seats:

@@ -1,7 +1,7 @@
-"""Uvicorn's HTTP protocol, of which requests to engines leave before they become ASGI.
+"""Uvicorn's HTTP protocol, with a short path for inference requests that bypasses ASGI.
 
-Uvicorn keeps the socket, the parser, the pipeline and all other paths. What is used of its
-protocol beside public API is pinned by a contract test.
+Uvicorn keeps the socket, the parser, the pipeline and all other paths. A contract test pins the
+parts of uvicorn's protocol that this module uses beside its public API.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class Hot(HttpToolsProtocol):
-    """One client connection.
+    """The HTTP protocol of one client connection.
 
     Attributes:
-        desk: decides on hot requests; set on a subclass for each server.
-        hot: which requests are hot: path by method and raw URL.
+        desk: the request handler of hot requests; set on a subclass for each server.
+        hot: the hot requests: path by method and raw URL.
     """
 
     __slots__ = (
@@ -48,14 +48,16 @@ class Hot(HttpToolsProtocol):
         self._quiet_s = self._head_s = 0.0
         self._in_head = self._lingering = self._deaf = False
         self._between = True
-        # What the parser calls most is not worth a call of Python; the first of two headers counts.
+        # The parser calls a C function of the dict for each header, no Python frame. The first of
+        # two headers with the same name counts.
         self.on_header = self._named.setdefault  # type: ignore[assignment]
         super().__init__(*args, **kwargs)
 
-    # What uvicorn's protocol calls, and what it would do.
+    # Callbacks of uvicorn's protocol and of its parser.
 
     def on_message_begin(self) -> None:
-        """Begin a request; the scope is made only for those that need one."""
+        """Begin a request."""
+        # No scope is built here: only requests that go to ASGI need one, see ``_leave_to_asgi``.
         self.url = b""
         self._between = False
         self._named.clear()
@@ -64,13 +66,14 @@ class Hot(HttpToolsProtocol):
         self._exchange = None
 
     def on_headers_complete(self) -> None:
-        """Take the request, or leave it to ASGI."""
+        """Start an exchange for a hot request, and leave any other request to ASGI."""
         self._in_head = False
         self._fed = 0
         parser, desk = self.parser, self.desk
         method = parser.get_method()
         path = self.hot.get((method, self.url))
         if path is None:
+            # Only absolute URLs and URLs with a query get here; the exact raw URL needs no parsing.
             path = self.hot.get((method, wirehead.path_of(self.url)))
         if len(self._named) > wirehead.HEADERS:
             raise wirehead.TooManyHeadersError
@@ -83,6 +86,8 @@ class Hot(HttpToolsProtocol):
         keep_alive = not plain and parser.should_keep_alive()
         exchange = exchange_of(self, desk, request, keep_alive=keep_alive, plain=plain)
         before, self.cycle, self._exchange = self.cycle, exchange, exchange
+        # HTTP/1.1 pipelining: answers leave in the order of requests, so a request behind an
+        # unfinished one waits, and reading stops at AHEAD waiting requests.
         if before is None or before.response_complete:
             self._current = exchange
             exchange.open()
@@ -100,20 +105,22 @@ class Hot(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the request's body."""
+        """Add a piece to the request's body."""
         exchange = self._exchange
         if exchange is None:
             super().on_body(body)
         elif not exchange.response_complete:
             fits = exchange.request.add(body)
             if not exchange.opened:
+                # A waiting request buffers little: a client could otherwise fill memory behind one
+                # stream.
                 if exchange.request.size > wirehead.AHEAD_BYTES:
                     self.flow.pause_reading()
             elif not fits:
                 exchange.fail(errors.too_large(self.desk.settings.body_bytes))
 
     def on_message_complete(self) -> None:
-        """Note that the request is complete."""
+        """Complete the request, and admit an open exchange."""
         self._fed = 0
         self._between = True
         exchange = self._exchange
@@ -125,7 +132,7 @@ class Hot(HttpToolsProtocol):
             exchange.admit()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        """Start the next request in the pipeline."""
+        """Start the next request of the pipeline."""
         self._current = cycle
         if isinstance(cycle, Exchange):
             cycle.open()
@@ -133,13 +140,15 @@ class Hot(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, within bounds."""
+        """Parse received bytes within the bounds of ``wirehead``."""
         if self._lingering or self._deaf:
             return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._quiet_s = 0.0
         self._fed += len(data)
+        # A cheap search before the parser: with ``Upgrade`` the parser would not read the body.
+        # Both spellings of the first letter match.
         if self._between and data.find(b"pgrade:", 0, wirehead.UPGRADE_BYTES) >= 0:
             data = wirehead.without_upgrade(data)
         try:
@@ -157,7 +166,7 @@ class Hot(HttpToolsProtocol):
                 self.refuse(errors.head_too_large())
 
     def refuse(self, error: errors.ApiError) -> None:
-        """Answer what cannot be read as a request, behind what is under way, and close."""
+        """Answer an unreadable request after the requests in progress, and close the connection."""
         if self.transport.is_closing() or self._lingering:
             return
         if self.cycle is not None and not self.cycle.response_complete:
@@ -167,7 +176,7 @@ class Hot(HttpToolsProtocol):
         self.linger()
 
     def _last_words(self, error: errors.ApiError) -> None:
-        """Answer what is under way, hear nothing more, and close."""
+        """Answer the requests in progress, ignore further bytes, and close."""
         self._deaf = True
         last = self.pipeline[0][0] if self.pipeline else self.cycle
         last.keep_alive = False
@@ -175,7 +184,7 @@ class Hot(HttpToolsProtocol):
             last.fail(error)
 
     def _stay(self) -> None:
-        """Go on as if no other protocol had been asked for, which the parser cannot."""
+        """Handle an offer of another protocol, after which the parser reads no further request."""
         if self.parser.get_method() == b"CONNECT":
             self.refuse(errors.bad_request("this server is no proxy"))
         elif self.cycle is not None and not self.cycle.response_complete:
@@ -188,20 +197,22 @@ class Hot(HttpToolsProtocol):
         self.transport.close()
 
     def shutdown(self) -> None:
-        """Send what waits, and end as soon as nothing is under way."""
+        """Send buffered bytes, and close as soon as no request is in progress."""
         self.desk.outbox.flush()
         super().shutdown()
 
     def linger(self) -> None:
-        """Close, but let a client that still sends read the answer first."""
+        """Close for writing now and for reading LINGER_S later, for a client that still sends."""
         self._lingering = True
         self.desk.outbox.flush()
+        # A full close with unread bytes in the socket resets the connection, and a reset can
+        # discard the answer before the client reads it.
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(wirehead.LINGER_S, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End what the client waits for no more."""
+        """End the exchange or the ASGI request of a client that left."""
         current, self._current = self._current, None
         self.pipeline.clear()
         super().connection_lost(exc)
@@ -212,33 +223,34 @@ class Hot(HttpToolsProtocol):
             current.message_event.set()
 
     def pause_writing(self) -> None:
-        """Pass the client's slowness on to the replica."""
+        """Stop reading from the replica while the client reads slowly."""
         super().pause_writing()
         if isinstance(self._current, Exchange):
             self._current.pause()
 
     def resume_writing(self) -> None:
-        """Let the replica go on."""
+        """Read from the replica again."""
         super().resume_writing()
         if isinstance(self._current, Exchange):
             self._current.resume()
 
-    # What an exchange and the server's watch call.
+    # Methods for the exchange and for the server's watch.
 
     def write(self, data: bytes) -> None:
-        """Send bytes."""
+        """Send bytes to the client through the write batcher."""
         self.desk.outbox.put(self.transport, data)
 
     def defaults(self) -> bytes:
-        """Return the header lines of every answer: the date, which uvicorn renews."""
+        """Return the header lines of every answer, such as the date."""
         known, cache = self.server_state.default_headers, self.cache
+        # Uvicorn makes a new list each second; comparing identities is enough to notice a new date.
         if cache[0] is not known:
             cache[:] = known, reply.lines(known)
         found: bytes = cache[1]
         return found
 
     def answered(self, exchange: Exchange) -> None:
-        """Go on with the next request, or close."""
+        """Go on with the next request of the connection, or close the connection."""
         self._current = None
         self._quiet_s = 0.0
         self.server_state.total_requests += 1
@@ -247,6 +259,7 @@ class Hot(HttpToolsProtocol):
         if not exchange.keep_alive:
             self._close() if exchange.request.whole else self.linger()
         elif self.pipeline:
+            # Through the loop: pipelined requests that are answered at once must not nest calls.
             self.loop.call_soon(self._next)
         else:
             self.flow.resume_reading()
@@ -257,10 +270,10 @@ class Hot(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
 
     def look(self, passed_s: float, idle_s: float) -> None:
-        """Close what is idle for too long or sends too slowly.
+        """Close a connection that is idle for too long or sends too slowly.
 
         Args:
-            passed_s: seconds since the last look.
+            passed_s: seconds since the last call.
             idle_s: seconds that a connection without a request is kept.
         """
         self._quiet_s += passed_s
@@ -277,7 +290,7 @@ class Hot(HttpToolsProtocol):
             self.transport.close()
 
     def _give_up(self) -> None:
-        """Refuse a request whose body does not come."""
+        """Refuse a request whose body stopped arriving."""
         if not isinstance(self._current, Exchange):
             self.refuse(errors.too_slow())
             return
@@ -286,15 +299,15 @@ class Hot(HttpToolsProtocol):
 
 
 def _incomplete(cycle: Any) -> bool:
-    """Tell whether a request still comes."""
+    """Return whether a part of the request is still missing."""
     return not cycle.request.whole if isinstance(cycle, Exchange) else bool(cycle.more_body)
 
 
 def protocol(desk: Desk, hot: dict[tuple[bytes, bytes], str]) -> type[Hot]:
-    """Return the protocol of one server.
+    """Return the protocol class of one server.
 
     Args:
-        desk: decides on hot requests.
+        desk: the request handler of hot requests.
         hot: the path of each hot request, by method and raw URL.
     """
     return type("HotProtocol", (Hot,), {"desk": desk, "hot": hot, "cache": [None, b""]})

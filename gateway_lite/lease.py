@@ -1,4 +1,4 @@
-"""A place at a replica, and the wait for one."""
+"""The lease of a replica slot, and the queue entry of a waiting request."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Outcome = Literal["ok", "failed", "unreachable", "left"]
 
 
 class Owner(Protocol):
-    """Who gave the place."""
+    """The balancer, as seen by leases."""
 
     clock: Callable[[], float]
 
     def wake(self, model: str) -> None:
-        """Give what is free to those that wait."""
+        """Give free slots to waiting requests."""
 
     def tell(self, model: str) -> None:
-        """Let other processes know who waits, as that has changed."""
+        """Publish a change of the queue to other worker processes."""
 
 
 class Work(msgspec.Struct, eq=False, gc=False):
-    """What a request weighs.
+    """The cost of one request, and the two keys by which prefix affinity chooses a replica.
 
     Attributes:
-        tokens: estimate of those that it takes.
-        prefix: how it begins as many others do; empty where that does not matter.
-        chat: how it begins as those of its conversation do alone.
+        tokens: estimated tokens of prompt and answer.
+        prefix: shared beginning, such as the system prompt; empty if it does not matter.
+        chat: beginning that only this conversation has.
     """
 
     tokens: int = 1
@@ -43,15 +43,15 @@ class Work(msgspec.Struct, eq=False, gc=False):
 
 
 class Lease(msgspec.Struct, eq=False):
-    """A place at a replica, held until it is released.
+    """A slot at a replica, held until its release.
 
     Attributes:
-        owner: who gave it; None once it was given back.
-        model: whose replica.
-        seat: where it is.
-        tokens: what the request weighs.
-        replica: who has it.
-        on_stall: called when the replica stops moving while this is held; may be None.
+        owner: the balancer; None after the release.
+        model: name of the model.
+        seat: state of the replica.
+        tokens: cost of the request.
+        replica: the replica.
+        on_stall: called when the replica stalls while the lease is held; may be None.
     """
 
     owner: Owner | None
@@ -62,11 +62,11 @@ class Lease(msgspec.Struct, eq=False):
     on_stall: Callable[[], None] | None = None
 
     def moved(self) -> None:
-        """Note that bytes came."""
+        """Record that bytes arrived from the replica."""
         self.seat.moves += 1
 
     def release(self, outcome: Outcome) -> None:
-        """Give it back, and say how that went; the second time does nothing."""
+        """Release the lease with an outcome; a second release does nothing."""
         owner, self.owner = self.owner, None
         if owner is None:
             return
@@ -79,11 +79,12 @@ class Lease(msgspec.Struct, eq=False):
             seat.undecided()
         else:
             seat.failed(owner.clock(), unreachable=outcome == "unreachable")
+        # Last: the queue must find the slot free and the replica's new state.
         owner.wake(self.model)
 
 
 class Waiting:
-    """A request that waits for a slot."""
+    """The queue entry of a request that waits for a slot."""
 
     __slots__ = ("_model", "_owner", "_queue", "done", "since", "tried", "work")
 
@@ -107,7 +108,7 @@ class Waiting:
         owner.tell(model)
 
     def cancel(self) -> None:
-        """Wait no more."""
+        """Leave the queue."""
         if self in self._queue:
             self._queue.remove(self)
             self._owner.tell(self._model)

@@ -1,4 +1,4 @@
-"""The accounts of all keys: in this process, or in memory that several processes share."""
+"""The usage store: accounts of all keys, in this process or in shared memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     Cells = MutableSequence[int]
 
 KEYS = 1024
-"""Keys for which a shared file has room."""
+"""Keys that fit into a shared file."""
 NUMBERS = KEYS * CELLS
 
 
 class Store(Protocol):
-    """Where accounts have their cells.
+    """The memory that holds the cells of accounts.
 
     Attributes:
-        guard: keeps other processes out; None where there are none.
+        guard: keeps other processes out; None without other processes.
         worker: number of this process.
     """
 
@@ -33,19 +33,19 @@ class Store(Protocol):
     worker: int
 
     def cells(self, name: str) -> Cells:
-        """Return the cells of a key's account, new ones where it has none; takes the guard."""
+        """Return the cells of a key's account, new cells if needed; takes the guard."""
 
     def known(self) -> dict[str, Cells]:
         """Return the cells of all accounts; the caller holds the guard."""
 
 
 class Ledger:
-    """The accounts of all keys; for one thread.
+    """The accounts of all keys; for use by one thread.
 
     Args:
-        store: where they have their cells.
-        clock: seconds that never go back, the same in all processes.
-        wall: seconds since 1970.
+        store: the memory for cells; None is this process alone.
+        clock: returns monotonic seconds, the same in all processes.
+        wall: returns seconds since 1970.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Ledger:
         """Return a key's account.
 
         Raises:
-            GatewayError: there is no room for another one.
+            GatewayError: the store has no room for another account.
         """
         found = self._accounts.get(name)
         if found is None:
@@ -72,34 +72,38 @@ class Ledger:
         return found
 
     def use(self) -> dict[str, Use]:
-        """Return what all keys have used, here and in processes that share the cells."""
+        """Return the usage of all keys, in all processes that share the cells."""
         with self._held():
             found = {name: self._on(cells).use() for name, cells in self._store.known().items()}
         return {name: use for name, use in found.items() if use != Use()}
 
     def add(self, news: Mapping[str, tuple[int, int]]) -> None:
-        """Count tokens and requests that no limit is asked for, by key."""
+        """Count tokens and requests by key, for keys without limits."""
+        # Accounts first: opening an account takes the guard, which does not nest.
         accounts = [(self.account(name), counts) for name, counts in news.items()]
         with self._held():
             for account, (tokens, requests) in accounts:
                 account.add(tokens, requests)
 
     def begin(self, known: Mapping[str, Use]) -> None:
-        """Go on from what an earlier process counted."""
+        """Continue from the counts of an earlier process."""
         accounts = [(self.account(name), use) for name, use in known.items()]
         with self._held():
             for account, use in accounts:
                 account.begin(use)
 
     def elsewhere(self, known: Mapping[str, Use]) -> None:
-        """Count towards budgets what other gateways counted."""
+        """Count the usage at other gateways towards budgets."""
         accounts = [(self.account(name), use) for name, use in known.items()]
         with self._held():
             for account, use in accounts:
                 account.elsewhere(use)
 
     def repair(self) -> None:
-        """End what an earlier process with our number left, also where it was cut off."""
+        """Remove the requests in progress of an earlier process with our number.
+
+        The sums are made anew too, as the process may have been killed between two writes.
+        """
         with self._held():
             for cells in self._store.known().values():
                 self._on(cells).repair()
@@ -121,7 +125,7 @@ class Ledger:
 
 
 class Private:
-    """Cells of this process alone."""
+    """Cells in this process alone."""
 
     guard: Guard | None = None
     worker = 0
@@ -139,11 +143,11 @@ class Private:
 
 
 class Shared:
-    """Cells in a mapped file, one slot per key, for several processes.
+    """Cells in a mapped file for several processes, with one slot for each key.
 
     Args:
-        path: a file of NUMBERS numbers, at first all 0.
-        worker: number of this process; no other one alive has it.
+        path: a file of NUMBERS numbers, initially all 0.
+        worker: number of this process, different from the numbers of all other live processes.
     """
 
     def __init__(self, path: str, worker: int) -> None:
@@ -176,14 +180,15 @@ class Shared:
         return self._known
 
     def close(self) -> None:
-        """Let the file go; no account may be used after that."""
+        """Close the file; its accounts may not be used afterwards."""
         self._known.clear()
         self._file.close()
 
     def _look(self) -> None:
-        """Learn of accounts that other processes opened."""
+        """Find the accounts opened by other processes."""
         for slot in range(len(self._known), self._slots):
             mark = self._slot(slot)[NAME]
+            # Slots are taken in order and never returned, so the first empty slot ends the search.
             if not mark:
                 return
             self._known[f"{mark - 1:08x}"] = self._slot(slot)
@@ -193,6 +198,7 @@ class Shared:
         if slot == self._slots:
             raise GatewayError(f"the gateway counts {slot} keys and has no room for another")
         cells = self._slot(slot)
+        # Plus 1, as 0 marks an empty slot and the id 00000000 is the anonymous key.
         cells[NAME] = int(name, 16) + 1
         self._known[name] = cells
 

@@ -1,4 +1,7 @@
-"""Limits of keys: a request is admitted with an estimate, and settled by what it used."""
+"""Rate limits and budgets of keys.
+
+A request is admitted with an estimate of its tokens, and settled by its real usage.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAVE_S = 2.0
-"""Seconds between two records of what was used: a crash loses no more than that."""
+"""Seconds between two records of usage on disk: the most that a crash loses."""
 AWAY_S = 10.0
-"""Seconds between two readings of what keys used at gateways of other machines."""
+"""Seconds between two reads of the usage at gateways of other machines."""
 PATIENCE_S = 2.0
 LIMITED = 429
 ASKED = {
@@ -44,14 +47,13 @@ NO_RETRY = (b"x-should-retry", b"false")
 class Limits:
     """The limits of all keys.
 
-    ``reserve``, ``tick`` and ``use`` belong to the event loop and never wait for a disk; ``sync``
-    belongs to the watching thread.
+    ``reserve``, ``tick`` and ``use`` run in the event loop and never wait for a disk; ``sync`` runs
+    in the watching thread.
 
     Args:
-        ledger: the accounts.
-        root: the state directory, where this process keeps the record of what was used; None
-            where another one does.
-        hostname: of this machine.
+        ledger: the usage store.
+        root: the state directory, where this process records usage; None if another process does.
+        hostname: name of this machine.
     """
 
     def __init__(
@@ -69,10 +71,10 @@ class Limits:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Go on from the record of an earlier gateway; called before the first request.
+        """Continue from the record of an earlier gateway; called before the first request.
 
         Raises:
-            StateError: there is one that cannot be read.
+            StateError: a record exists and cannot be read.
         """
         if self._root is not None:
             self._saved = record.load(record.path(self._root, self._hostname))
@@ -84,11 +86,11 @@ class Limits:
         """Admit a request.
 
         Args:
-            key: whose it is; None is nobody's, which nothing limits.
-            tokens: estimate of its prompt and answer.
+            key: the client's key; None for anonymous access, which has no limits.
+            tokens: estimate for prompt and answer together.
 
         Raises:
-            ApiError: 429; with when to come back, where coming back helps.
+            ApiError: 429; with the time of a useful retry, if a retry can help.
         """
         if key is None:
             return Free(Tally())
@@ -99,6 +101,7 @@ class Limits:
                 tally = self._tallies[key.id] = Tally()
             return Free(tally)
         known = self._known.get(key.id)
+        # The keys file is parsed into new objects when it changes, so identity shows new limits.
         if known is None or known[0] is not limits:
             known = self._learn(key.id, limits)
         try:
@@ -107,17 +110,24 @@ class Limits:
             raise refusal(full, limits) from None
 
     def use(self) -> dict[str, Use]:
-        """Return what each key has used at this gateway, by id; of today where the day is today."""
+        """Return the usage of each key at this gateway, by key id.
+
+        Daily counts are zero for keys without a request today.
+        """
         self._flush()
         return self._ledger.use()
 
     def tick(self, now: float | None = None) -> None:
-        """Take over what the thread read, lay out what it writes; called about once a second.
+        """Exchange data with the watching thread; called about once a second.
+
+        Usage of other machines that the thread read is applied, and a snapshot for its next record
+        made.
 
         Args:
-            now: seconds of the monotonic clock; None is the present.
+            now: seconds of the monotonic clock; None means the present.
         """
         at = time.monotonic() if now is None else now
+        # The thread hands over a complete dict in one attribute: the loop never waits for its lock.
         away, self._away = self._away, None
         try:
             if away is not None:
@@ -129,10 +139,10 @@ class Limits:
             log.error("%s", error)  # noqa: TRY400 - a sentence, no fault of ours
 
     def sync(self) -> None:
-        """Write what was used, where that is news, and read what was used elsewhere.
+        """Write changed usage to disk, and read the usage at other machines.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: the record cannot be written.
         """
         if self._root is None:
             return
@@ -146,12 +156,13 @@ class Limits:
             self._away = record.load_all(self._root, but=self._hostname)
 
     def close(self) -> None:
-        """Write what was used to the last token; give up where the file system hangs."""
+        """Write the final usage; give up after PATIENCE_S if the file system hangs."""
         try:
             self._used = self.use()
         except GatewayError as error:
             log.error("%s", error)  # noqa: TRY400
         self._next_away = NEVER
+        # A write to a dead NFS server blocks for ever; a daemon thread lets the process end anyway.
         last = threading.Thread(target=self._last, name="last record", daemon=True)
         last.start()
         last.join(PATIENCE_S)
@@ -172,20 +183,21 @@ class Limits:
         return known
 
     def _flush(self) -> None:
-        """Bring what keys without limits used to their accounts."""
+        """Add the usage of keys without limits to the usage store."""
+        # Keys without limits are counted in plain integers first: no lock per request.
         news = {name: tally.news() for name, tally in self._tallies.items()}
         self._ledger.add({name: counts for name, counts in news.items() if any(counts)})
 
 
 def refusal(full: Full, limits: KeyLimits) -> ApiError:
-    """Return what a request gets that a limit does not admit."""
+    """Return the 429 answer for a limit, with the limit's name."""
     error = _refusal(full, limits)
     error.limit = full.limit
     return error
 
 
 def _refusal(full: Full, limits: KeyLimits) -> ApiError:
-    """Word it.
+    """Return the 429 answer for a limit, in OpenAI's wording.
 
     Source: https://platform.openai.com/docs/guides/rate-limits and .../guides/error-codes
     """
@@ -216,7 +228,7 @@ def _refusal(full: Full, limits: KeyLimits) -> ApiError:
 
 
 def no_room() -> ApiError:
-    """Return what a key gets that cannot be counted."""
+    """Return the 503 answer for a key that cannot be counted."""
     return ApiError(
         503,
         "the gateway cannot count this key's requests; its log says why",
@@ -227,7 +239,10 @@ def no_room() -> ApiError:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as Go writes it: ``12ms``, ``1.5s``, ``1m1s``; rounded up to milliseconds."""
+    """Return a time as Go writes it (``12ms``, ``1.5s``, ``1m1s``), rounded up to milliseconds."""
+    # Rounded to 1 us first: 0.07 * 1000 is 70.00000000000001 and must stay 70 ms.
+    # Rounded to 1 us first: 60.07 - 60 is 0.07000000000000028 and must stay 70 ms, not 71.
+    # Rounded to 1 us first: 60.07 - 60 is 0.07000000000000028 and must stay 70 ms, not 71.
     total = math.ceil(round(seconds * 1000, 3))
     if total < 1000:
         return f"{total}ms" if total else "0s"
@@ -238,7 +253,7 @@ def duration(seconds: float) -> str:
 
 
 def _told(full: Full, limits: KeyLimits) -> Iterable[tuple[bytes, bytes]]:
-    """Yield the headers that tell limits, what is left of them, and when they are as new."""
+    """Yield the headers with the limits, the remaining amounts, and the seconds to a full reset."""
     pairs = (("requests", limits.rpm), ("tokens", limits.tpm))
     for (name, limit), left, resets_s in zip(pairs, full.left, full.resets_s, strict=True):
         if limit is not None:

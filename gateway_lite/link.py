@@ -1,4 +1,7 @@
-"""One connection to a replica: bytes go on in the callback in which they came."""
+"""An upstream connection to a replica, with HTTP parser.
+
+Bytes are passed on in the same callback in which they arrived: no task, no queue.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ if TYPE_CHECKING:
     from gateway_lite.outbox import Outbox
 
 BIG = 256 * 1024
-"""Bytes above which a body is not copied to stand behind its head."""
+"""Body size in bytes from which head and body are sent separately, to save the copy."""
 NO_BODY = frozenset({204, 304})
 INTERIM = 200
 
 
 class Fault(Enum):
-    """How an upstream failed; decides what may be tried next."""
+    """The kinds of upstream failure; the kind decides about a retry."""
 
     UNREACHABLE = "cannot be reached"
     STALE = "closed a kept connection"
@@ -29,47 +32,51 @@ class Fault(Enum):
 
 
 class Sink(Protocol):
-    """Takes one answer as it comes; one of ``whole``, ``ended`` and ``broke`` comes last."""
+    """The receiver of one answer.
+
+    The last call is exactly one of ``whole``, ``ended`` and ``broke``, unless the receiver aborts
+    the connection.
+    """
 
     def whole(self, link: Link, body: bytes) -> None:
-        """All of it came at once; the connection is free for others."""
+        """Take a complete answer that arrived at once; the connection is free again."""
 
     def answered(self, link: Link) -> None:
-        """The head is here."""
+        """Take the head of the answer."""
 
     def came(self, data: bytes) -> None:
-        """Bytes of the body are here."""
+        """Take bytes of the body."""
 
     def ended(self) -> None:
-        """The answer is complete."""
+        """Take the end of the answer."""
 
     def broke(self, fault: Fault, detail: str) -> None:
-        """No more will come."""
+        """Take the failure of the answer; no further bytes come."""
 
 
 class Owner(Protocol):
-    """The pool that a connection belongs to."""
+    """The connection pool to which a connection belongs."""
 
     busy: set[Link]
     outbox: Outbox
 
     def keep(self, link: Link) -> None:
-        """Keep a connection for later."""
+        """Keep an idle connection for a later request."""
 
     def forget(self, link: Link) -> None:
-        """Keep a connection no longer that is closed."""
+        """Forget a closed connection."""
 
 
 class Link(asyncio.Protocol):
-    """One connection.
+    """One upstream connection.
 
     Attributes:
-        transport: what it is made of.
-        status: of the answer under way.
-        headers: of that, with lower-case names.
-        reads: how often bytes came; a watch sees by it whether any did.
-        seen: that number when the watch last looked.
-        quiet_s: seconds without bytes, as the watch counts them.
+        transport: asyncio's transport of the socket.
+        status: status code of the current answer.
+        headers: headers of the current answer, with lower-case names.
+        reads: number of reads for the current answer; the watch notices progress by this number.
+        seen: value of ``reads`` at the watch's last call.
+        quiet_s: seconds without bytes, as counted by the watch.
     """
 
     __slots__ = (
@@ -84,7 +91,7 @@ class Link(asyncio.Protocol):
         self._sink: Sink | None = None
         self._named: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
-        # What the parser calls most is not worth a call of Python.
+        # The parser calls C functions of dict and list for headers and body, no Python frames.
         self.on_header = self._named.setdefault
         self.on_body = self._parts.append
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -93,17 +100,18 @@ class Link(asyncio.Protocol):
         self.idle_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
+        """Keep the transport."""
         self.transport = transport
 
     def send(self, sink: Sink, head: bytes, body: bytes) -> None:
-        """Send a request, and give its answer to the sink."""
+        """Send a request, and name the receiver of its answer."""
         self._sink = sink
         self.status = self.reads = self.seen = 0
         self.quiet_s = 0.0
         self.complete = self._head = self._expects_end = self.kept = False
         self._pool.busy.add(self)
         put = self._pool.outbox.put
+        # One segment for head and body: the engine reads both at once.
         if len(body) < BIG:
             put(self.transport, head + body)
         else:
@@ -111,17 +119,17 @@ class Link(asyncio.Protocol):
             put(self.transport, body)
 
     def pause(self) -> None:
-        """Read no more until told so: the engine has to wait."""
+        """Stop reading, so that TCP flow control makes the engine wait."""
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again after a pause."""
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
     def abort(self) -> None:
-        """Close at once, which cancels the work; the sink hears nothing more."""
+        """Close at once, which cancels the engine's work; the receiver gets no further call."""
         self._sink = None
         self._pool.busy.discard(self)
         self.transport.abort()
@@ -131,7 +139,7 @@ class Link(asyncio.Protocol):
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and hand on what came in one piece."""
+        """Parse received bytes, and pass head, body and end on with as few calls as possible."""
         sink = self._sink
         if sink is None:
             self.transport.abort()
@@ -156,7 +164,7 @@ class Link(asyncio.Protocol):
             sink.ended()
 
     def _begun(self, sink: Sink, body: bytes) -> bool:
-        """Hand on a head; True where the rest came with it."""
+        """Pass a head on; return True if the complete answer came with the head."""
         if not self.complete:
             sink.answered(self)
             return False
@@ -165,13 +173,14 @@ class Link(asyncio.Protocol):
         return True
 
     def on_headers_complete(self) -> None:
-        """Note the status; an interim answer is none."""
+        """Record status and headers; an interim answer (1xx) does not count as a head."""
         status = self.status = self._parser.get_status_code()
         headers = self.headers = {name.lower(): value for name, value in self._named.items()}
         self._named.clear()
         if status < INTERIM:
             return
         self._head = True
+        # Without a length and without chunks, only the end of the connection ends the body.
         self._expects_end = (
             b"content-length" not in headers
             and b"transfer-encoding" not in headers
@@ -179,16 +188,18 @@ class Link(asyncio.Protocol):
         )
 
     def on_message_complete(self) -> None:
-        """Note that the answer is whole."""
+        """Record that the answer is complete."""
         if self._head:
             self.complete = True
             self.kept = self._parser.should_keep_alive()
 
     def _give_back(self) -> None:
-        """Keep the connection for the next request."""
+        """Return the connection to the pool, or close a connection that cannot be kept."""
         self._sink = None
         self._pool.busy.discard(self)
         if self.kept and not self.transport.is_closing():
+            # The client may have been slow until the last byte; a paused connection would never
+            # show the next answer.
             if not self.transport.is_reading():
                 self.transport.resume_reading()
             self._pool.keep(self)
@@ -203,7 +214,7 @@ class Link(asyncio.Protocol):
             sink.broke(fault, detail)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the answer, where only this can end it, or say that it broke off."""
+        """End an answer delimited by the connection's end, or report that the answer broke off."""
         self._pool.forget(self)
         sink, self._sink = self._sink, None
         if sink is None:
@@ -211,21 +222,24 @@ class Link(asyncio.Protocol):
         self._pool.busy.discard(self)
         if self._head and self._expects_end and exc is None:
             sink.ended()
+        # The replica closed the kept connection just as the request was sent: not a byte came, so
+        # the request can be sent again.
         elif self.reused and not self.reads:
             sink.broke(Fault.STALE, type(exc).__name__)
         else:
             sink.broke(Fault.BROKEN, type(exc).__name__)
 
     def look(self, passed_s: float, limit_s: float) -> None:
-        """Give the answer up where no byte came for too long.
+        """Fail the answer if no byte arrived for too long.
 
         Args:
-            passed_s: seconds since the last look.
-            limit_s: seconds of silence that are too much.
+            passed_s: seconds since the last call.
+            limit_s: the longest allowed silence in seconds.
         """
         if self.reads != self.seen:
             self.seen, self.quiet_s = self.reads, 0.0
             return
         self.quiet_s += passed_s
+        # While the client is slow and reading is paused, the silence is not the engine's.
         if self.quiet_s >= limit_s and self.transport.is_reading():
             self._fail(Fault.SILENT, f"{limit_s:g} s")

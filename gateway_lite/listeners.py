@@ -1,4 +1,4 @@
-"""Where a gateway listens: TCP, a Unix socket of its owner alone, TLS; several at once."""
+"""The gateway's listening sockets: TCP, TLS, and a Unix socket for its owner alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKLOG = 2048
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """A certificate, with its chain, and its key: PEM files."""
+    """A TLS certificate with its chain, and the private key: paths of PEM files."""
 
     cert: str
     key: str
@@ -26,14 +26,14 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen.
+    """The addresses to listen at.
 
     Attributes:
         host: address or name to bind.
-        port: TCP port; 0 takes a free one.
-        or_any: take a free port where this one is in use.
-        unix: path of a Unix socket to listen on too.
-        tls: certificate of a further listener, on ``tls_host`` and ``tls_port``.
+        port: TCP port; 0 takes a free port.
+        or_any: take a free port if the port is in use.
+        unix: path of an additional Unix socket.
+        tls: certificate of an additional listener at ``tls_host`` and ``tls_port``.
     """
 
     host: str
@@ -41,24 +41,24 @@ class Address:
     or_any: bool = False
     unix: str | None = None
     tls: Tls | None = None
-    tls_host: str = "0.0.0.0"  # noqa: S104 - what others reach is what TLS is for
+    tls_host: str = "0.0.0.0"  # noqa: S104 - TLS is for clients on other machines
     tls_port: int = 0
 
     def closed(self) -> bool:
-        """Tell whether only this machine reaches us."""
+        """Return whether only this machine can reach the gateway."""
         return self.tls is None and is_loopback(self.host)
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that listens, what speaks on it, and its file where it has one."""
+    """A listening socket, with its TLS context and the path of a Unix socket."""
 
     sock: socket.socket
     context: ssl.SSLContext | None = None
     path: str = ""
 
     def where(self) -> str:
-        """Return its address as people write it."""
+        """Return the address in readable form."""
         if self.path:
             return f"unix:{self.path}"
         host, port = self.sock.getsockname()[:2]
@@ -68,11 +68,11 @@ class Listener:
 
 
 def open_all(address: Address) -> list[Listener]:
-    """Return everything that listens; the TCP socket of ``host`` and ``port`` is the first.
+    """Return all listeners; the TCP socket of ``host`` and ``port`` is the first.
 
     Raises:
-        GatewayError: one of them cannot be had; none is left open then.
-        ConfigError: certificate or key cannot be used, or the folder of a Unix socket is open to
+        GatewayError: a socket cannot be bound; none stays open then.
+        ConfigError: certificate or key is not usable, or the folder of a Unix socket is open to
             others.
     """
     with contextlib.ExitStack() as opened:
@@ -90,7 +90,7 @@ def open_all(address: Address) -> list[Listener]:
 
 
 def close_all(listeners: list[Listener]) -> None:
-    """Close them, and remove the file of a Unix socket."""
+    """Close the listeners, and remove the file of a Unix socket."""
     for listener in listeners:
         listener.sock.close()
         if listener.path:
@@ -99,15 +99,15 @@ def close_all(listeners: list[Listener]) -> None:
 
 
 def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
-    """Return a TCP socket that already listens.
+    """Return a listening TCP socket.
 
     Args:
         host: address or name to bind.
-        port: TCP port; 0 takes a free one.
-        or_any: take a free port where this one is in use.
+        port: TCP port; 0 takes a free port.
+        or_any: take a free port if the port is in use.
 
     Raises:
-        GatewayError: it cannot be bound.
+        GatewayError: the address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -119,15 +119,16 @@ def listen(host: str, port: int, *, or_any: bool = False) -> socket.socket:
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """Return a Unix socket that only its owner can open, from its first moment on.
+    """Return a Unix socket that only the owner can open, from creation on.
 
     Raises:
-        GatewayError: it cannot be bound, or somebody listens there.
-        ConfigError: others may write to its folder.
+        GatewayError: the path cannot be bound, or another process listens there.
+        ConfigError: others may write to the socket's folder.
     """
     _check_folder(path)
     _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode at bind, not chmod afterwards: between the two, others could connect.
     before = os.umask(0o177)
     try:
         sock.bind(str(path))
@@ -141,10 +142,10 @@ def listen_unix(path: Path) -> socket.socket:
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Return what speaks TLS with a certificate.
+    """Return the TLS context for a certificate.
 
     Raises:
-        ConfigError: certificate or key cannot be used, or others may read the key.
+        ConfigError: certificate or key is not usable, or others may read the key.
     """
     try:
         mode = Path(tls.key).stat().st_mode
@@ -154,18 +155,19 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
                 hint=f"chmod 600 {tls.key}",
             )
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        # An encrypted key fails here; without a password OpenSSL would ask at the terminal.
         context.load_cert_chain(tls.cert, tls.key, password="")
-    except OSError as error:  # of which ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         reason = str(error) if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
         raise ConfigError(f"cannot use {tls.cert} with {tls.key}: {reason}") from error
     return context
 
 
 def check_open(address: Address, *, anonymous: bool) -> None:
-    """Refuse to let everybody in from everywhere.
+    """Refuse anonymous access from other machines.
 
     Raises:
-        ConfigError: no key is asked for, and other machines reach us.
+        ConfigError: no key is required, and other machines can reach the gateway.
     """
     if anonymous and not address.closed():
         raise ConfigError(
@@ -175,7 +177,7 @@ def check_open(address: Address, *, anonymous: bool) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
+    """Return whether an address is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -195,10 +197,10 @@ def _check_folder(path: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove the socket of a process that is gone."""
+    """Remove the socket file of an ended process."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise GatewayError(f"cannot listen on {path}: a file is there that is no socket")
+            raise GatewayError(f"cannot listen on {path}: the existing file is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -209,10 +211,10 @@ def _clear(path: Path) -> None:
         except OSError as error:
             raise GatewayError(f"cannot listen on {path}: {_reason(error)}") from error
         else:
-            raise GatewayError(f"cannot listen on {path}: somebody listens there")
+            raise GatewayError(f"cannot listen on {path}: another process listens there")
 
 
 def _reason(error: OSError) -> str:
-    """Return the plain reason; the library adds the address once more, or has its own numbers."""
+    """Return the plain reason of an error, without the address that the library repeats."""
     known = error.errno is not None and error.errno > 0
     return os.strerror(error.errno).lower() if known and error.errno else str(error).lower()

@@ -1,4 +1,7 @@
-"""Numbers that several processes share: a mapped file, and a lock that ends with its holder."""
+"""Numbers shared by several processes: a mapped file with a lock.
+
+The kernel releases the lock when the holder ends.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORKERS = 32
-"""Processes that may share numbers."""
+"""Processes that may share a file of numbers."""
 SIZE = 8
 FOLDER = "/dev/shm"  # noqa: S108 - a file without a name
 
 
 class FileLock:
-    """A lock on an open file, which the kernel ends when the process dies."""
+    """A lock on an open file; the kernel releases the lock when the process dies."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
 
     def lock(self) -> None:
-        """Wait until it is ours."""
+        """Wait for the lock and take it."""
         fcntl.flock(self._handle, fcntl.LOCK_EX)
 
     def unlock(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Have it while something is done."""
+        """Hold the lock during a ``with`` block."""
         self.lock()
         try:
             yield
@@ -45,21 +48,22 @@ class FileLock:
 
 
 class Mapped:
-    """A file of numbers as one process has it.
+    """A shared file of numbers, opened by one process.
 
-    Each process opens the file itself, as a lock belongs to an opening. A file without a name can
-    be opened as ``/proc/self/fd/N``, and leaves nothing behind.
+    Each process opens the file itself, since flock belongs to an opening: a descriptor inherited by
+    fork would share the parent's lock. A file without a name can be opened as ``/proc/self/fd/N``,
+    and leaves nothing behind.
 
     Args:
-        path: the file.
-        worker: number of this process; no other one alive has it.
+        path: path of the file.
+        worker: number of this process, different from the numbers of all other live processes.
 
     Attributes:
-        numbers: all of them.
-        lock: keeps other processes out.
+        numbers: the signed 64-bit numbers of the file.
+        lock: excludes other processes.
 
     Raises:
-        GatewayError: so many processes cannot share it.
+        GatewayError: the worker number is out of range.
     """
 
     def __init__(self, path: str, worker: int) -> None:
@@ -71,28 +75,35 @@ class Mapped:
         self.lock = FileLock(self._handle)
 
     def close(self) -> None:
-        """Let the file go; no number may be used after that."""
+        """Close the file; its numbers may not be used afterwards."""
         os.close(self._handle)
 
 
 def make(handle: int, numbers: int) -> None:
-    """Give an empty file room for so many numbers, all of them 0.
+    """Reserve room for numbers in an empty file, all of them 0.
+
+    Args:
+        handle: descriptor of the file.
+        numbers: how many.
 
     Raises:
         GatewayError: the file system has no room.
     """
     try:
+        # Reserved now: a write to a mapped page of a full file system ends the process with SIGBUS.
         os.posix_fallocate(handle, 0, numbers * SIZE)
     except OSError as error:
-        raise GatewayError(f"no room for what workers share: {error.strerror}") from error
+        raise GatewayError(f"no room for the workers' shared counts: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def nameless(numbers: int) -> Iterator[str]:
-    """Make a file in memory that ends with the last process that has it; yields a path to it.
+    """Make a nameless file in memory for the gateway's processes; yields a path to the file.
+
+    The file ends with the last process that has it open.
 
     Raises:
-        GatewayError: there is no room.
+        GatewayError: the file system has no room.
     """
     folder = FOLDER if os.access(FOLDER, os.W_OK) else None
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -1,7 +1,7 @@
-"""What is counted, told by prometheus-client; labels have only values that are configured.
+"""The gateway's metrics for Prometheus; label values come from the configuration only.
 
-The library takes a lock and looks a series up for each addition, so that we add to counters of our
-own, and make its families of them when somebody asks.
+prometheus-client takes a lock and looks a series up for each addition. Requests are therefore
+counted in plain counters, and the library's families are made at each scrape.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ if TYPE_CHECKING:
 PREFIX = "hpc_serve_gateway"
 FAILED = 400
 OTHER = "other"
-"""Stands for every model that nobody serves."""
+"""Label value for every model that no service has."""
 KEPT = ("", OTHER)
 BREAKER = ("closed", "half-open", "open")
 TIMES = {
-    "time_to_first_byte": "Arrival to first byte out",
-    "request_duration": "Arrival to last byte out",
-    "queue_wait": "Wait for a place at a replica",
-    "inter_token": "Mean time between two pieces of a streamed answer",
-    "overhead": "Time spent in the gateway before the replica was asked",
+    "time_to_first_byte": "Seconds from a request's arrival to the first byte of a good answer",
+    "request_duration": "Seconds from a request's arrival to the last byte of its answer",
+    "queue_wait": "Seconds that a request waited for a slot at a replica",
+    "inter_token": "Mean seconds between two pieces of a streamed answer",
+    "overhead": "Seconds in the gateway before the request went to a replica, without the queue",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What is measured when somebody asks.
+    """The values that are measured at a scrape.
 
     Attributes:
-        models: the catalog's, by name.
-        in_flight: requests under way by model.
-        lost: lines that the access log could not take.
-        waiting: requests in the queue by model.
-        replicas: what the balancer knows of each, by its key.
-        file: models.yaml, or None.
+        models: models of the catalog, by name.
+        in_flight: requests in progress, by model.
+        lost: lines that the access log dropped.
+        waiting: requests in the queue, by model.
+        replicas: the balancer's state of each replica, by the replica's key.
+        file: reload state of models.yaml, or None.
     """
 
     models: Mapping[str, Model]
@@ -70,7 +70,7 @@ class Live:
 
 
 class File(Protocol):
-    """What became of models.yaml."""
+    """The reload state of models.yaml."""
 
     outcome: Reload
     taken: int
@@ -78,7 +78,7 @@ class File(Protocol):
 
 
 class Metrics:
-    """The counters, and what is measured beside them."""
+    """The counters, and the values measured at a scrape."""
 
     def __init__(self) -> None:
         self.tallies = Tallies()
@@ -88,13 +88,13 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def observe(self, record: Record, model: str, used: Usage | None, took_s: float) -> None:
-        """Count one request that has ended.
+        """Count one ended request.
 
         Args:
             record: the request.
-            model: a known model's name, or another bounded word; empty where none was asked for.
-            used: tokens, where they are known.
-            took_s: seconds from its first byte to the last of its answer.
+            model: name of a known model, or another word of a bounded set; empty without a model.
+            used: tokens, if known.
+            took_s: seconds from its first byte to the last byte of its answer.
         """
         status = record.status
         if status >= FAILED:
@@ -102,6 +102,7 @@ class Metrics:
         if record.limited:
             self.tallies.limit(record.key, record.limited)
         tallies = self.tallies
+        # The known combination is the common case, and is found without the call of ``of``.
         tally = tallies.keys.get((model, record.key, status // 100))
         if tally is None:
             tally = tallies.of(model, record.key, status // 100)
@@ -113,24 +114,24 @@ class Metrics:
             _time(tally.model, record, took_s)
 
     def watch(self, live: Callable[[], Live]) -> None:
-        """Measure the rest by this whenever somebody asks."""
+        """Set the function that measures at each scrape."""
         self._live = live
 
     def render(self) -> bytes:
-        """Return all of it as text."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def describe(self) -> list[Metric]:
-        """Promise nothing, so that registering does not measure."""
+        """Return no family, so that registration does not measure."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Make the library's families."""
+        """Yield the library's metric families."""
         now = None if self._live is None else self._live()
         if now is not None:
             self.tallies.keep({*now.models, *KEPT})
         info = {"version": __version__}
-        yield InfoMetricFamily(f"{PREFIX}_build", "What runs", value=info)
+        yield InfoMetricFamily(f"{PREFIX}_build", "Version of the gateway", value=info)
         yield from _counted(self.tallies)
         if now is not None:
             yield from _measured(now)
@@ -141,6 +142,7 @@ def _time(times: ModelTally, record: Record, took_s: float) -> None:
     if record.queue_s:
         times.queue.add(record.queue_s)
     else:
+        # Nearly all requests wait for 0 s: the first bucket, without a search.
         times.queue.counts[0] += 1
     attempts, first_at = record.attempts, record.first_at
     if attempts:
@@ -163,10 +165,10 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
 
 def _counted(tallies: Tallies) -> Iterator[Metric]:
     yield from _requests(tallies)
-    retries = _counter("retries", "Further attempts at a replica", "model")
-    errors = _counter("errors", "Requests that failed", "model", "kind")
-    limited = _counter("limited", "Requests that a limit of their key refused", "key", "kind")
-    cached = _counter("cache", "Requests whose answer may be kept", "model", "result")
+    retries = _counter("retries", "Further attempts of a request at a replica", "model")
+    errors = _counter("errors", "Requests with a status of 400 or above", "model", "kind")
+    limited = _counter("limited", "Requests refused by a limit of their key", "key", "kind")
+    cached = _counter("cache", "Requests with a cacheable answer, by result", "model", "result")
     for pair, count in tallies.errors.copy().items():
         errors.add_metric(pair, count)
     for pair, count in tallies.limited.copy().items():
@@ -186,8 +188,8 @@ def _counted(tallies: Tallies) -> Iterator[Metric]:
 
 
 def _requests(tallies: Tallies) -> Iterator[Metric]:
-    requests = _counter("requests", "Requests", "model", "key", "status")
-    tokens = _counter("tokens", "Tokens that engines report", "model", "key", "kind")
+    requests = _counter("requests", "Ended requests by class of status", "model", "key", "status")
+    tokens = _counter("tokens", "Tokens reported by the engines", "model", "key", "kind")
     used: dict[tuple[str, str, str], int] = {}
     for (model, key, status), tally in tallies.keys.copy().items():
         requests.add_metric([model, key, f"{status}xx"], tally.requests)
@@ -204,18 +206,19 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 
 def _measured(now: Live) -> Iterator[Metric]:
-    flight = _gauge("in_flight", "Requests under way", "model")
+    flight = _gauge("in_flight", "Requests in progress, waiting ones included", "model")
     for name, count in now.in_flight.items():
         flight.add_metric([name], count)
-    queued = _gauge("queued", "Requests that wait for a slot", "model")
-    replicas = _gauge("replicas", "Replicas", "model", "phase")
-    stale = _gauge("heartbeats_stale", "Replicas whose heartbeat stopped", "model")
+    queued = _gauge("queued", "Requests that wait for a slot at a replica", "model")
+    replicas = _gauge("replicas", "Requested replicas by phase", "model", "phase")
+    stale = _gauge("heartbeats_stale", "Replicas with a stopped heartbeat", "model")
     for model in now.models.values():
         queued.add_metric([model.name], now.waiting.get(model.name, 0))
         stale.add_metric([model.name], model.stale)
         for phase in Phase:
             replicas.add_metric([model.name, phase.value], model.phases.count(phase))
-    lost = CounterMetricFamily(f"{PREFIX}_access_log_lost", "Lines lost", value=now.lost)
+    text = "Lines that the access log dropped"
+    lost = CounterMetricFamily(f"{PREFIX}_access_log_lost", text, value=now.lost)
     yield from (flight, queued, replicas, stale, lost)
     yield from _upstreams(now)
     if now.file is not None:
@@ -224,11 +227,13 @@ def _measured(now: Live) -> Iterator[Metric]:
 
 def _upstreams(now: Live) -> Iterator[Metric]:
     names = ("model", "replica")
-    up = _gauge("replica_up", "1 where requests go there, 0 while it rests or stands still", *names)
-    breaker = _gauge("replica_breaker", "1 for the state it is in", *names, "state")
-    outstanding = _gauge("replica_outstanding", "Requests at a replica", *names)
-    tokens = _gauge("replica_outstanding_tokens", "Estimated tokens at a replica", *names)
-    stalled = _gauge("replica_stalled_seconds", "Time without movement at a replica", *names)
+    up = _gauge("replica_up", "1 if the replica gets requests, 0 while failing or stalled", *names)
+    breaker = _gauge("replica_breaker", "1 for the circuit breaker's state", *names, "state")
+    outstanding = _gauge("replica_outstanding", "Requests in progress at a replica", *names)
+    text = "Estimated tokens of the requests in progress at a replica"
+    tokens = _gauge("replica_outstanding_tokens", text, *names)
+    text = "Seconds without progress at a replica with requests"
+    stalled = _gauge("replica_stalled_seconds", text, *names)
     for at, state in _by_name(now).items():
         up.add_metric(at, float(state.breaker != "open" and not state.stalled))
         for word in BREAKER:
@@ -240,7 +245,7 @@ def _upstreams(now: Live) -> Iterator[Metric]:
 
 
 def _by_name(now: Live) -> dict[tuple[str, str], Seen]:
-    """Return the states of replicas by model and name; the last of those that have the same."""
+    """Return the states of replicas by model and name; of equal names the last."""
     return {
         (model.name, replica.name): now.replicas[replica.key]
         for model in now.models.values()
@@ -251,13 +256,15 @@ def _by_name(now: Live) -> dict[tuple[str, str], Seen]:
 
 def _reloads(file: File) -> Iterator[Metric]:
     outcome = file.outcome
-    taken = _gauge("models_file_taken_timestamp_seconds", "When models.yaml came into force")
+    text = "Unix time at which models.yaml came into force"
+    taken = _gauge("models_file_taken_timestamp_seconds", text)
     taken.add_metric([], outcome.taken_at)
-    refused = _gauge("models_file_refused", "1 while models.yaml as it stands is refused")
+    refused = _gauge("models_file_refused", "1 while the present models.yaml is refused")
     refused.add_metric([], float(outcome.refused is not None))
-    since = _gauge("models_file_refused_timestamp_seconds", "Since when that is so, or 0")
+    text = "Unix time at which the present models.yaml was refused, or 0"
+    since = _gauge("models_file_refused_timestamp_seconds", text)
     since.add_metric([], outcome.refused_at or 0.0)
-    reloads = _counter("reloads", "Readings of models.yaml that had news", "result")
+    reloads = _counter("reloads", "Reads of a changed models.yaml, by result", "result")
     reloads.add_metric(["taken"], file.taken)
     reloads.add_metric(["refused"], file.refused)
     yield from (taken, refused, since, reloads)

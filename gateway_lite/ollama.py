@@ -1,6 +1,6 @@
-"""Requests of Ollama's clients as OpenAI's.
+"""The translation of Ollama requests into OpenAI requests.
 
-The shapes are those of Ollama's API (docs/api.md of its repository).
+Source: Ollama's API (docs/api.md of its repository).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ OPTIONS = (
     "presence_penalty",
     "frequency_penalty",
 )
-"""Options with the same name and meaning for the engines."""
+"""Options with the same name and meaning at the engines."""
 IMAGES = {"/9j/": "jpeg", "iVBOR": "png", "R0lGOD": "gif", "UklGR": "webp"}
-"""How a file of each kind begins, in base64."""
+"""First base64 characters of image files, with the kind of image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,12 @@ class Translated:
     """A request in OpenAI's form.
 
     Args:
-        path: where it goes.
-        body: its JSON.
-        editor: turns the engine's answer, status 200, into Ollama's; others: `failed`.
-        content_type: of the answer.
-        answer: what is answered at once, without an engine, where nothing is asked of one.
+        path: path in OpenAI's API.
+        body: the request's JSON.
+        editor: turns the engine's answer of status 200 into Ollama's form; for errors see
+            ``failed``.
+        content_type: content type of the answer.
+        answer: an immediate answer without an engine, or None.
     """
 
     path: str
@@ -58,14 +59,14 @@ class Translated:
 
 
 def translate(path: str, body: bytes) -> Translated:
-    """Return a request of Ollama's form in OpenAI's.
+    """Return an Ollama request in OpenAI's form.
 
     Args:
         path: one of PATHS.
         body: the request's JSON.
 
     Raises:
-        ApiError: the request cannot be understood.
+        ApiError: the request is malformed.
     """
     try:
         asked = msgspec.json.decode(body)
@@ -85,12 +86,14 @@ def translate(path: str, body: bytes) -> Translated:
         if to == CHAT:
             made |= _spelled(asked)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise errors.bad_request(f"the request is none that {path} takes") from None
+        raise errors.bad_request(f"the request does not have the form of {path}") from None
     stream = asked.get("stream") is not False
     if stream:
         made |= {"stream": True, "stream_options": {"include_usage": True}}
     editor = Lines(clock, form) if stream else Whole(clock, form)
     kind = JSON_LINES if stream else JSON
+    # Ollama's clients send an empty request to load or unload a model; engines refuse such
+    # requests.
     said = bool(words.get("messages") or words.get("prompt"))
     return Translated(
         to, msgspec.json.encode(made), editor, kind, None if said else _loaded(clock, asked, form)
@@ -98,14 +101,14 @@ def translate(path: str, body: bytes) -> Translated:
 
 
 def _loaded(clock: Clock, asked: dict[str, Any], form: str) -> bytes:
-    """Return what a request gets that only wants a model in memory, or out of it."""
+    """Return the answer to a request that only loads or unloads a model."""
     reason = "unload" if asked.get("keep_alive") in (0, "0") else "load"
     line = clock.line(**spoken({}, form), done=True, done_reason=reason)
     return msgspec.json.encode(line) + b"\n"
 
 
 def _chat(asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return where a chat goes, and its messages and tools."""
+    """Return the path of a chat, and its messages and tools."""
     calls: list[dict[str, Any]] = []
     said = enumerate(asked.get("messages") or ())
     messages = [_message(number, message, calls) for number, message in said]
@@ -114,7 +117,7 @@ def _chat(asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _generate(asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return where a prompt goes: to the chat template unless it is raw or has a suffix."""
+    """Return the path of a prompt: the chat template, unless the prompt is raw or has a suffix."""
     prompt = asked.get("prompt") or ""
     if asked.get("raw") or asked.get("suffix"):
         more = {"suffix": asked["suffix"]} if asked.get("suffix") else {}
@@ -128,12 +131,12 @@ def _generate(asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _message(number: int, message: dict[str, Any], calls: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a message of a chat.
+    """Return a chat message in OpenAI's form.
 
     Args:
-        number: of the message, for the ids of its calls.
-        message: in Ollama's form.
-        calls: calls of tools that no message has answered yet; changed.
+        number: number of the message, for the ids of its tool calls.
+        message: the message in Ollama's form.
+        calls: tool calls without an answer yet; changed.
     """
     made = {
         "role": message["role"],
@@ -150,7 +153,7 @@ def _message(number: int, message: dict[str, Any], calls: list[dict[str, Any]]) 
 
 
 def _answered(message: dict[str, Any], calls: list[dict[str, Any]]) -> str:
-    """Return the id of the call that a tool's message answers: by name, else the first open one."""
+    """Return the id of the tool call that a message answers: by name, else the first open call."""
     name = message.get("tool_name") or message.get("name")
     named = [call for call in calls if call["function"]["name"] == name]
     for call in named or calls:
@@ -160,7 +163,7 @@ def _answered(message: dict[str, Any], calls: list[dict[str, Any]]) -> str:
 
 
 def _call(call: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a call of a tool in OpenAI's form."""
+    """Return a tool call in OpenAI's form."""
     function = call["function"]
     arguments = function.get("arguments") or {}
     text = arguments if type(arguments) is str else json.dumps(arguments, ensure_ascii=False)
@@ -169,7 +172,7 @@ def _call(call: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _content(text: str, images: Sequence[str] | None) -> str | list[dict[str, Any]]:
-    """Return what a message says, its images as links that carry them."""
+    """Return the content of a message, with images as data URLs."""
     if not images:
         return text
     links = [{"type": "image_url", "image_url": {"url": _link(image)}} for image in images]
@@ -177,13 +180,13 @@ def _content(text: str, images: Sequence[str] | None) -> str | list[dict[str, An
 
 
 def _link(image: str) -> str:
-    """Return an image in base64 as a link."""
+    """Return a base64 image as a data URL."""
     kind = next((kind for start, kind in IMAGES.items() if image.startswith(start)), "png")
     return f"data:image/{kind};base64,{image}"
 
 
 def _options(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that an engine knows."""
+    """Return the options that engines know."""
     options = asked.get("options") or {}
     made = {name: options[name] for name in OPTIONS if options.get(name) is not None}
     most = options.get("num_predict")
@@ -199,7 +202,7 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spelled(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the wish for log probabilities."""
+    """Return the fields that ask for log probabilities."""
     if not asked.get("logprobs"):
         return {}
     top = {"top_logprobs": asked["top_logprobs"]} if asked.get("top_logprobs") else {}
@@ -207,7 +210,7 @@ def _spelled(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _vectors(asked: dict[str, Any], form: str) -> dict[str, Any]:
-    """Return a request for vectors."""
+    """Return an embedding request."""
     said = asked.get("input") if form == "embed" else asked.get("prompt")
     size = {"dimensions": asked["dimensions"]} if asked.get("dimensions") else {}
     return {"input": "" if said is None else said, "encoding_format": "float", **size}

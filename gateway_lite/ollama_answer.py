@@ -1,4 +1,4 @@
-"""Answers of OpenAI's form, as Ollama would give them."""
+"""The translation of OpenAI answers into Ollama answers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DONE = b"[DONE]"
 MOST_BYTES = 64 * 2**20
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 THOUGHTS = ("reasoning_content", "reasoning")
-"""How engines name what Ollama calls thinking."""
+"""Engines' names for the field that Ollama calls thinking."""
 
 
 def error_body(message: str) -> bytes:
-    """Return an error as Ollama says it."""
+    """Return an error in Ollama's form."""
     return msgspec.json.encode({"error": message})
 
 
 def failed(body: bytes) -> bytes:
-    """Return the body of an error in OpenAI's form as Ollama says it."""
+    """Return the body of an OpenAI error in Ollama's form."""
     try:
         answer = msgspec.json.decode(body)
     except UNREADABLE:
@@ -37,10 +37,10 @@ def failed(body: bytes) -> bytes:
 
 
 class Clock:
-    """When a request came, and when its first word did.
+    """The times of a request: arrival, and first word of the answer.
 
     Args:
-        model: the name that the client used.
+        model: model name in the client's request.
     """
 
     __slots__ = ("_began", "_first", "model")
@@ -51,14 +51,14 @@ class Clock:
         self._first = 0
 
     def line(self, **said: Any) -> dict[str, Any]:
-        """Return an answer or a part of one, dated."""
+        """Return an answer, or a part of an answer, with model and date."""
         if not self._first:
             self._first = time.monotonic_ns()
         now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
         return {"model": self.model, "created_at": now, **said}
 
     def end(self, reason: str | None, usage: Any) -> dict[str, Any]:
-        """Return what the last part of an answer says besides."""
+        """Return the additional fields of the last part of an answer."""
         now = time.monotonic_ns()
         first = self._first or now
         counts = usage if type(usage) is dict else {}
@@ -75,10 +75,10 @@ class Clock:
 
 
 class Whole:
-    """An answer in one piece: one of a chat, a text, or vectors.
+    """The translation of an answer in one piece: a chat, a text, or embeddings.
 
     Args:
-        clock: since when, and for which model.
+        clock: times and model of the request.
         form: "chat", "generate", "embed" or "embeddings".
     """
 
@@ -91,7 +91,7 @@ class Whole:
         self._size = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Take a part of the answer.
+        """Collect a part of the answer.
 
         Raises:
             ApiError: the answer is larger than any engine makes.
@@ -113,7 +113,7 @@ class Whole:
             return error_body("the engine's answer cannot be understood")
 
     def _made(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return what an answer becomes."""
+        """Return an answer in Ollama's form."""
         usage = answer.get("usage")
         if self._form in {"embed", "embeddings"}:
             rows = sorted(answer["data"], key=lambda row: row.get("index", 0))
@@ -134,10 +134,10 @@ class Whole:
 
 
 class Lines:
-    """Events of OpenAI's form as lines of JSON, one by one.
+    """The translation of a stream: OpenAI's events into lines of JSON.
 
     Args:
-        clock: since when, and for which model.
+        clock: times and model of the request.
         form: "chat" or "generate".
     """
 
@@ -153,11 +153,11 @@ class Lines:
         self._closed = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return the lines that complete events become."""
+        """Return the lines for the complete events."""
         return b"".join(map(self._line, self._events.feed(data)))
 
     def finish(self) -> bytes:
-        """Return the last line; a stream without an end of its own is an error, not an answer."""
+        """Return the last line; a stream that broke off ends with an error line."""
         made = self._line(self._events.rest())
         if self._closed:
             return made
@@ -166,7 +166,7 @@ class Lines:
         return made + self._end()
 
     def _line(self, event: bytes) -> bytes:
-        """Return what one event becomes."""
+        """Return the line for one event."""
         data = payload(event)
         if self._closed or not data:
             return b""
@@ -179,7 +179,7 @@ class Lines:
             return self._error("the engine's stream cannot be understood")
 
     def _chunk(self, chunk: dict[str, Any]) -> bytes:
-        """Return what a chunk becomes: nothing where it says nothing."""
+        """Return the line for a chunk, or nothing for a chunk without text."""
         if chunk.get("error") is not None:
             error = chunk["error"]
             said = error.get("message") if type(error) is dict else error
@@ -204,6 +204,7 @@ class Lines:
         """Return the last lines."""
         self._closed = True
         out = b""
+        # Ollama sends a tool call as a whole, so its pieces wait for the end of the stream.
         tools = called([self._tools[index] for index in sorted(self._tools)])
         if tools:
             message = {"role": "assistant", "content": "", "tool_calls": tools}
@@ -214,13 +215,13 @@ class Lines:
         return out + msgspec.json.encode(last) + b"\n"
 
     def _error(self, message: str) -> bytes:
-        """Return an error as a line, the last one."""
+        """Return an error as the last line."""
         self._closed = True
         return error_body(message) + b"\n"
 
 
 def spoken(said: dict[str, Any], form: str) -> dict[str, Any]:
-    """Return the words of a message, of a delta or of a text in Ollama's form."""
+    """Return the text of a message, a delta or a completion in Ollama's form."""
     text = said.get("content") or said.get("text") or ""
     thoughts = next((said[name] for name in THOUGHTS if said.get(name)), None)
     more = {"thinking": thoughts} if thoughts else {}
@@ -230,7 +231,7 @@ def spoken(said: dict[str, Any], form: str) -> dict[str, Any]:
 
 
 def called(tools: Any) -> list[dict[str, Any]]:
-    """Return the calls of tools in Ollama's form: arguments are an object, not its text."""
+    """Return tool calls in Ollama's form: the arguments as an object, not as JSON text."""
     made = []
     for tool in tools or ():
         function = tool["function"]
@@ -246,13 +247,13 @@ def called(tools: Any) -> list[dict[str, Any]]:
 
 
 def spelled(logprobs: Any) -> dict[str, Any]:
-    """Return log probabilities in Ollama's form, as a field or as none."""
+    """Return log probabilities in Ollama's form, or no field."""
     tokens = logprobs.get("content") if type(logprobs) is dict else None
     return {"logprobs": tokens} if tokens else {}
 
 
 def _gather(tools: dict[Any, dict[str, Any]], part: dict[str, Any]) -> None:
-    """Add a part of a call to the calls that are on their way."""
+    """Add a part of a tool call to the collected calls."""
     function = part.get("function") or {}
     known = tools.setdefault(
         part.get("index", 0), {"id": None, "function": {"name": "", "arguments": ""}}

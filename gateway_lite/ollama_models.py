@@ -1,4 +1,4 @@
-"""The models there are, as Ollama lists them."""
+"""The lists and descriptions of models in Ollama's form."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VERSION = "0.12.6"
-"""The release of Ollama whose API this is; clients ask before they use something newer."""
+"""The reported release of Ollama's API; clients check it before they use newer features."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model as the lists show it.
+    """A model in a list.
 
     Args:
-        name: what clients call it.
-        since_s: seconds since 1970 at which it was configured or started.
-        revision: what tells it from another of that name.
-        engine: what runs it.
-        context: tokens it can attend to; 0: unknown.
-        capabilities: Ollama's words for what it can do.
+        name: model name.
+        since_s: seconds since 1970 at which the model was configured or started.
+        revision: fingerprint that differs between models of the same name.
+        engine: name of the engine.
+        context: context length in tokens; 0 means unknown.
+        capabilities: Ollama's words for the model's capabilities.
     """
 
     name: str
@@ -46,12 +46,12 @@ def version() -> bytes:
 
 
 def tags(models: Sequence[Listed]) -> bytes:
-    """Return the answer to GET /api/tags: the models there are."""
+    """Return the answer to GET /api/tags: all models."""
     return msgspec.json.encode({"models": [_entry(model) for model in models]})
 
 
 def ps(models: Sequence[Listed]) -> bytes:
-    """Return the answer to GET /api/ps: the models that are loaded."""
+    """Return the answer to GET /api/ps: the loaded models."""
     entries = [
         {**_entry(model), "expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
         | ({"context_length": model.context} if model.context else {})
@@ -64,7 +64,7 @@ def show(body: bytes, models: Sequence[Listed]) -> bytes:
     """Return the answer to POST /api/show.
 
     Raises:
-        ApiError: the request cannot be read, or there is no such model.
+        ApiError: the request is malformed, or the model unknown.
     """
     try:
         asked = msgspec.json.decode(body)
@@ -90,7 +90,7 @@ def show(body: bytes, models: Sequence[Listed]) -> bytes:
 
 
 def _entry(model: Listed) -> dict[str, Any]:
-    """Return a model as a list shows it."""
+    """Return a model's entry in a list."""
     since = datetime.fromtimestamp(model.since_s, timezone.utc).isoformat()
     details = {
         **dict.fromkeys(("parent_model", "family", "parameter_size", "quantization_level"), ""),

@@ -1,4 +1,4 @@
-"""What Ollama's clients ask beside work: the models there are, and the version."""
+"""The pages of Ollama's API that need no engine: models and version."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ASKED_BYTES = 64 * 1024
 
 
 class OllamaPages:
-    """The lists, made of the catalog.
+    """Ollama's lists, made from the catalog.
 
     Args:
-        catalog: returns the current one, or raises an ApiError.
+        catalog: returns the current catalog, or raises an ApiError.
     """
 
     def __init__(self, catalog: Callable[[], Catalog]) -> None:
@@ -34,7 +34,7 @@ class OllamaPages:
         self._since = time.time()
 
     def routes(self) -> list[Route]:
-        """Return the paths served here."""
+        """Return the routes of these pages."""
         return [
             Route("/api/version", self.version),
             Route("/api/tags", self.tags),
@@ -43,7 +43,7 @@ class OllamaPages:
         ]
 
     async def version(self, request: Request) -> Response:
-        """Tell whose API this is."""
+        """Answer with the release of Ollama's API."""
         del request
         return _json(ollama_models.version())
 
@@ -52,11 +52,11 @@ class OllamaPages:
         return _json(ollama_models.tags(self._listed(request)))
 
     async def ps(self, request: Request) -> Response:
-        """List those of them that serve."""
+        """List the models with a ready replica that the key may use."""
         return _json(ollama_models.ps(self._listed(request, ready=True)))
 
     async def show(self, request: Request) -> Response:
-        """Describe one of them."""
+        """Describe a model open to the key."""
         body = await read_body(request.scope, request.receive, ASKED_BYTES)
         return _json(ollama_models.show(body, self._listed(request)))
 

@@ -1,4 +1,4 @@
-"""What the gateway serves, told in OpenAPI 3.1: strict about our own words, open about engines'."""
+"""The gateway's OpenAPI 3.1 document: strict about the gateway's fields, open about engines'."""
 
 from __future__ import annotations
 
@@ -35,62 +35,90 @@ if TYPE_CHECKING:
     Way = tuple[str, str]
 
 ABOUT = """\
-OpenAI's API in front of the models of a Slurm cluster. Requests go to the engine that serves their
-`model`, and its answers come back as they are. What the gateway itself looks at is described here;
-all other fields are the engine's business."""
+OpenAI's API in front of the models of a Slurm cluster. Each request goes to an engine that serves
+its `model`, and the engine's answer comes back unchanged. The fields that the gateway itself reads
+are described here; all other fields are passed on to the engine."""
 CLOSED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-"""What the page may load: nothing."""
-UNREADY = {"503": answer_of("no model is ready", json=ref("Ready"))}
-READY = page_of("Could a request be served?", answer_of("it could", json=ref("Ready")))
+"""The page's content security policy: no external resource, no script, no frame."""
+UNREADY = {"503": answer_of("No model is ready to serve", json=ref("Ready"))}
+READY = page_of(
+    "Readiness: is a model ready to serve?",
+    answer_of("At least one model is ready to serve", json=ref("Ready")),
+)
 READY["responses"] |= UNREADY
 DASHBOARD: Json = {
-    "summary": "What goes on, live",
+    "summary": "The live dashboard, a page for browsers",
     "tags": ["gateway"],
     "security": [],
     "responses": {
-        "200": answer_of("a page, which asks for a key", html=TEXT),
+        "200": answer_of("The page, which asks the user for a key", html=TEXT),
         **errors_of([errors.draining(), errors.internal()]),
     },
 }
 OPERATIONS: dict[Way, Json] = {
-    ("GET", "/healthz"): health_of("Does the process serve?"),
-    ("GET", "/health"): health_of("The same, where clients of vLLM look for it"),
+    ("GET", "/healthz"): health_of("Health of the gateway process"),
+    ("GET", "/health"): health_of("Health of the gateway process, at vLLM's path"),
     ("GET", "/readyz"): READY,
-    ("GET", "/version"): page_of("Which version runs?", answer_of("this", json=ref("Version"))),
-    ("GET", "/metrics"): page_of("Counters for Prometheus", answer_of("them", text=TEXT)),
-    ("GET", "/openapi.json"): page_of("This document", answer_of("it", json={"type": "object"})),
-    ("GET", "/docs"): page_of("This document, to be read", answer_of("a page", html=TEXT)),
+    ("GET", "/version"): page_of(
+        "Version and configuration of the gateway",
+        answer_of("Version, state of models.yaml, and your models", json=ref("Version")),
+    ),
+    ("GET", "/metrics"): page_of(
+        "Metrics for Prometheus", answer_of("Metrics in Prometheus' text format", text=TEXT)
+    ),
+    ("GET", "/openapi.json"): page_of(
+        "This OpenAPI document", answer_of("The document as JSON", json={"type": "object"})
+    ),
+    ("GET", "/docs"): page_of(
+        "This OpenAPI document as a page", answer_of("The document as HTML", html=TEXT)
+    ),
     ("GET", "/dashboard"): DASHBOARD,
     ("GET", "/dashboard/data"): page_of(
-        "What the dashboard shows",
-        answer_of("models, rates, times and keys", json=ref("Dashboard")),
+        "The data of the dashboard",
+        answer_of("Models, rates, times and keys", json=ref("Dashboard")),
         errors.model_not_allowed("MODEL"),
         errors.model_not_found("MODEL"),
         parameters=[MODEL_SHOWN],
     ),
     ("GET", "/v1/models"): page_of(
-        "Models that your key may use", answer_of("them", json=ref("ModelList")), errors.starting()
+        "Models that your key may use",
+        answer_of("The models, with their aliases", json=ref("ModelList")),
+        errors.starting(),
     ),
     ("GET", "/v1/models/{name}"): page_of(
-        "One model", answer_of("it", json=ref("Model")), *MODEL, parameters=[MODEL_NAME]
+        "Describe a model",
+        answer_of("The model's description", json=ref("Model")),
+        *MODEL,
+        parameters=[MODEL_NAME],
     ),
-    ("POST", "/v1/chat/completions"): work_of("Chat", "ChatRequest", "Completion", streams=True),
+    ("POST", "/v1/chat/completions"): work_of(
+        "Continue a chat", "ChatRequest", "Completion", streams=True
+    ),
     ("POST", "/v1/completions"): work_of(
         "Complete a text", "CompletionRequest", "Completion", streams=True
     ),
-    ("POST", "/v1/responses"): work_of("Respond", "ResponseRequest", "Completion", streams=True),
-    ("POST", "/v1/embeddings"): work_of("Embed texts", "EmbeddingRequest", "Completion"),
-    ("POST", "/v1/rerank"): work_of("Order documents", "RerankRequest", "Completion"),
-    ("POST", "/api/chat"): ollama_of("Chat, as with Ollama", "OllamaChatRequest"),
-    ("POST", "/api/generate"): ollama_of("Complete a text, as with Ollama", "OllamaRequest"),
-    ("POST", "/api/embeddings"): ollama_of("Embed a text, as with Ollama", "OllamaRequest"),
-    ("POST", "/api/embed"): ollama_of("Embed texts, as with Ollama", "OllamaRequest"),
-    ("GET", "/api/tags"): page_of("Models, as Ollama lists them", answer_of("them", json={})),
-    ("GET", "/api/ps"): page_of(
-        "Models that serve, as Ollama lists them", answer_of("them", json={})
+    ("POST", "/v1/responses"): work_of(
+        "Create a response", "ResponseRequest", "Completion", streams=True
     ),
-    ("POST", "/api/show"): ollama_of("One model, as Ollama describes it", "OllamaRequest"),
-    ("GET", "/api/version"): page_of("Version, as Ollama tells it", answer_of("it", json={})),
+    ("POST", "/v1/embeddings"): work_of("Embed texts", "EmbeddingRequest", "Completion"),
+    ("POST", "/v1/rerank"): work_of("Rank documents by a query", "RerankRequest", "Completion"),
+    ("POST", "/api/chat"): ollama_of("Continue a chat (Ollama's API)", "OllamaChatRequest"),
+    ("POST", "/api/generate"): ollama_of("Complete a text (Ollama's API)", "OllamaRequest"),
+    ("POST", "/api/embeddings"): ollama_of("Embed a text (Ollama's API)", "OllamaRequest"),
+    ("POST", "/api/embed"): ollama_of("Embed texts (Ollama's API)", "OllamaRequest"),
+    ("GET", "/api/tags"): page_of(
+        "Models that your key may use (Ollama's API)",
+        answer_of("The models in Ollama's form", json={}),
+    ),
+    ("GET", "/api/ps"): page_of(
+        "Models with a ready replica (Ollama's API)",
+        answer_of("The models in Ollama's form", json={}),
+    ),
+    ("POST", "/api/show"): ollama_of("Describe a model (Ollama's API)", "OllamaRequest"),
+    ("GET", "/api/version"): page_of(
+        "Version of the gateway (Ollama's API)",
+        answer_of("The version in Ollama's form", json={}),
+    ),
     **described_files.OPERATIONS,
 }
 
@@ -99,16 +127,16 @@ def document(served: Iterable[Way]) -> Json:
     """Return the OpenAPI document of a gateway.
 
     Args:
-        served: method and path of everything that it serves.
+        served: method and path of all served operations.
 
     Raises:
-        KeyError: something is served that nobody has described.
+        KeyError: a served operation has no description.
     """
     paths: defaultdict[str, Json] = defaultdict(dict)
     for method, path in sorted(set(served)):
         about = OPERATIONS[method, path]
         paths[path][method.lower()] = {"operationId": _name(method, path), **about}
-    bearer = {"type": "http", "scheme": "bearer", "description": "your key, hs-..."}
+    bearer = {"type": "http", "scheme": "bearer", "description": "Your key, hs-..."}
     return {
         "openapi": "3.1.0",
         "info": {"title": "hpc-serve gateway", "version": __version__, "description": ABOUT},
@@ -124,10 +152,10 @@ def _name(method: str, path: str) -> str:
 
 
 class Documents:
-    """The document and the page made of it; both made once, when somebody first asks.
+    """The OpenAPI document and its page, both made at the first request.
 
     Args:
-        served: method and path of everything else that the gateway serves.
+        served: method and path of all other operations of the gateway.
     """
 
     OWN = (("GET", "/openapi.json"), ("GET", "/docs"))
@@ -137,7 +165,7 @@ class Documents:
         self._json = self._html = b""
 
     def routes(self) -> list[Route]:
-        """Return the paths served here."""
+        """Return the routes of the document and the page."""
         return [Route("/openapi.json", self.json), Route("/docs", self.html)]
 
     async def json(self, request: Request) -> Response:
@@ -147,7 +175,7 @@ class Documents:
         return Response(self._json, media_type="application/json")
 
     async def html(self, request: Request) -> Response:
-        """Answer with a page that shows it, and needs nothing from elsewhere."""
+        """Answer with the document as a self-contained page."""
         del request
         self._html = self._html or page(document(self._served)).encode()
         return Response(

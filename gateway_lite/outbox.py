@@ -1,8 +1,8 @@
-"""What one turn of the event loop has to send goes out at its end, in one go.
+"""Write batching: the bytes of one event-loop turn are sent together at the end of the turn.
 
-Each write wakes a process at the other end, which costs more than the write itself where that
-process sleeps; of many that go out together, most find it awake. Where turns have little to send,
-it goes out at once, as the end of the turn costs too.
+Each write wakes the process at the other end, and waking a sleeping process costs more than the
+write. Of many writes in a row, most find the receiver awake. While turns have few writes, bytes are
+sent at once, as the callback at the end of a turn has a cost too.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 
 FEW = 2
-"""Writes in a turn that are not worth the wait for its end."""
+"""Number of writes in a turn up to which batching is not worth its callback."""
 ALONE = 32
-"""Writes that go out at once after such a turn, before the next turn is looked at."""
+"""Number of unbatched writes after a turn with few writes, before a turn is measured again."""
 
 
 class Outbox:
-    """Keeps bytes until the turn ends.
+    """The write batcher: collects bytes until the end of the event-loop turn.
 
-    Whoever closes a transport, or writes to it otherwise, flushes first.
+    Before a transport is closed or written to directly, the caller flushes.
     """
 
     __slots__ = ("_alone", "_loop", "_waiting")
@@ -29,8 +29,9 @@ class Outbox:
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
 
     def put(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Send bytes when the turn ends, or now; behind what was put before."""
+        """Send bytes at the end of the turn or at once, in the order of the calls."""
         waiting = self._waiting
+        # Bytes may bypass the batch only while the batch is empty; otherwise they would overtake.
         if not waiting:
             if self._alone:
                 self._alone -= 1
@@ -40,7 +41,7 @@ class Outbox:
         waiting.append((transport, data))
 
     def flush(self) -> None:
-        """Send all of it now; what was for a closed connection is dropped."""
+        """Send all collected bytes now; bytes for a closed connection are dropped."""
         waiting, self._waiting = self._waiting, []
         self._alone = ALONE if len(waiting) <= FEW else 0
         for transport, data in waiting:

@@ -1,4 +1,4 @@
-"""One answer on its way out: its head, its pieces, its end, on whatever HTTP the client speaks."""
+"""The writer of one answer: head, pieces and end, in HTTP/1.1 or HTTP/1.0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DONE = usage.DONE + b"\n\n"
 
 
 class Connection(Protocol):
-    """What an answer is written to."""
+    """The connection that an answer is written to."""
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
@@ -28,16 +28,16 @@ class Connection(Protocol):
 
 
 class Outlet(msgspec.Struct, eq=False):
-    """Writes one answer.
+    """The writer of one answer.
 
     Attributes:
-        connection: where to.
-        record: notes when the first byte went out, and as what.
-        keep_alive: the connection may serve another request after it.
-        plain: the client knows no chunks (HTTP/1.0).
-        events: it is an event stream.
-        begun: bytes have gone out.
-        said: its last word has gone out: the terminator, or all of it.
+        connection: the client's connection.
+        record: the request's record, for status and first byte.
+        keep_alive: the connection may serve a further request afterwards.
+        plain: the client speaks HTTP/1.0, without chunks.
+        events: True for an event stream.
+        begun: True once bytes were sent.
+        said: True once the answer's terminator or the complete answer was sent.
     """
 
     connection: Connection
@@ -49,17 +49,17 @@ class Outlet(msgspec.Struct, eq=False):
     said: bool = False
 
     def go_on(self) -> None:
-        """Tell a client that asked first to send its request's body."""
+        """Send "100 Continue" to a client that waits for permission to send the body."""
         if not self.plain:
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def whole(self, status: int, lines: bytes, body: bytes) -> None:
-        """Send an answer at once.
+        """Send a complete answer in one write.
 
         Args:
             status: HTTP status.
-            lines: its header lines.
-            body: all of it.
+            lines: header lines.
+            body: the complete body.
         """
         close = b"" if self.keep_alive else reply.CLOSE
         self.begun = self.said = True
@@ -78,13 +78,13 @@ class Outlet(msgspec.Struct, eq=False):
         self.record.status = status
 
     def begin(self, status: int, lines: bytes, data: bytes, *, events: bool) -> None:
-        """Send the head together with the first bytes: two segments would wait for each other.
+        """Send the head together with the first bytes of the body.
 
         Args:
             status: HTTP status.
             lines: header lines.
             data: the first bytes.
-            events: it is an event stream.
+            events: True for an event stream.
         """
         self.events = events
         if self.plain:
@@ -102,29 +102,32 @@ class Outlet(msgspec.Struct, eq=False):
     def _write_head(self, status: int, lines: bytes, *rest: bytes) -> None:
         self.begun = True
         close = b"" if self.keep_alive else reply.CLOSE
+        # One write for head and first bytes: two small segments would wait for each other.
         head = (reply.status_line(status), self.connection.defaults(), lines, close)
         self.connection.write(b"".join((*head, *rest)))
         self.record.first_at = clock()
         self.record.status = status
 
     def more(self, data: bytes) -> None:
-        """Send further bytes; the last frame goes out with the terminator in one segment."""
+        """Send further bytes of the body."""
         if self.plain:
             self.connection.write(data)
         elif data.endswith(DONE):
             self.said = True
+            # The last event and the end of the chunks in one segment: the client wakes once, not
+            # twice.
             self.connection.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
         elif not self.said:
             self.connection.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def end(self) -> None:
-        """Send the end."""
+        """Send the end of the answer."""
         if not self.plain and not self.said:
             self.connection.write(reply.LAST)
         self.said = True
 
     def spoil(self, error: ApiError) -> None:
-        """End an event stream with an error; cut anything else short."""
+        """End an event stream with an error, or cut off another answer."""
         if not self.events:
             self.keep_alive = False
             return

@@ -1,4 +1,4 @@
-"""What the dashboard shows, as plain JSON: models, replicas, rates, times, keys."""
+"""The dashboard's data as plain JSON: models, replicas, rates, times, keys."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ DAY_S = 86400
 
 
 class Share(msgspec.Struct):
-    """What one of several workers knows.
+    """The data of one of several workers.
 
     Attributes:
-        steps: what it counted lately.
-        in_flight: requests under way by model.
-        waiting: requests in the queue by model.
-        outstanding: requests at replicas, by their key.
-        resting: keys of replicas that get no requests for a while, and why.
+        steps: recent counts, by number of the step.
+        in_flight: requests in progress, by model.
+        waiting: requests in the queue, by model.
+        outstanding: requests at replicas, by the replica's key.
+        resting: reason of the pause by key, for replicas that get no requests for a while.
     """
 
     steps: dict[int, Step] = {}
@@ -49,7 +49,7 @@ class Share(msgspec.Struct):
 
 
 def share(steps: dict[int, Step], live: Live) -> Share:
-    """Return what this process knows."""
+    """Return the data of this process."""
     return Share(
         steps,
         dict(live.in_flight),
@@ -60,7 +60,7 @@ def share(steps: dict[int, Step], live: Live) -> Share:
 
 
 def together(shares: Sequence[Share]) -> Share:
-    """Return what all workers know."""
+    """Return the data of all workers, added up."""
     found = Share(joined(one.steps for one in shares))
     for one in shares:
         for mine, other in (
@@ -75,20 +75,20 @@ def together(shares: Sequence[Share]) -> Share:
 
 
 def _rest(seen: Seen) -> str:
-    """Return why a replica gets no requests; empty where it does."""
+    """Return the reason why a replica gets no requests; empty for a replica that does."""
     if seen.stalled:
         return "stalled"
     return "" if seen.breaker == "closed" else seen.breaker
 
 
 class Overview:
-    """One look at a gateway.
+    """One snapshot of a gateway.
 
     Args:
-        known: what all workers know.
-        models: the catalog's, those that are to be shown.
+        known: data of all workers.
+        models: the models to show.
         now: Unix time.
-        started_at: Unix time at which counting began.
+        started_at: Unix time of the start of counting.
     """
 
     def __init__(
@@ -164,11 +164,12 @@ class Overview:
         return {"seconds": round(seconds, 1), **_rates(found, seconds), **_times(found)}
 
     def chart(self, names: Iterable[str]) -> Json:
-        """Return what went on in each step that has ended, the oldest first.
+        """Return rates and times of each ended step, the oldest first.
 
-        What was before the gateway's start is None.
+        Values before the gateway's start are None.
         """
         names = tuple(names)
+        # The present step is left out: its rate would be too low until its end.
         numbers = range(self._number - STEPS + 1, self._number)
         since = min([int(self._started_at // STEP_S), *self._known.steps])
         told = [self._point(at, names) if at >= since else {} for at in numbers]
@@ -180,7 +181,7 @@ class Overview:
         return {**_rates(found, STEP_S), **_times(found)}
 
     def keys(self, keys: Iterable[ClientKey], use: Mapping[str, Use]) -> list[Json]:
-        """Return what keys have used, against their limits."""
+        """Return the usage of keys, against their limits."""
         return [self._key(key, use.get(key.id)) for key in keys]
 
     def _key(self, key: ClientKey, use: Use | None) -> Json:
@@ -219,7 +220,7 @@ def _rates(found: Flow, seconds: float) -> Json:
 
 
 def _times(found: Flow) -> Json:
-    """Return percentiles of the times, in seconds; None where there was no request."""
+    """Return percentiles of the times, in seconds; None without a request."""
     return {
         f"{name}_p{round(share * 100)}": _rounded(quantile(counts, share))
         for name, counts in (("ttft", found.ttft), ("duration", found.duration))
@@ -237,7 +238,7 @@ def visible(models: Mapping[str, Model], key: ClientKey) -> dict[str, Model]:
 
 
 def in_force(keys: Iterable[ClientKey], now: float) -> list[ClientKey]:
-    """Return the keys that open something."""
+    """Return the keys in force: neither revoked nor expired."""
     return [
         key
         for key in keys
@@ -246,5 +247,5 @@ def in_force(keys: Iterable[ClientKey], now: float) -> list[ClientKey]:
 
 
 def counted(models: Collection[str], *, everything: bool) -> tuple[str, ...]:
-    """Return the names under which traffic is counted that somebody may see."""
+    """Return the model names in the counters that a key may see."""
     return (*models, "other", "") if everything else tuple(models)

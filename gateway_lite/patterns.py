@@ -1,6 +1,6 @@
-"""What is looked for in texts that are redacted: patterns, their checksums, their beginnings.
+"""The patterns of redaction, with their checksums and the patterns of their beginnings.
 
-RE2 searches: its time is linear in the text, whatever the operator's pattern and the client's text.
+RE2 searches in time linear in the text, whatever the operator's pattern and the client's text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 MOST_WIDTH = 512
-"""Characters of a match, and so of what a stream may hold back."""
+"""Characters of the longest match, and so of the text that a stream may hold back."""
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 CLASSES = {
     "CATEGORY_DIGIT": r"\d",
@@ -33,19 +33,19 @@ BOUNDARIES = {"AT_BOUNDARY": r"\b", "AT_NON_BOUNDARY": r"\B"}
 
 
 def _parser() -> Any:
-    """Return the parser of the standard library's regular expressions."""
+    """Return the standard library's parser of regular expressions, which has no public name."""
     new = sys.version_info >= (3, 11)
     return importlib.import_module("re._parser" if new else "sre_parse")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Something to be hidden.
+    """A kind of text to be hidden.
 
     Args:
-        label: what stands in its place.
-        pattern: what it looks like; both re and RE2 read it.
-        check: how many characters of a match are truly of this kind; None: all.
+        label: text in place of a match.
+        pattern: pattern of a match, in the common syntax of re and RE2.
+        check: returns how many characters of a match are truly of this kind; None means all.
     """
 
     label: str
@@ -54,12 +54,12 @@ class Kind:
 
 
 def _card(text: str) -> int:
-    """Return the length of a card's number by Luhn's checksum, 0 for another number."""
+    """Return the length of a card number by Luhn's checksum, 0 for another number."""
     return len(text) if luhn.is_valid(re.sub("[ -]", "", text)) else 0
 
 
 def _iban(text: str) -> int:
-    """Return the length of the IBAN that some groups begin with (ISO 13616, mod 97)."""
+    """Return the length of the IBAN at the start of the text (ISO 13616, mod 97), or 0."""
     for end in range(len(text), 14, -1):
         part = text[:end]
         if text[end - 1] == " " or text[end : end + 1].isalnum():
@@ -70,13 +70,13 @@ def _iban(text: str) -> int:
 
 
 def _phone(text: str) -> int:
-    """Return the length of a number of 8 to 15 digits (E.164), 0 where there are fewer."""
+    """Return the length of a phone number of 8 to 15 digits (E.164), 0 for other lengths."""
     digits = sum(map(str.isdigit, text)) - (2 if text.startswith("00") else 0)
     return len(text) if 8 <= digits <= 15 else 0
 
 
 def _address(text: str) -> int:
-    """Return the length of an IP address, 0 where the text is none."""
+    """Return the length of an IP address, 0 for other text."""
     text = text if text.endswith("::") else text.rstrip(":")
     try:
         ipaddress.ip_address(text)
@@ -111,18 +111,18 @@ BUILTIN = {
         r"(?:AKIA|ASIA)[A-Z0-9]{16}|xox[abeprs]-[A-Za-z0-9-]{10,200})",
     ),
 }
-"""Kinds that can be asked for by name."""
+"""Kinds that a configuration may name."""
 
 
 def chosen(names: Sequence[str], patterns: Mapping[str, str]) -> list[Kind]:
-    """Return the kinds that a configuration asks for.
+    """Return the kinds named by a configuration.
 
     Args:
         names: names out of BUILTIN.
-        patterns: further patterns by name; the name in upper case stands in a match's place.
+        patterns: further patterns by name; a match is replaced by the name in upper case.
 
     Raises:
-        ValueError: a name is unknown or unfit, or a pattern cannot be searched for in a stream.
+        ValueError: a name is unknown or malformed, or a pattern cannot be searched in a stream.
     """
     for name in names:
         if name not in BUILTIN:
@@ -143,7 +143,7 @@ def chosen(names: Sequence[str], patterns: Mapping[str, str]) -> list[Kind]:
 
 
 def compiled(pattern: str) -> Any:
-    """Return a pattern as RE2 knows it, for texts in UTF-8."""
+    """Return a pattern compiled by RE2, for texts in UTF-8."""
     options = re2.Options()
     options.log_errors = False
     options.never_capture = True
@@ -151,11 +151,11 @@ def compiled(pattern: str) -> Any:
 
 
 def beginning(pattern: str) -> str:
-    """Return the pattern of everything that may go on to be a match, whole matches included.
+    """Return the pattern of all texts that may grow into a match, complete matches included.
 
     Raises:
-        ValueError: matches of the pattern have no bound, or depend on more than themselves.
-        re.error: it is no pattern.
+        ValueError: matches of the pattern are unbounded, or depend on their surroundings.
+        re.error: the text is not a valid pattern.
     """
     parser = _parser()
     tree = parser.parse(pattern)
@@ -166,15 +166,16 @@ def beginning(pattern: str) -> str:
         raise ValueError(
             f"it may match more than {MOST_WIDTH} characters; bound it, as in {{1,64}}"
         )
+    # Unicode is on for every pattern; of all other flags, only (?i) reaches the derived pattern.
     flags = tree.state.flags & ~int(re.UNICODE)
     if flags & ~int(re.IGNORECASE):
-        raise ValueError("of the flags only (?i) is known")
+        raise ValueError("the only allowed flag is (?i)")
     _joined(tree, first=True)
     return ("(?i)" if flags else "") + _begun(list(tree), first=True)
 
 
 def _begun(nodes: list[Any], *, first: bool) -> str:
-    """Return the pattern of the beginnings of a sequence, one character at least."""
+    """Return the pattern of the beginnings of a sequence, each with one character at least."""
     made = ""
     for node in reversed(nodes[1:]):
         if str(node[0]) != "AT":
@@ -203,7 +204,7 @@ def _begun_one(node: Any, *, first: bool) -> str:
 
 
 def _text(node: Any, *, first: bool = False) -> str:
-    """Return a part as a pattern again; boundaries stay at the very start alone."""
+    """Return a parsed part as a pattern; boundaries are kept at the very start only."""
     kind, value = str(node[0]), node[1]
     if kind == "AT":
         return _boundary(value) * first
@@ -211,7 +212,7 @@ def _text(node: Any, *, first: bool = False) -> str:
         return "(?:" + "|".join(_joined(way, first=first) for way in value[1]) + ")"
     if kind == "SUBPATTERN":
         if value[1] or value[2]:
-            raise ValueError("flags may stand at its start only")
+            raise ValueError("flags are allowed at the start only")
         return f"(?:{_joined(value[3], first=first)})"
     if kind in {"MAX_REPEAT", "MIN_REPEAT"}:
         return f"(?:{_joined(value[2], first=False)}){{{int(value[0])},{int(value[1])}}}"
@@ -219,16 +220,16 @@ def _text(node: Any, *, first: bool = False) -> str:
 
 
 def _joined(nodes: Any, *, first: bool) -> str:
-    """Return parts one after the other."""
+    """Return several parts as one pattern."""
     return "".join(_text(node, first=first and not i) for i, node in enumerate(nodes))
 
 
 def _boundary(where: Any) -> str:
-    """Return what stands between characters."""
+    """Return the pattern of a position between characters."""
     try:
         return BOUNDARIES[str(where)]
     except KeyError:
-        raise ValueError(r"of what stands between characters only \b and \B are known") from None
+        raise ValueError(r"the only allowed anchors are \b and \B") from None
 
 
 def _characters(kind: str, value: Any) -> str:
@@ -240,12 +241,12 @@ def _characters(kind: str, value: Any) -> str:
     if kind == "NOT_LITERAL":
         return f"[^{_code(value)}]"
     if kind != "IN":
-        raise ValueError(f"{kind.lower()} is not known here")
+        raise ValueError(f"{kind.lower()} is not supported")
     return "[" + "".join(_item(str(name), item) for name, item in value) + "]"
 
 
 def _item(name: str, item: Any) -> str:
-    """Return a part of a set of characters."""
+    """Return a part of a character set."""
     if name == "NEGATE":
         return "^"
     if name == "LITERAL":
@@ -256,5 +257,5 @@ def _item(name: str, item: Any) -> str:
 
 
 def _code(point: int) -> str:
-    """Return a character in a form that means nothing else."""
+    """Return a character as an escape with no second meaning."""
     return f"\\x{{{point:x}}}"

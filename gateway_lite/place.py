@@ -1,8 +1,8 @@
-"""Which replica takes a request.
+"""The balancer: chooses a replica for each request, and queues requests without a free slot.
 
-Requests that begin alike go to the same replica, see ``homes``. All others go to the less loaded
-of two drawn at random (Mitzenmacher, 2001). Work is counted in tokens, from selection to the last
-byte.
+Requests with the same beginning go to the same replica, see ``homes``. Other requests go to the
+less loaded of two replicas drawn at random (Mitzenmacher, 2001). Load is counted in tokens, from
+selection to the last byte.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = ("Balancer", "Lease", "Outcome", "Policy", "Waiting", "Work")
 
 
 class Balancer:
-    """Places requests, and keeps those that find no free slot in order.
+    """The choice of replicas, and the queues of requests that wait for a slot.
 
     Args:
-        settings: lengths and times.
-        clock: seconds.
-        rng: draws.
-        slots: those that other processes use too; None where there are no others.
+        settings: queue lengths and times.
+        clock: returns seconds.
+        rng: source of random draws.
+        slots: slots shared with other worker processes; None for a single process.
     """
 
     def __init__(
@@ -63,15 +63,19 @@ class Balancer:
     def update(
         self, pools: Mapping[str, Sequence[Replica]], policies: Mapping[str, str] | None = None
     ) -> None:
-        """Take over who takes requests; what is under way elsewhere still counts to its end.
+        """Replace the replicas of all models.
+
+        Requests in progress at removed replicas run to their end.
 
         Args:
             pools: replicas by model.
-            policies: how to choose among them, by model; "prefix" where it says nothing.
+            policies: routing policy by model; "prefix" for models not named.
         """
         now, seats, before = self.clock(), {}, self._pools
         self._pools = {}
         for model, replicas in pools.items():
+            # A replica that joins others warms up slowly; the first replicas of a model have to
+            # take all requests.
             warm = not before.get(model)
             pool = [self._seat(replica, now, warm=warm) for replica in replicas]
             seats.update({seat.key: seat for seat in pool})
@@ -86,7 +90,7 @@ class Balancer:
         self.wake_all()
 
     def wake_all(self) -> None:
-        """Look at all queues, as what they wait for may be there."""
+        """Serve all queues, as slots may have become free."""
         for model in tuple(self._queues):
             self.tell(model)
             self.wake(model)
@@ -102,33 +106,36 @@ class Balancer:
         return seat
 
     def others(self, model: str, tried: Collection[str]) -> bool:
-        """Tell whether the model has a replica that was not tried."""
+        """Return whether the model has an untried replica."""
         return any(seat.key not in tried for seat in self._pools.get(model, ()))
 
     def several(self, model: str) -> bool:
-        """Tell whether there is a choice of replicas."""
+        """Return whether the model has two or more replicas."""
         return len(self._pools.get(model, ())) > 1
 
     def place(self, model: str, work: Work, tried: Collection[str] = ()) -> Lease | None:
-        """Return a place, or None where all slots are taken.
+        """Return a lease at a replica, or None if all slots are taken or earlier requests wait.
 
         Args:
-            model: whose replicas.
-            work: what the request weighs.
-            tried: keys of replicas that failed it; asked again only where there is no other.
+            model: name of the model.
+            work: cost of the request.
+            tried: keys of replicas that failed the request; used again only without an alternative.
 
         Raises:
-            NoReplicaError: nobody takes requests for it.
+            NoReplicaError: the model has no replica.
         """
         pool = self._pools.get(model)
         if not pool:
             raise NoReplicaError(model)
+        # A request never overtakes the queue: first in, first out.
         return None if self._queues.get(model) else self._place(model, pool, work, tried)
 
     def _place(
         self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
     ) -> Lease | None:
         while True:
+            # One replica is the common case and needs no scoring: also an open breaker leaves no
+            # choice.
             if len(pool) == 1:
                 seat = pool[0] if pool[0].free else None
             else:
@@ -136,6 +143,8 @@ class Balancer:
             if seat is None:
                 return None
             lease = Lease(self, model, seat, work.tokens, seat.replica)
+            # Another worker may take the last slot between the choice and ``take``; then choose
+            # again.
             if seat.take(lease, work.tokens):
                 return lease
 
@@ -160,8 +169,10 @@ class Balancer:
         return seat
 
     def _lesser(self, seats: list[Seat], now: float) -> Seat:
-        """Return the less loaded of two."""
+        """Return the less loaded of two replicas drawn at random."""
         count = len(seats)
+        # ``random()`` in place of ``sample``: one draw each, and the second index never equals the
+        # first.
         first = int(self._rng.random() * count)
         second = (first + 1 + int(self._rng.random() * (count - 1))) % count
         one, two = seats[first], seats[second]
@@ -174,16 +185,16 @@ class Balancer:
         tried: Collection[str],
         done: Callable[[Lease | Exception], None],
     ) -> Waiting:
-        """Wait for a slot, behind those that wait already.
+        """Queue a request for a slot, behind all waiting requests.
 
         Args:
-            model: whose replicas.
-            work: what the request weighs.
-            tried: keys of replicas that failed it.
-            done: gets the place, or why there is none; not called before this returns.
+            model: name of the model.
+            work: cost of the request.
+            tried: keys of replicas that failed the request.
+            done: gets the lease or an error; never called before ``wait`` returns.
 
         Raises:
-            ApiError: too many wait.
+            ApiError: the queue is full.
         """
         queue = self._queues[model]
         if len(queue) >= self._settings.queue_length:
@@ -191,7 +202,10 @@ class Balancer:
         return Waiting(self, model, queue, work, tried, done)
 
     def tell(self, model: str) -> None:
-        """Let other processes know since when our first waits, for which replicas."""
+        """Publish the waiting time of the oldest queued request to other workers.
+
+        Only the rows of the replicas that this request may use carry the time.
+        """
         if self._slots is None:
             return
         queue = self._queues.get(model)
@@ -203,11 +217,11 @@ class Balancer:
                 seat.shared.wait(since if seat in wanted else None)
 
     def waiting(self, model: str) -> int:
-        """Return how many requests wait for a slot."""
+        """Return the number of requests that wait for a slot."""
         return len(self._queues.get(model, ()))
 
     def wake(self, model: str) -> None:
-        """Give free slots to those that wait."""
+        """Give free slots to waiting requests."""
         queue = self._queues.get(model)
         while queue:
             pool = self._pools.get(model)
@@ -221,10 +235,10 @@ class Balancer:
             first.done(lease)
 
     def tick(self, passed_s: float) -> None:
-        """Look for replicas that do not move, and for requests that waited too long.
+        """Detect stalled replicas and requests that waited too long.
 
         Args:
-            passed_s: seconds since the last look.
+            passed_s: seconds since the last call.
         """
         stalled = [
             seat for seat in self._seats.values() if seat.watch(passed_s, self._settings.stall_s)
@@ -242,17 +256,17 @@ class Balancer:
         self.wake_all()
 
     def states(self) -> dict[str, Seen]:
-        """Return what is known of each replica, by its key."""
+        """Return the state of each replica, by the replica's key."""
         now = self.clock()
         return {key: seat.seen(now) for key, seat in self._seats.items()}
 
     def by_name(self) -> dict[str, Seen]:
-        """Return the same by the name that people use."""
+        """Return the state of each replica, by the replica's display name."""
         now = self.clock()
         return {seat.replica.name: seat.seen(now) for seat in tuple(self._seats.values())}
 
 
 def _wanted(pool: list[Seat], tried: Collection[str], now: float) -> list[Seat]:
-    """Return the seats that a request may have: those that are well, or at least not tried."""
+    """Return the healthy, untried replicas; without any, the untried ones; without any, all."""
     wanted = [seat for seat in pool if seat.well(now) and seat.key not in tried]
     return wanted or [seat for seat in pool if seat.key not in tried] or pool

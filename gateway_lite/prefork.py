@@ -1,4 +1,7 @@
-"""Serve as one process, or as several that share sockets and counts and are looked after."""
+"""The gateway's processes: a single process, or a supervisor with workers.
+
+Workers share listening sockets, counts of limits, and engine slots.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACK_OFF_S = (0.1, 10.0)
-"""Seconds until a worker is started again that ended: at first, and at most."""
+"""Seconds before an ended worker is started again: at first, and at most."""
 STEADY_S = 30.0
-"""Seconds after which a worker that ended has not failed in a row."""
+"""Seconds of run time after which the end of a worker counts as the first failure again."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -44,16 +47,17 @@ def run(config: Config, address: Address, settings: Settings, workers: int) -> N
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        config: names the state directory.
-        address: where to listen.
-        settings: how long to wait.
-        workers: processes that share the work.
+        config: configuration with the state directory.
+        address: addresses to listen at.
+        settings: timeouts and bounds.
+        workers: number of processes that share the work.
 
     Raises:
-        ConfigError: the keys file, a certificate or the number of workers cannot be used.
+        ConfigError: the keys file, a certificate or the number of workers is not usable.
         GatewayError: an address cannot be bound, or the workers do not start.
         StateError: the record of an earlier gateway cannot be read.
     """
+    # The last column of the shared files belongs to the supervisor.
     if not 1 <= workers < WORKERS:
         raise ConfigError(f"--workers {workers} is not possible; allowed: 1 to {WORKERS - 1}")
     listeners.check_open(address, anonymous=config.gateway.anonymous)
@@ -70,13 +74,14 @@ def run(config: Config, address: Address, settings: Settings, workers: int) -> N
 
 @dataclass
 class Worker:
-    """One of the processes.
+    """The supervisor's state of one worker process.
 
     Attributes:
-        pid: its process; None while there is none.
-        since: clock at its start.
-        failures: how often in a row it ended soon.
-        again_at: clock at which it is started again.
+        number: the worker's column in shared files.
+        pid: process id; None while the worker is not running.
+        since: clock value at its start.
+        failures: quick ends in a row.
+        again_at: clock value of the next start.
     """
 
     number: int
@@ -88,7 +93,7 @@ class Worker:
 
 @dataclass
 class Signals:
-    """What arrived since we looked, noted by handlers that do nothing else."""
+    """Signals since the last check; the handler only records."""
 
     end: int = 0
     hangup: bool = False
@@ -96,15 +101,15 @@ class Signals:
 
 
 class Supervisor:
-    """Starts workers, starts them again when they fail, and passes signals on.
+    """The parent of the workers: starts workers, restarts failed workers, and forwards signals.
 
     It opens no thread and no event loop, so that it can fork at any time.
 
     Args:
-        config: names the state directory.
-        opened: listeners that all workers accept connections from.
-        settings: how long to wait.
-        workers: how many.
+        config: configuration with the state directory.
+        opened: listeners from which all workers accept connections.
+        settings: timeouts and bounds.
+        workers: number of workers.
     """
 
     def __init__(
@@ -123,10 +128,10 @@ class Supervisor:
         self._attached = os.isatty(0)
 
     def run(self) -> None:
-        """Serve until told to end.
+        """Serve until a signal ends the gateway.
 
         Raises:
-            GatewayError: there is no room for the counts, or no worker starts.
+            GatewayError: the shared counts find no memory, or no worker starts.
             StateError: the record of an earlier gateway cannot be read.
         """
         root = self._config.home
@@ -137,9 +142,12 @@ class Supervisor:
             limits.begin()
             self._bells = slots.bells(len(self._workers))
             self._table = slots.SlotTable(self._slots, WORKERS - 1, self._bells)
+            # Before any fork, so that all workers inherit them: 0 and 1 wake at signals, and
+            # through 3 a worker tells 2 that it listens.
             self._pipes = (*os.pipe(), *os.pipe())
             self._listen_to_signals()
             self._look_after()
+            # After the last worker's end: the record then holds the final counts of all workers.
             limits.close()
         self._drop_record()
         if self._failed is not None:
@@ -148,6 +156,8 @@ class Supervisor:
     def _listen_to_signals(self) -> None:
         for end in self._pipes:
             os.set_blocking(end, False)
+        # ``select`` restarts after a handler (PEP 475); the byte in the pipe ends it, also for a
+        # signal between the check and ``select``.
         signal.set_wakeup_fd(self._pipes[1], warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._note)
@@ -160,7 +170,7 @@ class Supervisor:
             self._signals.hangup = True
 
     def _look_after(self) -> None:
-        """Go on until no worker is left after we were told to end."""
+        """Restart workers and forward signals, until no worker is left after a signal to end."""
         while True:
             self._reap()
             self._pass_signals_on()
@@ -188,6 +198,7 @@ class Supervisor:
         return max(0.0, min(missing, default=60.0)) if not self._signals.end else 60.0
 
     def _reap(self) -> None:
+        # ``waitpid`` without any child raises, hence the condition.
         while any(worker.pid for worker in self._workers):
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
@@ -199,10 +210,11 @@ class Supervisor:
     def _ended(self, worker: Worker, code: int) -> None:
         now = time.monotonic()
         worker.pid = None
+        # A killed worker could not give back its slots; requests at other workers wait for them.
         self._table.clear(worker.number)
         if self._signals.end:
             return
-        if not self._ready:  # what keeps one from starting keeps all
+        if not self._ready:  # a fault that stops the first worker stops all workers
             self._failed = code
             self._signals.end += 1
             return
@@ -222,7 +234,7 @@ class Supervisor:
     def _pass_signals_on(self) -> None:
         if self._signals.hangup:
             self._signals.hangup = False
-            if self._attached and not os.isatty(0):  # the terminal that we run in is closed
+            if self._attached and not os.isatty(0):  # the gateway's terminal was closed
                 self._signals.end += 1
             else:
                 self._send(signal.SIGHUP)
@@ -236,7 +248,7 @@ class Supervisor:
                 os.kill(worker.pid, number)
 
     def _become(self, number: int) -> NoReturn:
-        """Be a worker, in a process that was just made."""
+        """Run a worker in the process just forked; never returns."""
         code = 1
         try:
             parent = os.getppid()
@@ -244,9 +256,12 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
                 signal.signal(each, signal.SIG_DFL)
-            # Until we listen to it: what it asks for is done as we start.
+            # Ignored until the worker has a handler: SIGHUP asks for a reload, and a new worker
+            # reads the files anyway. By default the signal would end the worker.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+            # The supervisor may have died before prctl, which then signals nothing: do not serve
+            # alone.
             if os.getppid() == parent:
                 run_loop(self._serve(number, parent))
             code = 0
@@ -276,7 +291,7 @@ class Supervisor:
         os.write(self._pipes[3], b".")
 
     def _drop_record(self) -> None:
-        """Remove the record, where a worker that was killed could not."""
+        """Remove the gateway's record if a killed worker could not."""
         hostname = socket.gethostname()
         found = state.load_gateway(self._config.home, hostname)
         if found is not None and found.pid == os.getpid():

@@ -1,4 +1,4 @@
-"""How far a request is, and what is known of it by then."""
+"""The state of a request during service."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
 
 
 class _Nothing:
-    """Stands where uvicorn has an event that wakes a task; here is no task."""
+    """A stand-in for the event by which uvicorn wakes a task; an exchange has no task."""
 
     def set(self) -> None:
-        """Wake nobody."""
+        """Do nothing."""
 
 
 class Progress(msgspec.Struct, eq=False):
-    """One request while it is served.
+    """The state of one request while it is served.
 
-    It has the attributes that uvicorn's protocol uses of a cycle: ``response_complete``,
-    ``disconnected``, ``keep_alive`` and ``message_event``.
+    The attributes ``response_complete``, ``disconnected``, ``keep_alive`` and ``message_event`` are
+    those that uvicorn's protocol uses of a cycle.
 
     Attributes:
-        client: the connection it came on.
-        desk: decides on it.
-        request: what came.
-        record: what is noted of it.
-        outlet: writes the answer.
-        path: what replicas are asked for.
-        ask: what the body asks for, once the desk has read it.
-        models: whom the desk would ask for an answer, in order; ``turn`` is the present one.
-        tried: keys of replicas that failed it.
-        replayed: a replica may have worked on it already; that happens once at most.
-        renewed: a replica's secret was read again for it.
-        body: what replicas get.
-        extra: what is done to the answer, where anything is.
-        held: what it holds of others.
+        client: the client's connection.
+        desk: the request handler.
+        request: the request.
+        record: the request's record for log and metrics.
+        outlet: the writer of the answer.
+        path: path of the request to replicas.
+        ask: decoded fields of the body, once admitted.
+        models: models to try in order; ``turn`` is the index of the present model.
+        tried: keys of replicas that failed the request.
+        replayed: True once a request was sent again although a replica may have worked on it.
+        renewed: True once a replica's secret was read again for the request.
+        body: body of the request to replicas.
+        extra: edits of the answer, or None.
+        held: resources held by the request.
         notes: further header lines of the answer.
     """
 
@@ -82,7 +82,7 @@ class Progress(msgspec.Struct, eq=False):
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the connection may serve another request after this."""
+        """Whether the connection may serve a further request afterwards."""
         return self.outlet.keep_alive
 
     @keep_alive.setter

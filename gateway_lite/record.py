@@ -1,4 +1,4 @@
-"""What is noted of one request while it is served; holds no key and no word of a prompt."""
+"""The record of a request during service; holds no key and no word of a prompt."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gateway_lite import usage
 CLIENT_GONE = "client_gone"
 FAILED = 400
 LEFT = 499
-"""Status of a request whose client left before it was answered, as nginx writes it."""
+"""Status of a request whose client left before the answer, as nginx logs it."""
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _NAMES = itertools.count(1)
 _PREFIX = secrets.token_hex(8)
 
 
 def request_id(given: bytes | None) -> str:
-    """Return the client's own name for a request where it is sane, else a new one."""
+    """Return the client's own request id if well-formed, else a new id."""
     if given is not None and SANE_ID.fullmatch(given):
         return given.decode()
     return f"{_PREFIX}{next(_NAMES):08x}"
 
 
 def bearer(authorization: bytes) -> bytes:
-    """Return the token of an Authorization header; empty where there is none."""
+    """Return the token of an Authorization header; empty without a bearer token."""
     if authorization.startswith(b"Bearer "):
         return authorization[7:].strip()
     kind, _, token = authorization.partition(b" ")
@@ -36,25 +36,25 @@ def bearer(authorization: bytes) -> bytes:
 
 
 class Record(msgspec.Struct, eq=False, gc=False):
-    """One request.
+    """A request and the outcome.
 
     Attributes:
-        name: its id.
-        path: what it asks for, as a URL.
-        key: name of the key that it showed; empty where it showed none in force.
-        model: what it asks for, in the client's own words; empty where it asks for none.
-        replica: who worked on it last; empty where nobody did.
-        status: HTTP status; what came later counts more than what was sent.
-        error: the code of our error, or that the client left.
-        queue_s: seconds that it waited for a place.
-        attempts: replicas that it was sent to.
-        began: clock at its first byte.
-        first_at: clock when the first byte of the answer's body had gone out.
-        complete: its answer went out to the last byte.
-        cache: "hit" or "miss"; empty where the answer was not to be kept.
-        limited: the limit of the key that refused it; empty where none did.
-        reads: pieces in which the answer's body came.
-        overhead_s: seconds that passed in the gateway before the replica was asked.
+        name: id of the request.
+        path: path of its URL.
+        key: name of the valid key in the request; empty without a valid key.
+        model: requested model in the client's own words; empty if none was requested.
+        replica: the last replica that worked on the request; empty without any.
+        status: HTTP status; a later failure replaces the status that was sent.
+        error: code of the gateway's error, or CLIENT_GONE.
+        queue_s: seconds in the queue for a slot.
+        attempts: number of replicas that the request was sent to.
+        began: clock value at its first byte.
+        first_at: clock value after the first byte of the answer's body was sent.
+        complete: True once the answer was sent to the last byte.
+        cache: "hit" or "miss"; empty for an uncacheable answer.
+        limited: the key's limit that refused the request; empty without a refusal.
+        reads: number of pieces in which the answer's body arrived.
+        overhead_s: seconds in the gateway before the request was sent to the replica.
     """
 
     name: str
@@ -86,32 +86,33 @@ class Record(msgspec.Struct, eq=False, gc=False):
         return self._tail
 
     def sent(self, body: bytes, *, more: bool) -> None:
-        """Note bytes of the answer that have gone out."""
+        """Record sent bytes of the answer."""
         if self.first_at is None:
             self.first_at = time.perf_counter()
         self.tail.add(body)
         self.complete = not more
 
     def whole(self, body: bytes) -> None:
-        """Note an answer that goes out at once."""
+        """Record an answer sent in a single piece."""
         self.reads = 1
         self.complete = True
         self._whole = body
 
     def failed(self, status: int, error: str) -> None:
-        """Note an error of ours, also one in mid-stream."""
+        """Record an error of the gateway, also in mid-stream."""
         self.status, self.error = status, error
 
     def left(self) -> None:
-        """Note that the client left, which is no loss where it had all it wanted."""
+        """Record that the client left, unless the answer was complete or the stream had ended."""
         if not self.complete and not usage.ended(self.tail.read()):
             self.failed(LEFT, CLIENT_GONE)
 
     def used(self) -> usage.Usage | None:
-        """Return what a replica reports of its work, also where that was cut short; at its end."""
+        """Return the usage that the replica reported, also for a cut answer; called at the end."""
         if not self._read:
             self._read = True
             if self.replica:
+                # Parsed once, at the end: nothing is searched while a stream runs.
                 whole = self._whole
                 tail = self._tail
                 if whole is not None:
@@ -121,10 +122,10 @@ class Record(msgspec.Struct, eq=False, gc=False):
         return self._used
 
     def charged(self, estimate: int) -> int | None:
-        """Return the tokens that count against limits; None where nothing was used.
+        """Return the tokens that count against limits, or None without usage.
 
         Args:
-            estimate: what counts where an answer does not report any.
+            estimate: the tokens of an answer without a report.
         """
         used = self.used()
         if used is not None:

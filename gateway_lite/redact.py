@@ -1,4 +1,4 @@
-"""What is personal or secret in a text, hidden: whole texts, and texts that come in pieces."""
+"""Redaction of personal or secret text: whole texts, and texts that arrive in pieces."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASKED = (
     "text_2",
     "user",
 )
-"""Fields of requests that carry words of people."""
+"""Fields of requests that carry users' text."""
 STRUCTURE = frozenset(
     {
         *("id", "type", "role", "name", "model", "object", "tool_call_id", "call_id", "item_id"),
@@ -35,14 +35,14 @@ STRUCTURE = frozenset(
         *("embedding", "encrypted_content"),
     }
 )
-"""Fields within messages and answers that carry none."""
+"""Fields within messages and answers that carry no users' text."""
 INLINE = ("url", "image_url", "data", "file_data", "b64_json")
-"""Fields that may be files in base64, in which nothing can be found."""
+"""Fields that may hold base64 files, which are not searched."""
 ARGUMENTS = "arguments"
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 HEX = "[0-9a-fA-F]"
 HIGH = rf"\\u[dD][89abAB]{HEX}{{2}}"
-"""The first half of a character beyond 16 bits."""
+"""The first half of a surrogate pair, for a character beyond 16 bits."""
 INSIDE = re.compile(
     rf'(?:[^"\\]+|{HIGH}\\u{HEX}{{4}}|{HIGH}(?!\\u|\\?\Z)|\\u(?![dD][89abAB]){HEX}{{4}}|\\[^u])*'
 )
@@ -50,14 +50,14 @@ HALF_ESCAPE = re.compile(rf"(?:{HIGH})?(?:\\(?:u{HEX}{{0,3}})?)?")
 DELIMITERS = " \t\r\n,:[]{}"
 BARE = re.compile(r"[^ \t\r\n,:\[\]{}]+")
 MOST_BARE = 64
-"""Characters of a number in JSON that are waited for."""
+"""Longest run of characters outside strings that is held back, as for a number."""
 
 
 class Finder:
-    """Finds what is to be hidden.
+    """The search for text to be hidden.
 
     Args:
-        kinds: what to look for, from `patterns.chosen`; where two begin at one place, the earlier
+        kinds: kinds of text, from ``patterns.chosen``; of two matches at one place, the earlier
             kind counts.
     """
 
@@ -71,7 +71,7 @@ class Finder:
         ]
 
     def find(self, text: bytes, start: int) -> tuple[int, int, bytes] | None:
-        """Return the first to be hidden: its start, its end, and what stands in its place."""
+        """Return the first match: start, end, and replacement."""
         while (seen := self._any(text, start)) is not None:
             at = seen.start()
             for match, check, label in self._kinds:
@@ -81,17 +81,19 @@ class Finder:
                 size = found.end() - at if check is None else check(found.group().decode())
                 if size:
                     return at, at + size, label
+            # The checksum refused all kinds here; a match may still begin one byte later.
             start = at + 1
         return None
 
     def open(self, text: bytes, start: int) -> int:
-        """Return where something begins that more text may make a match; the end if nowhere."""
+        """Return the start of text that may grow into a match; the text's end if none may."""
         begun = self._begun(text, start)
         return len(text) if begun is None else int(begun.start())
 
     def whole(self, text: str) -> str:
-        """Return a whole text with everything hidden that is to be."""
+        """Return a whole text after redaction."""
         raw = text.encode(errors="replace")
+        # Most texts have no match: one search, and no copy.
         if self._any(raw) is None:
             return text
         made, pos = hidden(self, raw, 0, len(raw) + 1)
@@ -99,7 +101,7 @@ class Finder:
 
 
 def hidden(finder: Finder, raw: bytes, pos: int, edge: int) -> tuple[bytes, int]:
-    """Return a text up to the last match that begins before the edge, and where that ended."""
+    """Return the redacted text up to the last match before the edge, and the end of that match."""
     out = []
     while (found := finder.find(raw, pos)) is not None and found[0] < edge:
         out += [raw[pos : found[0]], found[2]]
@@ -109,10 +111,10 @@ def hidden(finder: Finder, raw: bytes, pos: int, edge: int) -> tuple[bytes, int]
 
 
 class Flow:
-    """A text that comes in pieces, let go as far as no further piece can change it.
+    """The redaction of a text in pieces; holds back only text that a further piece could change.
 
     Args:
-        finder: what to look for.
+        finder: the search.
     """
 
     __slots__ = ("_finder", "_from", "_raw")
@@ -123,13 +125,14 @@ class Flow:
         self._from = 0
 
     def feed(self, text: str) -> str:
-        """Return what is certain now."""
+        """Add a piece, and return the text that is final now."""
         raw = self._raw + text.encode(errors="replace")
         edge = self._finder.open(raw, self._from)
         made, pos = hidden(self._finder, raw, self._from, edge)
         if pos > edge:
             edge = self._finder.open(raw, pos)
         made += raw[pos:edge]
+        # One byte before the edge stays, as ``\b`` at the next search looks at it.
         kept = max(edge - 1, 0)
         self._raw = raw[kept:]
         self._from = edge - kept
@@ -144,12 +147,12 @@ class Flow:
 
 
 class Arguments:
-    """JSON that comes in pieces, as the arguments of a tool do, and is JSON afterwards.
+    """The redaction of JSON in pieces, such as a tool's arguments; the result is JSON again.
 
-    Its strings are texts of their own; a number that is to be hidden becomes a string.
+    Strings are redacted as separate texts; a hidden number becomes a string.
 
     Args:
-        finder: what to look for.
+        finder: the search.
     """
 
     __slots__ = ("_finder", "_flow", "_held")
@@ -160,7 +163,7 @@ class Arguments:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Return what is certain now."""
+        """Add a piece, and return the text that is final now."""
         text = self._held + text
         self._held = ""
         out = []
@@ -179,7 +182,7 @@ class Arguments:
         return _escaped(flow.feed(held) + flow.finish())
 
     def _outside(self, text: str) -> tuple[str, str]:
-        """Take what stands before the next string."""
+        """Return the redacted text before the next string, and the text left to process."""
         before, quote, rest = text.partition('"')
         if quote:
             self._flow = Flow(self._finder)
@@ -190,7 +193,7 @@ class Arguments:
         return BARE.sub(lambda run: self._bare(run.group()), before) + quote, rest
 
     def _inside(self, text: str) -> tuple[str, str]:
-        """Take what belongs to the string that is open."""
+        """Return the redacted text of the open string, and the text left to process."""
         end = _end(text)
         part, rest = text[:end], text[end:]
         flow = self._flow or Flow(self._finder)
@@ -204,13 +207,13 @@ class Arguments:
         return part if made == said else _escaped(made), ""
 
     def _bare(self, run: str) -> str:
-        """Return a number or a word outside strings, as a string where it is to be hidden."""
+        """Return a number or word outside strings, as a string if hidden."""
         made = self._finder.whole(run)
         return run if made == run else json.dumps(made)
 
 
 def _end(text: str) -> int:
-    """Return where a string ends, or the text, or the last escape that is whole."""
+    """Return the end of a JSON string in the text, or the position up to which it is complete."""
     end = 0
     while True:
         seen = INSIDE.match(text, end)
@@ -221,7 +224,7 @@ def _end(text: str) -> int:
 
 
 def _unescaped(part: str) -> str:
-    """Return what a part of a JSON string says; what JSON does not allow speaks for itself."""
+    """Return the text of a part of a JSON string; invalid JSON is returned as is."""
     try:
         return str(json.loads(f'"{part}"', strict=False))
     except ValueError:
@@ -229,23 +232,23 @@ def _unescaped(part: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a text as a part of a JSON string."""
+    """Return a text as part of a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def rewritten(finder: Finder, text: str) -> str:
-    """Return whole arguments of a tool with everything hidden that is to be."""
+    """Return whole tool arguments after redaction."""
     arguments = Arguments(finder)
     return arguments.feed(text) + arguments.finish()
 
 
 def hide(value: Any, finder: Finder, name: str = "") -> Any:
-    """Return a JSON value with everything hidden that is to be; the same one if nothing is.
+    """Return a JSON value after redaction; the same object if nothing is hidden.
 
     Args:
-        value: what msgspec or json made of it.
-        finder: what to look for.
-        name: the field that it is the value of.
+        value: a value decoded by msgspec or json.
+        finder: the search.
+        name: field name of the value.
     """
     if type(value) is str:
         if name in STRUCTURE or (name in INLINE and value[:5] == "data:"):
@@ -261,14 +264,14 @@ def hide(value: Any, finder: Finder, name: str = "") -> Any:
 
 
 def request(body: bytes, finder: Finder) -> bytes:
-    """Return a request with everything hidden that is to be; the same bytes if nothing is.
+    """Return a request after redaction; the same bytes if nothing is hidden.
 
     Args:
         body: a request of OpenAI's API in JSON.
-        finder: what to look for.
+        finder: the search.
 
     Raises:
-        ApiError: the request cannot be read, and so must not be passed on.
+        ApiError: the request cannot be parsed, and so must not be passed on.
     """
     try:
         asked = msgspec.json.decode(body)
@@ -279,4 +282,4 @@ def request(body: bytes, finder: Finder) -> bytes:
             return body
         return msgspec.json.encode({**asked, **made})
     except UNREADABLE:
-        raise errors.bad_request("the request is no JSON that can be looked through") from None
+        raise errors.bad_request("the request is not valid JSON, as redaction needs") from None

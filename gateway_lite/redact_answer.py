@@ -1,4 +1,4 @@
-"""What is personal or secret in an answer, hidden: JSON as a whole, events as they come."""
+"""Redaction of answers: JSON as a whole, event streams piece by piece."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 MOST_BYTES = 64 * 2**20
 DONE = b"[DONE]"
 WORDS = ("content", "reasoning_content", "reasoning", "refusal", "text")
-"""Fields of a choice or of its delta that are pieces of a text."""
+"""Fields of a choice, or of its delta, that are pieces of a text."""
 Key = tuple[object, ...]
 
 
 class AnswerRedactor:
-    """Hides in an answer of one piece.
+    """The redaction of an answer in one piece.
 
     Args:
-        finder: what to look for.
+        finder: the search.
     """
 
     __slots__ = ("_chunks", "_finder", "_size")
@@ -37,7 +37,7 @@ class AnswerRedactor:
         self._size = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Take a part of the answer; none is let go before all are there.
+        """Collect a part of the answer; nothing is passed on before the end.
 
         Raises:
             ApiError: the answer is larger than any engine makes.
@@ -49,7 +49,7 @@ class AnswerRedactor:
         return b""
 
     def finish(self) -> bytes:
-        """Return the answer; the same bytes where nothing is to be hidden."""
+        """Return the redacted answer; the same bytes if nothing is hidden."""
         body = b"".join(self._chunks)
         self._chunks = []
         try:
@@ -61,13 +61,13 @@ class AnswerRedactor:
 
 
 class StreamRedactor:
-    """Hides in an event stream, holding back no more than what may become a match.
+    """The redaction of an event stream; holds back only text that may become part of a match.
 
-    Every text that the deltas make up, of each choice, field and tool, is looked through on its
-    own. Log probabilities are left out: they spell the text again.
+    The deltas of each choice, field and tool form a text of their own. Log probabilities are left
+    out, as they spell the text again.
 
     Args:
-        finder: what to look for.
+        finder: the search.
     """
 
     __slots__ = ("_events", "_finder", "_flows", "_heads")
@@ -79,7 +79,7 @@ class StreamRedactor:
         self._heads: dict[object, dict[str, Any]] = {}
 
     def feed(self, data: bytes) -> bytes:
-        """Return the events that are complete, with what is certain of their texts."""
+        """Return the complete events, with the final part of their texts."""
         return b"".join(map(self._event, self._events.feed(data)))
 
     def finish(self) -> bytes:
@@ -88,7 +88,7 @@ class StreamRedactor:
         return (self._event(rest) if rest else b"") + self._flush()
 
     def _event(self, event: bytes) -> bytes:
-        """Return what an event becomes."""
+        """Return an event after redaction."""
         data = payload(event)
         if not data:
             return event
@@ -107,7 +107,7 @@ class StreamRedactor:
         return self._other(event, chunk)
 
     def _chunk(self, event: bytes, chunk: dict[str, Any]) -> bytes:
-        """Return a chunk of a chat or of a completion."""
+        """Return a chunk of a chat or of a completion after redaction."""
         before = b""
         changed = False
         for choice in chunk["choices"]:
@@ -118,11 +118,11 @@ class StreamRedactor:
                 self._heads[index] = _head(chunk, choice)
             changed |= self._choice(index, choice)
             if choice.get("finish_reason") is not None:
-                before += self._flush(index)  # of the texts that this chunk says nothing more of
+                before += self._flush(index)  # held text of fields without a piece in this chunk
         return before + (replaced(event, msgspec.json.encode(chunk)) if changed else event)
 
     def _choice(self, index: object, choice: dict[str, Any]) -> bool:
-        """Hide within a choice, and tell whether anything in it is another now."""
+        """Redact a choice in place, and return whether the choice changed."""
         changed = choice.get("logprobs") is not None
         if changed:
             choice["logprobs"] = None
@@ -138,7 +138,7 @@ class StreamRedactor:
         return changed
 
     def _flow(self, key: Key) -> Flow | Arguments:
-        """Return the text that a piece belongs to."""
+        """Return the text to which a piece belongs, a new text if needed."""
         flow = self._flows.get(key)
         if flow is None:
             flow = (Arguments if "arguments" in str(key[1]) else Flow)(self._finder)
@@ -146,7 +146,7 @@ class StreamRedactor:
         return flow
 
     def _flush(self, *index: object) -> bytes:
-        """Return events with what is still held, of one choice or of all."""
+        """Return events with the held text of one choice or of all."""
         out = []
         for key in list(self._flows):
             if index and key[0] != index[0]:
@@ -157,7 +157,7 @@ class StreamRedactor:
         return b"".join(out)
 
     def _delta(self, event: bytes, chunk: dict[str, Any]) -> bytes:
-        """Return a piece of a text of the responses API."""
+        """Return a text delta of the responses API after redaction."""
         index = _responses_index(chunk)
         value = chunk["delta"]
         self._heads.setdefault(index, {**chunk, "logprobs": []} if "logprobs" in chunk else chunk)
@@ -167,7 +167,7 @@ class StreamRedactor:
         return replaced(event, msgspec.json.encode({**_without_tokens(chunk), "delta": made}))
 
     def _other(self, event: bytes, chunk: dict[str, Any]) -> bytes:
-        """Return any other event: its strings are whole texts."""
+        """Return an event of any other type after redaction; each string is a whole text."""
         kind = chunk.get("type")
         before = b""
         if type(kind) is str and kind.endswith(".done"):
@@ -179,7 +179,7 @@ class StreamRedactor:
 
 
 def _texts(index: object, node: Any) -> Iterator[tuple[Key, dict[str, Any], str]]:
-    """Yield what a delta carries pieces of: which text, where, under which name."""
+    """Yield the pieces of text in a delta: key of the text, containing object, field name."""
     if type(node) is not dict:
         return
     for name in WORDS:
@@ -196,7 +196,7 @@ def _texts(index: object, node: Any) -> Iterator[tuple[Key, dict[str, Any], str]
 
 
 def _head(chunk: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
-    """Return what a further chunk of a choice needs."""
+    """Return the common part of further chunks of a choice."""
     kept = {k: v for k, v in chunk.items() if k not in {"choices", "usage"}}
     form: dict[str, Any] = {"delta": {}} if "delta" in choice else {}
     return {**kept, "choices": [{"index": choice.get("index", 0), **form, "finish_reason": None}]}
@@ -220,13 +220,13 @@ def _last(head: dict[str, Any], key: Key, text: str) -> bytes:
 
 
 def _responses_index(chunk: dict[str, Any]) -> str:
-    """Return which text of a response an event is about."""
+    """Return the identity of the text to which a responses event belongs."""
     names = ("type", "item_id", "output_index", "content_index", "summary_index")
     return repr([chunk.get(name) for name in names])
 
 
 def _without_tokens(value: Any) -> Any:
-    """Return an answer without log probabilities, which would spell what is hidden."""
+    """Return an answer without log probabilities, which would spell the hidden text."""
     if type(value) is list:
         made = [_without_tokens(item) for item in value]
         return value if all(a is b for a, b in zip(made, value, strict=True)) else made
@@ -237,5 +237,5 @@ def _without_tokens(value: Any) -> Any:
 
 
 def _bare(tokens: Any) -> Any:
-    """Return log probabilities of no token."""
+    """Return empty log probabilities of the same type."""
     return ([] if type(tokens) is list else None) if tokens else tokens

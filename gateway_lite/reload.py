@@ -1,6 +1,6 @@
-"""The models.yaml in force: read again whenever it changes, kept where the new one is not good.
+"""The models.yaml in force: read again at each change, and kept if the new file is invalid.
 
-Everything here blocks, as a shared file system may, and belongs to the watching thread; only the
+All functions here block, as a shared file system may, and run in the watching thread; only the
 outcome is read elsewhere.
 """
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLE_S = 0.4
-"""Seconds for which a file must stay the same: editors empty it, and then write."""
+"""Seconds without a change before a read, as editors empty a file before they write."""
 RETRY_S = 2.0
-"""Seconds between two readings of a refused file: what is wrong may stand in the site file."""
+"""Seconds between two reads of a refused file, as the cause may be in the site file."""
 SETTINGS = "gateway settings"
-"""What a change of the policy is told as, beside the names of models; no model can have it."""
+"""The name of a changed policy beside the names of changed models; no model can have this name."""
 SAYS_MODELS = re.compile(r"^[^#\n]*\bmodels\b", re.MULTILINE)
 
 
 def compare(old: Mapping[str, object], new: Mapping[str, object]) -> Reload:
-    """Return which models come, go and change from one reading to the next."""
+    """Return the added, removed and changed models between two reads."""
     return Reload(
         added=tuple(sorted(new.keys() - old.keys())),
         removed=tuple(sorted(old.keys() - new.keys())),
@@ -49,15 +49,15 @@ def compare(old: Mapping[str, object], new: Mapping[str, object]) -> Reload:
 
 
 def told(outcome: Reload) -> str:
-    """Return what a reading changed, such as ``added a, b; removed c``; empty for nothing."""
+    """Return a change in words, such as ``added a, b; removed c``; empty without a change."""
     kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 
 def digest(resolved: Config) -> str:
-    """Return what tells one configuration from another: 12 digits of a SHA-256.
+    """Return a fingerprint of a configuration: 12 digits of a SHA-256.
 
-    Variables of engines do not count, as they may hold secrets.
+    Engines' variables do not count, as they may hold secrets.
     """
     services = {name: replace(spec, env={}) for name, spec in resolved.services.items()}
     said = [services, resolved.backends, resolved.gateway]
@@ -69,18 +69,18 @@ class Models:
     """The models.yaml in force.
 
     Args:
-        config: the configuration that the gateway started with.
+        config: the configuration at the gateway's start.
 
     Raises:
-        ConfigError: it cannot come into force.
+        ConfigError: the configuration cannot come into force.
 
     Attributes:
         backends: static servers in force.
-        policy: what holds for requests; replaced as a whole, before the outcome is.
-        digest: the same for as long as policy and models are the same.
-        outcome: what became of the last readings; replaced as a whole.
-        taken: readings that changed something.
-        refused: readings that did not come into force, each reason once.
+        policy: policy in force; replaced as a whole, before the outcome is.
+        digest: fingerprint of policy and models.
+        outcome: outcome of the last reads; replaced as a whole.
+        taken: number of reads that changed the configuration.
+        refused: number of refused reads, each reason once.
     """
 
     def __init__(self, config: Config) -> None:
@@ -104,10 +104,10 @@ class Models:
         """Read the file if it changed and has settled.
 
         Args:
-            asked: somebody says that it is complete and wants to know what becomes of it.
+            asked: True if the user declares the file complete and waits for the outcome.
 
         Returns:
-            Whether there is an outcome that was not there before.
+            Whether the outcome is new.
         """
         self._asked = self._asked or asked
         began, before = time.time(), self.outcome
@@ -115,7 +115,7 @@ class Models:
         if not self._due(found):
             return False
         verdict = self._judge(found)
-        if self._look() != found:  # it was written while we read
+        if self._look() != found:  # the file changed during the read
             return False
         if isinstance(verdict, str):
             self._refuse(verdict, began)
@@ -126,7 +126,7 @@ class Models:
         return self.outcome is not before
 
     def _due(self, found: Stamp | str) -> bool:
-        """Tell whether to read now: at once where somebody asks, else when it has settled."""
+        """Return whether to read now: at once on request, else once the file has settled."""
         now = time.monotonic()
         if found != self._seen:
             self._seen, self._seen_at = found, now
@@ -136,7 +136,7 @@ class Models:
         return self._asked or overdue or found != self._read
 
     def _look(self) -> Stamp | str:
-        """Return what changes when the file does, or why it cannot be told."""
+        """Return the file's stamp, which changes with the file, or the reason of a failure."""
         try:
             self.path = self.path or config.find_models(None)
             if self.path is None:
@@ -146,16 +146,19 @@ class Models:
             return str(error)
 
     def _judge(self, found: Stamp | str) -> Config | str:
-        """Return what the file says, or why it cannot come into force."""
+        """Return the file's configuration, or the reason of its refusal."""
         try:
             return self._load(found)
         except HpcServeError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 - such as YAML's own for a date that cannot be
+        except Exception as error:  # noqa: BLE001 - such as YAML's own for an impossible date
             return f"{self.path} is not usable: {type(error).__name__}"
 
     def _load(self, found: Stamp | str) -> Config:
-        """Read the file; the state directory must be there, as loading would make it anew."""
+        """Return the file's configuration.
+
+        The state directory must exist, as loading would create a new one.
+        """
         if isinstance(found, str):
             raise ConfigError(found or "there is no models file")
         if not self._home.is_dir():
@@ -169,6 +172,7 @@ class Models:
     def _take(self, resolved: Config, began: float) -> None:
         models = _by_name(resolved)
         change = compare(self._known, models)
+        # Other threads read ``policy`` without a lock: each attribute is replaced as a whole.
         self._known, self.backends, self.policy = models, resolved.backends, resolved.gateway
         self.digest = digest(resolved)
         if told(change):
@@ -178,14 +182,14 @@ class Models:
             self.outcome = replace(change, read_at=began, taken_at=time.time(), warnings=was)
         elif self._asked or self.outcome.refused is not None:
             if self.outcome.refused is not None:
-                log.info("%s: as before, and well again", self.path)
+                log.info("%s: valid again, without a change", self.path)
             self.outcome = replace(self.outcome, read_at=began, refused=None, refused_at=None)
 
     def _refuse(self, sentence: str, began: float) -> None:
-        """Keep what is in force, and say why; once for each reason."""
+        """Keep the configuration in force, and record and log each reason once."""
         at = self.outcome.refused_at
         if sentence != self.outcome.refused:
-            log.error("%s; the models known so far are served", sentence)
+            log.error("%s; the last valid configuration stays in force", sentence)
             self.refused += 1
             at = time.time()
         elif not self._asked:
@@ -193,10 +197,10 @@ class Models:
         self.outcome = replace(self.outcome, read_at=began, refused=sentence, refused_at=at)
 
     def weigh(self, served: Collection[str]) -> None:
-        """Note what of the policy leads nowhere.
+        """Record the parts of the policy without a target.
 
         Args:
-            served: names of the models there are.
+            served: names of the models in the catalog.
         """
         found = doubts(self.policy, {*served, *self._known} - {SETTINGS})
         if found != self.outcome.warnings:
@@ -207,7 +211,7 @@ class Models:
 
 
 def _by_name(resolved: Config) -> dict[str, object]:
-    """Return what is compared from one reading to the next: models, and what holds for all."""
+    """Return the parts to compare between two reads: models by name, and the general settings."""
     policy = resolved.gateway
     models = {**resolved.services, **{backend.name: backend for backend in resolved.backends}}
     every = {name: (model, policy.models.get(name)) for name, model in models.items()}
@@ -215,7 +219,10 @@ def _by_name(resolved: Config) -> dict[str, object]:
 
 
 def _check(resolved: Config) -> Config:
-    """Return a configuration that can come into force; only the gateway can tell of patterns."""
+    """Return a configuration after the checks that only the gateway can make.
+
+    Such a check is the compilation of redaction patterns.
+    """
     try:
         extras.check(resolved.gateway)
     except ConfigError as error:

@@ -11,14 +11,14 @@ class NoReplicaError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One upstream that takes requests now.
+    """An upstream that takes requests now.
 
     Attributes:
-        key: its identity; a job that was restarted is another one.
-        name: what people call it.
+        key: identity of the replica; a restarted job has a new key.
+        name: display name.
         url: base address, without a trailing slash.
-        secret: bearer token that it asks for, or None.
-        slots: requests it serves at once, or None where it batches.
+        secret: bearer token that the upstream requires, or None.
+        slots: requests that the replica serves at once, or None with continuous batching.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""The bytes of an answer: heads, chunks, and which headers go from one side to the other."""
+"""The bytes of HTTP messages: heads, chunks, and the headers passed between client and engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVENTS = b"text/event-stream"
 JSON = b"application/json"
 LAST = b"0\r\n\r\n"
 TRACED = frozenset({b"traceparent", b"tracestate"})
-"""Headers of a client that engines get beside what it sends and accepts; above all not its key."""
+"""Client headers passed to engines beside content type and accept; the client's key never is."""
 PASSED_BACK = (
     b"content-encoding",
     b"retry-after",
@@ -22,7 +22,7 @@ PASSED_BACK = (
     b"x-should-retry",
     b"openai-processing-ms",
 )
-"""Headers of an engine's answer that clients get beside its type; the rest is not for them."""
+"""Engine headers passed to clients beside the content type; all other headers are dropped."""
 PASSED = frozenset(PASSED_BACK)
 STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 UNBUFFERED = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
@@ -35,34 +35,35 @@ def status_line(status: int) -> bytes:
 
 
 def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return headers as they are sent."""
+    """Return headers as header lines."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
 def last(status: int, defaults: bytes, body: bytes) -> bytes:
-    """Return a whole answer in JSON, after which the connection is closed.
+    """Return a complete JSON answer that closes the connection.
 
     Args:
         status: HTTP status.
         defaults: the header lines of every answer.
-        body: all of it.
+        body: the complete body.
     """
     head = b"%bcontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
     return status_line(status) + head % (defaults, CLOSE, len(body)) + body
 
 
 def chunk(data: bytes) -> bytes:
-    """Return bytes, at least one, as a chunk."""
+    """Return at least one byte as an HTTP chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def passed_back(headers: Mapping[bytes, bytes], kind: bytes) -> bytes:
-    """Return the lines that the client gets of an engine's head.
+    """Return the header lines of an engine's answer that the client gets.
 
     Args:
-        headers: the engine's.
-        kind: content type of what the client gets.
+        headers: the engine's headers.
+        kind: content type of the client's answer.
     """
+    # Nearly all answers: one set operation in place of five look-ups.
     if PASSED.isdisjoint(headers):
         return b"content-type: %b\r\n" % kind
     parts = [b"content-type: %b\r\n" % kind]
@@ -75,7 +76,7 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
 
     Args:
         fixed: request line, host and authorization.
-        headers: those of the client.
+        headers: the client's headers.
         name: the request's id.
         size: bytes of the body.
     """
@@ -91,13 +92,13 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
 
 
 def request_start(method: str, where: Target, path: str, secret: str | None) -> bytes:
-    """Return what the requests to one replica for one path have in common.
+    """Return the common start of all requests to one replica and path.
 
     Args:
         method: HTTP method.
-        where: the replica.
-        path: without the prefix that the replica may have.
-        secret: bearer token that it asks for, or None.
+        where: the replica's address.
+        path: path without the replica's prefix.
+        secret: bearer token that the replica requires, or None.
     """
     start = f"{method} {where.prefix}{path} HTTP/1.1\r\nhost: {where.name}\r\n"
     token = "" if secret is None else f"authorization: Bearer {secret}\r\n"

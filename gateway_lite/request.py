@@ -1,4 +1,4 @@
-"""A request as it comes from a client, collected within a bound."""
+"""A client's request, collected within a size bound."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class Request(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         method: GET or POST.
-        path: without the query.
-        headers: with lower-case names.
-        limit: bytes that its body may have.
-        body: all of it, once it is ``whole``.
-        size: bytes of its body so far.
+        path: path of the URL, without the query.
+        headers: headers by lower-case name.
+        limit: largest body in bytes.
+        body: the complete body, once ``whole``.
+        size: bytes of the body so far.
+        whole: True once the body is complete.
     """
 
     method: bytes
@@ -33,17 +34,17 @@ class Request(msgspec.Struct, eq=False, gc=False):
 
     @property
     def too_large(self) -> bool:
-        """Whether its body has more bytes than are allowed, or says that it will."""
+        """Whether the body exceeds the limit, by size so far or announced length."""
         told = self.headers.get(b"content-length")
         return self.size > self.limit or (told is not None and int(told) > self.limit)
 
     @property
     def waits(self) -> bool:
-        """Whether the client sends the body only when it is told to go on."""
+        """Whether the client waits for "100 Continue" before it sends the body."""
         return b"expect" in self.headers and not self.whole
 
     def add(self, data: bytes) -> bool:
-        """Take bytes of the body; False where they are too many."""
+        """Add bytes to the body; return False beyond the limit."""
         self.size += len(data)
         if self.size <= self.limit:
             self._parts.append(data)
@@ -52,13 +53,14 @@ class Request(msgspec.Struct, eq=False, gc=False):
         return False
 
     def complete(self) -> None:
-        """Note that it is complete."""
+        """Complete the body."""
         self.whole = True
         parts = self._parts
+        # Most bodies arrive in one read and need no copy.
         self.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts = []
 
     def drop(self) -> None:
-        """Keep nothing of it: it was refused, or is answered."""
+        """Drop the body of a refused or answered request."""
         self.body = b""
         self._parts.clear()

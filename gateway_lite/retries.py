@@ -1,34 +1,34 @@
-"""How many second attempts are allowed, so that a failing service is not asked ever more.
+"""The retry budget: bounds second attempts, so that a failing service gets no storm of retries.
 
-The rule is Finagle's: a share of the requests, and a few each second whatever their number.
+The rule is Finagle's: a share of the requests, plus a few retries each second.
 """
 
 from __future__ import annotations
 
 SHARE = 0.2
-"""Retries per request."""
+"""Retries earned by each request."""
 PER_S = 10.0
 MOST = 500.0
-"""Retries that may be saved up: a replica that dies takes all that were on their way to it."""
+"""Retries that may be saved up; a dying replica fails all its requests in progress at once."""
 
 
 class RetryBudget:
-    """Retries that are left."""
+    """The retries that are left."""
 
     def __init__(self) -> None:
         self._left = MOST
 
     def deposit(self) -> None:
-        """Note a request."""
+        """Add the share of one request."""
         if self._left < MOST:
             self._left += SHARE
 
     def passed(self, seconds: float) -> None:
-        """Note time that passed."""
+        """Add the retries of passed seconds."""
         self._left = min(MOST, self._left + PER_S * seconds)
 
     def withdraw(self) -> bool:
-        """Take a retry, if there is one."""
+        """Take a retry; return False if none is left."""
         if self._left < 1:
             return False
         self._left -= 1

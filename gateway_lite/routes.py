@@ -1,4 +1,4 @@
-"""The answers that need no replica: models, readiness, version."""
+"""The gateway's own pages: models, readiness, version and metrics."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Pages:
-    """What can be told from the catalog.
+    """The paths answered from the catalog and the metrics.
 
     Args:
-        catalog: returns the current one, or raises an ApiError.
+        catalog: returns the current catalog, or raises an ApiError.
         models: the models.yaml in force.
-        metrics: returns all of them as text; called in a thread.
-        aliases: returns further names of models.
+        metrics: returns all metrics as text; called in a thread.
+        aliases: returns model by alias.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Pages:
         self._created = int(time.time())
 
     def routes(self) -> list[Route]:
-        """Return the paths served here."""
+        """Return the routes of these paths."""
         return [
             Route("/v1/models", self.models),
             Route("/v1/models/{name:path}", self.model),
@@ -66,7 +66,7 @@ class Pages:
         """Describe one model.
 
         Raises:
-            ApiError: it is unknown, or the key may not use it.
+            ApiError: the model is unknown, or the key may not use the model.
         """
         name = request.path_params["name"]
         allows = request.scope["principal"].allows
@@ -79,7 +79,7 @@ class Pages:
         return JSONResponse(about.described(model, name, created=self._created))
 
     async def ready(self, request: Request) -> JSONResponse:
-        """Tell whether a request could be served."""
+        """Answer 200 if a model is ready to serve, else 503."""
         del request
         models = self._catalog().models.values()
         ready = sum(1 for model in models if model.replicas)
@@ -88,7 +88,7 @@ class Pages:
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def version(self, request: Request) -> JSONResponse:
-        """Tell what runs, and whether models.yaml is in force as it stands."""
+        """Describe the version, and the state of models.yaml."""
         told = about.version(
             self._catalog(),
             self._models.outcome,
@@ -99,7 +99,7 @@ class Pages:
         return JSONResponse(told)
 
     async def metrics(self, request: Request) -> Response:
-        """Tell what was counted, in the form that Prometheus reads."""
+        """Answer with the metrics in Prometheus' text format."""
         del request
         text = await asyncio.to_thread(self._metrics)
         return Response(text, headers={"content-type": METRICS_TYPE})

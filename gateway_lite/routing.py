@@ -1,4 +1,4 @@
-"""Which models a request goes to: aliases, rules and fallbacks, worked out in advance."""
+"""Model routing: aliases, rules and fallbacks, precomputed as a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class _Condition:
-    """A rule, in the form in which requests are."""
+    """A routing rule with names, keys and headers in the form of requests."""
 
     use: str
     models: frozenset[str]
@@ -44,19 +44,19 @@ class _Condition:
 
 
 class Table:
-    """The ways of requests; made anew when the policy or the set of known models changes.
+    """The routing table; built anew when the policy or the set of known models changes.
 
     Args:
-        policy: what models.yaml says.
-        known: names of the models there are.
+        policy: the gateway policy of models.yaml.
+        known: names of the known models.
 
     Attributes:
-        aliases: names that stand for models; the name of a known model is none.
-        policies: what holds for single models.
-        routing: how a replica is chosen, by known model.
-        rules: in order.
-        chains: models to try, by the first, where there is another.
-        plain: there are no aliases, rules or fallbacks.
+        aliases: model by alias; an alias with the name of a known model is left out.
+        policies: settings of single models.
+        routing: replica policy by known model.
+        rules: routing rules in order.
+        chains: models to try in order, by the first model, where fallbacks exist.
+        plain: True without aliases, rules and fallbacks.
     """
 
     __slots__ = ("aliases", "chains", "plain", "policies", "routing", "rules")
@@ -73,6 +73,7 @@ class Table:
             chain = tuple(model for model in self._reached(name) if model in known)
             if chain not in ((), (name,)):
                 self.chains[name] = chain
+        # Most gateways have no policy: one flag spares their requests the lookups below.
         self.plain = not (self.aliases or self.rules or self.chains)
 
     def _condition(self, rule: Rule, known: Collection[str]) -> _Condition:
@@ -86,7 +87,7 @@ class Table:
         )
 
     def _reached(self, name: str) -> list[str]:
-        """Return a model and its fallbacks, then those of its fallbacks, each once."""
+        """Return a model, its fallbacks and the fallbacks of fallbacks, each once."""
         found = [name]
         for model in found:
             for other in self.policies.get(model, NOTHING).fallback:
@@ -97,13 +98,13 @@ class Table:
 
 
 class Traits(msgspec.Struct, gc=False):
-    """What rules look at in a request.
+    """The properties of a request that rules test.
 
     Attributes:
-        key: the name of its key.
-        headers: by lower-case name.
-        prompt_tokens: an estimate.
-        max_tokens: tokens it allows its answer; None where it does not say.
+        key: name of the client's key.
+        headers: headers by lower-case name.
+        prompt_tokens: estimated tokens of the prompt.
+        max_tokens: most tokens of the answer that the request allows; None if not given.
     """
 
     key: str
@@ -115,10 +116,10 @@ class Traits(msgspec.Struct, gc=False):
 def chosen(
     table: Table, allows: Callable[[str], bool], model: str, traits: Traits
 ) -> tuple[str, ...]:
-    """Return the models to try, in order: those of ``resolve`` that are ``permitted``.
+    """Return the models to try, in order: the ``permitted`` models of ``resolve``.
 
     Raises:
-        ApiError: the key may not use the first one.
+        ApiError: the key may not use the first model.
     """
     if table.plain and allows(model):
         return (model,)
@@ -126,12 +127,12 @@ def chosen(
 
 
 def resolve(table: Table, model: str, traits: Traits) -> tuple[str, ...]:
-    """Return the models to try, in order; known ones, but for the first where there is none.
+    """Return the models to try, in order; only the first may be unknown.
 
     Args:
-        table: the ways there are.
-        model: the name that the request asks for.
-        traits: of the request.
+        table: the routing table.
+        model: the requested name.
+        traits: properties of the request.
     """
     if table.plain:
         return (model,)
@@ -151,7 +152,7 @@ def resolve(table: Table, model: str, traits: Traits) -> tuple[str, ...]:
 def _fitting(
     table: Table, chain: tuple[str, ...], prompt_tokens: int, max_tokens: int
 ) -> Iterator[str]:
-    """Yield the models whose ceilings a request keeps to."""
+    """Yield the models whose ceilings admit the request."""
     for model in chain:
         own = table.policies.get(model, NOTHING)
         most, longest = own.max_prompt_tokens, own.max_tokens
@@ -162,19 +163,19 @@ def _fitting(
 def permitted(
     table: Table, allows: Callable[[str], bool], model: str, models: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return those models that a key may use.
+    """Return the models that a key may use.
 
-    A key may use a model if it may use its name, or an alias that the request asks for. Where a
-    rule leads to a model that it may not use, the request is refused; such a fallback is left out.
+    A key may use a model if the key may use the model's name, or an alias that the request names. A
+    rule that leads to a forbidden model refuses the request; a forbidden fallback is left out.
 
     Args:
-        table: the ways there are.
-        allows: tells whether the key may use a name.
-        model: the name that the request asks for.
-        models: what ``resolve`` says.
+        table: the routing table.
+        allows: returns whether the key may use a name.
+        model: the requested name.
+        models: result of ``resolve``.
 
     Raises:
-        ApiError: it may not use the first one.
+        ApiError: the key may not use the first model.
     """
     first = models[0]
     if not (allows(first) or (table.aliases.get(model) == first and allows(model))):
@@ -186,10 +187,10 @@ def permitted(
 
 
 def session_of(headers: Mapping[bytes, bytes], user: object, cache_key: object) -> str | None:
-    """Return the name of the conversation that a request belongs to, or None.
+    """Return the conversation's name given by a request, or None.
 
     Args:
-        headers: of the request, by lower-case name; ``x-session-id`` wins.
+        headers: headers by lower-case name; ``x-session-id`` wins.
         user: the body's ``user``.
         cache_key: the body's ``prompt_cache_key``, which wins over ``user``.
     """
@@ -205,23 +206,23 @@ def rewrite_model(body: bytes, model: str) -> bytes:
 
     Args:
         body: a JSON object.
-        model: the name that takes the place of the one at its top level.
+        model: the new value of the top-level ``model``.
 
     Raises:
-        ApiError: it is no JSON object.
+        ApiError: the body is not a JSON object.
     """
     return with_fields(body, model=model)
 
 
 def with_fields(body: bytes, **fields: object) -> bytes:
-    """Return a request with some values at its top level set; others stay byte for byte.
+    """Return a request with some top-level values set; other values stay byte for byte.
 
     Args:
         body: a JSON object.
         fields: new values.
 
     Raises:
-        ApiError: it is no JSON object.
+        ApiError: the body is not a JSON object.
     """
     try:
         found: dict[str, object] = {**_BODY.decode(body), **fields}
@@ -231,11 +232,11 @@ def with_fields(body: bytes, **fields: object) -> bytes:
 
 
 def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
-    """Return what of a policy leads nowhere, one sentence each.
+    """Return the parts of a policy without a target, one sentence each.
 
     Args:
-        policy: what models.yaml says.
-        known: names of models that are served, or stand in models.yaml.
+        policy: the gateway policy of models.yaml.
+        known: names of served models and of models in models.yaml.
     """
     names = {*known, *policy.aliases}
     nowhere = [
@@ -252,7 +253,7 @@ def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
 
 
 def _mentions(policy: GatewayPolicy) -> Iterator[tuple[str, str]]:
-    """Yield each model that is named, and who names it."""
+    """Yield each model named by a policy, after the words for the place of the name."""
     for alias, model in policy.aliases.items():
         yield f"the alias {alias!r} stands for", model
     for number, rule in enumerate(policy.rules, 1):

@@ -1,8 +1,8 @@
-"""What the scheduler says of the jobs of replicas that do not speak for themselves.
+"""The scheduler's word on the jobs of replicas that do not speak for themselves.
 
-It is asked in a thread of its own, as it may not answer for long, and at most every 30 seconds:
-one squeue for all jobs. Several workers of one gateway ask once: the first tells the others in a
-file.
+The scheduler is queried in a thread of its own, since an answer may take long, and at most every 30
+seconds: one squeue for all jobs. Of several workers only the first queries, and shares the answers
+in a file.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVERY_S = 30.0
-"""Least time between two questions, in seconds."""
+"""Shortest time between two queries, in seconds."""
 FINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 NAME = "jobs.json"
 
 
 def statuses(jobs: Sequence[JobHandle]) -> dict[str, JobStatus]:
-    """Ask Slurm, or this machine, about jobs; the only way from here to a scheduler."""
+    """Return the states of jobs from Slurm or this machine; the only way to a scheduler here."""
     from hpc import jobs as known  # noqa: PLC0415 - costs memory where every replica speaks
 
     return known.statuses(jobs)
 
 
 class Scheduler:
-    """Knows how jobs are.
+    """The known states of jobs.
 
     Args:
-        file: where the workers of one gateway share what is known; None shares nothing.
-        asks: ask by ourselves; otherwise read what another worker wrote.
+        file: shares the states among the workers of one gateway; None shares nothing.
+        asks: True queries the scheduler; False reads the file of another worker.
         ask: returns the state of jobs by id; may block.
-        every_s: least time between two questions, in seconds.
+        every_s: shortest time between two queries, in seconds.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Scheduler:
         self._complaint = ""
 
     def look(self, jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
-        """Return what is known of jobs, and have the rest asked for; never waits.
+        """Return the known states of jobs, and have unknown states queried; never waits.
 
         Args:
-            jobs: all that are of interest; what is known of others is forgotten.
+            jobs: all jobs of interest; states of other jobs are dropped.
         """
         if not self._asks:
             return self._told() if jobs else {}
@@ -93,7 +93,7 @@ class Scheduler:
         return {name: one for name, one in answers.items() if name in self._of_interest}
 
     def close(self) -> None:
-        """Ask no more."""
+        """End the queries."""
         self._ended.set()
         self._news.set()
 
@@ -110,7 +110,7 @@ class Scheduler:
             self._ended.wait(self._every_s)
 
     def _note(self, found: Mapping[str, JobStatus]) -> None:
-        """Keep what is new; no answer changes nothing."""
+        """Keep new answers; a missing answer changes nothing."""
         new = {name: one for name, one in found.items() if one.state is not JobState.UNKNOWN}
         with self._lock:
             self._answers = self._kept({**self._answers, **new})
@@ -124,7 +124,7 @@ class Scheduler:
         self._complaint = text
 
     def _tell(self) -> str:
-        """Write for the other workers; return why that failed."""
+        """Write the states for the other workers; return the reason of a failure, or ""."""
         if self._file is not None:
             plain = {name: records.encode(one) for name, one in self._answers.items()}
             try:
@@ -134,7 +134,7 @@ class Scheduler:
         return ""
 
     def _told(self) -> Mapping[str, JobStatus]:
-        """Return what the first worker wrote; what was known before, where that cannot be read."""
+        """Return the states that the first worker wrote, or the last known states if unreadable."""
         text = state.read_text(self._file) if self._file is not None else None
         try:
             found = json.loads(text or "")

@@ -1,4 +1,4 @@
-"""JSON schemas of what the gateway reads and writes."""
+"""JSON schemas of the gateway's requests and answers."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ Json = dict[str, Any]
 
 TEXT: Json = {"type": "string"}
 COUNT: Json = {"type": "integer", "minimum": 0}
-TIME: Json = {"type": ["number", "null"], "description": "seconds since 1970"}
-LIMIT: Json = {"type": ["integer", "null"], "minimum": 1, "description": "most tokens to make"}
-NAME: Json = {**TEXT, "minLength": 1, "description": "one of /v1/models"}
-STREAM: Json = {"type": ["boolean", "null"], "description": "answer in pieces, as they come"}
+TIME: Json = {"type": ["number", "null"], "description": "Seconds since 1970"}
+LIMIT: Json = {"type": ["integer", "null"], "minimum": 1, "description": "Most tokens to generate"}
+NAME: Json = {**TEXT, "minLength": 1, "description": "A model or alias listed by /v1/models"}
+STREAM: Json = {"type": ["boolean", "null"], "description": "True sends the answer as a stream"}
 
 
 def _closed(**properties: Json) -> Json:
-    """Return the schema of an object of ours: all fields, and no others."""
+    """Return the schema of a gateway object: all fields are required, and no others allowed."""
     shape = {"type": "object", "properties": properties, "required": [*properties]}
     return {**shape, "additionalProperties": False}
 
 
 def _open(example: Json, **properties: Json) -> Json:
-    """Return the schema of a request, whose other fields are the engine's business."""
+    """Return the schema of a request; further fields are passed on to the engine."""
     known = {"model": NAME, **properties}
     return {"type": "object", "properties": known, "required": ["model"], "examples": [example]}
 
 
 ERROR = _closed(
-    message={**TEXT, "description": "what failed, and on what"},
+    message={**TEXT, "description": "The failure and its object, in words"},
     type={
         "enum": ["invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"]
     },
-    param={"type": ["string", "null"], "description": "the field at fault"},
-    code={**TEXT, "description": "stable, for programs"},
+    param={"type": ["string", "null"], "description": "The request's field at fault"},
+    code={**TEXT, "description": "A stable code, for programs"},
 )
 REPLICAS = _closed(ready=COUNT, asked=COUNT)
 MODEL = _closed(
@@ -55,11 +55,11 @@ SAMPLING: Json = {
     "temperature": {"type": ["number", "null"]},
     "user": {"type": ["string", "null"]},
 }
-MANY: Json = {"description": "a text, or several"}
+MANY: Json = {"description": "A text, or a list of texts"}
 
 SCHEMAS: Json = {
     "Error": _closed(error=ERROR),
-    "EngineError": {"type": "object", "description": "an error as the engine words it"},
+    "EngineError": {"type": "object", "description": "An error in the engine's own form"},
     "OllamaError": {"type": "object", "properties": {"error": TEXT}, "required": ["error"]},
     "Health": _closed(status={"const": "ok"}),
     "Ready": _closed(status=TEXT, models=COUNT, ready=COUNT),
@@ -94,6 +94,6 @@ SCHEMAS: Json = {
         {"model": "MODEL", "messages": HELLO}, messages=MESSAGES, stream=STREAM
     ),
     "OllamaRequest": _open({"model": "MODEL", "prompt": "Hello"}, stream=STREAM),
-    "Completion": {"type": "object", "description": "what the engine answers, as it is"},
+    "Completion": {"type": "object", "description": "The engine's answer, unchanged"},
     **schemas_files.SCHEMAS,
 }

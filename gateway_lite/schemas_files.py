@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 TEXT: Json = {"type": "string"}
 COUNT: Json = {"type": "integer", "minimum": 0}
-WHEN: Json = {"type": ["integer", "null"], "description": "seconds since 1970"}
+WHEN: Json = {"type": ["integer", "null"], "description": "Seconds since 1970"}
 STATUSES = (
     *("validating", "failed", "in_progress", "finalizing"),
     *("completed", "expired", "cancelling", "cancelled"),
@@ -21,7 +21,7 @@ NOTES: Json = {
     "propertyNames": {"maxLength": 64},
     "maxProperties": 16,
 }
-WINDOW: Json = {**TEXT, "description": "`24h`, or other hours or days up to `30d`"}
+WINDOW: Json = {**TEXT, "description": "`24h`, or another number of hours or days up to `30d`"}
 
 
 def _closed(**properties: Json) -> Json:
@@ -44,7 +44,7 @@ ERROR = _closed(
     code=TEXT,
     message=TEXT,
     param={"type": ["string", "null"]},
-    line={"type": ["integer", "null"], "description": "line of the file, from 1"},
+    line={"type": ["integer", "null"], "description": "Number of the file's line, from 1"},
 )
 USAGE = _closed(
     input_tokens=COUNT,
@@ -53,7 +53,7 @@ USAGE = _closed(
     output_tokens_details=_closed(reasoning_tokens=COUNT),
     total_tokens=COUNT,
 )
-SOME_FILE: Json = {"type": ["string", "null"], "description": "id of a file"}
+SOME_FILE: Json = {"type": ["string", "null"], "description": "Id of a file of results"}
 SCHEMAS: Json = {
     "File": _closed(
         id=TEXT,
@@ -78,7 +78,7 @@ SCHEMAS: Json = {
     "BatchRequest": {
         "type": "object",
         "properties": {
-            "input_file_id": {**TEXT, "description": "a file of yours"},
+            "input_file_id": {**TEXT, "description": "Id of an uploaded file of your key"},
             "endpoint": {"enum": [*ENDPOINTS]},
             "completion_window": WINDOW,
             "metadata": NOTES,

@@ -1,4 +1,4 @@
-"""What the balancer knows of one replica: its load, its failures, its warmth, its movement."""
+"""The state of a replica in the balancer: load, failures, warm-up and progress."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from gateway_lite.slots import Slots
 
 FAILURES = 3
-"""Failures in a row after which a replica is left alone for a while."""
+"""Failures in a row that open the breaker of a replica."""
 FIRST_S = 5.0
 LONGEST_S = 60.0
-"""Seconds that it is left alone: the first time, and at most."""
+"""Seconds that an open breaker keeps requests away: at first, and at most."""
 WARMING_S = 30.0
 """Seconds until a replica that joined late gets its full share."""
 COLDEST = 0.1
@@ -25,14 +25,14 @@ COLDEST = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What others may learn of a replica's state.
+    """A snapshot of a replica's state, for metrics and status pages.
 
     Attributes:
-        outstanding: requests from their selection to their last byte.
-        tokens: the estimate of their tokens.
+        outstanding: requests between selection and their last byte.
+        tokens: estimated tokens of the outstanding requests.
         breaker: "closed", "open" or "half-open".
-        stalled_s: seconds without any movement while requests wait.
-        stalled: that is too long, so that it gets no more of them.
+        stalled_s: seconds without progress while requests are outstanding.
+        stalled: True once ``stalled_s`` is too long; the replica then gets no further requests.
     """
 
     outstanding: int
@@ -43,14 +43,14 @@ class Seen:
 
 
 class Seat:
-    """One replica in the balancer.
+    """The balancer's state of a replica.
 
     Args:
         replica: the upstream.
-        now: clock.
-        warm: it gets its full share at once.
+        now: current clock value in seconds.
+        warm: True gives the replica its full share at once.
         rng: spreads the ends of pauses.
-        shared: its slots where other processes use them too; None where it has none, or is ours.
+        shared: slots shared with other worker processes; None without a limit or with one process.
     """
 
     def __init__(
@@ -80,29 +80,30 @@ class Seat:
 
     @property
     def free(self) -> bool:
-        """Whether it has a slot."""
+        """Whether the replica has a free slot."""
         slots = self.replica.slots
         if slots is None:
             return True
         return len(self.leases) < slots if self.shared is None else self.shared.free()
 
     def well(self, now: float) -> bool:
-        """Tell whether it should get requests; one at a time tries it after a pause."""
+        """Return whether the replica should get requests; after a pause, a single probe."""
         if self.stalled:
             return False
         return self._failures < FAILURES or (self._open_until <= now and not self._probing)
 
     def warmth(self, now: float) -> float:
-        """Return its share of what a warm replica gets, from COLDEST to 1."""
+        """Return the replica's share of a warm replica's load, from COLDEST to 1."""
         left_s = self._warm_at - now
         return 1.0 if left_s <= 0 else max(COLDEST, 1 - left_s / WARMING_S)
 
     def load(self, now: float) -> float:
-        """Return its outstanding work, as it compares with that of others."""
+        """Return the outstanding tokens, scaled up while the replica warms up."""
+        # Plus 1, so that a cold and idle replica does not look as free as a warm and idle replica.
         return self.tokens if now >= self._warm_at else (self.tokens + 1) / self.warmth(now)
 
     def take(self, lease: Lease, tokens: int) -> bool:
-        """Count a request; False where another process had the last slot meanwhile."""
+        """Count a request; return False if another process took the last slot meanwhile."""
         if self.shared is not None and not self.shared.take():
             return False
         self.leases.add(lease)
@@ -112,14 +113,14 @@ class Seat:
         return True
 
     def give(self, lease: Lease, tokens: int) -> None:
-        """Count it no more."""
+        """Remove a request from the counts."""
         self.leases.discard(lease)
         self.tokens -= tokens
         if self.shared is not None:
             self.shared.give()
 
     def succeeded(self) -> None:
-        """Note that it answered."""
+        """Record an answered request, and close the breaker."""
         self.moves += 1
         if self._failures:
             self._failures = 0
@@ -127,24 +128,26 @@ class Seat:
             self._probing = False
 
     def failed(self, now: float, *, unreachable: bool) -> None:
-        """Note that it did not; one that cannot even be reached is left alone at once."""
+        """Record a failed request; an unreachable replica opens the breaker at once."""
         self._probing = False
         self._failures += FAILURES if unreachable and self._failures < FAILURES else 1
         rounds = self._failures - FAILURES
         if rounds >= 0:
+            # The exponent is bounded, as a replica may stay away for thousands of failures.
             pause_s = min(LONGEST_S, FIRST_S * 2.0 ** min(rounds, 10))
+            # Random ends keep the workers of a gateway from probing all at the same moment.
             self._open_until = now + pause_s * self._rng.uniform(0.75, 1.0)
 
     def undecided(self) -> None:
-        """Note that a request ended without telling how the replica is."""
+        """Record a request without evidence about the replica, for example after a cancellation."""
         self._probing = False
 
     def watch(self, passed_s: float, stall_s: float) -> bool:
-        """Note time that passed; True when it has just stalled.
+        """Count time without progress; return True at the moment of a new stall.
 
         Args:
-            passed_s: seconds since the last look.
-            stall_s: seconds without movement, while requests wait, that are too many.
+            passed_s: seconds since the last call.
+            stall_s: seconds without progress, with requests outstanding, that make a stall.
         """
         if self.moves != self._moves_seen or not self.leases:
             self._moves_seen, self.still_s = self.moves, 0.0
@@ -155,7 +158,7 @@ class Seat:
         return self.stalled and not before
 
     def seen(self, now: float) -> Seen:
-        """Return what others may learn."""
+        """Return a snapshot of the state."""
         if self._failures < FAILURES:
             breaker = "closed"
         else:

@@ -1,4 +1,4 @@
-"""Notes every request as it begins and ends, for the metrics and the access log."""
+"""The observer of all requests, for the metrics and the access log."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from gateway_lite.usage import Usage
 
 QUIET = frozenset({"/healthz", "/health", "/metrics", "/dashboard", "/dashboard/data"})
-"""Paths that monitors ask for all day; noted only when refused."""
+"""Paths that monitors request all day; recorded only when refused."""
 
 
 def bounded(model: str, known: Collection[str]) -> str:
-    """Return a model's name where it is a known one: clients may ask for anything."""
+    """Return a known model's name, or OTHER, as clients may ask for any name."""
     return model if not model or model in known else OTHER
 
 
 class Seen:
-    """What the outside world can learn of the requests.
+    """The observer of requests.
 
     Args:
-        models: returns those of the catalog in force, by name.
-        metrics: counts.
+        models: returns the models of the catalog in force, by name.
+        metrics: the counters.
         log: gets a line per request, or None.
-        balancer: knows how replicas do, or None.
-        file: models.yaml, or None.
+        balancer: knows the replicas' states, or None.
+        file: reload state of models.yaml, or None.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Seen:
         metrics.watch(self.live)
 
     def begin(self, record: Record) -> None:
-        """Note a request at its first byte."""
+        """Record a request at its first byte."""
         self._active.add(record)
 
     def end(self, record: Record) -> None:
-        """Note what became of it, after its last byte."""
+        """Record a request's outcome after its last byte."""
         self._active.discard(record)
         record.status = record.status or LEFT
         if record.status < 400 and record.path in QUIET:
@@ -77,14 +77,15 @@ class Seen:
             self._log.write(_line(record, model, used, took_s))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining lines of the access log."""
         if self._log is not None:
             self._log.close()
 
     def live(self) -> Live:
-        """Measure; called in a thread, on copies."""
+        """Return the live values; called in a thread, on copies."""
         models = self._models()
         in_flight = dict.fromkeys(models, 0)
+        # A thread reads while the event loop adds and removes; the copy of a set is atomic.
         for record in self._active.copy():
             if record.model:
                 name = bounded(record.model, models)
@@ -98,7 +99,7 @@ class Seen:
 
 
 class Line(msgspec.Struct, gc=False):
-    """What the access log says of a request."""
+    """One line of the access log."""
 
     time: datetime
     request_id: str

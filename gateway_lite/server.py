@@ -1,4 +1,4 @@
-"""A listening socket, and uvicorn on it, which on SIGTERM finishes its streams before it ends."""
+"""The HTTP server: uvicorn on several listeners; after SIGTERM, streams may finish."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ LAST_WORDS_S = 2.0
 
 
 class Server(uvicorn.Server):
-    """Uvicorn with our way to end.
+    """Uvicorn with several listeners and a graceful end.
 
     Args:
-        app: what serves all that is not hot.
-        desk: decides on hot requests.
+        app: the ASGI application for all requests that are not hot.
+        desk: the request handler of hot requests.
         hot: the path of each hot request, by method and raw URL.
-        look: called about once a second with the seconds since the last time.
-        listeners: where to accept connections, beside the sockets that ``serve`` is given.
+        look: called about once a second with the seconds since the last call.
+        listeners: further sockets to accept connections at.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
         self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections, on each listener in its own way."""
+        """Accept connections at each listener."""
         await super().startup(sockets)
         if not self.listeners:
             return
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
         )
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to end."""
+        """Serve until a signal ends the server."""
         watch = self._loop.create_task(self._watch())
         try:
             await super().serve(sockets)
@@ -97,9 +97,10 @@ class Server(uvicorn.Server):
             watch.cancel()
 
     async def _watch(self) -> None:
-        """Look after all connections, with one timer for all of them."""
+        """Check the timeouts of all connections."""
         before = self._loop.time()
         while True:
+            # One timer in all: a timer per connection or request would cost the data path more.
             await asyncio.sleep(self._tick_s)
             now = self._loop.time()
             passed_s, before = now - before, now
@@ -111,12 +112,13 @@ class Server(uvicorn.Server):
                 log.exception("looking after connections failed")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end at the first signal, and end at once at the second."""
+        """Begin the graceful end at the first signal, and end at once at the second."""
         del sig, frame
+        # A signal handler may interrupt any line of the loop's own code.
         self._loop.call_soon_threadsafe(self.end)
 
     def end(self) -> None:
-        """Refuse new requests, and stop when those under way are done; called in the loop."""
+        """Refuse new requests, and stop after the requests in progress; called in the loop."""
         if self._gate.draining:
             self._gate.expire()
         self._gate.draining = True
@@ -135,7 +137,7 @@ class Server(uvicorn.Server):
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, on uvloop where that is installed."""
+    """Run a coroutine to its end, on uvloop if installed."""
     try:
         import uvloop  # noqa: PLC0415 - not on every machine
     except ImportError:

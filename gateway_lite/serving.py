@@ -1,4 +1,4 @@
-"""Run a gateway: bind, publish where it listens, serve, and take the record away again."""
+"""The life of a gateway process: start, publication of its record, service, removal."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ PATIENCE_S = 2.0
 
 
 class Beat:
-    """Publishes the record of this gateway again and again.
+    """The heartbeat of the gateway: publishes the gateway's record repeatedly.
 
     Args:
-        config: names the state directory.
-        record: what is published, with a new heartbeat each time.
-        models: the models.yaml in force; news of it are published at once.
+        config: configuration with the state directory.
+        record: the published record; each publication has a new heartbeat.
+        models: the models.yaml in force; changes are published at once.
     """
 
     def __init__(self, config: Config, record: GatewayRecord, models: Models) -> None:
@@ -54,7 +54,7 @@ class Beat:
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        """Publish, where the last time is long enough ago."""
+        """Publish the record if it changed or the last heartbeat is old enough."""
         with self._lock:
             news = replace(self._record, reload=self._models.outcome, models_file=self._file())
             if self._ended or (news == self._record and time.monotonic() < self._next):
@@ -66,7 +66,9 @@ class Beat:
         return None if self._models.path is None else str(self._models.path)
 
     def end(self) -> None:
-        """Remove the record, if it still is ours; give up where the file system hangs."""
+        """Remove the record if still our own; give up if the file system hangs."""
+        # Set before the lock: a heartbeat that holds the lock is the last, and no later one can
+        # bring the removed record back.
         self._ended = True
         if not self._lock.acquire(timeout=PATIENCE_S):
             return
@@ -78,16 +80,16 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a worker is given by the process that supervises it.
+    """The context that the supervisor gives to a worker.
 
     Attributes:
-        crew: its number.
-        counts: file with the counts that the workers share.
-        slots: file with the slots of engines that they share.
-        bells: what wakes each of them when there is a slot for it.
-        pid: of the supervising process, by which others know the gateway.
-        started_at: Unix time at which that began.
-        ready: called once it serves.
+        crew: identity of the worker.
+        counts: path of the file with the workers' shared counts.
+        slots: path of the file with the shared engine slots.
+        bells: eventfd of each worker, written when a slot may be free for the worker.
+        pid: process id of the supervisor, by which other programs know the gateway.
+        started_at: Unix time of the supervisor's start.
+        ready: called once the worker serves.
     """
 
     crew: Crew
@@ -105,13 +107,13 @@ async def serve(
     """Serve until SIGTERM or SIGINT, and read models.yaml again on SIGHUP.
 
     Args:
-        config: names the state directory.
-        listeners: where to accept connections; the first one is published.
-        settings: how long to wait.
-        place: which of several workers we are; None is the only one.
+        config: configuration with the state directory.
+        listeners: listeners that accept connections; the first one is published.
+        settings: timeouts and bounds.
+        place: context of a worker; None for a single process.
 
     Raises:
-        StateError: the record cannot be written, or that of an earlier gateway not be read.
+        StateError: the record cannot be written, or an earlier gateway's record not be read.
     """
     models = Models(config)
     beat = None
@@ -147,18 +149,18 @@ async def serve(
 
 
 def _freeze() -> None:
-    """Leave what lives as long as we do out of collections, for which all streams stand still."""
+    """Exclude the objects of the start from garbage collection, which halts all streams."""
     gc.collect()
     gc.freeze()
 
 
 def told(listeners: Sequence[Listener]) -> None:
-    """Log where we listen."""
+    """Log the addresses of the listeners."""
     log.info("listening on %s", ", ".join(listener.where() for listener in listeners))
 
 
 def _limits(config: Config, place: Place | None) -> Limits:
-    """Return what keys may use; with several workers the first one keeps the record."""
+    """Return the limits of keys; of several workers the first one keeps the record."""
     hostname = socket.gethostname()
     if place is None:
         limits = Limits(root=config.home, hostname=hostname)
@@ -170,14 +172,14 @@ def _limits(config: Config, place: Place | None) -> Limits:
 
 
 def _access_log(config: Config, place: Place | None) -> Path:
-    """Return the log of this process alone, as it also rotates it."""
+    """Return the path of this process's own access log, which the process also rotates."""
     number = "" if place is None or not place.crew.worker else f".{place.crew.worker}"
     folder = state.gateway_dir(config.home, socket.gethostname())
     return folder / f"access{number}.log"
 
 
 def _on_hangup(gateway: Gateway, server: Server, *, attached: bool) -> None:
-    """Reload on SIGHUP, unless it says that the terminal we run in is closed."""
+    """Reload on SIGHUP, or end if SIGHUP reports that the gateway's terminal was closed."""
 
     def react() -> None:
         if attached and not os.isatty(0):

@@ -1,4 +1,4 @@
-"""What a gateway may wait for and hold; one frozen value, handed down."""
+"""The timeouts and bounds of a gateway, as one frozen value."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Limits of one gateway or sidecar.
+    """The timeouts and bounds of one gateway or sidecar.
 
     Attributes:
         connect_s: seconds to open a connection to a replica.
         idle_s: seconds without a byte from a replica, headers included.
-        pool_idle_s: seconds an unused upstream connection is kept; the engines close theirs at 5.
-        client_idle_s: seconds an unused client connection is kept.
-        body_bytes: largest request, and largest answer that is not a stream.
-        queue_length: requests per model that wait for a free slot.
-        queue_s: seconds that one of them waits.
-        stall_s: seconds without any movement after which a replica with work counts as stuck.
-        drain_s: seconds that streams have to finish after SIGTERM.
-        scan_s: seconds between two readings of the state directory.
+        pool_idle_s: seconds that an unused upstream connection is kept; engines close theirs after
+            5.
+        client_idle_s: seconds that an unused client connection is kept.
+        body_bytes: bytes of the largest request, and of the largest answer other than a stream.
+        queue_length: requests per model that may wait for a free slot.
+        queue_s: longest seconds in the queue.
+        stall_s: seconds without progress after which a replica with requests counts as stalled.
+        drain_s: seconds for streams to finish after SIGTERM.
+        scan_s: seconds between two reads of the state directory.
     """
 
     connect_s: float = 5.0

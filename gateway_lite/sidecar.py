@@ -1,4 +1,4 @@
-"""The only door of a replica: one upstream, one secret, and only the paths that a gateway uses."""
+"""The sidecar, a replica's only network listener: a single engine, a secret, and few paths."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ PATHS = {
 }
 HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}
 PARENT_S = 0.5
-"""Seconds between two looks at whether the process that started us still lives."""
+"""Seconds between two checks that the parent process still lives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What one sidecar is told.
+    """The options of one sidecar.
 
     Attributes:
-        unix: the engine's Unix socket, or None.
-        port: the engine's port on loopback where it has no Unix socket.
+        unix: path of the engine's Unix socket, or None.
+        port: the engine's port on loopback, if it has no Unix socket.
         secret_file: file with the secret that callers need; read once.
         engine_key_env: variable with the key that the engine needs, or None.
         host: address to bind.
-        bind_port: TCP port to bind; 0 takes a free one.
-        ready_file: file that gets ``{"port": N}`` when the port is bound.
+        bind_port: TCP port to bind; 0 takes a free port.
+        ready_file: file that gets ``{"port": N}`` once the port is bound.
     """
 
     unix: str | None
@@ -73,14 +73,14 @@ class Door:
 
 
 class DoorDesk:
-    """Decides on the requests of gateways: the secret, and one engine behind it.
+    """The sidecar's request handler: checks the secret and forwards to the engine.
 
     Args:
-        door: where the engine is.
-        secret: what requests must show.
+        door: options of the sidecar.
+        secret: the secret that requests must carry.
         upstream: connections to the engine.
-        gate: counts what is under way.
-        settings: sizes.
+        gate: counter of requests in progress.
+        settings: timeouts and bounds.
     """
 
     def __init__(
@@ -98,11 +98,12 @@ class DoorDesk:
         self._lease = OneLease(Replica("engine", "engine", base))
 
     def authenticate(self, token: bytes) -> bool | None:
-        """Tell whether that is the secret; None where it is not."""
+        """Return True for the right secret, and None for any other token."""
+        # In constant time: the duration tells a neighbour on the node nothing about the secret.
         return True if hmac.compare_digest(token, self._secret) else None
 
     def check(self, exchange: Exchange) -> None:
-        """Ask for the secret."""
+        """Check the secret, and refuse an announced body above the limit."""
         if self.gate.draining:
             raise errors.draining()
         if not self.authenticate(bearer(exchange.request.headers.get(b"authorization", b""))):
@@ -111,16 +112,16 @@ class DoorDesk:
             raise errors.too_large(self.settings.body_bytes)
 
     def admit(self, exchange: Exchange) -> None:
-        """Take it as it is: what it says is the engine's business."""
+        """Admit the request unchanged; the engine judges its content."""
         exchange.body = exchange.request.body
 
     def place(self, exchange: Exchange) -> OneLease:
-        """Return the engine."""
+        """Return the lease of the engine."""
         del exchange
         return self._lease
 
     def wait(self, exchange: Exchange, done: object) -> Waiting:
-        """Never wait: the engine queues."""
+        """Never called: the engine queues requests."""
         raise NotImplementedError
 
     def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
@@ -138,19 +139,19 @@ class DoorDesk:
         return self._upstream.send(self._pool, exchange, head, exchange.body, fresh=fresh)
 
     def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
-        """Ask the engine once more where it broke off."""
+        """Return whether the engine gets a second attempt after a broken connection."""
         if elsewhere or not worked or exchange.replayed:
             return False
         exchange.replayed = True
         return True
 
     def renew(self, exchange: Exchange, replica: Replica) -> NoReturn:
-        """Say that the engine's key is wrong; it never changes."""
+        """Refuse, as the engine's key never changes."""
         del exchange, replica
         raise errors.upstream_error("the engine refuses the sidecar's key")
 
     def lines(self, exchange: Exchange) -> bytes:
-        """Return the request's name."""
+        """Return the header line with the request's id."""
         return b"x-request-id: %b\r\n" % exchange.record.name.encode()
 
     def refusal(self, error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
@@ -158,31 +159,31 @@ class DoorDesk:
         return refusal(error, exchange)
 
     def finished(self, exchange: Exchange) -> None:
-        """Note nothing: the gateway does."""
+        """Record nothing; the gateway does."""
 
 
 class OneLease:
-    """The place at the one engine, which is never taken."""
+    """The lease of the only engine, which any number of requests share."""
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.on_stall: Callable[[], None] | None = None
 
     def moved(self) -> None:
-        """Note nothing."""
+        """Record nothing."""
 
     def release(self, outcome: Outcome) -> None:
-        """Note nothing."""
+        """Release nothing."""
 
 
 async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer all paths that no gateway uses."""
+    """Refuse all paths that no gateway uses."""
     del receive, send
     raise errors.not_found(scope["path"])
 
 
 async def serve(door: Door, settings: Settings) -> None:
-    """Keep the door until SIGTERM, or until the process that started us is gone.
+    """Serve until SIGTERM, or until the parent process has ended.
 
     Raises:
         ConfigError: the secret cannot be read.
@@ -206,7 +207,7 @@ async def serve(door: Door, settings: Settings) -> None:
 
 
 async def _end_with_parent(server: Server, parent: int) -> None:
-    """End when our parent process did: a door without its owner is nobody's."""
+    """End the server when the parent process has ended."""
     while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody but by asking
         await asyncio.sleep(PARENT_S)
     server.end()

@@ -1,10 +1,10 @@
-"""Slots of engines, shared by the workers of a gateway: never more requests than an engine serves.
+"""Engine slots shared by the workers of a gateway: no engine gets more requests than it serves.
 
-Each replica that says how many requests it serves at once has a row in a mapped file. There each
-worker notes how many it has under way, and since when the first of those that wait in it does. A
-free slot is for the worker whose first waits longest; whoever sees one that is for another wakes
-that. What a worker that was killed had is in columns of its own, which the process that looks
-after the workers clears.
+Each replica with a limit of parallel requests has a row in a mapped file. In the row, each worker
+writes its number of requests in progress, and the time since which its oldest request waits. A free
+slot belongs to the worker whose oldest request has waited longest. A worker that finds a slot
+reserved for another worker wakes that worker. Each worker has columns of its own, so that the
+supervisor can clear the columns of a killed worker.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where in a row each number stands; the columns of workers have one for each.
+# Positions in a row. USED and SINCE begin ranges with one column for each worker.
 NAME, OPEN, USED = range(3)
 SINCE = USED + WORKERS
 CELLS = SINCE + WORKERS
 ROWS = 1024
-"""Replicas that are known at the same time."""
+"""Replicas that can be known at the same time."""
 NUMBERS = ROWS * CELLS
 NANO = 1_000_000_000
 
 
 class Slots:
-    """The slots of one replica, as one worker has to do with them; for one thread.
+    """The slots of a replica, as seen by a worker; for use by a single thread.
 
     Args:
-        row: the replica's numbers.
-        limit: slots that there are.
-        lock: keeps other workers out.
-        worker: our number.
-        wake: tells a worker that it may take a slot.
+        row: the replica's row.
+        limit: number of slots.
+        lock: excludes other workers.
+        worker: number of this worker.
+        wake: tells a worker that a slot may be free.
     """
 
     __slots__ = ("_limit", "_lock", "_row", "_since", "_wake", "_worker")
@@ -61,7 +61,9 @@ class Slots:
         self._since = 0
 
     def free(self) -> bool:
-        """Tell whether there is one for us, beside those for workers that wait longer."""
+        """Return whether a slot is left for the worker, after all longer waiting workers."""
+        # Read without the lock, as a hint for the choice of a replica; ``take`` reads again under
+        # it.
         row, ours = self._row, self._since
         left = self._limit - sum(row[USED:SINCE])
         if left <= 0:
@@ -70,9 +72,10 @@ class Slots:
         return others < left
 
     def take(self) -> bool:
-        """Take one; False where another worker was faster."""
+        """Take a slot; return False if another worker was faster."""
         self._lock.lock()
         try:
+            # ``lock`` and ``unlock`` by hand, as ``held`` would add a generator to each request.
             found = self.free()
             if found:
                 self._row[USED + self._worker] += 1
@@ -81,18 +84,27 @@ class Slots:
         return found
 
     def give(self) -> None:
-        """Give one back; our own first is looked after by the caller."""
+        """Release a slot, and wake the worker whose queued request is oldest.
+
+        The caller serves its own queue.
+        """
         self._lock.lock()
         try:
             self._row[USED + self._worker] -= 1
             first = self._first()
         finally:
             self._lock.unlock()
+        # After the unlock: the woken worker would otherwise wait for the lock at once.
         if first is not None and first != self._worker:
             self._wake(first)
 
     def wait(self, since_s: float | None) -> None:
-        """Note since when our first waits, by a clock that all workers share; None is nobody."""
+        """Publish the time since which this worker's oldest request waits.
+
+        Args:
+            since_s: seconds of a clock that all workers share; None if no request waits.
+        """
+        # 0 means that no request waits, so a real time is at least 1 ns.
         since = 0 if since_s is None else max(1, int(since_s * NANO))
         if since == self._since:
             return
@@ -104,13 +116,13 @@ class Slots:
             self._wake(first)
 
     def close(self) -> None:
-        """Note that nobody of ours waits, and that the row is kept for what is under way only."""
+        """Withdraw the waiting time, and keep the row only for the requests in progress."""
         self.wait(None)
         with self._lock.held():
             self._row[OPEN] &= ~(1 << self._worker)
 
     def _first(self) -> int | None:
-        """Return the worker that a free slot is for; the caller holds the lock."""
+        """Return the worker to which a free slot belongs; the caller holds the lock."""
         if sum(self._row[USED:SINCE]) >= self._limit:
             return None
         waiting = [(at, worker) for worker, at in enumerate(self._row[SINCE:CELLS]) if at]
@@ -118,7 +130,7 @@ class Slots:
 
 
 def bells(count: int) -> tuple[int, ...]:
-    """Make what wakes each of so many workers."""
+    """Create an eventfd for each worker, the signal of a free slot."""
     return tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count))
 
 
@@ -126,9 +138,9 @@ class SlotTable:
     """The rows of all replicas.
 
     Args:
-        path: a file of NUMBERS numbers, at first all 0.
-        worker: number of this process; no other one alive has it.
-        bells: what wakes each of the workers.
+        path: a file of NUMBERS numbers, initially all 0.
+        worker: number of this process, different from the numbers of all other live processes.
+        bells: eventfd of each worker.
     """
 
     def __init__(self, path: str, worker: int, bells: Sequence[int]) -> None:
@@ -137,12 +149,13 @@ class SlotTable:
         self._bells = bells
 
     def open(self, key: str, limit: int) -> Slots | None:
-        """Return a replica's slots, or None where there is no room to count them.
+        """Return a replica's slots, or None if the table has no free row.
 
         Args:
-            key: the replica's identity.
-            limit: how many it has.
+            key: identity of the replica.
+            limit: number of its slots.
         """
+        # 7 bytes fit a signed 64-bit cell, and + 1 keeps 0 for rows that were never used.
         name = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "big") + 1
         with self._file.lock.held():
             row = self._find(name)
@@ -154,7 +167,7 @@ class SlotTable:
         return Slots(row, limit, self._file.lock, self._worker, self._ring)
 
     def clear(self, worker: int) -> None:
-        """Give back what a worker had that has ended, and wake all others."""
+        """Release the slots of an ended worker, and wake all workers."""
         with self._file.lock.held():
             for row in self._rows():
                 row[OPEN] &= ~(1 << worker)
@@ -163,7 +176,7 @@ class SlotTable:
             self._ring(each)
 
     def listen(self, woken: Callable[[], None]) -> None:
-        """Call something in the running loop whenever there may be a slot for us."""
+        """Call a function in the running loop whenever a slot may be free for this worker."""
         bell = self._bells[self._worker]
 
         def rung() -> None:
@@ -176,7 +189,7 @@ class SlotTable:
         os.eventfd_write(self._bells[worker], 1)
 
     def _find(self, name: int) -> memoryview[int] | None:
-        """Return the row of that name, or one that nobody needs; the caller holds the lock."""
+        """Return the row of a name, or an unused row; the caller holds the lock."""
         spare = None
         for row in self._rows():
             if row[NAME] == name:
@@ -186,7 +199,7 @@ class SlotTable:
         return spare
 
     def _rows(self) -> Iterator[memoryview[int]]:
-        """Yield the rows that were ever used, and one more."""
+        """Yield the rows in use or once used, and the first unused row."""
         numbers = self._file.numbers
         for at in range(0, NUMBERS, CELLS):
             yield numbers[at : at + CELLS]

@@ -1,4 +1,4 @@
-"""Event streams cut into whole events, however the bytes come."""
+"""Server-sent events: whole events out of bytes that are cut anywhere."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from gateway_lite import errors
 
 END = re.compile(rb"\r?\n\r?\n")
 MOST_BYTES = 8 * 2**20
-"""No engine sends an event above this, and what watches a stream must not grow without bound."""
+"""A bound on buffered bytes of one event; engines send no event above this size."""
 LEAST = 2
-"""Where the end is put that was not found."""
+"""The largest computed end if no separator is found: -1 + 3."""
 
 
 class Events:
-    """Whole events out of bytes that are cut anywhere.
+    """A buffer that returns whole events.
 
     Args:
-        most: bytes of an unfinished event that are kept.
+        most: largest kept size of an unfinished event in bytes.
     """
 
     __slots__ = ("_held", "_most")
@@ -28,7 +28,7 @@ class Events:
         self._most = most
 
     def whole(self, data: bytes) -> bytes:
-        """Return the bytes up to the end of the last event that is complete.
+        """Return the bytes up to the end of the last complete event.
 
         Raises:
             ApiError: an event is larger than any engine makes.
@@ -36,6 +36,7 @@ class Events:
         if self._held:
             data = self._held + data
             self._held = b""
+        # Engines write whole events, so nearly every read ends here without a search.
         if data.endswith(b"\n\n"):
             return data
         end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
@@ -46,17 +47,17 @@ class Events:
         return data[:end]
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the events that are complete, each with the empty line that ends it."""
+        """Return the complete events, each with the empty line at the end."""
         return split(self.whole(data))
 
     def rest(self) -> bytes:
-        """Return what no empty line has ended, and forget it."""
+        """Take the unfinished event out of the buffer and return it."""
         held, self._held = self._held, b""
         return held
 
 
 def split(whole: bytes) -> list[bytes]:
-    """Return the events in bytes that end with one."""
+    """Return the events in bytes that end with a complete event."""
     edges = [0, *(end.end() for end in END.finditer(whole))]
     if edges[-1] < len(whole):
         edges.append(len(whole))
@@ -64,7 +65,8 @@ def split(whole: bytes) -> list[bytes]:
 
 
 def payload(event: bytes) -> bytes:
-    """Return what an event carries, the lines of its data joined."""
+    """Return the data of an event, its data lines joined."""
+    # One data line is the form of all engines; the general form below costs a split.
     if event.startswith(b"data: ") and event.find(b"\n") >= len(event) - 2:
         return event[6:].rstrip()
     lines = event.splitlines()
@@ -72,7 +74,7 @@ def payload(event: bytes) -> bytes:
 
 
 def replaced(event: bytes, data: bytes) -> bytes:
-    """Return an event with another payload in one line, its other fields as they were."""
+    """Return an event with another payload in a single line; other fields stay."""
     if event.startswith(b"data:"):
         return b"data: " + data + b"\n\n"
     kept = [line for line in event.splitlines() if line and not line.startswith(b"data:")]

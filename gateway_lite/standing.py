@@ -1,4 +1,4 @@
-"""How a replica stands: its own word, and the scheduler's where it says nothing. Pure."""
+"""The status of a replica: the replica's own word joined with the scheduler's. Pure."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ BEST_FIRST = (
 )
 LIVELY = frozenset({Phase.STARTING, Phase.LOADING, Phase.READY, Phase.DRAINING})
 RETRY_MOST_S = 120
-"""Longest time after which a client is told to come back for a job that has to start."""
+"""Longest ``retry-after`` in seconds for a job that has yet to start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One replica of a service.
+    """The status of one replica of a service.
 
     Attributes:
-        number: from 0.
-        phase: the join of both words.
-        job_id: its job, where that is known.
-        ends_at: Unix time of the walltime, or None.
-        start_at: Unix time at which the scheduler expects to start it, or None.
-        reason: why it waits or has failed, or None.
-        stale: its heartbeat stopped without a word.
+        number: number of the replica, from 0.
+        phase: join of the replica's and the scheduler's words.
+        job_id: id of its job, if known.
+        ends_at: Unix time of the walltime's end, or None.
+        start_at: Unix time of the expected start by the scheduler, or None.
+        reason: reason of the wait or failure, or None.
+        stale: True if the heartbeat stopped without an end being reported.
     """
 
     number: int
@@ -56,11 +56,11 @@ class Member:
 
 
 def phase_of(endpoint: Endpoint | None, now: float) -> Phase:
-    """Return what a replica can be taken to do by its own word.
+    """Return a replica's phase by its own word.
 
     Args:
-        endpoint: what it last said of itself; None where it said nothing yet.
-        now: Unix time; a READY whose heartbeat stopped counts as STOPPED.
+        endpoint: the replica's last report; None before the first.
+        now: Unix time; a READY with a stopped heartbeat counts as STOPPED.
     """
     if endpoint is None:
         return Phase.QUEUED
@@ -71,11 +71,11 @@ def phase_of(endpoint: Endpoint | None, now: float) -> Phase:
 
 
 def speaks(endpoint: Endpoint | None, now: float) -> bool:
-    """Tell whether a replica's own word is enough.
+    """Return whether a replica's own word is enough.
 
     Args:
-        endpoint: what it last said of itself, or None.
-        now: Unix time; a heartbeat far in the future is as doubtful as one in the past.
+        endpoint: the replica's last report, or None.
+        now: Unix time; a heartbeat far in the future is as doubtful as an old heartbeat.
     """
     if endpoint is None or endpoint.phase not in LIVELY:
         return False
@@ -89,13 +89,13 @@ def member(
     status: JobStatus | None,
     now: float,
 ) -> Member:
-    """Return how a replica stands.
+    """Return the status of a replica.
 
     Args:
-        number: of the replica.
-        endpoint: what it last said of itself, or None.
-        job: its job, where its own word is not enough.
-        status: what the scheduler says of that; None or UNKNOWN changes nothing.
+        number: number of the replica.
+        endpoint: the replica's last report, or None.
+        job: its job, if the replica's own word is not enough.
+        status: the scheduler's word on the job; None or UNKNOWN changes nothing.
         now: Unix time.
     """
     own = phase_of(endpoint, now)
@@ -110,7 +110,7 @@ def member(
         soon = start if start is not None and start > now else None
         return Member(number, phase, job.job_id, start_at=soon, reason=status.reason)
     if phase is Phase.QUEUED and status.state is JobState.RUNNING:
-        phase = Phase.STARTING  # requeued, and running again, but has not said so yet
+        phase = Phase.STARTING  # requeued and running again, but without a report yet
     return Member(number, phase, job.job_id, ends_at or status.end_at, reason=note, stale=stale)
 
 
@@ -120,11 +120,11 @@ def best(members: Iterable[Member]) -> Phase:
 
 
 def not_ready(name: str, model: Model | None, now: float) -> errors.ApiError:
-    """Return what a request gets while no replica of its model takes requests.
+    """Return the error for a request while no replica of its model takes requests.
 
     Args:
-        name: what the client asked for.
-        model: the model; None where nobody serves it.
+        name: the requested name.
+        model: the model; None if no service has it.
         now: Unix time.
     """
     if model is None:

@@ -1,4 +1,4 @@
-"""Plain counters: what is added to for every request must cost next to nothing."""
+"""Plain counters, cheap enough for several additions per request."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
 )
-"""Upper ends of the buckets for what a person waits for."""
+"""Upper ends of the buckets for waiting times of clients, in seconds."""
 BETWEEN = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
-"""Those for the time from one piece of an answer to the next, in seconds."""
+"""Upper ends of the buckets for the time between two pieces of an answer, in seconds."""
 OVERHEAD = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
-"""Those for the gateway's own share, in seconds."""
+"""Upper ends of the buckets for the gateway's own time, in seconds."""
 
 
 class Histogram:
     """Counts of values by bucket.
 
     Args:
-        ends: upper ends of the buckets, ascending; one more holds the rest.
+        ends: upper ends of the buckets, ascending; a last bucket holds larger values.
     """
 
     __slots__ = ("counts", "ends", "total")
@@ -39,7 +39,7 @@ class Histogram:
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return the cumulative counts by upper end, as Prometheus wants them."""
+        """Return the cumulative counts by upper end, in Prometheus' form."""
         found, so_far = [], 0
         for end, count in zip((*self.ends, None), self.counts, strict=True):
             so_far += count
@@ -48,7 +48,7 @@ class Histogram:
 
 
 class ModelTally:
-    """What is counted of one model."""
+    """The counters of one model."""
 
     __slots__ = ("between", "duration", "hits", "misses", "overhead", "queue", "retries", "ttft")
 
@@ -61,7 +61,7 @@ class ModelTally:
         self.retries = self.hits = self.misses = 0
 
     def histograms(self) -> dict[str, Histogram]:
-        """Return its histograms by name."""
+        """Return the histograms by name."""
         return {
             "time_to_first_byte": self.ttft,
             "request_duration": self.duration,
@@ -72,7 +72,7 @@ class ModelTally:
 
 
 class KeyTally:
-    """What is counted of one model, key and class of status."""
+    """The counters of one model, key and class of status."""
 
     __slots__ = ("completion", "model", "prompt", "requests")
 
@@ -82,7 +82,7 @@ class KeyTally:
 
 
 class Tallies:
-    """All that is counted; added to in the event loop, read in any thread."""
+    """All counters; added to in the event loop, read in any thread."""
 
     def __init__(self) -> None:
         self.models: dict[str, ModelTally] = {}
@@ -91,10 +91,10 @@ class Tallies:
         self.limited: dict[tuple[str, str], int] = {}
 
     def of(self, model: str, key: str, status: int) -> KeyTally:
-        """Return the counters of a kind of request.
+        """Return the counters of a kind of request; new ones if needed.
 
         Args:
-            model: a bounded name.
+            model: name from a bounded set.
             key: name of the key.
             status: HTTP status divided by 100.
         """
@@ -107,14 +107,15 @@ class Tallies:
         return found
 
     def error(self, model: str, kind: str) -> None:
-        """Count a request that failed."""
+        """Count a failed request."""
         self.errors[model, kind] = self.errors.get((model, kind), 0) + 1
 
     def keep(self, models: Collection[str]) -> None:
-        """Forget what was counted of models other than these."""
+        """Remove the counters of all models other than the given models."""
         gone = self.models.keys() - models
         for name in gone:
             self.models.pop(name, None)
+        # ``copy`` of a dict is atomic, iteration is not: the event loop adds keys meanwhile.
         for at in [at for at in self.keys.copy() if at[0] in gone]:
             self.keys.pop(at, None)
         for pair in [pair for pair in self.errors.copy() if pair[0] in gone]:

@@ -1,4 +1,4 @@
-"""The span of a request: begun when it is admitted, ended with its last byte."""
+"""The span of a request: begun at admission, ended after the last byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def begin(tracer: Tracer, exchange: Exchange) -> None:
-    """Begin it, and let the replica know of it in place of the client's own."""
+    """Begin the span, and pass its context to the replica in place of the client's."""
     asked, given = exchange.ask, exchange.request.headers
     if asked is None:
         return
@@ -32,7 +32,7 @@ def begin(tracer: Tracer, exchange: Exchange) -> None:
 
 
 def end(exchange: Exchange) -> None:
-    """End it."""
+    """End the span of a request, if any."""
     record, span = exchange.record, exchange.span
     if span is None:
         return

@@ -1,7 +1,7 @@
-"""Traces: the context that a request carries, and a span of ours where a collector is named.
+"""Tracing: the trace context of requests, and the gateway's spans if a collector is configured.
 
 W3C Trace Context (level 1) for the headers, OpenTelemetry's conventions for HTTP and generative AI
-for the attributes. No words of a prompt or of an answer are among them, and no key.
+for the attributes. No words of a prompt or of an answer are among the attributes, and no key.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SERVICE = "hpc-serve-gateway"
 
 
 def parsed(traceparent: bytes | None) -> tuple[int, int, int] | None:
-    """Return trace, span and flags of a traceparent header, None where it is not valid."""
+    """Return trace, span and flags of a traceparent header, or None for an invalid header."""
     found = PARENT.fullmatch(traceparent.strip()) if traceparent else None
     if found is None:
         return None
@@ -48,7 +48,7 @@ def parsed(traceparent: bytes | None) -> tuple[int, int, int] | None:
 
 
 def passed(traceparent: bytes | None, tracestate: bytes | None) -> bytes:
-    """Return the header lines that go on to the engine where we make no span: valid ones alone."""
+    """Return the client's valid trace headers as lines, for requests without a gateway span."""
     if traceparent is None or parsed(traceparent) is None:
         return b""
     line = b"traceparent: " + traceparent.strip() + b"\r\n"
@@ -58,14 +58,14 @@ def passed(traceparent: bytes | None, tracestate: bytes | None) -> bytes:
 
 
 def configured(endpoint: str | None, env: Mapping[str, str] = os.environ) -> Tracer | None:
-    """Return a tracer where a collector is named, and nothing is switched off.
+    """Return a tracer if a collector is configured and tracing is not switched off.
 
     Args:
         endpoint: base URL of a collector that takes OTLP over HTTP; wins over the variables.
         env: environment with OpenTelemetry's variables.
 
     Raises:
-        ConfigError: the packages are missing, or gRPC is asked for.
+        ConfigError: the packages are missing, or the variables ask for gRPC.
     """
     if not endpoint and not any(env.get(name) for name in ENDPOINTS):
         return None
@@ -80,11 +80,11 @@ def configured(endpoint: str | None, env: Mapping[str, str] = os.environ) -> Tra
 
 
 class Span:
-    """One request on its way.
+    """The span of one request.
 
     Args:
-        span: OpenTelemetry's.
-        headers: lines that go on to the engine.
+        span: OpenTelemetry's span.
+        headers: header lines for the request to the engine.
     """
 
     __slots__ = ("_span", "headers")
@@ -104,16 +104,16 @@ class Span:
         tries: int = 1,
         error: str | None = None,
     ) -> None:
-        """Say how it went, and hand the span over to be sent.
+        """Add the outcome to the span, and hand the span over for export.
 
         Args:
-            status: HTTP status that the client got.
-            model: the model that answered, aliases and fallbacks resolved.
-            replica: which one.
+            status: HTTP status of the client's answer.
+            model: the answering model, aliases and fallbacks resolved.
+            replica: name of the replica.
             usage: tokens that the engine reported.
             first_s: seconds until the first byte.
-            tries: replicas that were asked.
-            error: our code of what went wrong.
+            tries: number of replicas that the request was sent to.
+            error: the gateway's error code.
         """
         span = self._span
         if span.is_recording():
@@ -135,14 +135,14 @@ class Span:
 
 
 _ERROR: list[Any] = []
-"""OpenTelemetry's word for a failure, once it is imported."""
+"""OpenTelemetry's status code of a failure, once imported."""
 
 
 class Tracer:
-    """Makes spans and sends them in batches, from a thread of its own.
+    """The source of spans; sends the spans in batches, from a separate thread.
 
     Args:
-        endpoint: base URL of the collector; None: as OpenTelemetry's variables say.
+        endpoint: base URL of the collector; None means OpenTelemetry's variables.
 
     Raises:
         ConfigError: the packages are missing.
@@ -181,16 +181,16 @@ class Tracer:
         max_tokens: int | None = None,
         request_id: str | None = None,
     ) -> Span:
-        """Begin the span of a request, within the client's trace where it has one.
+        """Begin the span of a request, within the client's trace if any.
 
         Args:
-            path: what is asked, without a query.
-            model: the name that the client used.
+            path: path of the request, without a query.
+            model: model name in the client's request.
             traceparent: the client's header, valid or not.
-            tracestate: the client's other header.
-            stream: whether events were asked for.
-            max_tokens: tokens that were asked for at most.
-            request_id: ours.
+            tracestate: the client's second trace header.
+            stream: whether the client asked for events.
+            max_tokens: the request's limit on the answer.
+            request_id: the gateway's id of the request.
         """
         operation = OPERATIONS.get(path, "generate_content")
         said: dict[str, Any] = {
@@ -214,13 +214,14 @@ class Tracer:
         return Span(span, _headers(span.get_span_context(), tracestate if traceparent else None))
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Send what is left, for so long at most, and stop."""
+        """Send the remaining spans within a time limit, and stop."""
+        # A collector that hangs must not keep the gateway from ending.
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
         ending.join(timeout_s)
 
     def _context(self, parent: tuple[int, int, int] | None, state: bytes | None) -> Any:
-        """Return the client's context, or an empty one."""
+        """Return the client's trace context, or an empty context."""
         trace = self._trace
         if parent is None:
             return trace.set_span_in_context(trace.INVALID_SPAN)
@@ -236,7 +237,7 @@ class Tracer:
 
 
 def _headers(context: Any, tracestate: bytes | None) -> bytes:
-    """Return the header lines with which the engine joins a span."""
+    """Return the header lines by which the engine joins the span's trace."""
     ids = f"{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
     line = f"traceparent: 00-{ids}\r\n".encode()
     if tracestate and context.trace_state and STATE.fullmatch(tracestate):

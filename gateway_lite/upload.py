@@ -1,4 +1,4 @@
-"""A file as browsers send forms: taken apart as it comes, and written to disk piece by piece."""
+"""Uploads in multipart/form-data, parsed as bytes arrive and written to disk piece by piece."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 FIELD_BYTES = 64 * 1024
-"""Bytes of all fields that are no file, and of the heads of parts."""
+"""Bytes of all fields other than the file, and of the heads of parts."""
 REST_S = 5.0
-"""Seconds in which a client can send what nobody keeps, so that it reads why."""
+"""Seconds for a client to send the rest of a refused upload, so that it reads the refusal."""
 
 
 @dataclass(slots=True)
 class Form:
-    """What came so far.
+    """The parts of a form received so far.
 
     Attributes:
-        fields: texts by name; of two with one name the last.
-        filename: of the file; None as long as none came.
+        fields: texts by name; of two fields with one name the last.
+        filename: name of the file; None before a file.
         size: bytes of the file.
     """
 
@@ -42,11 +42,11 @@ class Form:
 
 
 class Parser:
-    """Takes a form apart.
+    """The parser of a form.
 
     Args:
-        boundary: between its parts.
-        limit: bytes of the file above which it is refused.
+        boundary: separator of its parts.
+        limit: largest size of the file in bytes.
     """
 
     def __init__(self, boundary: bytes, limit: int) -> None:
@@ -75,10 +75,10 @@ class Parser:
         )
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes, and return those of the file among them.
+        """Parse bytes, and return the bytes of the file among them.
 
         Raises:
-            ApiError: it is no form, or too large.
+            ApiError: the body is not a form, or too large.
         """
         try:
             self._parser.write(data)
@@ -137,23 +137,23 @@ class Parser:
 
 
 def _plain(name: str) -> str:
-    """Return a name without folders and control characters."""
+    """Return a file name without folders and control characters."""
     last = name.replace("\\", "/").rpartition("/")[2]
     return "".join(c for c in last if c.isprintable())[:255] or "file"
 
 
 async def receive(request: Request, path: Path, limit: int) -> Form:
-    """Write the file of a form to disk.
+    """Write the file of a form to disk, and return the form.
 
     Args:
         request: the form.
-        path: a file that is not there yet.
-        limit: bytes of the file above which it is refused.
+        path: path of a new file.
+        limit: largest size of the file in bytes.
 
     Raises:
-        ApiError: it is no form with a file, or too large.
-        ClientGone: the client left before it was complete.
-        OSError: it cannot be written.
+        ApiError: the body is not a form with a file, or too large.
+        ClientGone: the client left before the form was complete.
+        OSError: the file cannot be written.
     """
     body = _Body(request)
     try:
@@ -165,6 +165,7 @@ async def receive(request: Request, path: Path, limit: int) -> Form:
             raise errors.bad_request("the form has no file, or is not complete", param="file")
     except errors.ApiError:
         with contextlib.suppress(asyncio.TimeoutError):
+            # Most clients read no answer before their whole request is sent.
             await asyncio.wait_for(body.drop(), REST_S)
         raise
     return parser.form
@@ -182,7 +183,7 @@ def _boundary(request: Request, limit: int) -> bytes:
 
 
 class _Body:
-    """What a client sends."""
+    """The body of a request."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -198,7 +199,7 @@ class _Body:
         return data
 
     async def drop(self) -> None:
-        """Read what still comes, so that the client reads our answer."""
+        """Read and drop the rest, so that the client gets to the answer."""
         while self.more:
             await self.read()
 
@@ -209,6 +210,7 @@ async def _write(body: _Body, parser: Parser, file: BinaryIO) -> None:
         fresh = parser.feed(data) if data else b""
         if fresh:
             await asyncio.to_thread(_all_of, file, fresh)
+    # The client may delete its copy after the answer, so the file is on disk before.
     await asyncio.to_thread(os.fsync, file.fileno())
 
 

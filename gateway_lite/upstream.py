@@ -1,6 +1,6 @@
-"""Connections to replicas: the only place that opens any.
+"""Connections to replicas; no other module opens any.
 
-The engines close a connection that was idle for five seconds, so that ours must not be kept longer.
+Engines close a connection after five idle seconds, so the gateway closes idle connections earlier.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a replica listens.
+    """The address of a replica.
 
     Attributes:
-        address: base address as it is configured; the identity of the pool.
+        address: base address from the configuration; identity of the pool.
+        host: host name or address.
+        port: TCP port.
+        tls: whether the connection uses TLS.
+        prefix: path before the paths of the API.
+        name: value of the Host header.
         unix: path of a Unix socket that is dialled in place of host and port.
-        prefix: path before those of the API.
-        name: what the Host header says.
     """
 
     address: str
@@ -41,7 +44,7 @@ class Target:
 
 
 def target(address: str, unix: str | None = None) -> Target:
-    """Return what a base address such as ``http://node:8000`` means."""
+    """Return the parts of a base address such as ``http://node:8000``."""
     parts = urlsplit(address)
     tls = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if tls else 80)
@@ -49,7 +52,7 @@ def target(address: str, unix: str | None = None) -> Target:
 
 
 class Dial:
-    """A connection that is being opened, and then that connection."""
+    """A connection that is being opened, and later the opened connection."""
 
     __slots__ = ("_link", "_task")
 
@@ -58,7 +61,7 @@ class Dial:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, pool: Pool, sink: Sink, head: bytes, body: bytes) -> asyncio.Task[None]:
-        """Begin to open it; the request follows."""
+        """Begin to open the connection; the request is sent afterwards."""
         task = asyncio.get_running_loop().create_task(self._open(pool, sink, head, body))
         self._task = task
         return task
@@ -73,25 +76,25 @@ class Dial:
         link.send(sink, head, body)
 
     def abort(self) -> None:
-        """Give it up."""
+        """Abort the connection, open or not."""
         if self._link is not None:
             self._link.abort()
         elif self._task is not None:
             self._task.cancel()
 
     def pause(self) -> None:
-        """Read no more until told so."""
+        """Stop reading from an open connection."""
         if self._link is not None:
             self._link.pause()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read again from an open connection."""
         if self._link is not None:
             self._link.resume()
 
 
 class Pool:
-    """Connections to one target; the one used last is used next."""
+    """The connections to one target; the most recently used connection is used next."""
 
     __slots__ = (
         "_closed",
@@ -117,9 +120,10 @@ class Pool:
         self._closed = False
 
     def take(self, now: float) -> Link | None:
-        """Return a kept connection that the engine will not close just now, or None."""
+        """Return a kept connection that the engine will not close at once, or None."""
         idle = self._idle
         while idle:
+            # The newest first, so that surplus connections grow old and are closed.
             link = idle.pop()
             if now - link.idle_at < self._idle_s and not link.transport.is_closing():
                 link.reused = True
@@ -128,7 +132,7 @@ class Pool:
         return None
 
     def keep(self, link: Link) -> None:
-        """Keep a connection for later."""
+        """Keep an idle connection for a later request."""
         if self._closed:
             link.close()
             return
@@ -136,7 +140,7 @@ class Pool:
         self._idle.append(link)
 
     def forget(self, link: Link) -> None:
-        """Keep a connection no longer that is closed."""
+        """Forget a closed connection."""
         if link in self._idle:
             self._idle.remove(link)
 
@@ -144,8 +148,8 @@ class Pool:
         """Open a connection.
 
         Raises:
-            OSError: it cannot be opened.
-            asyncio.TimeoutError: not in time.
+            OSError: the connection cannot be opened.
+            asyncio.TimeoutError: the connection was not opened in time.
         """
         loop, where = self._loop, self.target
         if where.unix is not None:
@@ -158,26 +162,26 @@ class Pool:
         return link
 
     def look(self, now: float, passed_s: float) -> None:
-        """Close what was idle for too long, and give up what is silent."""
+        """Close connections that were idle for too long, and fail silent connections."""
         while self._idle and now - self._idle[0].idle_at >= self._idle_s:
             self._idle.pop(0).close()
         for link in tuple(self.busy):
             link.look(passed_s, self._settings.idle_s)
 
     def close(self) -> None:
-        """Close what is idle, and keep nothing any more."""
+        """Close all idle connections, and keep no further connection."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
 
 
 class Upstream:
-    """The pools of all replicas.
+    """The connection pools of all replicas.
 
     Args:
-        settings: how long to wait and to keep.
-        outbox: takes what is sent.
-        unix: Unix socket that everything goes to; None means TCP, by address.
+        settings: timeouts.
+        outbox: the write batcher.
+        unix: path of a Unix socket for all connections; None means TCP, by address.
     """
 
     def __init__(self, settings: Settings, outbox: Outbox, unix: str | None = None) -> None:
@@ -190,7 +194,7 @@ class Upstream:
         self._dials: set[asyncio.Task[None]] = set()
 
     def pool(self, address: str) -> Pool:
-        """Return the pool of a replica's base address."""
+        """Return the pool of a replica's base address, a new pool if needed."""
         found = self._pools.get(address)
         if found is None:
             where = target(address, self._unix)
@@ -198,14 +202,14 @@ class Upstream:
         return found
 
     def send(self, pool: Pool, sink: Sink, head: bytes, body: bytes, *, fresh: bool) -> Link | Dial:
-        """Send a request on a kept or a new connection; its answer goes to the sink.
+        """Send a request on a kept or new connection; the receiver gets the answer.
 
         Args:
-            pool: that of the replica.
-            sink: takes the answer, or that there is none.
+            pool: the replica's pool.
+            sink: receiver of the answer or of a failure.
             head: request line and headers, with the blank line.
             body: the request's bytes.
-            fresh: open a new connection, as a kept one has just failed.
+            fresh: open a new connection, as a kept connection has just failed.
         """
         link = None if fresh else pool.take(self._loop.time())
         if link is not None:
@@ -213,12 +217,13 @@ class Upstream:
             return link
         dial = Dial()
         task = dial.start(pool, sink, head, body)
+        # The loop holds tasks weakly; without this reference an open dial could be collected.
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
         return dial
 
     def keep(self, addresses: Collection[str]) -> None:
-        """Keep connections to these replicas only; what is under way to others still ends well."""
+        """Close idle connections to all other replicas; answers in progress are not cut."""
         for address in self._pools.keys() - set(addresses):
             pool = self._pools.pop(address)
             pool.close()
@@ -226,10 +231,10 @@ class Upstream:
         self._retired = [pool for pool in self._retired if pool.busy]
 
     def look(self, passed_s: float) -> None:
-        """Watch all connections; called again and again.
+        """Check the timeouts of all connections; called about once a second.
 
         Args:
-            passed_s: seconds since the last time.
+            passed_s: seconds since the last call.
         """
         now = self._loop.time()
         for pool in (*self._pools.values(), *self._retired):

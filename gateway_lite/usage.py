@@ -1,4 +1,4 @@
-"""What an answer says it cost, read from its end alone, and asked for where the client did not."""
+"""The usage report of an answer: read from its last bytes, and requested if the client did not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TAIL_BYTES = 8 * 1024
 SLACK_BYTES = 2 * 1024
 DONE = b"data: [DONE]"
 FIELD = b'"usage"'
-"""An engine's own field: within a JSON string its quotes would carry backslashes."""
+"""The engine's own field; inside a JSON string its quotes would have backslashes."""
 DECODER = json.JSONDecoder()
 MOST = 2**40
-"""Tokens above which a report is not believed."""
+"""Tokens above which a report is ignored as wrong."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens that one request took, as the engine counts them."""
+    """The tokens of one request, as counted by the engine."""
 
     prompt: int
     completion: int
@@ -35,8 +35,9 @@ class Tail:
         self._bytes = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Append a chunk, and now and then forget what is no longer among the last bytes."""
+        """Append a chunk, and from time to time drop bytes that are no longer among the last."""
         self._bytes += chunk if len(chunk) <= TAIL_BYTES else chunk[-TAIL_BYTES:]
+        # With 2 KiB of slack, the move of the buffer happens once for many small chunks.
         if len(self._bytes) > TAIL_BYTES + SLACK_BYTES:
             del self._bytes[:-TAIL_BYTES]
 
@@ -46,12 +47,12 @@ class Tail:
 
 
 def ended(tail: bytes) -> bool:
-    """Tell whether an event stream has said its last word."""
+    """Return whether an event stream has ended with [DONE]."""
     return tail.rstrip().endswith(DONE)
 
 
 def read(tail: bytes) -> Usage | None:
-    """Return what the last report says, or None where the engine made none.
+    """Return the last usage report in the bytes, or None.
 
     Args:
         tail: the last bytes of an answer in JSON or of an event stream.
@@ -66,7 +67,7 @@ def read(tail: bytes) -> Usage | None:
 
 
 def _parse(text: bytes) -> Usage | None:
-    """Return the report that begins after the field's name."""
+    """Return the report that follows the field's name."""
     value = text.lstrip()
     if not value.startswith(b":"):
         return None
@@ -83,7 +84,7 @@ def _parse(text: bytes) -> Usage | None:
 
 
 def _count(report: dict[str, Any], *names: str) -> int | None:
-    """Return the first of some counts that makes sense."""
+    """Return the first plausible count of several fields."""
     for name in names:
         count = report.get(name)
         if type(count) is int and 0 <= count <= MOST:
@@ -92,21 +93,21 @@ def _count(report: dict[str, Any], *names: str) -> int | None:
 
 
 class Report(msgspec.Struct):
-    """The part of an engine's report that is counted."""
+    """The counted part of an engine's report."""
 
     prompt_tokens: int
     completion_tokens: int = 0
 
 
 class Extra(msgspec.Struct):
-    """A chunk of a stream, as far as its report goes."""
+    """A chunk of a stream, with only the fields for usage."""
 
     choices: list[msgspec.Raw]
     usage: Report | None = None
 
 
 class Asked(msgspec.Struct):
-    """A request, as far as the report of its stream goes."""
+    """A request, with only the fields for the usage report of a stream."""
 
     stream: bool | None = None
     stream_options: msgspec.Raw = msgspec.Raw(b"")
@@ -132,7 +133,7 @@ HINTS = (b'"choices":[]', b'"choices": []')
 
 
 def of_whole(body: bytes) -> Usage | None:
-    """Return what an answer in JSON reports, or None; cheaper than to look for it at its end."""
+    """Return the usage reported in a JSON answer, or None; cheaper than ``read``."""
     if len(body) <= TAIL_BYTES:
         try:
             found = ANSWER.decode(body).usage
@@ -147,9 +148,9 @@ def of_whole(body: bytes) -> Usage | None:
 
 
 def add_usage(body: bytes) -> bytes | None:
-    """Return a request that asks for the report of its stream, None where it needs no change.
+    """Return a request with a wish for the stream's usage report, or None without a change.
 
-    An explicit choice of the client's, false included, is never turned.
+    An explicit choice of the client's, false included, is never changed.
 
     Args:
         body: a request's JSON object.
@@ -165,12 +166,13 @@ def add_usage(body: bytes) -> bytes | None:
             body = msgspec.json.encode(whole)
     except UNREADABLE:
         return None
+    # Inserted as text: all other bytes stay as the client sent them, without another encoding.
     start = body.index(b"{") + 1
     return body[:start] + ASK + body[start:]
 
 
 class StreamUsage:
-    """Takes out of a stream the report that only the gateway asked for, and remembers it."""
+    """A filter for the usage report that the gateway requested; keeps the counts."""
 
     __slots__ = ("_events", "usage")
 
@@ -179,18 +181,18 @@ class StreamUsage:
         self.usage: Usage | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Return the events that are complete, without the one that is a report and no more."""
+        """Return the complete events, without the event that is only a usage report."""
         whole = self._events.whole(data)
         if not _hinted(whole):
             return whole
         return b"".join(map(self._without, split(whole)))
 
     def finish(self) -> bytes:
-        """Return what no empty line has ended."""
+        """Return the bytes of an unfinished event."""
         return self._without(self._events.rest())
 
     def _without(self, event: bytes) -> bytes:
-        """Return an event, or nothing where it is the report."""
+        """Return an event, or nothing for the usage report."""
         if not _hinted(event):
             return event
         try:
@@ -204,5 +206,5 @@ class StreamUsage:
 
 
 def _hinted(data: bytes) -> bool:
-    """Tell whether some bytes may hold the report: only then is anything parsed."""
+    """Return whether bytes may hold the usage report; only then is anything parsed."""
     return HINTS[0] in data or HINTS[1] in data

@@ -1,4 +1,4 @@
-"""A thread that reads what is on disk, so that a hanging file system never stops a stream."""
+"""The watching thread: reads the state directory, so that a hanging file system stops no stream."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5
-"""Seconds between two looks at keys and models: an edit counts within two, and needs two looks."""
+"""Seconds between two reads of keys and models. An edit counts after two reads, within two seconds.
+"""
 
 
 class Watcher:
-    """Keeps the catalog, the keys and the models as they are on disk.
+    """The thread that keeps catalog, keys and models as on disk.
 
-    It is a daemon thread: where a read never returns, the gateway still serves what it knows, and
-    still ends when told to.
+    A daemon thread: if a read never returns, the gateway still serves the last known state, and
+    still ends on a signal.
 
     Args:
         scanner: reads the catalog.
-        keys: reads itself.
-        models: reads itself.
-        beat: publishes that this gateway lives, or None.
+        keys: the keys, refreshed by the thread.
+        models: the models, refreshed by the thread.
+        beat: publishes the gateway's heartbeat, or None.
         publish: takes a new catalog, in the event loop.
-        settings: how often.
+        settings: intervals.
     """
 
     def __init__(
@@ -66,25 +67,25 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the read under way, for which nobody waits."""
+        """End after the current read, without waiting for it."""
         self._stopped = True
         self._wake.set()
 
     def reload(self) -> None:
-        """Read models.yaml now rather than later."""
+        """Read models.yaml at once."""
         self._reload = True
         self._wake.set()
 
     async def again(self, *, refused: str | None = None, timeout_s: float = 3.0) -> None:
-        """Read now rather than later, and wait for that, but not for ever.
+        """Read at once, and wait for the result for a limited time.
 
         Args:
-            refused: key of a replica that did not take its secret.
-            timeout_s: seconds after which we go on with what we know.
+            refused: key of a replica that refused the gateway's secret.
+            timeout_s: seconds after which the caller goes on with the known state.
         """
         if refused is not None:
             self._refused.add(refused)
@@ -96,6 +97,7 @@ class Watcher:
     def _run(self) -> None:
         scan_at = 0.0
         while not self._stopped:
+            # Before the reads: a wake-up during the reads then starts another round.
             self._wake.clear()
             try:
                 self._keys.refresh()
@@ -109,7 +111,7 @@ class Watcher:
             self._wake.wait(TICK_S)
 
     def _reread(self) -> bool:
-        """Read models.yaml; tell whether that has news to act on."""
+        """Read models.yaml, and return whether the read had a new outcome."""
         asked, self._reload = self._reload, False
         if not self._models.refresh(asked=asked):
             return False
@@ -126,16 +128,16 @@ class Watcher:
             if self._beat is not None:
                 self._beat()
         except (OSError, HpcServeError) as error:
-            self._complain(f"trouble with the state directory, serving what is known: {error}")
+            self._complain(f"cannot read the state directory, serving the known state: {error}")
         else:
             self._complain("")
         finally:
             self._loop.call_soon_threadsafe(_resolve, waiting)
 
     def _complain(self, text: str) -> None:
-        """Log what is wrong when that changes."""
+        """Log a complaint when its text changes."""
         if text != self._complaint:
-            log.warning("%s", text or "the state directory is well again")
+            log.warning("%s", text or "the state directory can be read again")
         self._complaint = text
 
 

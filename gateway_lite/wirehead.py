@@ -1,4 +1,4 @@
-"""What a client may send: the bounds of a request, and its head brought into one form."""
+"""The head of a client's request: bounds and normal form."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import httptools
 HEAD_BYTES = 64 * 1024
 HEADERS = 128
 AHEAD = 16
-"""Requests that may wait behind the one that is answered; beyond, reading stops."""
+"""Pipelined requests that may wait behind the current request; beyond, reading stops."""
 AHEAD_BYTES = 64 * 1024
-"""Bytes of their bodies, for each."""
+"""Bytes of body for each waiting request."""
 HEAD_S = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 BODY_QUIET_S = 30.0
-"""Seconds that may pass between two bytes of a request's body."""
+"""Longest seconds between two bytes of a request's body."""
 LINGER_S = 2.0
-"""Seconds in which a client that still sends can read our refusal before the connection is cut."""
+"""Seconds for a sending client to read a refusal before the connection is closed."""
 UPGRADE_BYTES = 4096
-"""Bytes of a request in which an offer of another protocol is looked for."""
+"""Bytes at the start of a request that are searched for an offer of another protocol."""
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class TooManyHeadersError(Exception):
-    """Ends the parsing of a request."""
+    """A request has more than HEADERS headers; ends its parsing."""
 
 
 def without_upgrade(data: bytes) -> bytes:
@@ -33,11 +33,12 @@ def without_upgrade(data: bytes) -> bytes:
     Java's client offers HTTP/2 with every request; the parser would then not read the body.
     """
     head, end, body = data.partition(b"\r\n\r\n")
+    # The header is renamed, not removed: one substitution, and the line's value stays harmless.
     return UPGRADE.sub(b"\r\nx-not-taken:", head) + end + body
 
 
 def path_of(url: bytes) -> bytes:
-    """Return the path of a URL, which may be absolute and have a query."""
+    """Return the path of a URL, absolute or not, without its query."""
     if url.startswith(b"/"):
         return url.partition(b"?")[0]
     try:

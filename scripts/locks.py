@@ -117,7 +117,7 @@ def environments(pythons: Sequence[str] = PYTHONS) -> Iterator[dict[str, str]]:
 
 
 def parse(text: str) -> tuple[list[Pin], list[str]]:
-    """Return the pins of a lock, and a sentence for each line that is out of place."""
+    """Pins of a lock, and a sentence for each line that is out of place."""
     pins: list[Pin] = []
     faults = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -135,7 +135,7 @@ def parse(text: str) -> tuple[list[Pin], list[str]]:
 
 
 def check(locked: str, tops: Sequence[str], lock: Lock) -> list[str]:
-    """Return what is wrong with a lock, one sentence each; none when it is complete and in step.
+    """Faults of a lock, one sentence each; none when it is complete and in step.
 
     Args:
         locked: its text.
@@ -199,7 +199,7 @@ def _follow_on(
 
 
 def installed(pin: Pin) -> tuple[str, ...] | None:
-    """Return what the package itself says that it requires; None if it is not in this Python."""
+    """Requirements by the installed package's own metadata; None if it is not in this Python."""
     try:
         found = metadata.distribution(pin.name)
     except metadata.PackageNotFoundError:
@@ -208,7 +208,7 @@ def installed(pin: Pin) -> tuple[str, ...] | None:
 
 
 def requirements(lock: Lock) -> list[str]:
-    """Return what a lock has to meet: pyproject.toml's part, or the lines of its .in file."""
+    """Requirements that a lock has to meet: of pyproject.toml, or the lines of its .in file."""
     project = TOML.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     if lock.extras:
         optional = project["project"]["optional-dependencies"]
@@ -321,7 +321,7 @@ def _path(lock: Lock) -> Path:
 
 
 def faults(locks: Iterable[Lock] = LOCKS) -> list[str]:
-    """Return what is wrong with the locks of this checkout, one sentence each."""
+    """Faults of the locks of this checkout, one sentence each."""
     told = []
     for lock in locks:
         text = _path(lock).read_text(encoding="utf-8")

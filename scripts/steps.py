@@ -36,7 +36,7 @@ _TELLING = re.compile(r"(?:^|\W)(?:error:|CMake Error|No space left)", re.IGNORE
 
 @dataclass(slots=True)
 class Display:
-    """What is shown of a step on standard error.
+    """Lines on standard error about a step.
 
     Attributes:
         label: what is done.
@@ -118,7 +118,7 @@ class Progress:
 
 
 def last_lines(log: Path, start: int) -> list[str]:
-    """Return the lines that tell why a step failed: from the first error on, else the last."""
+    """Lines that tell why a step failed: from the first error on, else the last."""
     text = log.read_bytes()[start:].decode(errors="replace")
     lines = [line.rstrip() for line in text.splitlines() if not _NOISE.search(line)]
     first = next((at for at, line in enumerate(lines) if _TELLING.search(line)), -LAST_LINES)

@@ -196,7 +196,7 @@ def see_files_go(asks: openai.OpenAI, uploaded: str) -> None:
     for one in known:
         assert asks.files.delete(one).deleted
     assert list(asks.files.list()) == []
-    with pytest.raises(openai.NotFoundError, match="there is no file"):
+    with pytest.raises(openai.NotFoundError, match="your key has no file"):
         asks.files.content(uploaded)
 
 
@@ -467,9 +467,9 @@ def test_what_is_asked_in_vain(home: Path, gateway: Running) -> None:
         )
     with pytest.raises(openai.BadRequestError, match="completion_window"):
         asks.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="1y")  # type: ignore[arg-type]
-    with pytest.raises(openai.NotFoundError, match="there is no file"):
+    with pytest.raises(openai.NotFoundError, match="your key has no file"):
         asks.batches.create(input_file_id="file-1", endpoint=CHAT, completion_window="24h")
-    with pytest.raises(openai.NotFoundError, match="there is no batch"):
+    with pytest.raises(openai.NotFoundError, match="your key has no batch"):
         asks.batches.retrieve("batch_..%2f..")
     assert [path.name for path in (home / "files").glob("*/*")] == [file.id]
 

@@ -120,14 +120,14 @@ def test_a_dead_socket_is_replaced_and_a_living_one_is_not(folder: Path) -> None
     path = folder / "s"
     listen_unix(path).close()
     assert path.exists()
-    with listen_unix(path), pytest.raises(GatewayError, match="somebody listens there"):
+    with listen_unix(path), pytest.raises(GatewayError, match="another process listens there"):
         listen_unix(path)
 
 
 def test_a_file_in_the_way_stays(folder: Path) -> None:
     path = folder / "s"
     path.write_text("mine")
-    with pytest.raises(GatewayError, match="a file is there that is no socket"):
+    with pytest.raises(GatewayError, match="the existing file is not a socket"):
         listen_unix(path)
 
     assert path.read_text() == "mine"

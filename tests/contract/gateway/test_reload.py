@@ -82,7 +82,7 @@ def test_a_file_emptied_and_then_written_is_one_edit(home: Path) -> None:
         wait_until(lambda: refusal(gateway) == "there is no models file models.yaml", SOON_S)
         assert gateway.post({"model": "n"}).status_code == 200
         log = gateway.log.read_text()
-    assert log.count("the models known so far are served") == 1
+    assert log.count("the last valid configuration stays in force") == 1
 
 
 def test_a_models_file_that_hangs_stops_nothing(home: Path) -> None:

@@ -109,7 +109,7 @@ def test_what_is_no_request_is_refused(path: str, body: bytes) -> None:
     ],
 )
 def test_what_chat_does_not_take_is_refused(more: dict[str, Any]) -> None:
-    with pytest.raises(ApiError, match="none that /api/chat takes"):
+    with pytest.raises(ApiError, match="not have the form of /api/chat"):
         translate("/api/chat", json.dumps({"model": "m", **more}).encode())
 
 
