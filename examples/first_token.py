@@ -27,7 +27,8 @@ def main() -> None:
     options = parser.parse_args()
     headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
     base = os.environ["OPENAI_BASE_URL"]
-    with httpx.Client(base_url=base, headers=headers, timeout=120) as client:
+    # A proxy set for the web would otherwise be asked for 127.0.0.1 as well.
+    with httpx.Client(base_url=base, headers=headers, trust_env=False, timeout=120) as client:
         model = options.model or client.get("models").raise_for_status().json()["data"][0]["id"]
         body = {
             "model": model,

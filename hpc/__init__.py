@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["__version__", "aconnect", "connect"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 _HOMES = {"connect": "hpc.connection", "aconnect": "hpc.aconnection"}

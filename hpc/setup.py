@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 MODELS = "models.yaml"
 CONTAINERS = ("apptainer", "singularity")
-VLLM_MODEL = "mistralai/Mistral-7B-Instruct-v0.3"
+SERVICE = "chat"
+"""Name of the first service, whichever engine serves it, as the README submits it."""
+VLLM_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 GGUF_MODEL = "Qwen/Qwen2.5-0.5B-Instruct-GGUF:qwen2.5-0.5b-instruct-q4_k_m.gguf"
 HOURS_8 = 8 * 60
 GIB = 1024
@@ -49,11 +51,17 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The written files, and the name of the first service."""
+    """The written files, and the commands that follow.
+
+    Attributes:
+        models: models.yaml.
+        site: the site file.
+        following: command lines, in their order.
+    """
 
     models: Path
     site: Path
-    service: str
+    following: tuple[str, ...]
 
 
 def init(folder: Path, *, force: bool = False) -> Written:
@@ -81,7 +89,14 @@ def init(folder: Path, *, force: bool = False) -> Written:
         if new:
             models.unlink()
         raise
-    return Written(models, site, "mistral" if _gpu_partition(facts) else "qwen")
+    return Written(models, site, following(facts))
+
+
+def following(facts: Facts) -> tuple[str, ...]:
+    """Return the commands that bring the first service up: its image where it has one, then it."""
+    image = "vllm" if _gpu_partition(facts) else "llamacpp-debian"
+    build = (f"hpc-serve build {image}",) if facts.partitions else ()
+    return (f"hpc-serve render sbatch {SERVICE}", *build, f"hpc-serve submit {SERVICE} --wait")
 
 
 def ask() -> Facts:
@@ -165,9 +180,9 @@ def _vllm_entry(partition: Partition) -> list[str]:
         f'time: "{config.format_time(minutes)}"',
     ]
     entry = [
-        "  - name: mistral",
+        f"  - name: {SERVICE}",
         "    backend: vllm",
-        f"    model: {VLLM_MODEL}",
+        f"    model: {VLLM_MODEL}   # or a folder of safetensors: /models/NAME",
         "    image: vllm.sif   # from: hpc-serve build vllm",
         "    replicas: 1",
         f"    resources: {{{', '.join(resources)}}}",
@@ -179,7 +194,11 @@ def _vllm_entry(partition: Partition) -> list[str]:
 
 
 def _gguf_entry(facts: Facts) -> list[str]:
-    entry = ["  - name: qwen", "    backend: llamacpp", f"    model: {GGUF_MODEL}"]
+    entry = [
+        f"  - name: {SERVICE}",
+        "    backend: llamacpp",
+        f"    model: {GGUF_MODEL}   # or a file: /models/NAME.gguf",
+    ]
     default = next((p for p in facts.partitions if p.default), None) or next(
         iter(facts.partitions), None
     )

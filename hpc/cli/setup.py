@@ -24,5 +24,7 @@ def init(folder: str, *, force: bool, as_json: bool) -> None:
         return output.print_json({"models": str(written.models), "site": str(written.site)})
     click.echo(f"wrote {written.models}")
     click.echo(f"wrote {written.site}")
-    click.echo(f"next: look through both, then hpc-serve render sbatch {written.service}", err=True)
+    click.echo("next, when you have looked through both:", err=True)
+    for command in written.following:
+        click.echo(f"  {command}", err=True)
     return None

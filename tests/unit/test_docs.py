@@ -15,10 +15,11 @@ import pytest
 from gateway_lite import sidecar
 from gateway_lite.__main__ import _parser
 from gateway_lite.openapi import OPERATIONS
-from hpc import config, errors
+from hpc import config, errors, setup
 from hpc.batch import ending
 from hpc.batch.model import BatchSpec
 from hpc.cli.main import COMMANDS, root
+from hpc.slurm import Partition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,6 +236,17 @@ def test_the_readme_names_every_command() -> None:
     named = {span.removeprefix("hpc-serve ").split()[0] for span in spans}
 
     assert set(COMMANDS) - named == set()
+
+
+def test_the_readme_submits_and_asks_what_init_writes() -> None:
+    text = section("On a cluster")
+    gpu = Partition("gpu", default=True, nodes=1, cpus=8, mem_mb=64_000, gpus=1)
+    built = [line for line in setup.following(setup.Facts((gpu,))) if "build" in line]
+
+    assert re.findall(r"hpc-serve submit (?!-)(\S+)", text) == [setup.SERVICE]
+    assert re.findall(r'"model": "(.+?)"', text) == [setup.SERVICE]
+    assert setup.VLLM_MODEL in text
+    assert all(f"    {line}  " in text for line in built)
 
 
 def test_the_readme_lists_every_exit_code() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +12,6 @@ from hpc import config, setup
 from hpc.model import ServiceSpec
 from hpc.setup import Facts
 from hpc.slurm import Partition
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Load = Callable[[Facts], ServiceSpec]
 CPU = Partition("cpu", default=True, max_minutes=1440, nodes=10, cpus=128, mem_mb=512_000)
@@ -95,3 +92,23 @@ def test_every_setting_in_a_comment_is_one_that_is_allowed(load: Load, tmp_path:
     told.insert(told.index("  account: PROJECT"), "resources:")
     (tmp_path / "site.yaml").write_text("\n".join(told))
     config.load(models_file=str(tmp_path / "models.yaml"), home=str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "image"),
+    [
+        (Facts((CPU, GPU), "apptainer"), "vllm"),
+        (Facts((CPU,), "apptainer"), "llamacpp-debian"),
+        (Facts(), None),
+    ],
+)
+def test_the_commands_that_follow_are_for_what_was_written(
+    load: Load, facts: Facts, image: str | None
+) -> None:
+    spec = load(facts)
+    commands = setup.following(facts)
+
+    assert commands[0] == f"hpc-serve render sbatch {spec.name}"
+    assert commands[-1] == f"hpc-serve submit {spec.name} --wait"
+    assert commands[1:-1] == ((f"hpc-serve build {image}",) if image else ())
+    assert (Path(spec.image).name if spec.image else None) == (f"{image}.sif" if image else None)
