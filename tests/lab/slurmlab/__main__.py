@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import debian, recorder
 from .host import LabError
 from .lab import NODES, Lab
 from .node import USERS, login_environment
@@ -25,7 +26,7 @@ def main() -> int:
     arguments = _parser().parse_args(words[:end])
     arguments.argv = words[end + 1 :]
     try:
-        return int(arguments.call(Lab(arguments.name), arguments) or 0)
+        return int(arguments.call(Lab(arguments.name, suite=arguments.suite), arguments) or 0)
     except LabError as error:
         sys.stderr.write(f"lab: {error}\n")
         return 1
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A real Slurm cluster on this machine, for tests. Needs root.",
     )
     parser.add_argument("--name", help="which lab; several can run side by side")
+    parser.add_argument("--suite", choices=debian.SUITES, help="the nodes' release of Debian")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, call: object, about: str) -> argparse.ArgumentParser:
@@ -60,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--package", action="append", default=[], help="a further requirement")
     install.add_argument("-c", "--constraints", type=Path, help="pip constraints file")
     image = command("base-image", _base_image, "build a base image for Apptainer definitions")
-    image.add_argument("suite", help="a Debian release, such as bookworm")
+    image.add_argument("release", help="a Debian release, such as bookworm")
+    about = "play a scenario in a lab that has just started, and write down what Slurm prints"
+    recording = command("record", _record, about)
+    recording.add_argument("folder", type=Path, help="such as tests/golden/slurm")
     for name, about in (
         ("shell", "open a shell on a node, or run a command there with this terminal"),
         ("run", "run a command on a node"),
@@ -106,7 +111,14 @@ def _install(lab: Lab, arguments: argparse.Namespace) -> None:
 
 
 def _base_image(lab: Lab, arguments: argparse.Namespace) -> None:
-    _say(lab.base_image(arguments.suite))
+    _say(lab.base_image(arguments.release))
+
+
+def _record(lab: Lab, arguments: argparse.Namespace) -> None:
+    with lab.locked():
+        lab.up(accounting=True)
+        recorder.record(lab, arguments.folder)
+        lab.down()
 
 
 def _shell(lab: Lab, arguments: argparse.Namespace) -> None:
