@@ -135,7 +135,11 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One answer of the scheduler about one job; times are Unix seconds."""
+    """One answer of the scheduler about one job; times are Unix seconds.
+
+    Attributes:
+        restarts: times that it was requeued, or None where the scheduler does not say.
+    """
 
     state: JobState
     reason: str | None = None
@@ -143,6 +147,7 @@ class JobStatus:
     start_at: float | None = None
     end_at: float | None = None
     exit_code: int | None = None
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,7 @@ class Endpoint:
         cause: one sentence on why it failed, or None.
         phases: Unix time at which each phase began, by phase name.
         slots: requests served at once, or None where the engine batches.
+        restarts: times that the job had been requeued when its node said so, or None outside Slurm.
     """
 
     service: str
@@ -172,6 +178,7 @@ class Endpoint:
     cause: str | None = None
     phases: Mapping[str, float] = field(default_factory=dict)
     slots: int | None = None
+    restarts: int | None = None
     schema: int = 1
 
 
