@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from . import debian, recorder
 from .host import LabError
 from .lab import NODES, Lab
-from .node import USERS, login_environment
+from .node import USERS, Bind, login_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .node import Network
 
 
@@ -63,9 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("-c", "--constraints", type=Path, help="pip constraints file")
     image = command("base-image", _base_image, "build a base image for Apptainer definitions")
     image.add_argument("release", help="a Debian release, such as bookworm")
-    about = "play a scenario in a lab that has just started, and write down what Slurm prints"
-    recording = command("record", _record, about)
-    recording.add_argument("folder", type=Path, help="such as tests/golden/slurm")
     for name, about in (
         ("shell", "open a shell on a node, or run a command there with this terminal"),
         ("run", "run a command on a node"),
@@ -75,7 +74,18 @@ def _parser() -> argparse.ArgumentParser:
         enter.add_argument("-u", "--user", default="owner", choices=[*USERS, "root"])
         enter.add_argument("--host-network", action="store_true", help="use this machine's network")
         enter.epilog = "The command stands after --; without one, a login shell."
+    _add_tools(command)
     return parser
+
+
+def _add_tools(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+    about = "run a command as root on a passing node that shares this machine's network"
+    workshop = command("workshop", _workshop, about)
+    workshop.add_argument("--bind", action="append", default=[], metavar="SOURCE:TARGET[:rw]")
+    workshop.epilog = "The command stands after --."
+    about = "play a scenario in a lab that has just started, and write down what Slurm prints"
+    recording = command("record", _record, about)
+    recording.add_argument("folder", type=Path, help="such as tests/golden/slurm")
 
 
 def _build(lab: Lab, _: argparse.Namespace) -> None:
@@ -119,6 +129,14 @@ def _record(lab: Lab, arguments: argparse.Namespace) -> None:
         lab.up(accounting=True)
         recorder.record(lab, arguments.folder)
         lab.down()
+
+
+def _workshop(lab: Lab, arguments: argparse.Namespace) -> int:
+    parts = [text.split(":") for text in arguments.bind]
+    binds = [Bind(Path(source), target, bool(rest)) for source, target, *rest in parts]
+    with lab.workshop("workshop", binds) as node:
+        argv, streams = arguments.argv, {"stdout": sys.stdout, "stderr": sys.stderr}
+        return node.popen(argv, user="root", **streams).wait()
 
 
 def _shell(lab: Lab, arguments: argparse.Namespace) -> None:
