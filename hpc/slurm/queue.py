@@ -31,7 +31,7 @@ ACCOUNTING_FIELDS = ("JobID", "State", "Start", "End", "NodeList", "ExitCode")
 APPEARS_S = 30.0
 """Seconds in which a job that was just submitted may not be in the queue yet."""
 CANCEL_S = 30.0
-"""Seconds that scancel gets; without slurmctld it gives up after 9, and after 21 since 25.05."""
+"""Seconds that scancel gets; with --state Slurm 26.05 gives up on a lost slurmctld after 20."""
 
 _LIVELY = (
     JobState.RUNNING,

@@ -112,9 +112,8 @@ def test_a_recorded_accounting_is_read(
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_lost_controller_is_named_by_every_program(release: str) -> None:
-    calls = re.findall(
-        r"^# (\w+), slurmctld (\w+): .*\n((?:[^#].*\n)+)", recorded(release, "down.txt"), re.M
-    )
+    pattern = r"^# (\w+), slurmctld (\w+): .*\n((?:[^#].*\n)+)"
+    calls = re.findall(pattern, recorded(release, "down.txt"), re.MULTILINE)
     assert len(calls) == 6
     for program, kind, stderr in calls:
         expected = "nable to contact slurm controller" if kind == "down" else "imed out"
@@ -123,9 +122,9 @@ def test_a_lost_controller_is_named_by_every_program(release: str) -> None:
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_patience_outlasts_what_slurms_programs_need_to_give_up(release: str) -> None:
-    took = re.findall(
-        r"^# (\w+), slurmctld down: .* ([\d.]+) s$", recorded(release, "down.txt"), re.M
-    )
+    pattern = r"^# (\w+), slurmctld down: .* ([\d.]+) s$"
+    took = re.findall(pattern, recorded(release, "down.txt"), re.MULTILINE)
+    assert len(took) == 3
     for program, seconds in took:
         patience = queue.CANCEL_S if program == "scancel" else command.TIMEOUT_S
         assert float(seconds) + 3 < patience, program

@@ -21,6 +21,7 @@ SQUEUE = ["squeue", "--local", "--all", "--noheader", "--states=all", f"--Format
 SACCT = ["sacct", "--noheader", "--parsable2", "--allocations"]
 SACCT_FORMAT = "--format=JobID,State,Start,End,NodeList,ExitCode"
 SINFO = ["sinfo", "--local", "--noheader", "--exact", "--format=%P|%a|%l|%L|%D|%c|%m|%G"]
+SCANCEL = ["scancel", "--state=PENDING", "9"]  # with --state it asks twice
 UTC = {"TZ": "UTC", "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
 GREEDY = "python3 -c 'import time; kept = bytearray(300 * 2**20); time.sleep(60)'"
 ENDED = (
@@ -105,11 +106,11 @@ def _without_controller(lab: Lab) -> list[str]:
     """Return what each program says without slurmctld, and with one that hangs, and how late."""
     told = []
     lab.stop("login", "slurmctld")
-    told += [_complaint(lab, "down", argv) for argv in (SQUEUE, SINFO, ["scancel", "1"])]
+    told += [_complaint(lab, "down", argv) for argv in (SQUEUE, SINFO, SCANCEL)]
     lab.start("login", "slurmctld")
     lab.run("login", ["sh", "-c", "until sinfo; do sleep 0.2; done"])
     lab.signal("login", "slurmctld", signal.SIGSTOP)
-    told += [_complaint(lab, "silent", argv) for argv in (SQUEUE, SINFO, ["scancel", "1"])]
+    told += [_complaint(lab, "silent", argv) for argv in (SQUEUE, SINFO, SCANCEL)]
     lab.signal("login", "slurmctld", signal.SIGCONT)
     lab.run("login", ["sh", "-c", "until sinfo; do sleep 0.2; done"])
     return told
