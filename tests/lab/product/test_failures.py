@@ -202,14 +202,18 @@ def test_a_requeued_service_is_waited_for(clean: Cluster, llamacpp: tuple[str, .
 
     clean.shell("login", f"scontrol requeue {job}")
     waiting = clean.lab.popen("login", ["hpc-serve", "wait", "demo"])
-    clean.wait_until(lambda: clean.replicas("demo")[0]["status"]["state"] == "PENDING", "it waits")
-    # A job that was requeued waits two minutes, unless its user is in a hurry.
-    clean.shell("login", f"scontrol update JobId={job} StartTime=now")
-    while waiting.poll() is None:
-        seen.add(clean.replicas("demo")[0]["phase"])
+    try:
+        clean.wait_until(lambda: clean.replicas("demo")[0]["phase"] == "QUEUED", "it is requeued")
+        # A job that was requeued waits two minutes, unless its user is in a hurry.
+        clean.shell("login", f"scontrol update JobId={job} StartTime=now")
+        while waiting.poll() is None:
+            seen.add(clean.replicas("demo")[0]["phase"])
+        said = waiting.communicate()
+    finally:
+        waiting.kill_all()
     after = clean.replicas("demo")[0]
 
-    assert waiting.returncode == 0, waiting.communicate()
+    assert waiting.returncode == 0, said
     assert "STARTING" in seen
     assert not seen & {"STOPPED", "FAILED"}
     assert (before["endpoint"]["restarts"], after["endpoint"]["restarts"]) == (0, 1)
