@@ -139,7 +139,11 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One answer of the scheduler about one job; times are Unix seconds."""
+    """One answer of the scheduler about one job; times are Unix seconds.
+
+    Attributes:
+        restarts: times that it was requeued, or None where the scheduler does not say.
+    """
 
     state: JobState
     reason: str | None = None
@@ -147,6 +151,7 @@ class JobStatus:
     start_at: float | None = None
     end_at: float | None = None
     exit_code: int | None = None
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,7 @@ class Endpoint:
         cause: the reason of a failure in one sentence, or None.
         phases: Unix time at which each phase began, by phase name.
         slots: requests served at once, or None for a batching engine.
+        restarts: times that Slurm had requeued the job at this record, or None outside Slurm.
     """
 
     service: str
@@ -180,6 +186,7 @@ class Endpoint:
     cause: str | None = None
     phases: Mapping[str, float] = field(default_factory=dict)
     slots: int | None = None
+    restarts: int | None = None
     schema: int = 1
 
 

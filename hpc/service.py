@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from hpc import jobs, preflight, state
 from hpc.errors import ConfigError, EngineError, SchedulerError
 from hpc.model import JobState, JobStatus, Phase
-from hpc.verdict import ALIVE, NO_ANSWER, OVER, Replica, Service, verdict
+from hpc.verdict import ALIVE, NO_ANSWER, OVER, Replica, Service, of_this_run, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -119,7 +119,8 @@ def _service(
         endpoint = state.load_endpoint(root, spec.name, number)
         status = statuses.get(job.job_id, NO_ANSWER) if job else JobStatus(JobState.GONE)
         phase, note = verdict(job, status, endpoint, now=time.time())
-        if job and phase is Phase.FAILED and (endpoint is None or endpoint.cause is None):
+        told_cause = job and of_this_run(endpoint, job, status) and endpoint and endpoint.cause
+        if job and phase is Phase.FAILED and not told_cause:
             told = jobs.last_words(job)
             note = f"the job ended: {told}" if told else note
         replicas.append(Replica(number, phase, note, job, status, endpoint))

@@ -66,14 +66,33 @@ def verdict(
     """
     if job is None:
         return Phase.FAILED, "no job was submitted"
-    own = endpoint if endpoint is not None and endpoint.job_id == job.job_id else None
+    own = endpoint if of_this_run(endpoint, job, status) else None
     if status.state is JobState.PENDING:
         return Phase.QUEUED, _waits(status, now)
     if status.state in {JobState.RUNNING, JobState.UNKNOWN}:
         return _alive(status, own, now)
     if status.state is JobState.ENDING:
-        return (own.phase, own.cause) if own and own.phase in OVER else (Phase.DRAINING, None)
+        # A node that was told to stop cannot know whether Slurm is about to requeue the job.
+        failed = own if own is not None and own.phase is Phase.FAILED else None
+        return (Phase.FAILED, failed.cause) if failed else (Phase.DRAINING, None)
     return _over(status, own)
+
+
+def of_this_run(endpoint: Endpoint | None, job: JobHandle, status: JobStatus) -> bool:
+    """Tell whether a node's word is of the job's present run, not of one before a requeue.
+
+    The scheduler may have been asked before the node began a new run; the latter's word counts.
+
+    Args:
+        endpoint: what the node last said.
+        job: the replica's job.
+        status: what the scheduler says of it.
+    """
+    if endpoint is None or endpoint.job_id != job.job_id:
+        return False
+    if endpoint.restarts is None or status.restarts is None:
+        return True
+    return endpoint.restarts >= status.restarts
 
 
 def _waits(status: JobStatus, now: float) -> str | None:

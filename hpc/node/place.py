@@ -114,6 +114,14 @@ def job_id(env: Mapping[str, str]) -> str:
     return env.get("SLURM_JOB_ID") or env.get("SUBMITIT_LOCAL_JOB_ID", "")
 
 
+def restarts(env: Mapping[str, str]) -> int | None:
+    """Return how often Slurm had requeued this job when it began; None outside Slurm."""
+    if "SLURM_JOB_ID" not in env:
+        return None
+    told = env.get("SLURM_RESTART_COUNT", "")
+    return int(told) if told.isdigit() else 0
+
+
 def node_name(env: Mapping[str, str]) -> str:
     """Return this machine's short name, as the cluster's other machines resolve it.
 

@@ -122,6 +122,7 @@ class _Life:
             job_id=place.job_id(os.environ),
             ends_at=self.ends_at,
             beat_at=self.started_at,
+            restarts=place.restarts(os.environ),
         )
 
     def run(self) -> None:

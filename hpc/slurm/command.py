@@ -12,8 +12,8 @@ from hpc.errors import CommandError, SchedulerError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-TIMEOUT_S = 10.0
-"""Seconds that a Slurm program gets; by itself squeue takes 20 to give up on a lost slurmctld."""
+TIMEOUT_S = 15.0
+"""Seconds that a Slurm program gets; without slurmctld squeue gives up by itself after 9 to 11."""
 LINES = 3
 """Last lines of a program's error that go into our error."""
 
@@ -36,6 +36,18 @@ def without_options(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name not in hidden}
 
 
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of Slurm's programs: times in UTC, messages in English, no options.
+
+    squeue cuts an array's list of waiting elements after 64 characters unless it is told not to.
+
+    Args:
+        env: the caller's.
+    """
+    ours = {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
+    return without_options(env) | ours
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -43,16 +55,13 @@ def run(
     stdin: str | None = None,
     exact: bool = False,
 ) -> process.Result:
-    """Run a Slurm program with times in UTC and messages in English; exact is of process.run.
-
-    squeue cuts an array's list of waiting elements after 64 characters unless it is told not to.
+    """Run a Slurm program in the ``environment`` that we can read; exact is of process.run.
 
     Raises:
         CommandError: it is not installed or failed; the message is Slurm's own.
         CommandTimeout: it did not answer in time.
     """
-    env = without_options(os.environ)
-    env |= {"LC_ALL": "C", "TZ": "UTC", "SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
+    env = environment(os.environ)
     result = process.run(argv, timeout_s=timeout_s, env=env, stdin=stdin, check=False, exact=exact)
     if result.returncode != 0:
         raise CommandError(

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hpc.errors import CommandError, SchedulerError
@@ -16,11 +17,21 @@ from hpc.slurm.states import array_elements, status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-QUEUE_FIELDS = ("JobArrayID", "State", "StartTime", "EndTime", "NodeList", "exit_code", "Reason")
+QUEUE_FIELDS = (
+    "JobArrayID",
+    "State",
+    "StartTime",
+    "EndTime",
+    "NodeList",
+    "exit_code",
+    "RestartCnt",
+    "Reason",
+)
 ACCOUNTING_FIELDS = ("JobID", "State", "Start", "End", "NodeList", "ExitCode")
 APPEARS_S = 30.0
 """Seconds until a new job must be visible in the queue."""
-CANCEL_S = 20.0
+CANCEL_S = 30.0
+"""Seconds for scancel; with --state Slurm 26.05 gives up on a lost slurmctld after 20."""
 
 _LIVELY = (
     JobState.RUNNING,
@@ -198,9 +209,11 @@ def _rows(text: str) -> Iterator[tuple[str, JobStatus]]:
         if len(parts) < len(ACCOUNTING_FIELDS) or not parts[0][:1].isdigit():
             continue
         name, state, start, end, nodes, code, *rest = parts
-        reason = rest[0] if rest else ""
+        times, reason = (
+            rest if len(rest) == len(QUEUE_FIELDS) - len(ACCOUNTING_FIELDS) else ("", "")
+        )
         answer = status(state, reason=reason, nodes=nodes, start=start, end=end, code=code)
-        yield name, answer
+        yield name, replace(answer, restarts=int(times)) if times.isdigit() else answer
 
 
 def _whole(name: str) -> tuple[str, ...]:

@@ -70,7 +70,11 @@ REASONS = {
     "RaisedSignal": "ended by a signal",
     "NonZeroExitCode": "exited with an error",
 }
-_STEPD = ("slurmstepd", "srun: ")
+_STEPD = re.compile(
+    r"slurmstepd|srun: "
+    # Since Slurm 25.05 no name stands before what slurmstepd writes, and so its sentences tell it.
+    r"|\[[^\]]+\] error: (StepId=|Exceeded (job|step) memory|Detected \d+ oom|\*\*\* (JOB|STEP) )"
+)
 _ENDINGS = {
     "oom_kill": "out of memory",
     "oom-kill": "out of memory",
@@ -129,7 +133,7 @@ def last_words(log: str) -> str | None:
     Args:
         log: the end of the job's standard error.
     """
-    told = [line for line in log.splitlines() if line.startswith(_STEPD)]
+    told = [line for line in log.splitlines() if _STEPD.match(line)]
     for mark, cause in _ENDINGS.items():
         if any(mark in line.lower() for line in told):
             return cause

@@ -104,27 +104,23 @@ tell([found[held.job_id], found[busy.job_id], log])
 
 
 def test_the_signal_before_the_walltime_requeues_a_checkpointed_job(slurm: Cluster) -> None:
-    state, log = slurm.python(
-        """
-from submitit.helpers import FunctionSequence
-task = FunctionSequence(verbose=True)
-task.add(time.sleep, 60)
+    state, restarts, log = slurm.python(
+        TASK
+        + """
 (h,) = submit.to_slurm(task, folder=root / 'jobs' / 'again', minutes=10, restarts=1,
     text=submit.plain_script('again', Resources(mem_mb=100), root / 'jobs' / 'again')
     .replace('--no-requeue', '--requeue'))
-until(h, 'RUNNING')
-time.sleep(3)
+wait(lambda: begun([h]) == [1])
 subprocess.run(['scancel', '--signal=USR2', '--batch', h.job_id], check=True)
-time.sleep(3)
-found = jobs.statuses([h])[h.job_id].state
-log = jobs.logs(h)[0].read_text() + jobs.logs(h)[1].read_text()
+wait(lambda: jobs.statuses([h])[h.job_id].restarts == 1)
+found = jobs.statuses([h])[h.job_id]
 jobs.cancel([h])
-tell([found, log])
+tell([found.state, found.restarts, log(h)])
 """
     )
     assert state in {"PENDING", "RUNNING", "ENDING"}
+    assert restarts == 1
     assert "Calling checkpoint method" in log
-    assert "Requeued job" in log
 
 
 TASK = """
@@ -167,16 +163,21 @@ tell([[h.job_id for h in made], sorted(os.listdir(made[0].folder)), states(made)
 
 
 def test_one_element_is_cancelled_and_one_requeued(slurm: Cluster) -> None:
-    """The last one, which Slurm knows by the number of its array too."""
-    begun, after, reason, log = slurm.python(
+    """The last one, which Slurm knows by the number of its array too.
+
+    Slurm may end scontrol, which runs inside the job, together with it: the requeue counts, and not
+    what submitit has written of it.
+    """
+    begun, after, reason, restarts, log = slurm.python(
         TASK
         + """
 made = several(task, 3, f'hurt{os.getpid()}')
 wait(lambda: begun(made) == [1] * 3)
 jobs.cancel(made[:1])
 subprocess.run(['scancel', '--signal=USR2', '--batch', made[2].job_id], check=True)
-wait(lambda: 'Requeued job' in log(made[2]) and states(made)[0] == 'FAILED')
-tell([begun(made), states(made), jobs.statuses(made)[made[0].job_id].reason, log(made[2])])
+found = lambda n: jobs.statuses(made)[made[n].job_id]
+wait(lambda: found(2).restarts == 1 and found(0).state.value == 'FAILED')
+tell([begun(made), states(made), found(0).reason, found(2).restarts, log(made[2])])
 jobs.cancel(made)
 """
     )
@@ -184,7 +185,8 @@ jobs.cancel(made)
     assert after[:2] == ["FAILED", "RUNNING"]
     assert after[2] in {"PENDING", "RUNNING", "ENDING"}
     assert reason.startswith("cancelled")
-    assert "Requeued job" in log
+    assert restarts == 1
+    assert "Calling checkpoint method" in log
 
 
 def test_a_long_list_of_elements_that_wait_is_read_to_its_end(slurm: Cluster) -> None:
@@ -249,7 +251,7 @@ def test_without_an_answer_everything_is_unknown(slurm: Cluster, kind: str) -> N
     assert {answer["state"] for answer in found.values()} == {"UNKNOWN"}
     assert found[handle["job_id"]]["reason"].startswith("Slurm did not answer: squeue")
     assert fault[0] == "SchedulerError"
-    assert took < 12
+    assert took < 17
     assert after["state"] == "RUNNING"
 
 

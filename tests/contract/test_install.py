@@ -85,7 +85,8 @@ def pips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pips")
     found = {}
     for key, asked in {"oldest": f"pip=={OLDEST}", "newest": "pip"}.items():
-        argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", folder / key, asked]
+        argv = [sys.executable, "-m", "pip", "download", "--no-deps"]
+        argv += ["--dest", str(folder / key), asked]
         done = subprocess.run(argv, check=False, capture_output=True, text=True)
         if done.returncode:
             unavailable(f"{asked} cannot be downloaded: {done.stderr[-300:]}")
@@ -179,8 +180,8 @@ def test_the_lock_is_installed_whatever_the_pip_the_index_and_the_settings(site:
 
 
 def test_the_lock_is_installed_by_either_pip_which_an_old_ones_resolver_refuses(site: Site) -> None:
-    argv = (".venv/bin/python", "-m", "pip", "install", "--no-index", "--find-links", site.index)
-    argv += ("--require-hashes", "-r", "constraints/gateway.txt")
+    argv = [".venv/bin/python", "-m", "pip", "install", "--no-index", "--find-links"]
+    argv += [str(site.index), "--require-hashes", "-r", "constraints/gateway.txt"]
     if site.versions()["pip"] == OLDEST:
         refused = site.run(*argv)
         assert refused.returncode != 0

@@ -15,7 +15,7 @@ import pytest
 from hpc import service, state
 from hpc.config import Config, Site
 from hpc.errors import ConfigError, EngineError, SchedulerError, StateError, SubmitError
-from hpc.model import JobState, Phase, Resources, ServiceSpec
+from hpc.model import Endpoint, JobState, Phase, Resources, ServiceSpec
 from tests.fakes.slurm import FakeSlurm
 
 if TYPE_CHECKING:
@@ -198,6 +198,36 @@ def test_waiting_ends_when_the_job_is_cancelled(fake: FakeSlurm, root: Path) -> 
         EngineError, match=r"^replica 0 of 'tiny' failed: the job ended: cancelled$"
     ):
         service.wait(root, "tiny", timeout_s=30)
+
+
+def test_waiting_goes_on_while_a_requeued_job_has_said_nothing_new(
+    fake: FakeSlurm, root: Path
+) -> None:
+    """The last run's node said that it stopped; Slurm says that the job runs again."""
+    submit(root, replace(FREE, setup=("sleep 60",)))
+    until_state(fake, "1", "RUNNING")
+    said = Endpoint("tiny", 0, "tiny", "fake1", 0, Phase.STOPPED, "1", None, time.time())
+    state.save_endpoint(root, replace(said, restarts=0))
+    fake.change("1", requeue=True)
+    deadline = time.monotonic() + 20
+    while fake.job("1")["restarts"] == 0:
+        assert service.find(root, "tiny").replicas[0].phase is not Phase.FAILED
+        assert time.monotonic() < deadline
+    until_state(fake, "1", "RUNNING")
+    phases: list[Phase] = []
+    with pytest.raises(EngineError, match=r"^'tiny' is not ready after 2 s$"):
+        service.wait(root, "tiny", timeout_s=2, tell=lambda s: phases.append(s.replicas[0].phase))
+    assert set(phases) == {Phase.STARTING}
+    state.save_endpoint(root, replace(said, phase=Phase.READY, restarts=1))
+    assert service.wait(root, "tiny", timeout_s=2).ready == 1
+
+
+def until_state(fake: FakeSlurm, job_id: str, wanted: str) -> None:
+    """Wait for a state of a job."""
+    deadline = time.monotonic() + 20
+    while fake.job(job_id)["state"] != wanted:
+        assert time.monotonic() < deadline, fake.job(job_id)
+        time.sleep(0.05)
 
 
 def test_waiting_has_an_end(fake: FakeSlurm, root: Path) -> None:

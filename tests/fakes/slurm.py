@@ -51,6 +51,8 @@ SETTINGS: dict[str, Any] = {
     },
 }
 MAX_ARRAY = 1001
+KILL_WAIT_S = {"CANCELLED": 2, "TIMEOUT": 2, "REQUEUED": 10}
+"""Seconds between SIGTERM and SIGKILL; a job that ends by itself may be on a busy machine."""
 BITSTR = 64
 """Characters of an array's waiting elements that squeue shows where SLURM_BITSTR_LEN is not set."""
 LIMIT = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
@@ -229,6 +231,7 @@ def _record(job_id: str, shown: str, options: dict[str, str]) -> dict[str, Any]:
         "begin": _moment(options["begin"]) if "begin" in options else 0,
         "cancelled": False,
         "requeue": False,
+        "restarts": 0,
         "pid": 0,
         "keeper": 0,
     }
@@ -266,7 +269,7 @@ def _keep(fake: FakeSlurm, settings: dict[str, Any], job_id: str) -> None:
         state, code = _run(fake, settings, fake.job(job_id))
         job = fake.job(job_id)
         if job["requeue"] and not job["cancelled"]:
-            again = {"requeue": False, "start": None, "pid": 0}
+            again = {"requeue": False, "restarts": job["restarts"] + 1, "start": None, "pid": 0}
             fake.change(job_id, state="PENDING", reason="BeginTime", **again)
             continue
         fake.change(job_id, state=state, code=code, end=time.time(), pid=0)
@@ -304,6 +307,7 @@ def _run(fake: FakeSlurm, settings: dict[str, Any], job: dict[str, Any]) -> tupl
     env = job["environment"] | {
         "SLURM_JOB_ID": job["id"],
         **_array_variables(job["shown"]),
+        **({"SLURM_RESTART_COUNT": str(job["restarts"])} if job["restarts"] else {}),
         "SLURMD_NODENAME": NODE,
         "SLURM_JOB_NODELIST": NODE,
         "SLURM_JOB_END_TIME": str(int(job["start"] + limit)),
@@ -330,16 +334,18 @@ def _run(fake: FakeSlurm, settings: dict[str, Any], job: dict[str, Any]) -> tupl
             process.send_signal(signal.SIGUSR2)
             warned = True
         if ended_by is None and (_unwanted(fake.job(job["id"])) or age > limit):
-            ended_by = "TIMEOUT" if age > limit else "CANCELLED"
+            cancelled = fake.job(job["id"])["cancelled"]
+            ended_by = "TIMEOUT" if age > limit else "CANCELLED" if cancelled else "REQUEUED"
             fake.change(job["id"], state="COMPLETING")
             os.killpg(process.pid, signal.SIGTERM)
-            killed_at = time.time() + 2
+            killed_at = time.time() + KILL_WAIT_S[ended_by]
         if ended_by is not None and time.time() > killed_at:
             os.killpg(process.pid, signal.SIGKILL)
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     code = -process.returncode if process.returncode < 0 else process.returncode << 8
+    ended_by = "CANCELLED" if ended_by == "REQUEUED" else ended_by  # if it is, after all
     return ended_by or ("FAILED" if code else "COMPLETED"), code
 
 
@@ -368,6 +374,7 @@ def squeue(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
             "EndTime": _clock(ends) if ends else "NONE" if started else "N/A",
             "NodeList": NODE if started else "",
             "exit_code": str(job["code"]),
+            "RestartCnt": str(job["restarts"]),
             "Reason": "NonZeroExitCode" if job["state"] == "FAILED" else job["reason"],
         }
         row = (part.partition(":") for part in args.Format.split(","))
@@ -498,6 +505,11 @@ def scontrol(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None
     for job in _named(fake.jobs(), argv[1]):
         if job["state"] == "RUNNING":
             fake.change(job["id"], requeue=True)
+        # One that runs inside the job which it requeues may be ended with it before it has its
+        # answer, on real nodes under load too; here it always is, unless SIGTERM is ignored.
+        inside = os.environ.get("SLURM_JOB_ID") == job["id"]
+        while inside and fake.job(job["id"])["state"] == "RUNNING":
+            time.sleep(0.02)
 
 
 def scrontab(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 # Seconds a test may take when it does not say; the first one may have to build the nodes.
 TIMEOUT = 900
+# Whether slurmdbd runs where a test does not say.
+ACCOUNTING = os.environ.get("HPC_SERVE_LAB_ACCOUNTING") == "on"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +44,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Return a lab that has just started, without accounting, and stop it at the end.
+    """Return a lab that has just started, by default without accounting, and stop it at the end.
 
     Where it cannot start, the tests are skipped with the reason, and in CI they fail.
     """
@@ -50,7 +52,7 @@ def lab() -> Iterator[Lab]:
     with ExitStack() as held:
         try:
             held.enter_context(lab.locked())
-            lab.up()
+            lab.up(accounting=ACCOUNTING)
         except LabError as error:
             if os.environ.get("CI", "").lower() in {"1", "true"}:
                 raise
@@ -64,4 +66,12 @@ def accounting(lab: Lab) -> Iterator[None]:
     """Run the test with Slurm's accounting on."""
     lab.set_accounting(on=True)
     yield
+    lab.set_accounting(on=ACCOUNTING)
+
+
+@pytest.fixture
+def no_accounting(lab: Lab) -> Iterator[None]:
+    """Run the test with Slurm's accounting off."""
     lab.set_accounting(on=False)
+    yield
+    lab.set_accounting(on=ACCOUNTING)

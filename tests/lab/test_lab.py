@@ -119,7 +119,7 @@ def test_gpus_are_handed_out(lab: Lab) -> None:
     assert both.stdout.split() == ["0,1", "0,1"]
     assert one.stdout.split() == ["0", "0"]
     with pytest.raises(CommandError, match="Requested node configuration is not available"):
-        lab.run("login", ["srun", "-p", "gpu", "-N1", "--gpus=3", "true"])
+        lab.run("login", ["srun", "-p", "gpu", "-N1", "--gres=gpu:3", "true"])
 
 
 def test_apptainer_runs_in_a_job(lab: Lab) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 import pytest
 
 from scripts import locks
@@ -112,7 +114,7 @@ def test_a_pin_without_a_hash_is_named() -> None:
 
 def test_an_installed_package_is_believed_more_than_the_lock() -> None:
     """A version that was changed by hand keeps the comments of the one before."""
-    version = locks.metadata.version("jinja2")
+    version = metadata.version("jinja2")
     pins = f"jinja2=={version} \\\n{HASH}"
 
     assert locks.check(pins, ["jinja2"], Lock("test", pythons=("3.11",))) == [

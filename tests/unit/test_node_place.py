@@ -54,6 +54,12 @@ def test_an_element_of_an_array_is_known_by_its_index() -> None:
     assert place.job_id({}) == ""
 
 
+def test_a_job_knows_how_often_it_was_requeued() -> None:
+    assert place.restarts({"SLURM_JOB_ID": "19"}) == 0
+    assert place.restarts({"SLURM_JOB_ID": "19", "SLURM_RESTART_COUNT": "3"}) == 3
+    assert place.restarts({"SUBMITIT_LOCAL_JOB_ID": "4711"}) is None
+
+
 def test_a_private_folder_is_ours_alone_and_goes(tmp_path: Path) -> None:
     with place.private_folder(tmp_path) as folder:
         assert folder.parent == tmp_path

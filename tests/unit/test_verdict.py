@@ -44,7 +44,7 @@ TABLE: dict[JobState, tuple[Phase, ...]] = {
     JobState.PENDING: (Phase.QUEUED,) * 6,
     JobState.RUNNING: tuple(ON_NODE),
     JobState.UNKNOWN: tuple(ON_NODE),
-    JobState.ENDING: (*(Phase.DRAINING,) * 4, Phase.STOPPED, Phase.FAILED),
+    JobState.ENDING: (*(Phase.DRAINING,) * 5, Phase.FAILED),
     JobState.DONE: (*(Phase.STOPPED,) * 5, Phase.FAILED),
     JobState.FAILED: (*(Phase.FAILED,) * 4, Phase.STOPPED, Phase.FAILED),
     JobState.GONE: (*(Phase.FAILED,) * 4, Phase.STOPPED, Phase.FAILED),
@@ -85,6 +85,27 @@ def test_a_silent_node_leaves_it_to_the_scheduler(job_state: JobState) -> None:
 def test_what_an_earlier_job_said_counts_for_nothing(job_state: JobState, said: Phase) -> None:
     old = replace(SAID, job_id="16", phase=said, cause="out of memory")
     assert judge(job_state, old, "why") == judge(job_state, None, "why")
+
+
+@pytest.mark.parametrize("job_state", JobState)
+@pytest.mark.parametrize("said", ON_NODE)
+def test_what_a_run_before_a_requeue_said_counts_for_nothing(
+    job_state: JobState, said: Phase
+) -> None:
+    old = replace(SAID, phase=said, cause="out of memory", restarts=1)
+    status = JobStatus(job_state, reason="why", restarts=2)
+    assert verdict(JOB, status, old, now=NOW) == verdict(JOB, status, None, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"), [(0, 0), (2, 2), (2, 1), (None, 2), (2, None), (None, None)]
+)
+def test_a_node_is_believed_unless_its_run_is_known_to_be_over(
+    said: int | None, asked: int | None
+) -> None:
+    status = JobStatus(JobState.RUNNING, restarts=asked)
+    found = verdict(JOB, status, replace(SAID, restarts=said), now=NOW)
+    assert found == (Phase.READY, None)
 
 
 def test_a_replica_without_a_job_has_failed() -> None:

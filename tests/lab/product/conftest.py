@@ -35,7 +35,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(lab: Lab, wheel: Path) -> Cluster:
     """Return the lab with the project, the demo model and its images, as `owner` uses it."""
     lab.install_project(
-        wheel, extras=("gateway",), packages=("openai",), constraints=versions(wheel.parent)
+        wheel,
+        extras=("gateway",) if lab.suite.apptainer else ("gateway", "llamacpp"),
+        packages=("openai",) if lab.suite.apptainer else ("openai", llama_cpp_python(wheel.parent)),
+        constraints=versions(wheel.parent),
     )
     # What people do once, so that the command which comes by SSH is found too.
     lab.write_file("/home/owner/.bash_profile", "export PATH=/opt/hpc-serve/bin:$PATH\n")
@@ -43,6 +46,26 @@ def cluster(lab: Lab, wheel: Path) -> Cluster:
     for file in sorted((DEMO / "hf").iterdir()):
         lab.copy_in(file, f"/home/owner/models/hf/{file.name}")
     return Cluster(lab)
+
+
+def llama_cpp_python(folder: Path) -> str:
+    """Return the requirement that installs this machine's own build of llama-cpp-python.
+
+    Args:
+        folder: that of the project's wheel, which the installation sees at /mnt/wheel.
+    """
+    argv = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder)]
+    subprocess.run(
+        [*argv, pinned("llama-cpp-python")], check=True, capture_output=True, timeout=900
+    )
+    built = next(folder.glob("llama_cpp_python-*.whl"))
+    return f"llama-cpp-python @ file:///mnt/wheel/{built.name}"
+
+
+def pinned(name: str) -> str:
+    """Return the locked version of a package, as a requirement."""
+    locked = (ROOT / "constraints/dev.txt").read_text().splitlines()
+    return next(line.rstrip(" \\") for line in locked if line.startswith(f"{name}=="))
 
 
 def versions(folder: Path) -> Path:
@@ -58,6 +81,14 @@ def versions(folder: Path) -> Path:
 def llamacpp_image(cluster: Cluster) -> str:
     """Return the path of a llama.cpp image, built by `hpc-serve build` with real Apptainer."""
     return build_image(cluster.lab, "llamacpp-debian")
+
+
+@pytest.fixture(scope="session")
+def llamacpp(cluster: Cluster, request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Return the options of llama.cpp in its image, or from Python where there is no Apptainer."""
+    if cluster.lab.suite.apptainer:
+        return ("--image", request.getfixturevalue("llamacpp_image"), "--accelerator", "cuda")
+    return ("--container", "none")
 
 
 @pytest.fixture(scope="session")

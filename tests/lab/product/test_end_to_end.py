@@ -107,12 +107,12 @@ def refusals(cluster: Cluster, node: str, addresses: list[tuple[str, int]]) -> d
     return answers
 
 
-def test_the_main_job(clean: Cluster, llamacpp_image: str) -> None:
+def test_the_main_job(clean: Cluster, llamacpp: tuple[str, ...]) -> None:
     """Two replicas on two nodes, a gateway, a tunnel, tokens from both; then nothing is left."""
     submitted = clean.json(
         *("submit", "demo", "--engine", "llamacpp", "--model", "models/demo-f16.gguf"),
-        *("--image", llamacpp_image, "--partition", "gpu", "--replicas", "2", "--gpus", "1"),
-        *("--cpus", "3", "--mem", "2G", "--time", "10", "--accelerator", "cuda", "--wait"),
+        *(*llamacpp, "--partition", "gpu", "--replicas", "2", "--gpus", "1"),
+        *("--cpus", "3", "--mem", "2G", "--time", "10", "--wait"),
         timeout=240,
     )
     hosts = {replica["endpoint"]["host"] for replica in submitted["replicas"]}

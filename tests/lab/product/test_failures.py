@@ -185,6 +185,42 @@ def test_a_preempted_replica_comes_back(clean: Cluster, llamacpp_image: str) -> 
     assert restarts.strip() == "Restarts=1"
 
 
+def test_a_requeued_service_is_waited_for(clean: Cluster, llamacpp: tuple[str, ...]) -> None:
+    """Its job's last run said that it stopped; the new one says nothing while `setup` lasts."""
+    entry = {
+        "name": "demo",
+        "backend": "llamacpp",
+        "model": "/home/owner/models/demo-f16.gguf",
+        "setup": ["sleep 12"],
+        "resources": {"partition": "cpu", "cpus": 1, "mem": "1G", "time": "10"},
+    }
+    clean.lab.write_file("/home/owner/models.yaml", json.dumps({"version": 1, "models": [entry]}))
+    clean.hpc("submit", "demo", *llamacpp, "--wait", timeout=180)
+    before = clean.replicas("demo")[0]
+    job = before["job"]["job_id"]
+    seen: set[str] = set()
+
+    clean.shell("login", f"scontrol requeue {job}")
+    waiting = clean.lab.popen("login", ["hpc-serve", "wait", "demo"])
+    try:
+        clean.wait_until(lambda: clean.replicas("demo")[0]["phase"] == "QUEUED", "it is requeued")
+        # A job that was requeued waits two minutes, unless its user is in a hurry.
+        clean.shell("login", f"scontrol update JobId={job} StartTime=now")
+        while waiting.poll() is None:
+            seen.add(clean.replicas("demo")[0]["phase"])
+        said = waiting.communicate()
+    finally:
+        waiting.kill_all()
+    after = clean.replicas("demo")[0]
+
+    assert waiting.returncode == 0, said
+    assert "STARTING" in seen
+    assert not seen & {"STOPPED", "FAILED"}
+    assert (before["endpoint"]["restarts"], after["endpoint"]["restarts"]) == (0, 1)
+    assert after["status"]["restarts"] == 1
+    clean.shell("login", "rm models.yaml")
+
+
 def test_a_script_is_what_submit_sends(clean: Cluster, llamacpp_image: str) -> None:
     """`render sbatch` prints byte for byte what Slurm keeps of the job."""
     entry = {

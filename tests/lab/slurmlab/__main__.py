@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import debian, recorder
 from .host import LabError
 from .lab import NODES, Lab
-from .node import USERS, login_environment
+from .node import USERS, Bind, login_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .node import Network
 
 
@@ -25,7 +28,7 @@ def main() -> int:
     arguments = _parser().parse_args(words[:end])
     arguments.argv = words[end + 1 :]
     try:
-        return int(arguments.call(Lab(arguments.name), arguments) or 0)
+        return int(arguments.call(Lab(arguments.name, suite=arguments.suite), arguments) or 0)
     except LabError as error:
         sys.stderr.write(f"lab: {error}\n")
         return 1
@@ -37,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A real Slurm cluster on this machine, for tests. Needs root.",
     )
     parser.add_argument("--name", help="which lab; several can run side by side")
+    parser.add_argument("--suite", choices=debian.SUITES, help="the nodes' release of Debian")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, call: object, about: str) -> argparse.ArgumentParser:
@@ -60,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     install.add_argument("--package", action="append", default=[], help="a further requirement")
     install.add_argument("-c", "--constraints", type=Path, help="pip constraints file")
     image = command("base-image", _base_image, "build a base image for Apptainer definitions")
-    image.add_argument("suite", help="a Debian release, such as bookworm")
+    image.add_argument("release", help="a Debian release, such as bookworm")
     for name, about in (
         ("shell", "open a shell on a node, or run a command there with this terminal"),
         ("run", "run a command on a node"),
@@ -70,7 +74,18 @@ def _parser() -> argparse.ArgumentParser:
         enter.add_argument("-u", "--user", default="owner", choices=[*USERS, "root"])
         enter.add_argument("--host-network", action="store_true", help="use this machine's network")
         enter.epilog = "The command stands after --; without one, a login shell."
+    _add_tools(command)
     return parser
+
+
+def _add_tools(command: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+    about = "run a command as root on a passing node that shares this machine's network"
+    workshop = command("workshop", _workshop, about)
+    workshop.add_argument("--bind", action="append", default=[], metavar="SOURCE:TARGET[:rw]")
+    workshop.epilog = "The command stands after --."
+    about = "play a scenario in a lab that has just started, and write down what Slurm prints"
+    recording = command("record", _record, about)
+    recording.add_argument("folder", type=Path, help="such as tests/golden/slurm")
 
 
 def _build(lab: Lab, _: argparse.Namespace) -> None:
@@ -106,7 +121,22 @@ def _install(lab: Lab, arguments: argparse.Namespace) -> None:
 
 
 def _base_image(lab: Lab, arguments: argparse.Namespace) -> None:
-    _say(lab.base_image(arguments.suite))
+    _say(lab.base_image(arguments.release))
+
+
+def _record(lab: Lab, arguments: argparse.Namespace) -> None:
+    with lab.locked():
+        lab.up(accounting=True)
+        recorder.record(lab, arguments.folder)
+        lab.down()
+
+
+def _workshop(lab: Lab, arguments: argparse.Namespace) -> int:
+    parts = [text.split(":") for text in arguments.bind]
+    binds = [Bind(Path(source), target, bool(rest)) for source, target, *rest in parts]
+    with lab.workshop("workshop", binds) as node:
+        argv = arguments.argv
+        return node.popen(argv, user="root", stdout=sys.stdout, stderr=sys.stderr).wait()
 
 
 def _shell(lab: Lab, arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import daemons, debian, images, network, project, slurm
 from .host import FILES, remove_tree
-from .node import USERS, Bind, home_of
+from .node import USER_PATH, USERS, Bind, home_of, users_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,8 @@ def start(lab: Lab, rootfs: Path, *, accounting: bool) -> None:
         folder.mkdir(exist_ok=True)
     for name, node in lab.nodes.items():
         outside = name == "laptop"
-        node.prepare(_files(name, accounting=accounting), masked=NOT_ON_LAPTOP if outside else ())
+        files = _files(name, lab.suite, accounting=accounting)
+        node.prepare(files, masked=NOT_ON_LAPTOP if outside else ())
         node.start(rootfs, _laptop_binds(lab) if outside else _cluster_binds(lab))
     network.connect(lab.nodes)
     _start_sshd(lab)
@@ -59,12 +60,18 @@ def _give_passwords(node: Node, homes: Path) -> None:
         os.chown(file, number, number)
 
 
-def _files(node: str, *, accounting: bool) -> dict[str, str | bytes]:
+def _files(node: str, suite: debian.Suite, *, accounting: bool) -> dict[str, str | bytes]:
     names = {"/etc/hosts": network.hosts(node), "/etc/hostname": f"{node}\n"}
     if node == "laptop":
         return {**_files_for_host_network(), **names}
-    config = slurm.config_files(accounting=accounting)
+    config = {**slurm.config_files(suite, accounting=accounting), **_environment()}
     return {**_files_for_host_network(), **names, **config, **project.pip_files()}
+
+
+def _environment() -> dict[str, str]:
+    """Return the file from which sshd's sessions get what is set for every user."""
+    settings = {"PATH": f'"{USER_PATH}"', **users_environment()}
+    return {"/etc/environment": "".join(f"{key}={value}\n" for key, value in settings.items())}
 
 
 def _files_for_host_network() -> dict[str, str]:

@@ -30,7 +30,7 @@ class Daemon:
 _MARIADB = (
     "mariadbd --user=mysql --skip-networking --innodb-flush-log-at-trx-commit=0 "
     "--pid-file=/run/mysqld/mysqld.pid "
-    "--log-error=/var/lib/mysql/lab.err >/dev/null 2>&1 </dev/null &"
+    "--log-error=/run/mysqld/lab.err >/dev/null 2>&1 </dev/null &"
 )
 DAEMONS = {
     "munged": Daemon("munged", "/run/munge/munged.pid", "munge"),

@@ -7,13 +7,41 @@ import hashlib
 import logging
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpc.build import apt_settings
 
 from .host import FILES, LabError, install_programs, locked, remove_tree, sh
 
-SUITE = "trixie"
+
+@dataclass(frozen=True)
+class Suite:
+    """A release of Debian, and what its Slurm and its libraries allow.
+
+    Args:
+        name: what the archive calls it.
+        apptainer: whether sid's Apptainer can be installed there.
+        cgroup_plugin: slurmd's choice on nodes that have no cgroups.
+    """
+
+    name: str
+    apptainer: bool = True
+    cgroup_plugin: str = "disabled"
+
+    @property
+    def extra_packages(self) -> str:
+        """What runs llama.cpp there: sid's Apptainer, or what llama-cpp-python needs without it."""
+        return "apptainer" if self.apptainer else "libgomp1"
+
+
+SUITES = {
+    # Slurm 22.05, which knows no "disabled"; Apptainer wants a newer libc.
+    "bookworm": Suite("bookworm", apptainer=False, cgroup_plugin="cgroup/v1"),
+    "trixie": Suite("trixie"),  # Slurm 24.11
+    "sid": Suite("sid"),
+}
+DEFAULT_SUITE = "trixie"
 PACKAGES = [
     "ca-certificates",
     "curl",
@@ -82,32 +110,45 @@ def _path(name: str) -> str:
     return "/etc/apt/apt.conf.d/50site" if name == "apt.conf" else f"{_TOLD}/{name}"
 
 
-def rootfs_path(cache: Path) -> Path:
+def suite_named(name: str) -> Suite:
+    """Return a suite by the archive's name for it.
+
+    Raises:
+        LabError: the lab does not know it.
+    """
+    if name not in SUITES:
+        msg = f"no suite {name}; there are {', '.join(SUITES)}"
+        raise LabError(msg)
+    return SUITES[name]
+
+
+def rootfs_path(cache: Path, suite: Suite) -> Path:
     """Return where the root file system of the present recipe lies, built or not."""
     provision = (FILES / "provision.sh").read_text()
-    parts = [*map(str.encode, (SUITE, mirror(), *PACKAGES)), *apt_files().values()]
-    recipe = b"\n".join([*parts, provision.encode()])
-    return cache / f"rootfs-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    words = (suite.name, suite.extra_packages, mirror(), *PACKAGES)
+    recipe = b"\n".join([*map(str.encode, words), *apt_files().values(), provision.encode()])
+    return cache / f"rootfs-{suite.name}-{hashlib.sha256(recipe).hexdigest()[:12]}"
 
 
-def build_rootfs(cache: Path, in_use: frozenset[Path] = frozenset()) -> Path:
-    """Build the root file system unless it is there, and return its path.
+def build_rootfs(cache: Path, suite: Suite, in_use: frozenset[Path] = frozenset()) -> Path:
+    """Build the root file system of a suite unless it is there, and return its path.
 
     Args:
         cache: folder that keeps it from one lab to the next.
+        suite: the release to build it from.
         in_use: root file systems of running labs, which outlive a change of recipe.
     """
-    final = rootfs_path(cache)
+    final = rootfs_path(cache, suite)
     if final.is_dir():
         return final
-    with locked(cache / "lock", "the lab's root file system"):
+    with locked(cache / f"lock-{suite.name}", f"the lab's root file system of {suite.name}"):
         install_programs()
-        for old in cache.glob("rootfs-*"):
+        for old in cache.glob(f"rootfs-{suite.name}-*"):
             if old not in in_use:
                 remove_tree(old)
-        building = cache / "rootfs-building"
+        building = cache / f"rootfs-{suite.name}-building"
         try:
-            _bootstrap(building, cache / "debs")
+            _bootstrap(building, cache / "debs", suite)
         except BaseException:
             remove_tree(building)
             raise
@@ -115,14 +156,15 @@ def build_rootfs(cache: Path, in_use: frozenset[Path] = frozenset()) -> Path:
     return final
 
 
-def _bootstrap(root: Path, debs: Path) -> None:
+def _bootstrap(root: Path, debs: Path, suite: Suite) -> None:
     debs.mkdir(parents=True, exist_ok=True)
     archive = mirror()
     include = f"--include={','.join(PACKAGES)}"
     cached = f"--cache-dir={debs}"
-    sh(["debootstrap", "--variant=minbase", cached, include, SUITE, str(root), archive])
+    sh(["debootstrap", "--variant=minbase", cached, include, suite.name, str(root), archive])
     apt = root / "etc/apt"
-    (apt / "sources.list.d/sid.list").write_text(f"deb {archive} sid main\n")
+    if suite.name != "sid":
+        (apt / "sources.list.d/sid.list").write_text(f"deb {archive} sid main\n")
     for path, content in apt_files().items():
         file = root / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,4 +174,5 @@ def _bootstrap(root: Path, debs: Path) -> None:
             shutil.copyfile(name, root / name.lstrip("/"))
     script = (FILES / "provision.sh").read_text()
     env = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    env["EXTRA_PACKAGES"] = suite.extra_packages
     sh(["/usr/sbin/chroot", str(root), "/bin/sh", "-c", script], env=env)

@@ -26,9 +26,18 @@ class Lab:
     Args:
         name: which lab; `$HPC_SERVE_LAB_NAME`, else "default".
         root: folder of all labs and of what they share; `$HPC_SERVE_LAB_DIR`, else under /var/tmp.
+        suite: the nodes' release of Debian; `$HPC_SERVE_LAB_SUITE`, else the stable one.
+
+    Raises:
+        LabError: there is no such suite.
     """
 
-    def __init__(self, name: str | None = None, root: Path | None = None) -> None:
+    def __init__(
+        self, name: str | None = None, root: Path | None = None, suite: str | None = None
+    ) -> None:
+        self.suite = debian.suite_named(
+            suite or os.environ.get("HPC_SERVE_LAB_SUITE") or debian.DEFAULT_SUITE
+        )
         self.name = name or os.environ.get("HPC_SERVE_LAB_NAME") or "default"
         default = os.environ.get("HPC_SERVE_LAB_DIR") or "/var/tmp/hpc-serve-lab"
         self.root = (root or Path(default)).absolute()
@@ -65,7 +74,7 @@ class Lab:
         """Build the nodes' root file system unless it is there, and return its path."""
         with self.locked():
             install_programs()
-            return debian.build_rootfs(self.cache, self._rootfs_in_use())
+            return debian.build_rootfs(self.cache, self.suite, self._rootfs_in_use())
 
     def up(self, *, accounting: bool = False) -> None:
         """Start the lab from a clean state, after clearing away what an earlier one left.

@@ -244,7 +244,14 @@ def login_environment(user: str) -> dict[str, str]:
         "SHELL": "/bin/bash",
         "PATH": USER_PATH if user in USERS else ROOT_PATH,
         "LANG": "C.UTF-8",
+        **(users_environment() if user in USERS else {}),
     }
+
+
+def users_environment() -> dict[str, str]:
+    """Return what `$HPC_SERVE_LAB_ENV`, such as "A=1 B=2", adds to the users' environment."""
+    words = os.environ.get("HPC_SERVE_LAB_ENV", "").split()
+    return dict(word.split("=", 1) for word in words)
 
 
 def _text(output: bytes | str | None) -> str:

@@ -12,6 +12,7 @@ from .host import FILES, wait_until
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .debian import Suite
     from .node import Node
 
 CLUSTER_NODES = ("login", "c1", "c2")
@@ -32,12 +33,12 @@ def config(*, accounting: bool) -> str:
     return Template(text).substitute(accounting_storage=storage)
 
 
-def config_files(*, accounting: bool) -> dict[str, str]:
+def config_files(suite: Suite, *, accounting: bool) -> dict[str, str]:
     """Return the files that every node of the cluster has, by path."""
     return {
         CONFIG: config(accounting=accounting),
         "/etc/slurm/gres.conf": (FILES / "gres.conf").read_text(),
-        "/etc/slurm/cgroup.conf": (FILES / "cgroup.conf").read_text(),
+        "/etc/slurm/cgroup.conf": f"CgroupPlugin={suite.cgroup_plugin}\n",
     }
 
 

@@ -11,8 +11,11 @@ Pin-Priority: 100
 PIN
 printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends apptainer
+if [ -n "$EXTRA_PACKAGES" ]; then
+  apt-get update -qq
+  # shellcheck disable=SC2086 # several names
+  apt-get install -y -qq --no-install-recommends $EXTRA_PACKAGES
+fi
 apt-get clean
 rm -rf /var/lib/apt/lists/*
 
