@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from slurmlab import CommandError, debian, images, project
+from slurmlab.host import turn
 from slurmlab.node import Bind
 
 from hpc import assets, render
@@ -38,11 +39,11 @@ def build_image(lab: Lab, name: str) -> str:
     image = lab.images / f"{name}.sif"
     stamp = lab.images / f"{name}.key"
     key = _key(name)
-    if not (image.exists() and stamp.exists() and stamp.read_text() == key):
-        lab.images.mkdir(exist_ok=True)
-        stamp.unlink(missing_ok=True)
-        _build(lab, name)
-        stamp.write_text(key)
+    with turn(lab.images / f"{name}.lock"):
+        if not (image.exists() and stamp.exists() and stamp.read_text() == key):
+            stamp.unlink(missing_ok=True)
+            _build(lab, name)
+            stamp.write_text(key)
     return f"{images.FOLDER}/{image.name}"
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from .host import FILES, LabError, install_programs, locked, remove_tree, sh
+from .host import FILES, LabError, install_programs, remove_tree, sh, turn
 
 SUITE = "trixie"
 PACKAGES = [
@@ -90,7 +90,9 @@ def build_rootfs(cache: Path, in_use: frozenset[Path] = frozenset()) -> Path:
     final = rootfs_path(cache)
     if final.is_dir():
         return final
-    with locked(cache / "lock", "the lab's root file system"):
+    with turn(cache / "lock"):
+        if final.is_dir():  # another lab has built it meanwhile
+            return final
         install_programs()
         for old in cache.glob("rootfs-*"):
             if old not in in_use:
