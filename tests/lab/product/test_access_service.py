@@ -177,9 +177,7 @@ def test_a_service_that_moves_to_another_node_stays_at_the_same_address(served: 
         try:
             job = str(replica["job"]["job_id"])
             served.lab.run("login", ["scontrol", "requeue", job])
-            served.wait_until(
-                lambda: moved(served, node), "it is ready on the other node", 120
-            )
+            served.wait_until(lambda: moved(served, node), "it is ready on the other node", 120)
             served.wait_until(lambda: on_laptop(served, opened) == "done", "it answers", 30)
             assert [event["event"] for event in opened.events if event["event"] != "up"] == []
         finally:
