@@ -11,16 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway_lite.settings import Settings
 from hpc import state
-from tests.contract.gateway.editor import EDITS, SOON_S, edit_all, written
+from tests.contract.gateway.editor import EDITS, edit_all, written
 from tests.contract.gateway.engines import Engine, Raw, read_request, serve
 from tests.contract.gateway.programs import (
     BODY,
+    PATIENCE_S,
     REPO,
     Running,
     environment,
@@ -63,7 +66,6 @@ def test_a_hundred_edits_under_streams_lose_none(home: Path) -> None:
     assert editor.lost == []
     assert editor.streams > EDITS
     assert editor.refused == EDITS // 4
-    assert editor.slowest < SOON_S
     assert "Traceback" not in log
 
 
@@ -77,9 +79,9 @@ def test_a_file_emptied_and_then_written_is_one_edit(home: Path) -> None:
                 out.flush()
                 assert "m" in served(gateway)
                 time.sleep(0.05)
-        wait_until(lambda: served(gateway) == {"m", "n"}, SOON_S)
+        wait_until(lambda: served(gateway) == {"m", "n"})
         file.unlink()
-        wait_until(lambda: refusal(gateway) == "there is no models file models.yaml", SOON_S)
+        wait_until(lambda: refusal(gateway) == "there is no models file models.yaml")
         assert gateway.post({"model": "n"}).status_code == 200
         log = gateway.log.read_text()
     assert log.count("the models known so far are served") == 1
@@ -98,8 +100,7 @@ def test_a_models_file_that_hangs_stops_nothing(home: Path) -> None:
 
 
 def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path) -> None:
-    closed: list[float] = []
-    written_all: list[float] = []
+    removed, closed = threading.Event(), threading.Event()
 
     def script(connection: socket.socket, number: int) -> None:
         del number
@@ -108,11 +109,11 @@ def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path)
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
         )
         connection.sendall(head + b"\r\n5\r\ndata:\r\n")
-        time.sleep(1.0)
+        assert removed.wait(PATIENCE_S)
         connection.sendall(b"5\r\n end\n\r\n0\r\n\r\n")
-        written_all.append(time.monotonic())
+        connection.settimeout(Settings().pool_idle_s)  # which it is kept for where its model stays
         assert connection.recv(1) == b""
-        closed.append(time.monotonic())
+        closed.set()
 
     engine = Raw(script)
     with run_gateway(home, {"m": engine.url}) as gateway:
@@ -123,12 +124,11 @@ def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path)
                 file.write_text("models: []")
                 gateway.process.send_signal(signal.SIGHUP)
                 wait_until(lambda: served(gateway) == set())
-                assert not written_all
                 assert gateway.post({}).status_code == 404
+                removed.set()
                 assert answer.read() == b"data: end\n"
-            wait_until(lambda: closed, 1.0)
+            assert closed.wait(PATIENCE_S)
     engine.close()
-    assert closed[0] - written_all[0] < 0.5
 
 
 def test_the_command_tells_what_became_of_an_edit(home: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_gateway_ends_with_the_terminal_it_runs_in(home: Path) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)
         os.close(ours)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE_S) == 0
     finally:
         if process.poll() is None:
             process.kill()
