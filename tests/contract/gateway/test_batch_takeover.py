@@ -43,7 +43,7 @@ def machine(home: Path, name: str, key: str) -> Iterator[Running]:
         yield Running(process, wait_until(port), key, log)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 @pytest.mark.timeout(300)
@@ -61,7 +61,7 @@ def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -
             second = second_lives.enter_context(machine(home, "two", key))
             assert engine.wait_for(lambda: len(engine.seen) > 60, PATIENCE_S)
             first.process.kill()  # and with it the clerk and the workers of that machine
-            first.process.wait(10)
+            first.process.wait(PATIENCE_S)
         assert orders.load_progress(home, order).hostname == "one"
         assert clerks.elsewhere(home, order, "two")
         asks = client(second)
