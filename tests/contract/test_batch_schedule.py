@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[2]
 MODEL = PROJECT / "examples/demo-model/demo-f16.gguf"
 THEIRS = b"# what I had before: caf\xe9\r\n#SCRON --time=3\n0 4 * * 0 /bin/true\n"
-pytestmark = [pytest.mark.timeout(240)]
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ ENDLESS = {"temperature": 0, "max_tokens": 7000, "logit_bias": {"0": -100, "1": 
 QUESTION = [{"role": "user", "content": "Who wrote Emma?"}]
 ANSWER = "Jane Austen wrote Emma."
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.engine
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -113,7 +113,6 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a folder away, as root only can")
-@pytest.mark.timeout(10)
 def test_a_strangers_folder_is_neither_removed_nor_opened(tmp_path: Path) -> None:
     """Somebody on the node could lay out a pipe that holds up whoever reads it."""
     dead = folder_of(tmp_path, f"{GONE} boot 1", "theirs")

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from hpc import clerks, keys, orders, state
 from tests.contract.gateway.engines import serve
 from tests.contract.gateway.programs import REPO, Running, environment, wait_until
@@ -46,7 +44,6 @@ def machine(home: Path, name: str, key: str) -> Iterator[Running]:
         process.wait(PATIENCE_S)
 
 
-@pytest.mark.timeout(300)
 def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -> None:
     engine = Echo()
     key, entry = keys.add(state.keys_path(home), "tester")
