@@ -18,7 +18,7 @@ _HOMES = {"connect": "hpc.connection", "aconnect": "hpc.aconnection"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is first asked for, so that ``import hpc`` costs nothing."""
+    """Import a public name at its first use, so that ``import hpc`` costs nothing."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'hpc' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Run the command line: ``python -m hpc`` and the ``hpc-serve`` program."""
+"""The command line's entry: ``python -m hpc`` and the ``hpc-serve`` program."""
 
 from __future__ import annotations
 

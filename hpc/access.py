@@ -1,4 +1,4 @@
-"""The owner's way into a gateway: start what is missing, and say how a tunnel gets there."""
+"""The owner's access to a gateway, for tunnels: starts a gateway if none runs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from hpc.model import GatewayRecord
 
 KEYS_S = 10.0
-"""Seconds in which a running gateway must have read a changed keys file."""
+"""Seconds for a running gateway to read a changed keys file."""
 POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the owner's tunnel needs to know.
+    """The address and key of a gateway for its owner's tunnel.
 
     Attributes:
+        host: address of the gateway's TCP port.
+        port: the gateway's TCP port.
         key: the owner's own key.
-        socket: a Unix socket of the gateway's, which nobody else can connect to, or None.
+        version: version of hpc-serve behind the gateway.
+        socket: a Unix socket of the gateway, closed to other users, or None.
     """
 
     host: str
@@ -37,13 +40,18 @@ class Access:
 
 
 def ensure(root: Path, *, models_file: str | None = None) -> Access:
-    """Return the way into the gateway for its owner, starting what is missing.
+    """Return the owner's access to a gateway, after starting a gateway if none runs.
 
-    It is this machine's, else one that answers from another, such as a Slurm job's.
+    This machine's gateway comes first, then an answering one on another machine, such as in a Slurm
+    job.
+
+    Args:
+        root: the state directory.
+        models_file: models.yaml for a new gateway; None searches as the configuration says.
 
     Raises:
-        GatewayError: it did not start; says why.
-        ConfigError: the keys file may not be used.
+        GatewayError: the gateway did not start; names the cause.
+        ConfigError: the keys file is not usable.
     """
     with gateway.one_at_a_time(root):
         key = owner_key(root)
@@ -54,6 +62,7 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
                 root, host=gateway.HOST, port=None, models_file=models_file, more=more
             )
     deadline = time.monotonic() + KEYS_S
+    # A running gateway reads a changed keys.yaml within two seconds: a new key needs a moment.
     shown = {"Authorization": f"Bearer {key}"}
     while not gateway.answers(record, "/v1/models", shown):
         if time.monotonic() > deadline:
@@ -69,10 +78,10 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
 
 
 def owner_key(root: Path) -> str:
-    """Return the owner's own key, made where it is missing, revoked or expired.
+    """Return the owner's own key, made anew if missing, revoked or expired.
 
     Raises:
-        ConfigError: the keys file may not be used.
+        ConfigError: the keys file is not usable.
     """
     path, ours = state.keys_path(root), state.owner_key_path(root)
     while True:
@@ -88,7 +97,7 @@ def owner_key(root: Path) -> str:
 
 
 def find_elsewhere(root: Path) -> GatewayRecord | None:
-    """Return the youngest gateway on another machine that answers us, or None."""
+    """Return the youngest answering gateway on another machine, or None."""
     here = socket.gethostname()
     others = [record for record in gateway.find_all(root) if record.hostname != here]
     for record in sorted(others, key=lambda each: each.started_at, reverse=True):
@@ -100,8 +109,9 @@ def find_elsewhere(root: Path) -> GatewayRecord | None:
 
 
 def _private_socket(root: Path) -> tuple[str, ...]:
-    """Return the arguments for a Unix socket, where the file system can hold one."""
+    """Return the arguments for a Unix socket, if the file system supports sockets."""
     path = state.gateway_dir(root, socket.gethostname()) / "gateway.sock"
+    # Many shared file systems refuse sockets, or the path is too long: only a trial tells.
     probe = path.with_suffix(".try")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -114,7 +124,7 @@ def _private_socket(root: Path) -> tuple[str, ...]:
 
 
 def _socket_of(record: GatewayRecord) -> str | None:
-    """Return the Unix socket that a gateway of this machine was told to listen on."""
+    """Return the accepting Unix socket of a local gateway, from its arguments, or None."""
     if record.hostname != socket.gethostname():
         return None
     words = pids.arguments(record.pid)

@@ -1,4 +1,4 @@
-"""The same connection for programs and notebooks that use asyncio."""
+"""The tunnel connection for programs and notebooks with asyncio."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class AsyncConnection:
-    """An open way to a gateway; made by ``aconnect``.
+    """An open connection to a gateway; made by ``aconnect``.
 
     Args:
-        connection: what keeps it open, in a thread of its own.
+        connection: the synchronous connection, kept open by its own thread.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -31,31 +31,31 @@ class AsyncConnection:
 
     @property
     def base_url(self) -> str:
-        """The address that OpenAI clients take."""
+        """The base URL for OpenAI clients."""
         return self._connection.base_url
 
     @property
     def key(self) -> str:
-        """The key that the gateway asks for."""
+        """The API key of the gateway."""
         return self._connection.key
 
     @property
     def key_file(self) -> Path:
-        """A private file that holds the key while the connection is open."""
+        """A private file with the key, present while the connection is open."""
         return self._connection.key_file
 
     async def models(self) -> list[str]:
-        """Return the names of the models that answer.
+        """Return the names of the served models.
 
         Raises:
-            httpx.HTTPError: the gateway did not answer, or not with a list.
+            httpx.HTTPError: the gateway did not answer with a list.
         """
         async with self.httpx() as client:
             answer = (await client.get("/models")).raise_for_status().json()
         return [str(model["id"]) for model in answer["data"]]
 
     def httpx(self, **options: Any) -> httpx.AsyncClient:
-        """Return a client for paths below ``/v1`` that carries the key.
+        """Return a client for paths below ``/v1``, with the key in its headers.
 
         Args:
             options: further arguments of ``httpx.AsyncClient``.
@@ -82,7 +82,7 @@ class AsyncConnection:
         return client
 
     async def aclose(self) -> None:
-        """End the connection; leaves no process, port, socket or file behind."""
+        """End the connection; no process, port, socket or file stays behind."""
         await asyncio.to_thread(self._connection.close)
 
     async def __aenter__(self) -> Self:
@@ -96,7 +96,7 @@ class AsyncConnection:
 
 
 class Opening:
-    """A connection that opens when it is awaited, or entered with ``async with``."""
+    """A connection to be opened with ``await`` or ``async with``."""
 
     def __init__(self, open_it: functools.partial[Connection]) -> None:
         self._open_it = open_it
@@ -113,6 +113,7 @@ class Opening:
             await self._opened.aclose()
 
     async def _open(self) -> AsyncConnection:
+        # Connecting waits for SSH and may ask the user: in a thread, so that the loop goes on.
         self._opened = AsyncConnection(await asyncio.to_thread(self._open_it))
         return self._opened
 

@@ -1,4 +1,4 @@
-"""Apptainer's command lines and the variables that reach a container. Pure.
+"""Apptainer's command lines, and the variables of a container. Pure.
 
 A container sees the node's devices (GPUs, fabric, ``/dev/shm`` for NCCL) and the site's own
 default binds, but neither the user's home nor the caller's folder nor variables: its HOME is a
@@ -34,13 +34,14 @@ def exec_argv(
 
     Args:
         image: path of the SIF.
-        argv: the program inside it.
+        argv: the program in the image, with its arguments.
         run_dir: private folder of this start; ``run_dir/home`` becomes HOME.
         binds: ``SRC[:DEST[:ro]]`` as for --bind, or ``type=bind,...`` as for --mount.
-        accelerator: which driver libraries to bring in.
-        extra: further arguments of ``apptainer exec``; they come last and so win.
+        accelerator: driver libraries to bring into the container.
+        extra: further arguments of ``apptainer exec``; as the last ones they win.
         program: Apptainer's name or path.
     """
+    # --no-eval: without it Apptainer's start script evaluates values of variables as shell code.
     return (
         *(program, "exec", "--cleanenv", "--no-eval", "--no-mount", "cwd"),
         *("--home", f"{run_dir}/home", "--pwd", run_dir),
@@ -57,13 +58,13 @@ def _bind_flag(bind: str) -> str:
 
 
 def container_env(env: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the ``apptainer`` process, which hands on exactly *env*.
+    """Return the variables of the ``apptainer`` process, which passes on exactly *env*.
 
-    They go by environment and never by argument, as every user of a node can read arguments.
+    The variables travel by environment, never by argument: every user of a node can read arguments.
 
     Args:
-        env: what the program in the container gets.
-        base: the caller's own variables, for Apptainer itself; those meant for other
+        env: variables of the program in the container.
+        base: the caller's own variables, for Apptainer itself; variables meant for other
             containers are dropped.
     """
     kept = {key: value for key, value in base.items() if not key.startswith(FOREIGN)}
@@ -81,9 +82,9 @@ def build_argv(
     """Return the command that builds an image as an ordinary user.
 
     Args:
-        image: the SIF to write; it must not exist.
+        image: the SIF to write; must not exist.
         definition: the definition file.
-        binds: ``SRC:DEST`` seen by %post and %test.
+        binds: ``SRC:DEST`` visible to %post and %test.
         extra: further arguments of ``apptainer build``.
         program: Apptainer's name or path.
     """

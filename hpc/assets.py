@@ -1,6 +1,6 @@
-"""Files that come with the program: templates of scripts and definitions, and the GGUF server.
+"""Files shipped with the program: templates of scripts and definitions, and the GGUF server.
 
-In an installed wheel they lie inside the package; in a checkout, in folders beside it.
+In an installed wheel the files lie inside the package; in a checkout, in folders beside it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ def folder(kind: Kind) -> Path:
 
 
 def folders(kind: Kind, override: Path | None = None) -> list[Path]:
-    """Return where templates of one kind are looked for, the first wins.
+    """Return the folders to search for templates of one kind; the first wins.
 
     Args:
-        kind: which templates.
-        override: the site's or user's folder, flat; it need not hold all of them.
+        kind: kind of templates.
+        override: the site's or user's folder, flat; may hold only some templates.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: the override does not exist.
     """
     if override is not None and not override.is_dir():
         raise ConfigError(f"there is no folder of templates {override}")
@@ -36,5 +36,5 @@ def folders(kind: Kind, override: Path | None = None) -> list[Path]:
 
 
 def script(name: str) -> Path:
-    """Return the path of a script that is run as a program of its own."""
+    """Return the path of a script to run as a program."""
     return folder("scripts") / name

@@ -1,4 +1,4 @@
-"""Which machine's clerk sees to a batch that came through a gateway."""
+"""Heartbeats of the batch processors, and the machine responsible for an OpenAI batch."""
 
 from __future__ import annotations
 
@@ -15,50 +15,52 @@ if TYPE_CHECKING:
 
 BEAT_S = 2.0
 STALE_S = 20.0
-"""Age at which a clerk's heartbeat no longer proves life."""
+"""Age in seconds at which a processor's heartbeat no longer proves life."""
 
 
 def lock_path(root: Path, hostname: str) -> Path:
-    """Return what the clerk of a machine holds for as long as it runs."""
+    """Return the file that a machine's processor locks while running."""
     return root / "orders" / "clerks" / hostname
 
 
 def beat(root: Path, hostname: str) -> None:
-    """Say that the clerk of a machine lives.
+    """Write a heartbeat of a machine's processor.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the heartbeat cannot be written.
     """
     state.write_text(_beat(root, hostname), f"{time.time()}\n")
 
 
 def rest(root: Path, hostname: str) -> None:
-    """Say that the clerk of a machine has ended."""
+    """Remove the heartbeat of a machine's processor after its end."""
     with contextlib.suppress(OSError):
         _beat(root, hostname).unlink(missing_ok=True)
 
 
 def lives(root: Path, hostname: str) -> bool:
-    """Tell whether a machine's clerk was heard of lately."""
+    """Return whether a machine's processor has a recent heartbeat."""
     text = (state.read_text(_beat(root, hostname)) or "").strip()
     try:
+        # abs: with a clock ahead of ours, a heartbeat lies in the future.
         return abs(time.time() - float(text)) < STALE_S
     except ValueError:
         return False
 
 
 def elsewhere(root: Path, order: Order, hostname: str) -> bool:
-    """Tell whether another machine's clerk sees to a batch, or its gateway will start one.
+    """Return whether another machine's processor is, or soon will be, responsible for a batch.
 
     Args:
         root: the state directory.
-        order: the batch.
-        hostname: of this machine.
+        order: the batch record.
+        hostname: name of this machine.
     """
     theirs = orders.load_progress(root, order).hostname or order.hostname
     if theirs == hostname:
         return False
     record = state.load_gateway(root, theirs)
+    # A living gateway without a processor starts one, so its batches are left alone too.
     beats = record is not None and time.time() - record.beat_at < state.STALE_S
     return beats or lives(root, theirs)
 

@@ -1,4 +1,4 @@
-"""Reach a cluster's gateway from off the cluster, and stay connected."""
+"""The connection from a laptop to a cluster's gateway, kept open by a thread."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["PATIENCE_S", "Connection", "Event", "connect"]
 
 PATIENCE_S = 60.0
-"""Seconds that a request waits for a tunnel that is down."""
+"""Seconds that a request waits while the tunnel is down."""
 
 
 class Connection:
-    """An open way to a gateway, kept open by a thread; made by ``connect``.
+    """An open connection to a gateway, kept open by a thread; made by ``connect``.
 
     Args:
-        plan: whom to log in as, and how.
+        plan: account, host and options of the login.
         port: local port; 0 takes a free one, which then stays.
         patience_s: seconds that a request waits while the tunnel is down.
-        on_event: called with what happened and a sentence; from the thread once it is open.
-        background: whether another process of ours may end it.
+        on_event: called with an event and a sentence; from the thread once the connection is open.
+        background: whether another process of ours may end the connection.
 
     Raises:
-        TunnelError: the connection, the gateway or the local port is not to be had.
+        TunnelError: the connection, the gateway or the local port could not be opened.
     """
 
     def __init__(
@@ -73,54 +73,55 @@ class Connection:
             self._port.close()
             records.drop(self._root, self.port)
             raise
+        # A program that forgets close() must leave no ssh process behind.
         atexit.register(self.close)
 
     @property
     def port(self) -> int:
-        """The local port, on 127.0.0.1; it stays while this is open."""
+        """The local port, on 127.0.0.1; constant while the connection is open."""
         return self._port.port
 
     @property
     def base_url(self) -> str:
-        """The address that OpenAI clients take."""
+        """The base URL for OpenAI clients."""
         return f"http://{LOOPBACK}:{self.port}/v1"
 
     @property
     def key(self) -> str:
-        """The key that the gateway asks for."""
+        """The API key of the gateway."""
         return self._keeper.session.gateway.key
 
     @property
     def key_file(self) -> Path:
-        """A private file that holds the key while the connection is open."""
+        """A private file with the key, present while the connection is open."""
         return records.key_path(self._root, self.port)
 
     @property
     def way(self) -> str:
-        """Where it leads, as the login node sees it."""
+        """The end of the route, as the login node sees it."""
         return str(self._keeper.session.way)
 
     def models(self) -> list[str]:
-        """Return the names of the models that answer.
+        """Return the names of the served models.
 
         Raises:
-            httpx.HTTPError: the gateway did not answer, or not with a list.
+            httpx.HTTPError: the gateway did not answer with a list.
         """
         with self.httpx() as client:
             answer = client.get("/models").raise_for_status().json()
         return [str(model["id"]) for model in answer["data"]]
 
     def client_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments of an httpx client for paths below ``/v1`` that carries the key."""
+        """Return an httpx client's arguments for paths below ``/v1``, with the key."""
         import httpx  # noqa: PLC0415 - the command line does without
 
         headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
-        # A proxy set for the web must not see what goes to this very machine.
+        # A web proxy from the environment must not see traffic to this very machine.
         defaults = {"timeout": httpx.Timeout(600, connect=10), "trust_env": False}
         return {"base_url": self.base_url, "headers": headers, **defaults, **options}
 
     def httpx(self, **options: Any) -> httpx.Client:
-        """Return a client for paths below ``/v1`` that carries the key.
+        """Return a client for paths below ``/v1``, with the key in its headers.
 
         Args:
             options: further arguments of ``httpx.Client``.
@@ -145,17 +146,17 @@ class Connection:
         return client
 
     def wait(self) -> None:
-        """Return when the connection was closed.
+        """Wait until the connection is closed.
 
         Raises:
-            HpcServeError: it was lost, and trying again is of no use.
+            HpcServeError: the connection was lost, and another attempt is useless.
         """
         self._keeper.wait()
         if self._keeper.failure is not None:
             raise self._keeper.failure
 
     def close(self) -> None:
-        """End the connection; leaves no process, port, socket or file behind."""
+        """End the connection; no process, port, socket or file stays behind."""
         with self._closing:
             if self._closed:
                 return
@@ -191,7 +192,7 @@ class Connection:
             raise failures.port_refused(port, holder=owner) from error
 
     def _found(self, gateway: RemoteGateway) -> None:
-        """Keep the key where programs find it, before they are let through."""
+        """Store the key for programs, before clients are let through."""
         record = records.TunnelRecord(
             login=str(self.login),
             port=self.port,
@@ -229,7 +230,7 @@ def connect(  # noqa: PLR0913 - all but the first have defaults that do
     ask_again: bool = False,
     background: bool = False,
 ) -> Connection:
-    """Open a tunnel to the gateway of a cluster, starting the gateway if need be.
+    """Open a tunnel to the gateway of a cluster, after starting the gateway if none runs.
 
     Args:
         destination: ``USER@LOGIN``, or a section of your SSH configuration.
@@ -237,20 +238,20 @@ def connect(  # noqa: PLR0913 - all but the first have defaults that do
         identity: private key to use alone.
         ssh_options: ``KEYWORD=VALUE`` of ssh_config(5).
         ssh_config: SSH configuration instead of your own.
-        transport: "openssh" or "paramiko"; None takes the ssh program where there is one.
-        relay: carry every connection over a remote command; without it that is done where the
-            server forwards nothing.
+        transport: "openssh" or "paramiko"; None prefers the ssh program.
+        relay: always relay connections over a remote command; by default only on servers that
+            forbid forwarding.
         remote_command: shell words that run hpc-serve on the login node.
         patience: seconds that a request waits while the tunnel is down.
-        progress: show what goes on while connecting; None does so on terminals and in notebooks.
+        progress: show progress while connecting; None does so on terminals and in notebooks.
         on_event: called with "connecting", "note", "up", "moved", "down" or "failed" and a
-            sentence when that happens.
-        ask_again: ask for passwords and codes again after the connection was lost.
-        background: let ``hpc-serve connect --stop`` end it.
+            sentence at each event.
+        ask_again: ask for passwords and codes again after a lost connection.
+        background: let ``hpc-serve connect --stop`` end the tunnel.
 
     Raises:
-        ConfigError: an argument cannot be meant.
-        TunnelError: the login node, its gateway or the local port is not to be had.
+        ConfigError: an argument is not usable.
+        TunnelError: the login node, its gateway or the local port could not be reached or opened.
     """
     if transport is not None and transport not in TRANSPORTS:
         raise ConfigError(f"not a transport: {transport!r}; allowed are {', '.join(TRANSPORTS)}")
@@ -258,7 +259,7 @@ def connect(  # noqa: PLR0913 - all but the first have defaults that do
         destination, identity=identity, options=tuple(ssh_options), config=ssh_config
     )
     chosen = transport or default_transport()
-    # The ssh program asks on the terminal that the notebook's server was started from, if any.
+    # In a notebook, ssh would ask on the terminal of the notebook's server, if any.
     asks = terminal.can_ask() and not (chosen == "openssh" and terminal.in_notebook())
     plan = Plan(login, chosen, remote_command, relay, asks=asks, asks_again=asks and ask_again)
     with terminal.Progress(progress, on_event or _ignore) as shown:
@@ -271,7 +272,7 @@ def openai_package() -> Any:
     """Return the openai package.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the package is not installed.
     """
     try:
         import openai  # noqa: PLC0415 - an optional package

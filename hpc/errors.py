@@ -1,19 +1,19 @@
-"""Every error that this project raises on purpose.
+"""The deliberate errors of this project.
 
     HpcServeError
-      ConfigError            a file, flag or variable says something that is not allowed
+      ConfigError            a file, flag or variable holds a value that is not allowed
       CommandError           a program we ran failed or is not installed
         CommandTimeout       ... or did not answer in time
-      SchedulerError         Slurm did not answer, or answered something unusable
+      SchedulerError         Slurm did not answer, or gave an unusable answer
         SubmitError          ... to a submission
       StateError             the state directory cannot be read or written
       EngineError            a model server did not start or died
-      TunnelError            the way from here to the login node is closed
+      TunnelError            the login node or its gateway cannot be reached
       GatewayError           the gateway did not start or does not answer
       BatchError             a batch cannot go on
 
-A message says what failed and on what, in lower case, without a full stop; ``hint`` says what to
-do next. Errors are raised at the edge that knows, and caught once, in ``hpc.cli``.
+A message names the failure and its object, in lower case, without a full stop; ``hint`` names the
+next step. Errors are raised where the cause is known, and caught once, in ``hpc.cli``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class HpcServeError(Exception):
     """The root of the tree; exit code 1.
 
     Args:
-        message: what failed, and on what.
-        hint: what the user can do next, or None.
+        message: the failure and its object.
+        hint: the user's next step, or None.
     """
 
     exit_code = 1
@@ -35,7 +35,7 @@ class HpcServeError(Exception):
 
 
 class ConfigError(HpcServeError):
-    """A file, flag or variable says something that is not allowed; exit code 2."""
+    """A file, flag or variable holds a value that is not allowed; exit code 2."""
 
     exit_code = 2
 
@@ -44,10 +44,10 @@ class CommandError(HpcServeError):
     """A program we ran failed, or is not installed; exit code 3.
 
     Args:
-        message: what failed, and on what.
-        hint: what the user can do next, or None.
-        returncode: its exit status; None where it never ran.
-        stderr: the end of what it wrote there.
+        message: the failure and its object.
+        hint: the user's next step, or None.
+        returncode: the program's exit status; None if the program never ran.
+        stderr: the end of the program's standard error.
     """
 
     exit_code = 3
@@ -70,7 +70,7 @@ class CommandTimeout(CommandError):  # noqa: N818 - as subprocess.TimeoutExpired
 
 
 class SchedulerError(HpcServeError):
-    """Slurm did not answer, or answered something unusable; exit code 4."""
+    """Slurm did not answer, or gave an unusable answer; exit code 4."""
 
     exit_code = 4
 
@@ -92,7 +92,7 @@ class EngineError(HpcServeError):
 
 
 class TunnelError(HpcServeError):
-    """The way from here to the login node is closed; exit code 7."""
+    """The login node or its gateway cannot be reached; exit code 7."""
 
     exit_code = 7
 

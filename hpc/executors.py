@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Slurm(SlurmExecutor):
-    """Submitit's executor with our text; its files lie in a folder that is moved or removed.
+    """Submitit's Slurm executor with our batch script, in a temporary staging folder.
 
     Args:
-        staging: that folder.
+        staging: folder of submitit's files, which is moved or removed afterwards.
         command: the shell command by which submitit runs a task.
         text: the batch script.
-        hide: variables of ours that sbatch must not see.
+        hide: variables of our environment that sbatch must not see.
     """
 
     def __init__(self, staging: Path, command: str, text: str, hide: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class Slurm(SlurmExecutor):
 
     @classmethod
     def affinity(cls) -> int:
-        """Count as available: our scripts need no srun, which submitit looks for."""
+        """Return a rank that marks this executor as available, even without srun."""
         return 2
 
     @property
@@ -45,13 +45,14 @@ class Slurm(SlurmExecutor):
     def _internal_process_submissions(
         self, delayed_submissions: list[DelayedSubmission]
     ) -> list[Job[Any]]:
-        """Submit as submitit does, whose arrays are another executor's, with its own script."""
+        """Submit as submitit does, but keep our script for arrays too."""
         if len(delayed_submissions) == 1:
             return super()._internal_process_submissions(delayed_submissions)
         pickles = [self.folder / f"{n}.pkl" for n in range(len(delayed_submissions))]
         for delayed, pickle in zip(delayed_submissions, pickles, strict=True):
             delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
             delayed.dump(pickle)
+        # submitit's own array code would submit through another executor, with its own script.
         array = self._submit_command(self._command).job_id
         jobs: list[Job[Any]] = []
         for n, pickle in enumerate(pickles):
@@ -70,10 +71,10 @@ class Slurm(SlurmExecutor):
 
 
 class Local(LocalExecutor):
-    """Submitit's executor with a controller that outlives our terminal.
+    """Submitit's local executor with a controller that outlives our terminal.
 
     Args:
-        staging: folder of its files, which is moved or removed.
+        staging: folder of submitit's files, which is moved or removed afterwards.
         command: the shell command by which submitit runs a task.
         start: starts the controller with a command, and returns its process id.
     """
@@ -92,9 +93,9 @@ class Local(LocalExecutor):
 
 
 def safe_path() -> dict[str, str]:
-    """Return what keeps modules of the user's folder out of a job's Python (3.11 and newer).
+    """Return the variable that keeps a working folder's modules out of a job (Python 3.11).
 
-    Nothing where we ourselves come from that folder.
+    Empty if hpc itself is imported from that folder.
     """
     ours = Path(hpc.__file__).resolve().parent.parent
     return {} if ours == Path.cwd() else {"PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""The gateway of this machine: start it, find it, stop it, and open it to its owner."""
+"""The gateway of this machine: start, find, stop and reload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 MARKER = "lite run"
-"""What the command line of every gateway holds: ``gateway_lite run`` or ``gateway-lite run``."""
+"""Text in every gateway's command line: ``gateway_lite run`` or ``gateway-lite run``."""
 START_S = 30.0
 POLL_S = 0.05
 RELOAD_S = 15.0
@@ -32,7 +32,7 @@ SHOWN_LINES = 3
 
 
 def find(root: Path) -> GatewayRecord | None:
-    """Return the gateway that runs on this machine and answers, or None."""
+    """Return this machine's running and answering gateway, or None."""
     record = state.load_gateway(root, socket.gethostname())
     if record is None or not pids.alive(record.pid, marker=MARKER):
         return None
@@ -40,7 +40,7 @@ def find(root: Path) -> GatewayRecord | None:
 
 
 def find_all(root: Path) -> list[GatewayRecord]:
-    """Return what the gateways of all machines last said of themselves, by machine."""
+    """Return the records of the gateways of all machines, sorted by machine."""
     folder = state.gateway_dir(root, "")
     try:
         names = sorted(path.name for path in folder.iterdir())
@@ -63,14 +63,14 @@ def program(
 
     Args:
         root: the state directory.
-        host: address to bind.
+        host: address to listen on.
         port: TCP port; None is the site's.
-        models_file: models.yaml with static backends; None looks where configuration says.
-        or_any_port: take a free port where that one is in use.
+        models_file: models.yaml with static backends; None searches as the configuration says.
+        or_any_port: take a free port if the port is in use.
         more: further arguments of ``gateway-lite run``, such as other listeners.
 
     Raises:
-        ConfigError: the models file is named and is not there.
+        ConfigError: the named models file does not exist.
     """
     models = find_models(models_file)
     argv = [sys.executable, "-m", "gateway_lite", "run", "--home", str(root), "--host", host]
@@ -88,11 +88,11 @@ def run(
 ) -> NoReturn:
     """Become a gateway in the foreground.
 
-    The working folder is left first, as Python would import from it, and others may write there.
+    The working folder is left first: Python would import from it, and others may write there.
 
     Raises:
-        GatewayError: one runs on this machine already.
-        ConfigError: the models file is named and is not there.
+        GatewayError: a gateway runs on this machine already.
+        ConfigError: the named models file does not exist.
     """
     record = find(root)
     if record is not None:
@@ -113,12 +113,12 @@ def start(
     models_file: str | None = None,
     more: Sequence[str] = (),
 ) -> tuple[GatewayRecord, bool]:
-    """Start a gateway on this machine that outlives us, unless one runs.
+    """Start a gateway on this machine that outlives the command, unless a gateway runs.
 
     Args:
         root: the state directory.
-        host: address to bind.
-        port: TCP port; None is the site's, or a free one where somebody else has that.
+        host: address to listen on.
+        port: TCP port; None is the site's, or a free one if the site's is in use.
         models_file: models.yaml with static backends.
         more: further arguments of ``gateway-lite run``.
 
@@ -126,7 +126,7 @@ def start(
         The gateway, and whether it was started now.
 
     Raises:
-        GatewayError: it did not start; says why.
+        GatewayError: the gateway did not start; names the cause.
     """
     with one_at_a_time(root):
         return start_here(root, host=host, port=port, models_file=models_file, more=more)
@@ -136,10 +136,10 @@ def stop(root: Path) -> bool:
     """End the gateway of this machine, after its streams.
 
     Returns:
-        Whether there was one.
+        Whether a gateway was running.
 
     Raises:
-        GatewayError: it does not end.
+        GatewayError: the gateway does not end.
     """
     hostname = socket.gethostname()
     record = state.load_gateway(root, hostname)
@@ -153,14 +153,14 @@ def stop(root: Path) -> bool:
 
 
 def reload(root: Path) -> Reload:
-    """Have this machine's gateway read models.yaml now, and return what became of it.
+    """Make this machine's gateway read models.yaml now, and return the outcome.
 
     Raises:
-        GatewayError: none runs, or it does not answer.
-        ConfigError: the file is refused; says why.
+        GatewayError: no gateway runs, or the gateway does not answer.
+        ConfigError: the file is refused; names the cause.
     """
     record, asked_at = find(root), time.time()
-    if record is None or not record.reload.read_at:  # an older one would end at the signal
+    if record is None or not record.reload.read_at:  # SIGHUP would end an older gateway
         raise GatewayError("no gateway runs on this machine that can reload")
     os.kill(record.pid, signal.SIGHUP)
     while record is None or record.reload.read_at < asked_at:
@@ -169,14 +169,14 @@ def reload(root: Path) -> Reload:
         time.sleep(POLL_S)
         record = state.load_gateway(root, socket.gethostname())
     if record.reload.refused is not None:
-        raise ConfigError(record.reload.refused, hint="the gateway goes on with what it had")
+        raise ConfigError(record.reload.refused, hint="the gateway keeps its previous models")
     return record.reload
 
 
 def start_here(
     root: Path, *, host: str, port: int | None, models_file: str | None, more: Sequence[str] = ()
 ) -> tuple[GatewayRecord, bool]:
-    """Start one as ``start`` does, for those who hold ``one_at_a_time``."""
+    """Start a gateway as ``start`` does, for callers inside ``one_at_a_time``."""
     record = find(root)
     if record is not None:
         return record, False
@@ -194,6 +194,7 @@ def _launch(root: Path, argv: tuple[str, ...]) -> GatewayRecord:
         if child.poll() is not None:
             raise GatewayError(f"the gateway did not start: {_last_words(log, begin)}")
         record = find(root)
+        # The record of an earlier gateway may still be there.
         if record is not None and record.pid == child.pid:
             return record
         time.sleep(POLL_S)
@@ -202,7 +203,7 @@ def _launch(root: Path, argv: tuple[str, ...]) -> GatewayRecord:
 
 
 def _last_words(log: Path, begin: int) -> str:
-    """Return the sentence with which the gateway gave up."""
+    """Return the error with which the gateway ended."""
     try:
         with log.open("rb") as file:
             file.seek(begin)
@@ -223,7 +224,7 @@ def dialled(record: GatewayRecord) -> str:
 
 
 def answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> bool:
-    """Tell whether a gateway answers a path with 200."""
+    """Return whether a gateway answers a path with 200."""
     connection = http.client.HTTPConnection(dialled(record), record.port, timeout=2.0)
     try:
         connection.request("GET", path, headers=dict(headers))
@@ -236,10 +237,10 @@ def answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> boo
 
 @contextmanager
 def one_at_a_time(root: Path) -> Iterator[None]:
-    """Keep two of our commands on this machine from starting two gateways.
+    """Prevent two commands on this machine from starting two gateways at once.
 
-    An abstract socket's name is free again when its process ends, whatever ends it, and needs no
-    file. Somebody else on this machine could take the name: then we go on without it.
+    The lock is an abstract socket's name, which the kernel frees with the process, however it
+    ends; no file stays behind. If another user holds the name, the command goes on without.
     """
     mark = hashlib.sha256(str(root).encode()).hexdigest()[:16]
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guard:

@@ -1,4 +1,4 @@
-"""Jobs wherever they run: hands each to Slurm or to this machine."""
+"""Jobs on Slurm or on this machine, behind one interface."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 VARIABLE = "HPC_SERVE_CLUSTER"
 LOG_TAIL = 20_000
 START_MARK = f"phase {Phase.STARTING.value}"
-"""What a replica logs when it begins, see ``hpc.node.announce``."""
+"""Log line at a replica's start, from ``hpc.node.announce``."""
 
 
 def default_cluster() -> Cluster:
-    """Return where jobs run: as HPC_SERVE_CLUSTER says, else on Slurm if there is one.
+    """Return the cluster for new jobs: HPC_SERVE_CLUSTER, else "slurm" if Slurm is installed.
 
     Raises:
-        ConfigError: the variable says something else.
+        ConfigError: the variable has another value.
     """
     said = os.environ.get(VARIABLE)
     choices: dict[str, Cluster] = {"slurm": "slurm", "local": "local"}
@@ -46,12 +46,12 @@ def submit_replica(
     Args:
         spec: the service.
         root: state directory.
-        replica: its number, from 0.
-        cluster: where it runs.
-        site: names the container program and templates that win over ours.
+        replica: number of the replica, from 0.
+        cluster: "slurm" or "local".
+        site: names the container program and a folder of templates.
 
     Raises:
-        SubmitError: it was refused; nothing is left of the attempt.
+        SubmitError: the job was refused; nothing is left of the attempt.
         ConfigError: a value cannot stand in a batch script.
     """
     from hpc import submit  # noqa: PLC0415 - submitit costs more than a squeue
@@ -80,7 +80,7 @@ def submit_replica(
     )
 
 
-def submit_callable(  # noqa: PLR0913 - what a scheduler is told
+def submit_callable(  # noqa: PLR0913 - a scheduler's options
     task: Callable[[], Any],
     *,
     name: str,
@@ -92,7 +92,7 @@ def submit_callable(  # noqa: PLR0913 - what a scheduler is told
     restarts: int = 0,
     grace_s: int = 90,
 ) -> JobHandle:
-    """Submit a job that serves nothing, such as the build of an image.
+    """Submit a job without a service, such as the build of an image.
 
     The arguments and errors are those of ``submit_several``.
     """
@@ -110,7 +110,7 @@ def submit_callable(  # noqa: PLR0913 - what a scheduler is told
     )[0]
 
 
-def submit_several(  # noqa: PLR0913 - what a scheduler is told
+def submit_several(  # noqa: PLR0913 - a scheduler's options
     task: Callable[[], Any],
     count: int,
     *,
@@ -123,22 +123,22 @@ def submit_several(  # noqa: PLR0913 - what a scheduler is told
     restarts: int = 0,
     grace_s: int = 90,
 ) -> list[JobHandle]:
-    """Submit a task so many times, or not at all; on Slurm as one array.
+    """Submit a number of runs of a task, all or none; on Slurm as one array.
 
     Args:
         task: picklable by reference.
-        count: 1 or more.
-        name: of the job and its folder.
-        resources: what it asks for.
+        count: number of runs, from 1.
+        name: name of the job and its folder.
+        resources: resources to request.
         root: state directory.
-        setup: shell lines before it.
-        cluster: where it runs.
-        site: names templates that win over ours.
-        restarts: requeues at walltime; 0 also forbids Slurm to start it again.
-        grace_s: seconds before the walltime at which it is told.
+        setup: shell lines before the task.
+        cluster: "slurm" or "local".
+        site: names a folder of templates.
+        restarts: requeues at walltime; 0 also forbids Slurm to start the job again.
+        grace_s: seconds before the walltime at which the task gets SIGUSR2.
 
     Raises:
-        SubmitError: it was refused; nothing is left of the attempt.
+        SubmitError: the job was refused; nothing is left of the attempt.
         ConfigError: a value cannot stand in a batch script.
     """
     from hpc import submit  # noqa: PLC0415 - submitit costs more than a squeue
@@ -213,10 +213,10 @@ def _submit_here(
 
 
 def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
-    """Tell how jobs are, by job id; one squeue for all that run on Slurm.
+    """Return the statuses of jobs, by job id, with a single squeue for all Slurm jobs.
 
     Args:
-        handles: jobs of either kind. One that Slurm does not show yet is PENDING.
+        handles: jobs of either kind. A job not yet visible in Slurm is PENDING.
     """
     here, there = _split(handles)
     found = slurm.statuses([handle.job_id for handle in there])
@@ -227,7 +227,7 @@ def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
 
 
 def drain(handles: Sequence[JobHandle]) -> None:
-    """Ask jobs to end by themselves; those that have not started are cancelled.
+    """Ask jobs to end by themselves; jobs that have not started are cancelled.
 
     Raises:
         SchedulerError: Slurm did not answer, or a job runs on another machine.
@@ -238,7 +238,7 @@ def drain(handles: Sequence[JobHandle]) -> None:
 
 
 def cancel(handles: Sequence[JobHandle]) -> None:
-    """End jobs, with all the processes they started.
+    """End jobs with all their processes.
 
     Raises:
         SchedulerError: Slurm did not answer, or a job runs on another machine.
@@ -260,12 +260,12 @@ def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandl
 
 
 def last_words(job: JobHandle) -> str | None:
-    """Return why Slurm ended a job, if it wrote that into the job's log.
+    """Return Slurm's reason for a job's end, if the job's log holds one.
 
     Args:
         job: a job that has ended.
     """
     path = Path(job.folder) / f"{job.job_id}_0_log.err"
     text = state.read_text(path) if job.cluster == "slurm" else None
-    # A requeued job goes on in the same file: only its last run counts.
+    # A requeued job appends to the same log: only the last run counts.
     return slurm.last_words(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None

@@ -1,4 +1,4 @@
-"""The keys of the gateway's users: only their SHA-256 is kept, in a file closed to others."""
+"""The API keys of the gateway's users: only SHA-256 hashes, in a file closed to others."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ class ClientKey(BaseModel):
 
     Attributes:
         id: short name that never changes.
-        name: whose key it is; unique among the keys in force.
-        sha256: of the key, in hexadecimal.
-        models: names it may use, or "all".
-        limits: what it may use, or None where nothing limits it.
-        expires: when it ends by itself.
-        revoked: when it was revoked.
+        name: the key's user; unique among the valid keys.
+        sha256: hash of the key, in hexadecimal.
+        models: allowed model names, or "all".
+        limits: limits of the key, or None.
+        created: time of creation.
+        expires: time of expiry, or None.
+        revoked: time of revocation, or None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,11 +57,11 @@ class ClientKey(BaseModel):
     revoked: AwareDatetime | None = None
 
     def in_force(self, now: datetime) -> bool:
-        """Tell whether the key opens anything at that time."""
+        """Return whether the key is valid at a time."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
     def allows(self, model: str) -> bool:
-        """Tell whether the key may use a model."""
+        """Return whether the key may use a model."""
         return self.models == ALL or model in self.models
 
 
@@ -73,7 +74,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What changes when the file does; read through an open file, which NFS revalidates."""
+    """Attributes that change with the file, from an open file, since NFS revalidates on open."""
 
     inode: int
     mtime_ns: int
@@ -82,7 +83,7 @@ class Stamp:
 
 
 class Keyring:
-    """The keys of one reading of the file, ready to be asked.
+    """The keys of one reading of the file, indexed for lookup.
 
     Args:
         keys: the file's entries.
@@ -98,12 +99,14 @@ class Keyring:
                 self._by_prefix.setdefault(digest[:2], []).append((digest, ends, key))
 
     def find(self, presented: bytes, now: datetime | None = None) -> ClientKey | None:
-        """Return the key in force that was presented, or None.
+        """Return the valid entry of a presented key, or None.
 
         Args:
-            presented: what the client sent.
-            now: the time; None is the present.
+            presented: the key that the client sent.
+            now: current time; None is the present.
         """
+        # Indexed by two bytes of the hash; the rest is compared in constant time, so that the time
+        # of an answer tells a guesser nothing about stored hashes.
         digest = sha256(presented).digest()
         found = None
         for known, ends, key in self._by_prefix.get(digest[:2], ()):
@@ -114,10 +117,10 @@ class Keyring:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Return what tells one version of the file from the next; None where there is none.
+    """Return the stamp of the file's current version; None if the file does not exist.
 
     Raises:
-        StateError: it cannot be told, as the file system does not answer well.
+        StateError: the file system gives no clear answer.
     """
     try:
         with path.open("rb") as file:
@@ -130,17 +133,18 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def load(path: Path) -> tuple[ClientKey, ...]:
-    """Return all keys, in the order of their making; none where there is no file.
+    """Return all keys, in order of creation; empty if the file does not exist.
 
     Args:
         path: keys.yaml.
 
     Raises:
-        ConfigError: others can read the file, or it is not what we write; names file and key.
-        StateError: it cannot be read.
+        ConfigError: others can read the file, or its content is not valid; names file and key.
+        StateError: the file cannot be read.
     """
     try:
         with path.open(encoding="utf-8") as file:
+            # The open file is checked, not the path, which could change before the reading.
             _check_private(path, os.fstat(file.fileno()))
             data = yaml.load(file, Loader=_Loader)  # noqa: S506 - a SafeLoader in C
         return _File.model_validate(data or {}).keys
@@ -162,22 +166,23 @@ def add(
     limits: KeyLimits | None = None,
     expires: datetime | None = None,
 ) -> tuple[str, ClientKey]:
-    """Make a key, and keep its hash.
+    """Make a key, and store its hash.
 
     Args:
-        path: keys.yaml; made where there is none.
-        name: whose key it is.
-        models: names it may use; none means all.
-        limits: what it may use.
-        expires: when it ends by itself.
+        path: keys.yaml, made if missing.
+        name: the key's user.
+        models: allowed model names; empty means all.
+        limits: limits of the key.
+        expires: time of expiry.
 
     Returns:
-        The key, which is nowhere else, and its entry.
+        The key, which is stored nowhere, and its entry.
 
     Raises:
-        ConfigError: the name is not allowed, or a key in force has it; or the file is unusable.
+        ConfigError: the name is not allowed, or a valid key has the name; or the file is unusable.
         StateError: the file cannot be read or written.
     """
+    # keys.yaml has several writers, unlike other state: two 'keys add' at once lost a key.
     with lock.exclusive(path):
         known = load(path)
         now = datetime.now(timezone.utc).replace(microsecond=0)
@@ -205,14 +210,14 @@ def add(
 
 
 def revoke(path: Path, which: str) -> ClientKey:
-    """End a key.
+    """Revoke a key.
 
     Args:
         path: keys.yaml.
-        which: its name or id.
+        which: the key's name or id.
 
     Raises:
-        ConfigError: there is no such key in force; or the file is unusable.
+        ConfigError: no valid key has this name or id; or the file is unusable.
         StateError: the file cannot be read or written.
     """
     now = datetime.now(timezone.utc).replace(microsecond=0)
@@ -220,15 +225,15 @@ def revoke(path: Path, which: str) -> ClientKey:
 
 
 def change(path: Path, which: str, limits: Mapping[str, int | None]) -> ClientKey:
-    """Change limits of a key, which stays the same key.
+    """Change limits of a key; the key itself stays the same.
 
     Args:
         path: keys.yaml.
-        which: its name or id.
-        limits: new values by the names of KeyLimits; None takes a limit away.
+        which: the key's name or id.
+        limits: new values by the names of KeyLimits; None removes a limit.
 
     Raises:
-        ConfigError: there is no such key in force; or the file is unusable.
+        ConfigError: no valid key has this name or id; or the file is unusable.
         StateError: the file cannot be read or written.
     """
 
@@ -286,7 +291,7 @@ def _new_id(known: tuple[ClientKey, ...]) -> str:
 
 
 def _explain(error: ValidationError) -> str:
-    """Return the first complaint, without the value, which may be a key put there by mistake."""
+    """Return the first error without the value, which may be a misplaced key."""
     first = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the file"
     message = first["msg"]

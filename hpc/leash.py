@@ -1,4 +1,4 @@
-"""Runs a program that must not outlive whoever started it: python leash.py PARENT PROGRAM ARGV...
+"""The leash of a program that must not outlive its parent: leash.py PARENT PROGRAM ARGV...
 
 The kernel tells us by SIGTERM when our parent dies, by SIGKILL too. The program then has a few
 seconds to end by itself; a server may have missed the signal while it loaded its model. After that
@@ -27,31 +27,32 @@ AGAIN_S = 0.5
 
 
 def main(parent: int, program: str, argv: list[str]) -> NoReturn:
-    """Run a program, and end as it does once nothing of it is left.
+    """Run a program, and end as the program does once all its descendants are gone.
 
     Args:
-        parent: process that must live.
+        parent: id of the process that must live.
         program: path of the program.
-        argv: its name and arguments.
+        argv: the program's name and arguments.
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = 0
 
     def on_term(number: int, frame: object) -> None:
-        """Hand it on where it came from the kernel; else the whole group has got it."""
+        """Pass on a SIGTERM from the kernel; any other SIGTERM has reached the whole group."""
         del frame
         if os.getppid() != parent:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, number)
             signal.setitimer(signal.ITIMER_REAL, GRACE_S, AGAIN_S)
 
-    # An exec gives the program back its own ways with signals, but for those ignored.
+    # An exec resets handled signals for the program to their defaults, but not ignored ones.
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGALRM, lambda *_: kill_all())
     child = os.fork()
     if child == 0:
         _become(libc, program, argv)
+    # The parent may have died before prctl took effect: then no signal comes, so look once.
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         kill_all()
@@ -63,7 +64,7 @@ def main(parent: int, program: str, argv: list[str]) -> NoReturn:
 
 
 def kill_all() -> bool:
-    """Send SIGKILL to all that descends from us; tell whether anything did."""
+    """Send SIGKILL to all descendants; return whether any existed."""
     below, parents = {os.getpid()}, _parents()
     grown = True
     while grown:
@@ -78,7 +79,7 @@ def kill_all() -> bool:
 
 
 def _parents() -> dict[int, int]:
-    """Return the parent of each process, as proc_pid_stat(5) tells it; zombies are over."""
+    """Return the parent of each process but zombies, from proc_pid_stat(5)."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -92,18 +93,18 @@ def _parents() -> dict[int, int]:
 
 
 def _become(libc: ctypes.CDLL, program: str, argv: list[str]) -> NoReturn:
-    """Turn into the program, which dies with us."""
+    """Replace this process with the program, which dies with the leash."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by Python, and so after exec
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execv(program, argv)  # noqa: S606 - what we are for
+        os.execv(program, argv)  # noqa: S606 - the purpose of this program
     finally:
         os._exit(127)
 
 
 def _wait(child: int) -> int:
-    """Return the status with which the program ended."""
+    """Return the program's wait status."""
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == child:

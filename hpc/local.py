@@ -1,4 +1,4 @@
-"""Jobs on this machine: submitit's local controller, found again by its process id."""
+"""Jobs on this machine: submitit's local controller, identified by its process id."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 CONTROLLER = "submitit.local._local"
 KILL_S = 5.0
-"""Seconds that the kernel gets to end what was killed."""
+"""Seconds for the kernel to end killed processes."""
 
 _children: dict[int, Process[str]] = {}
-"""Controllers of this very process; they stay zombies until we ask how they ended."""
+"""Controllers started by this very process, which stay zombies until polled."""
 
 
 def start(
@@ -41,26 +41,26 @@ def start(
     grace_s: int,
     setup: Sequence[str] = (),
 ) -> int:
-    """Start submitit's controller in a session of its own, without our terminal.
+    """Start submitit's controller in its own session, without our terminal.
 
-    The variables are those of submitit's ``start_controller``, which would keep our terminal,
-    and our session with it.
+    The variables are those of submitit's ``start_controller``, which would keep our terminal
+    and our session.
 
     Args:
-        folder: where the job's pickle is and its logs go.
+        folder: folder of the job's pickle and logs.
         command: shell words that run the task.
         env: the environment to start from.
-        devices: GPUs the job may use, as CUDA_VISIBLE_DEVICES names them.
-        minutes: its walltime.
+        devices: GPUs of the job, in the form of CUDA_VISIBLE_DEVICES.
+        minutes: walltime of the job.
         grace_s: seconds before the walltime at which the task gets SIGUSR2.
-        setup: shell lines before it.
+        setup: shell lines before the task.
 
     Returns:
         The process id, which is the job's id.
     """
     argv = [sys.executable, "-m", CONTROLLER, str(folder)]
     if setup:
-        # exec keeps the process id, after which submitit names the job's files.
+        # exec keeps the process id: submitit names the job's files by it.
         argv = ["bash", "-c", "\n".join(["set -e", *setup, f"exec {shlex.join(argv)}"])]
     own = {
         "SUBMITIT_EXECUTOR": "local",
@@ -89,11 +89,11 @@ def pick_gpus(wanted: int, replica: int, env: Mapping[str, str]) -> tuple[str, .
 
     Args:
         wanted: GPUs per replica.
-        replica: its number, from 0.
+        replica: number of the replica, from 0.
         env: our environment; CUDA_VISIBLE_DEVICES limits the choice.
 
     Raises:
-        SubmitError: this machine has too few.
+        SubmitError: this machine has too few GPUs.
     """
     if wanted == 0:
         return ()
@@ -111,7 +111,7 @@ def pick_gpus(wanted: int, replica: int, env: Mapping[str, str]) -> tuple[str, .
 
 
 def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
-    """Tell how jobs of this machine are; UNKNOWN for those of another one.
+    """Return the statuses of this machine's jobs; UNKNOWN for jobs of another machine.
 
     Args:
         handles: local jobs.
@@ -120,7 +120,7 @@ def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
 
 
 def drain(handles: Sequence[JobHandle]) -> None:
-    """Send SIGTERM to controllers, which hand it to their tasks.
+    """Send SIGTERM to controllers, which pass the signal to their tasks.
 
     Raises:
         SchedulerError: a job runs on another machine.
@@ -131,7 +131,7 @@ def drain(handles: Sequence[JobHandle]) -> None:
 
 
 def cancel(handles: Sequence[JobHandle], *, grace_s: float = 5.0) -> None:
-    """End jobs: SIGTERM, and SIGKILL for whatever they started that is left after the grace.
+    """End jobs: SIGTERM, and after the grace SIGKILL for every remaining descendant.
 
     Args:
         handles: local jobs.
@@ -141,6 +141,7 @@ def cancel(handles: Sequence[JobHandle], *, grace_s: float = 5.0) -> None:
         SchedulerError: a job runs on another machine.
     """
     running = [handle for handle in handles if _is_here(handle) and _alive(handle)]
+    # Collected before and after: a dying parent's children move to init, and new ones may start.
     family = {member for handle in running for member in _family(int(handle.job_id))}
     drain(running)
     _wait(lambda: not any(_alive(handle) for handle in running), grace_s)
@@ -181,11 +182,12 @@ def _alive(handle: JobHandle) -> bool:
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
         del _children[pid]
+    # Process ids are reused: the job's folder in the command line tells the controller.
     return pids.alive(pid, marker=handle.folder)
 
 
 def _outcome(handle: JobHandle) -> tuple[str | None, str]:
-    """Return "success" or "error" as submitit wrote it, or None, and the error's last line."""
+    """Return submitit's "success" or "error", or None, and the error's last line."""
     path = Path(handle.folder) / f"{handle.job_id}_0_result.pkl"
     try:
         word, result = pickle.loads(path.read_bytes())  # noqa: S301 - our own file and folder
@@ -239,13 +241,13 @@ def _started(pid: int) -> str:
 
 
 def _stat(pid: int) -> tuple[int, str]:
-    """Return parent and start time of a process; 0 and "" where it is gone or a zombie."""
+    """Return a process's parent and start time; 0 and "" for a gone process or a zombie."""
     text = state.read_text(Path(f"/proc/{pid}/stat")) or ""
     fields = text.rpartition(")")[2].split()
     return (0, "") if len(fields) < 20 or fields[0] == "Z" else (int(fields[1]), fields[19])
 
 
 def _count_gpus() -> int:
-    """Count NVIDIA devices, or else the render nodes that AMD's driver opens."""
+    """Return the number of NVIDIA devices, or else of render nodes of AMD's driver."""
     nvidia = [p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()]
     return len(nvidia) or len(list(Path("/dev/dri").glob("renderD*")))

@@ -1,4 +1,4 @@
-"""One command at a time where several may write one file."""
+"""A lock for files that several commands may write."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ PATIENCE_S = 15.0
 POLL_S = 0.02
 BUSY = frozenset({errno.EAGAIN, errno.EACCES})
 UNKNOWN = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
-"""What a file system says that has no locks, as some clusters mount theirs."""
+"""Errors of a file system without locks, as some clusters mount theirs."""
 
 
 @contextmanager
 def exclusive(path: Path, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Keep other processes out that ask for the same file, which itself is never locked.
+    """Keep out other processes that ask for the same file; the file itself is never locked.
 
-    The kernel ends the lock with the process, so that nothing stale is left; Linux takes it to the
-    server of an NFS mount. Where the file system has no locks we go on without.
+    The kernel releases the lock with the process, so no stale lock stays; Linux passes the lock
+    to the server of an NFS mount. On a file system without locks the caller goes on without.
 
     Args:
-        path: the file that is about to be read and replaced.
-        patience_s: seconds to wait for another.
+        path: the file to be read and replaced.
+        patience_s: seconds to wait for another process.
 
     Raises:
-        StateError: another one does not end, or the folder is not writable.
+        StateError: another process does not finish, or the folder is not writable.
     """
+    # Beside the file: writers replace the file, and a lock on a replaced file protects nobody.
     beside = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""The nouns of the project: frozen values without behaviour or I/O."""
+"""The shared records of the project: frozen values without behaviour or I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Scalar = str | int | float | bool
 
 
 class JobState(Enum):
-    """What the scheduler says of a job; UNKNOWN is "no answer", never "gone"."""
+    """The scheduler's state of a job; UNKNOWN is "no answer", never "gone"."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -29,7 +29,7 @@ class JobState(Enum):
 
 
 class Phase(Enum):
-    """What a replica is doing, as it or its scheduler reports."""
+    """The phase of a replica, as its node or its scheduler reports."""
 
     QUEUED = "QUEUED"
     STARTING = "STARTING"
@@ -42,13 +42,16 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one replica asks of the scheduler.
+    """The scheduler's resources of one replica.
 
     Attributes:
         partition: Slurm partition; None is the site's default.
+        account: Slurm account; None is the user's default.
+        qos: quality of service, or None.
+        constraint: required node features, or None.
         gpus: GPUs on the node.
         gpu_type: GRES type, as in ``gpu:h100:2``; None takes any.
-        cpus: CPUs of the one task.
+        cpus: CPUs of the single task.
         mem_mb: memory in MiB; None is the site's default.
         time_min: walltime in minutes; None is the partition's default, 0 is UNLIMITED.
         extra: further sbatch options, long names without dashes; "" for a bare flag.
@@ -73,18 +76,19 @@ class ServiceSpec:
     Attributes:
         name: the service, and the model's name at the gateway.
         engine: the family of servers.
-        server: the program that serves.
+        server: the server program.
         model: Hugging Face id, or absolute path of a GGUF file or a model folder.
         container: "apptainer", or "none" to run the engine from the node's environment.
         image: absolute path of the SIF; None only without a container.
-        accelerator: which driver libraries Apptainer brings in (``--nv``, ``--rocm``).
-        replicas: how many jobs serve it.
+        accelerator: driver libraries that Apptainer brings in (``--nv``, ``--rocm``).
+        replicas: number of jobs that serve the model.
+        resources: resources of each replica.
         revision: commit or tag of a Hugging Face model.
         engine_args: the server's own long options without dashes; True is a bare flag.
-        env: variables the engine gets, and nothing else of the job's.
+        env: variables of the engine; no other variable of the job is passed on.
         binds: Apptainer binds, ``SRC[:DEST[:ro]]``.
         apptainer_args: further arguments of ``apptainer exec``.
-        setup: shell lines of the job before anything runs, such as ``module load``.
+        setup: shell lines at the start of the job, such as ``module load``.
         hf_home: Hugging Face cache, absolute; None is the user's own.
         python: interpreter of an engine without a container; None is the job's own.
         load_timeout_s: seconds from engine start to ready.
@@ -117,7 +121,7 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class JobHandle:
-    """Where a job can be found again.
+    """The identity of a job, for finding the job again.
 
     Attributes:
         job_id: Slurm's id, or the pid of a local job.
@@ -147,17 +151,21 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What a replica says of itself; written by its node only.
+    """A replica's record of itself; written by its node only.
 
     Attributes:
-        model: the name at the gateway.
-        host: name of the node, as its cluster resolves it.
-        port: the sidecar's TCP port; 0 until it is bound.
+        service: name of the service.
+        replica: number of the replica, from 0.
+        model: the model's name at the gateway.
+        host: name of the node, as its cluster resolves the name.
+        port: the sidecar's TCP port; 0 until bound.
+        phase: current phase.
+        job_id: id of the replica's job.
         ends_at: Unix time of the walltime, or None.
         beat_at: Unix time of the last heartbeat.
-        cause: one sentence on why it failed, or None.
+        cause: the reason of a failure in one sentence, or None.
         phases: Unix time at which each phase began, by phase name.
-        slots: requests served at once, or None where the engine batches.
+        slots: requests served at once, or None for a batching engine.
     """
 
     service: str
@@ -177,17 +185,17 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """What became of models.yaml in a running gateway; times are Unix seconds.
+    """The outcome of a running gateway's readings of models.yaml; times are Unix seconds.
 
     Attributes:
-        read_at: when the last reading that somebody asked for, or that found news, began.
-        taken_at: when the models in force were taken over.
-        added: models that came with them.
-        removed: models that went.
-        changed: models that are served otherwise than before.
-        refused: why the file as it is now is not in force, or None.
-        refused_at: when that was first found.
-        warnings: what in force leads nowhere, such as an alias of a model that nobody serves.
+        read_at: begin of the last reading that was requested or that found changes.
+        taken_at: time at which the current models were adopted.
+        added: models added at that time.
+        removed: models removed at that time.
+        changed: models changed at that time.
+        refused: the reason why the present file is not in use, or None.
+        refused_at: time at which the present file was first refused.
+        warnings: entries in use without effect, such as an alias of an unknown model.
     """
 
     read_at: float = 0.0
@@ -202,16 +210,18 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class GatewayRecord:
-    """Where one host's gateway listens; written by the gateway only.
+    """The address of one machine's gateway; written by the gateway only.
 
     Attributes:
-        hostname: the machine it runs on.
-        host: address it is bound to.
+        hostname: name of the machine.
+        host: address that the gateway listens on.
         port: TCP port.
-        pid: its process, valid on that machine only.
+        pid: the gateway's process id, valid on that machine only.
+        started_at: Unix time of the start.
         beat_at: Unix time of the last heartbeat.
-        models_file: the models.yaml that it reads, or None.
-        reload: what became of its last readings of that.
+        version: version of hpc-serve.
+        models_file: the models.yaml in use, or None.
+        reload: outcome of the last readings of models.yaml.
     """
 
     hostname: str

@@ -1,11 +1,12 @@
-"""Files and batches that came through the gateway: records on disk, each with one writer.
+"""The gateway's stored files and OpenAI batches: records on disk, each with one writer.
 
-    files/KEY/FILE/meta.json, content      an upload, or what a batch answered
-    orders/open/KEY.BATCH                  an empty file per batch that is not over
+    files/KEY/FILE/meta.json, content      an upload, or a batch's output
+    orders/open/KEY.BATCH                  an empty file for each open batch
     orders/KEY/BATCH/order.json, cancel    written by the gateway
-    orders/KEY/BATCH/progress.json         written by the clerk, who sees to batches
+    orders/KEY/BATCH/progress.json         written by the batch processor
 
-KEY is the id of a key: what another key made is in another folder, and is not found.
+KEY is the id of a client key: another key's files and batches lie in another folder, so no check
+of ownership can be forgotten.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that a key owns; times are whole Unix seconds.
+    """A stored file of a client key; times are whole Unix seconds.
 
     Attributes:
         id: ``file-`` and 24 hexadecimal digits.
         key: id of the key.
-        filename: as the client named it.
+        filename: name given by the client.
         purpose: ``batch`` or ``batch_output``.
         size: bytes.
+        created_at: time of creation.
     """
 
     id: str
@@ -57,17 +59,18 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A batch as it was asked for.
+    """The record of an OpenAI batch as requested; times are whole Unix seconds.
 
     Attributes:
         id: ``batch_`` and 24 hexadecimal digits.
         key: id of the key.
-        file: id of the file with its requests.
+        file: id of the file with the requests.
         endpoint: path that every request must have.
-        window: how long it may take, as it was asked for.
-        expires_at: Unix time after which no further request is made.
+        window: completion window, as requested.
+        created_at: time of creation.
+        expires_at: time after which no further request is made.
         metadata: the client's own notes.
-        hostname: machine whose gateway took it.
+        hostname: machine whose gateway accepted the batch.
     """
 
     id: str
@@ -84,18 +87,23 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a batch is; times are whole Unix seconds.
+    """The progress of an OpenAI batch; times are whole Unix seconds.
 
     Attributes:
-        status: as OpenAI names it, but for ``cancelling``, which the file ``cancel`` says.
-        batch: id of the batch of ours that answers it.
-        hostname: machine whose clerk sees to it.
-        total: requests.
-        completed: those that were answered.
-        failed: those that ended in an error.
-        errors: what is wrong with the file, as OpenAI words it.
-        usage: ``input_tokens``, ``cached_tokens``, ``output_tokens``, ``reasoning_tokens`` of its
-            answers, once they are handed over.
+        status: OpenAI's status, except ``cancelling``, which the file ``cancel`` marks.
+        batch: id of the hpc batch that answers.
+        hostname: machine of the responsible batch processor.
+        total: number of requests.
+        completed: number of answered requests.
+        failed: number of requests that ended in an error.
+        in_progress_at: time at which the intake was complete, or None.
+        finalizing_at: time at which writing of the outputs began, or None.
+        ended_at: time of the end, or None.
+        output: id of the output file, or None.
+        error: id of the error file, or None.
+        errors: faults of the input file, in OpenAI's wording.
+        usage: ``input_tokens``, ``cached_tokens``, ``output_tokens``, ``reasoning_tokens`` of the
+            answers, once the outputs are written.
     """
 
     status: str = "validating"
@@ -115,7 +123,7 @@ class Progress:
 
 
 def file_dir(root: Path, key: str, file: str) -> Path:
-    """Return the folder of a file."""
+    """Return the folder of a stored file."""
     return root / "files" / key / file
 
 
@@ -130,21 +138,21 @@ def new_id(prefix: str) -> str:
 
 
 def load_file(root: Path, key: str, file: str) -> StoredFile | None:
-    """Return what is known of a key's file, or None."""
+    """Return the record of a key's file, or None."""
     if not FILE_ID.fullmatch(file):
         return None
     return state.read_record(file_dir(root, key, file) / "meta.json", StoredFile)
 
 
 def load_order(root: Path, key: str, batch: str) -> Order | None:
-    """Return a key's batch as it was asked for, or None."""
+    """Return the record of a key's batch, or None."""
     if not BATCH_ID.fullmatch(batch):
         return None
     return state.read_record(order_dir(root, key, batch) / "order.json", Order)
 
 
 def load_progress(root: Path, order: Order) -> Progress:
-    """Return how far a batch is."""
+    """Return the progress of a batch."""
     path = order_dir(root, order.key, order.id) / "progress.json"
     return state.read_record(path, Progress) or Progress()
 
@@ -164,7 +172,7 @@ def orders(root: Path, key: str) -> list[Order]:
 
 
 def open_orders(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield key and id of each batch that is not over."""
+    """Yield key and id of each open batch."""
     for name in _names(root / "orders" / "open"):
         key, _, batch = name.partition(".")
         if KEY_ID.fullmatch(key) and BATCH_ID.fullmatch(batch):
@@ -172,11 +180,12 @@ def open_orders(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def place(root: Path, order: Order) -> None:
-    """Write down a batch that was asked for, for the clerk to find.
+    """Record a requested batch, for the batch processor to find.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the record cannot be written.
     """
+    # The mark first: a mark without a record is harmless, a record without one is never found.
     mark = _mark(root, order.key, order.id)
     try:
         mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -191,16 +200,16 @@ def place(root: Path, order: Order) -> None:
 
 
 def close(root: Path, key: str, batch: str) -> None:
-    """Take a batch that is over off the list of open ones."""
+    """Remove a finished batch from the list of open batches."""
     with contextlib.suppress(OSError):
         _mark(root, key, batch).unlink(missing_ok=True)
 
 
 def cancel(root: Path, order: Order) -> None:
-    """Say that a batch is to end; the first time counts.
+    """Record a request to cancel a batch; only the first request counts.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the record cannot be written.
     """
     if cancelled_at(root, order) is None:
         path = order_dir(root, order.key, order.id) / "cancel"
@@ -208,16 +217,16 @@ def cancel(root: Path, order: Order) -> None:
 
 
 def cancelled_at(root: Path, order: Order) -> int | None:
-    """Return when somebody asked for the end of a batch, or None."""
+    """Return the Unix time of the request to cancel a batch, or None."""
     text = (state.read_text(order_dir(root, order.key, order.id) / "cancel") or "").strip()
     return int(text) if text.isdecimal() else None
 
 
 def drafted(root: Path, key: str) -> Path:
-    """Make and return a folder for a file that is not whole yet.
+    """Make and return a folder for an unfinished file.
 
     Raises:
-        StateError: it cannot be made.
+        StateError: the folder cannot be made.
     """
     path = root / "files" / key / f".{new_id('draft-')}"
     try:
@@ -228,14 +237,15 @@ def drafted(root: Path, key: str) -> Path:
 
 
 def keep(root: Path, draft: Path, file: StoredFile) -> None:
-    """Turn a draft, with its content, into a file; one of that id which is there stays.
+    """Turn a draft, with its content, into a stored file; an existing file of the id stays.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the file cannot be written.
     """
     final = file_dir(root, file.key, file.id)
     state.write_record(draft / "meta.json", file)
     try:
+        # A processor that was killed half-way repeats the step under the same id.
         if final.exists():
             shutil.rmtree(draft)
         else:
@@ -245,15 +255,15 @@ def keep(root: Path, draft: Path, file: StoredFile) -> None:
 
 
 def drop_file(root: Path, key: str, file: str) -> None:
-    """Remove a file.
+    """Remove a stored file.
 
     Raises:
-        StateError: it cannot be removed.
+        StateError: the file cannot be removed.
     """
     final = file_dir(root, key, file)
     gone = final.with_name(f".{new_id('gone-')}")
     try:
-        final.rename(gone)  # so that nobody finds it half removed
+        final.rename(gone)  # a reader must not find a half-removed file
         shutil.rmtree(gone)
     except FileNotFoundError:
         return

@@ -1,7 +1,8 @@
-"""What the workers of a batch show the gateway in place of the client's key, which nobody keeps.
+"""Batch tokens: credentials of a batch's workers in place of the client's key, which is not stored.
 
-A pass names a key by its id, a batch and an end, and is signed with a secret of the state
-directory (HMAC-SHA-256). So it opens what the key opens, and nothing once that is revoked.
+A batch token names a key by id, a batch and an expiry, and is signed with a secret of the state
+directory (HMAC-SHA-256). So the token has exactly the key's rights, and none once the key is
+revoked.
 """
 
 from __future__ import annotations
@@ -30,20 +31,21 @@ def path(root: Path) -> Path:
 
 
 def load(file: Path) -> bytes | None:
-    """Return the secret, or None where there is none."""
+    """Return the secret, or None if no secret exists."""
     found = _SECRET.fullmatch((state.read_text(file) or "").strip())
     return bytes.fromhex(found[0]) if found else None
 
 
 def ensure(file: Path) -> bytes:
-    """Return the secret, made where it is missing.
+    """Return the secret, made if missing.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the secret cannot be written.
     """
     found = load(file)
     if found is None:
         with lock.exclusive(file):
+            # A second look under the lock: two writers would leave one with a useless secret.
             if load(file) is None:
                 state.write_text(file, secrets.token_hex(32) + "\n")
         found = load(file)
@@ -53,24 +55,25 @@ def ensure(file: Path) -> bytes:
 
 
 def issue(secret: bytes, key: str, batch: str, ends_at: int) -> str:
-    """Return a pass.
+    """Return a signed batch token.
 
     Args:
-        secret: of the state directory.
-        key: id of the key whose batch it is.
-        batch: its id.
-        ends_at: Unix time at which it ends.
+        secret: the state directory's secret.
+        key: id of the batch's client key.
+        batch: id of the batch.
+        ends_at: Unix time of the expiry.
     """
     said = f"hb-{key}.{batch}.{ends_at}"
     return f"{said}.{_sign(secret, said.encode())}"
 
 
 def holder(secret: bytes, presented: bytes) -> str | None:
-    """Return the id of the key that a pass stands for; None where it is none, or has ended."""
+    """Return the key's id in a batch token; None for a forged, malformed or expired token."""
     found = _PASS.fullmatch(presented)
     if found is None:
         return None
     said = presented.rpartition(b".")[0]
+    # The signature first, in constant time: nothing in a forged token is trusted.
     if not hmac.compare_digest(_sign(secret, said).encode(), found[4]):
         return None
     return found[1].decode() if time.time() < int(found[3]) else None

@@ -1,4 +1,4 @@
-"""Processes of this machine that we know by their id alone."""
+"""Processes of this machine, known by their process id alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 from pathlib import Path
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-"""What ends a process for certain; Windows has one way only."""
+"""The signal that ends a process for certain; Windows knows SIGTERM only."""
 
 
 def stop_pid(pid: int, *, marker: str, grace_s: float = 10.0) -> bool:
-    """End a process that another run of ours started.
+    """End a process started by another run of ours.
 
     Args:
-        pid: its process id on this machine.
-        marker: text that its command line must hold, since ids are used again.
+        pid: process id on this machine.
+        marker: text in the process's command line, since process ids are reused.
         grace_s: seconds between SIGTERM and SIGKILL.
 
     Returns:
-        Whether it is gone; False where it is alive but not ours.
+        Whether the process is gone; False for a process that survived.
     """
     if not alive(pid, marker=marker):
         return True
@@ -37,18 +37,18 @@ def stop_pid(pid: int, *, marker: str, grace_s: float = 10.0) -> bool:
 
 
 def alive(pid: int, *, marker: str) -> bool:
-    """Tell whether a process of this machine runs and is the one we mean.
+    """Return whether a process of this machine runs and is the expected one.
 
     Args:
-        pid: its process id.
-        marker: text that its command line must hold.
+        pid: process id.
+        marker: text that the command line must hold.
     """
     words = arguments(pid)
     return bool(words) and marker in " ".join(words)
 
 
 def arguments(pid: int) -> list[str]:
-    """Return the command line of a process of this machine, or nothing where there is none."""
+    """Return the command line of a process of this machine, empty if no such process runs."""
     import psutil  # noqa: PLC0415 - most commands do without
 
     try:
@@ -58,15 +58,15 @@ def arguments(pid: int) -> list[str]:
 
 
 def identity(pid: int) -> str | None:
-    """Return what tells a process from every other that had or will have its id.
+    """Return a text that identifies a process among all earlier and later processes of its id.
 
     Source: proc_pid_stat(5); the start time counts from boot and is the 22nd field.
 
     Args:
-        pid: its process id on this machine.
+        pid: process id on this machine.
 
     Returns:
-        Its id, the boot and its start time; None where there is none.
+        Process id, boot id and start time; None if the process does not run.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

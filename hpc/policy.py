@@ -1,4 +1,4 @@
-"""What a gateway is told beside where its models are: frozen values without behaviour or I/O."""
+"""The gateway's policy for requests: frozen values without behaviour or I/O."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ RedactKind = Literal["email", "iban", "card", "phone", "ip", "key"]
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """What holds for requests to one model.
+    """The policy for requests to one model.
 
     Attributes:
-        fallback: models that are tried in order while this one cannot serve.
-        routing: how a replica is chosen; None is the gateway's way.
+        fallback: models to try in order while this one cannot serve.
+        routing: choice of a replica; None is the gateway's setting.
         max_tokens: most tokens that a request may ask for, or None.
-        max_prompt_tokens: most tokens that a prompt may have, by estimate, or None.
+        max_prompt_tokens: most tokens of a prompt, by estimate, or None.
     """
 
     fallback: tuple[str, ...] = ()
@@ -31,15 +31,15 @@ class ModelPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Sends requests with certain features to a model; all that is said must hold.
+    """A routing rule: requests that meet all conditions go to a model.
 
     Attributes:
-        use: the model that gets them.
-        models: names asked for, or models that those stand for; none is any known one.
-        keys: names of keys; none is any.
-        headers: values of headers by lower-case name; "" asks only that it is there.
-        prompt_tokens_over: the prompt has more tokens than this, by estimate.
-        max_tokens_over: the request asks for more tokens than this.
+        use: the model that gets matching requests.
+        models: requested names, or the models behind these names; empty matches any known name.
+        keys: names of client keys; empty matches any.
+        headers: required header values by lower-case name; "" accepts any value.
+        prompt_tokens_over: matches prompts of more tokens, by estimate.
+        max_tokens_over: matches requests for more tokens.
     """
 
     use: str
@@ -52,12 +52,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """How much of deterministic answers is kept.
+    """The response cache for deterministic answers.
 
     Attributes:
-        mib: memory for it, in MiB.
-        ttl_s: seconds that an answer stays good.
-        vectors: keep embeddings and rankings too.
+        mib: memory of the cache, in MiB.
+        ttl_s: seconds until an answer expires.
+        vectors: cache embeddings and rankings too.
     """
 
     mib: int = 64
@@ -67,12 +67,12 @@ class CachePolicy:
 
 @dataclass(frozen=True, slots=True)
 class RedactPolicy:
-    """What is taken out of texts.
+    """The redaction of texts.
 
     Attributes:
-        kinds: what is known by form and checksum.
-        patterns: further regular expressions, by the name that stands in their place.
-        answers: take it out of answers too.
+        kinds: built-in kinds of data, recognised by form and checksum.
+        patterns: further regular expressions by label; the label replaces a match.
+        answers: redact answers too.
     """
 
     kinds: tuple[RedactKind, ...] = ()
@@ -82,18 +82,18 @@ class RedactPolicy:
 
 @dataclass(frozen=True, slots=True)
 class GatewayPolicy:
-    """All that models.yaml says of requests.
+    """The complete policy for requests, from models.yaml.
 
     Attributes:
-        aliases: further names of models, each with the model that it stands for.
-        rules: asked in order; the first that fits decides.
-        routing: how a replica is chosen where a model says nothing.
-        cors: origins of web pages that may call, such as ``https://lab.example``; "*" is all.
-        cache: None keeps no answers.
-        redact: None leaves texts alone.
+        aliases: further model names, each with the model behind the name.
+        rules: routing rules in order; the first match decides.
+        routing: choice of a replica for models without their own setting.
+        cors: web origins that may call, such as ``https://lab.example``; "*" is all.
+        cache: response cache; None caches nothing.
+        redact: redaction; None changes nothing.
         anonymous: serve without a key, on loopback and Unix sockets only.
-        batch_file_mib: largest file that a client may keep here for batches, in MiB; 0 serves none.
-        models: what holds for single models, by name; those without an entry have no limits.
+        batch_file_mib: largest uploaded batch file, in MiB; 0 serves no batches.
+        models: policies of single models, by name; other models have no limits.
     """
 
     aliases: Mapping[str, str] = field(default_factory=dict)

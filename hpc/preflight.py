@@ -1,4 +1,4 @@
-"""Finds out in a moment what a job would find out in minutes."""
+"""Checks before a submission, in a moment instead of minutes later in the job."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def check_files(spec: ServiceSpec) -> None:
-    """Return if the image and the model are where the service says.
+    """Check that the image and the model exist.
 
     Args:
         spec: the service; a Hugging Face id is not looked up.
 
     Raises:
-        EngineError: the image or the model is not there.
+        EngineError: the image or the model is missing.
     """
     if spec.container == "apptainer" and not Path(str(spec.image)).is_file():
         raise EngineError(

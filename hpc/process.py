@@ -1,4 +1,4 @@
-"""The one gate to other programs: run, spawn, detach, and end what we started."""
+"""The only module that runs other programs: run, spawn, detach and stop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Process = subprocess.Popen
 STDERR_SHOWN = 2000
 LEASH = Path(__file__).with_name("leash.py")
-"""Ends a program when its parent dies. A ``preexec_fn`` is not safe where there are threads."""
+"""Program that ends another when their parent dies; ``preexec_fn`` is unsafe with threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a program that ended left behind."""
+    """The exit status and output of a finished program."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -44,20 +44,20 @@ def run(
     check: bool = True,
     exact: bool = False,
 ) -> Result:
-    """Run a program to its end, in a process group of its own.
+    """Run a program to its end, in its own process group.
 
     Args:
         argv: the program and its arguments; no shell is involved.
         timeout_s: seconds until the whole group is killed; None waits for ever.
-        env: its whole environment; None hands on ours.
-        cwd: its working folder.
-        stdin: text for its standard input; None gives it none.
-        check: raise if it does not exit with 0.
-        exact: keep each byte of input and output: line ends, and what is no UTF-8 as surrogates.
+        env: the complete environment; None passes ours on.
+        cwd: working folder of the program.
+        stdin: text for the standard input; None closes the standard input.
+        check: raise for an exit status other than 0.
+        exact: keep every byte of input and output: line ends, and invalid UTF-8 as surrogates.
 
     Raises:
-        CommandError: it is not installed, or exited with something else than 0.
-        CommandTimeout: it did not end in time.
+        CommandError: the program is not installed, or exited with a status other than 0.
+        CommandTimeout: the program did not end in time.
     """
     pipe = subprocess.PIPE if stdin is not None else None
     process = _popen(argv, env=env, cwd=cwd, stdin=pipe, text=not exact)
@@ -67,6 +67,7 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise CommandTimeout(f"{argv[0]} did not answer within {timeout_s:g} s") from error
     finally:
+        # After a timeout, and after Ctrl-C too; communicate() then reaps the program.
         if process.poll() is None:
             _signal_group(process.pid, signal.SIGKILL)
             process.communicate()
@@ -79,13 +80,13 @@ def run(
 
 
 def run_attached(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
-    """Run a program on our terminal, for those that ask the user something.
+    """Run a program on our terminal, such as a program with questions to the user.
 
     Returns:
-        Its exit status.
+        The program's exit status.
 
     Raises:
-        CommandError: it is not installed.
+        CommandError: the program is not installed.
     """
     try:
         return subprocess.run(list(argv), env=_environment(env), check=False).returncode
@@ -94,15 +95,15 @@ def run_attached(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -
 
 
 def first_line(argv: Sequence[str]) -> tuple[str, int | None]:
-    """Start a program on our terminal and return the first line that it prints.
+    """Start a program on our terminal and return its first line of output.
 
-    The program goes on after that, to detach itself; one that prints none has ended.
+    The program goes on afterwards, to detach itself; a program without output has ended.
 
     Returns:
-        The line, or nothing and its exit status.
+        The line and None, or "" and the exit status.
 
     Raises:
-        CommandError: it is not installed.
+        CommandError: the program is not installed.
     """
     try:
         process = subprocess.Popen(list(argv), stdout=subprocess.PIPE, text=True)
@@ -113,17 +114,17 @@ def first_line(argv: Sequence[str]) -> tuple[str, int | None]:
         line = process.stdout.readline()
     if not line:
         return "", process.wait()
-    process.returncode = 0  # it outlives us, and nobody waits for it
+    process.returncode = 0  # the program outlives us; without a status Popen would warn
     return line, None
 
 
 def detach(log: Path) -> None:
-    """Leave the terminal and the shell's job: what we print goes to a file from now on.
+    """Leave the terminal and the shell's job; all output goes to a file from now on.
 
     Raises:
         CommandError: the log cannot be opened.
     """
-    with contextlib.suppress(PermissionError):  # a leader already
+    with contextlib.suppress(PermissionError):  # already a session leader
         os.setsid()
     sys.stdout.flush()
     with _open_log(log) as file, Path(os.devnull).open() as nothing:
@@ -141,19 +142,19 @@ def spawn(
     stdin: str | None = None,
     leashed: bool = False,
 ) -> Process[str]:
-    """Start a program in a session of its own; end it with ``stop``.
+    """Start a program in its own session; end the program with ``stop``.
 
     Args:
         argv: the program and its arguments; no shell is involved.
-        log: file to which both its outputs are appended; None throws them away.
-        env: its whole environment; None hands on ours.
-        cwd: its working folder.
-        stdin: text for its standard input, which is then closed; the place for secrets.
-        leashed: end it and all that it started should the thread that calls us end, by SIGKILL
-            too.
+        log: file for both outputs, appended to; None discards them.
+        env: the complete environment; None passes ours on.
+        cwd: working folder of the program.
+        stdin: text for the standard input, which is then closed; the place for secrets.
+        leashed: end the program and all its descendants when the calling thread ends, even by
+            SIGKILL.
 
     Raises:
-        CommandError: it is not installed, or the log cannot be opened.
+        CommandError: the program is not installed, or the log cannot be opened.
     """
     if leashed:
         argv = _on_leash(argv, os.environ if env is None else env)
@@ -170,10 +171,10 @@ def spawn(
 
 
 def converse(argv: Sequence[str]) -> Process[bytes]:
-    """Start a program whose standard input and output are ours, as bytes; its errors are not.
+    """Start a program with its standard input and output as byte pipes; its errors are discarded.
 
     Raises:
-        CommandError: it is not installed.
+        CommandError: the program is not installed.
     """
     try:
         return subprocess.Popen(
@@ -192,16 +193,17 @@ def stop(process: Process[Any], *, grace_s: float = 10.0) -> int:
     """End a spawned program and all of its group: SIGTERM, then SIGKILL.
 
     Args:
-        process: what ``spawn`` returned.
+        process: return value of ``spawn``.
         grace_s: seconds between the two signals.
 
     Returns:
-        Its exit status, negative for a signal.
+        The exit status, negative for a signal.
     """
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
+    # Also after a good end: members of the group may have outlived their leader.
     _signal_group(process.pid, signal.SIGKILL)
     return process.wait()
 
@@ -210,7 +212,7 @@ def find_program(name: str, *, hint: str | None = None) -> str:
     """Return a program's full path.
 
     Raises:
-        CommandError: it is not on PATH.
+        CommandError: the program is not on PATH.
     """
     for folder in os.get_exec_path():
         path = Path(folder) / name
@@ -249,6 +251,7 @@ def _on_leash(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
     program = shutil.which(argv[0], path=env.get("PATH"))
     if program is None:
         raise _not_run(argv[0], FileNotFoundError())
+    # -I -S: no module from foreign folders or the environment, and a fast start.
     return [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), program, *argv]
 
 
@@ -266,7 +269,7 @@ def _open_log(path: Path) -> IO[str]:
 
 
 def _signal_group(pid: int, number: int) -> None:
-    """Signal a session we started, which keeps the id of its first process."""
+    """Signal a session that we started; its id is that of its first process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
 

@@ -1,4 +1,4 @@
-"""What a key may use: its limits, and how people write them."""
+"""The limits of a client key, and their notation on the command line."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 MOST = 10**12
-"""Largest number in a limit; sums of them fit into 64 bits."""
+"""Largest value of a limit; sums of several values fit into 64 bits."""
 
 
 class KeyLimits(BaseModel):
-    """What one key may use; None is no limit.
+    """The limits of one key; None is no limit.
 
     Attributes:
         rpm: requests in any 60 seconds.
-        tpm: tokens in any 60 seconds, as estimated at admission and corrected by what is reported.
-        concurrency: requests under way at once.
+        tpm: tokens in any 60 seconds, estimated at admission and corrected by the reported usage.
+        concurrency: requests in flight.
         daily_tokens: tokens per day, in UTC.
-        total_tokens: tokens for as long as the key lives.
-        max_tokens: longest answer.
-        max_prompt_tokens: longest prompt.
+        total_tokens: tokens over the key's life.
+        max_tokens: longest answer, in tokens.
+        max_prompt_tokens: longest prompt, in tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,11 +38,11 @@ class KeyLimits(BaseModel):
     max_prompt_tokens: int | None = Field(default=None, ge=1, le=MOST)
 
     def given(self) -> dict[str, int]:
-        """Return the limits that there are, by name."""
+        """Return the limits that are set, by name."""
         return {name: value for name, value in self if value is not None}
 
     def or_none(self) -> KeyLimits | None:
-        """Return itself, or None where it limits nothing."""
+        """Return these limits, or None if no limit is set."""
         return self if self.given() else None
 
 
@@ -50,7 +50,7 @@ def parse_count(text: str) -> int:
     """Return a number such as ``600``, ``20k``, ``1.5M`` or ``2G``, in powers of ten.
 
     Raises:
-        ValueError: it is none, no whole one, or out of range.
+        ValueError: the text is not a whole number, or is out of range.
     """
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([kmg]?)", text.strip(), re.IGNORECASE)
     value = Decimal(found[1]) * _SCALE[found[2].lower()] if found else Decimal(0)
@@ -60,7 +60,7 @@ def parse_count(text: str) -> int:
 
 
 def short(count: int) -> str:
-    """Return a number as people write it, such as ``20k``, without rounding it."""
+    """Return a number in short form, such as ``20k``, without rounding."""
     for unit, scale in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= scale and count * 10 % scale == 0:
             whole, tenth = divmod(count * 10 // scale, 10)
@@ -75,7 +75,7 @@ def parse_budget(text: str) -> dict[str, int]:
         text: such as ``1M/day``, ``20M/total`` or both with a comma; a bare number is a total.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is not a budget.
     """
     found: dict[str, int] = {}
     for part in text.split(","):
@@ -88,14 +88,14 @@ def parse_budget(text: str) -> dict[str, int]:
 
 
 def parse_expiry(text: str, now: datetime | None = None) -> datetime:
-    """Return when a key ends.
+    """Return the time at which a key expires.
 
     Args:
         text: ``12h``, ``30d`` or ``4w`` from now, or a date such as ``2027-03-31``, in UTC.
-        now: the time; None is the present.
+        now: current time; None is the present.
 
     Raises:
-        ValueError: it is neither, or lies in the past.
+        ValueError: the text is no expiry, or the date lies in the past.
     """
     at = (now or datetime.now(timezone.utc)).replace(microsecond=0)
     span = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)

@@ -1,4 +1,4 @@
-"""Records as what JSON can hold, and back; a reader skips what a newer writer added."""
+"""Conversion of records to JSON and back; keys of newer writers are skipped."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def decode(kind: type[T], data: Mapping[str, Any]) -> T:
 
 @lru_cache
 def _hints(kind: Hashable) -> dict[str, Any]:
-    """Return the types of a record's fields; working them out costs more than reading the file."""
+    """Return the types of a record's fields, cached: resolving costs more than a read."""
     return get_type_hints(kind, vars(model) | {"Mapping": dict})
 
 
 def encode(record: object) -> dict[str, Any]:
-    """Return a dataclass of ``hpc.model`` as what JSON can hold."""
+    """Return a dataclass of ``hpc.model`` as JSON-compatible values."""
     if not is_dataclass(record) or isinstance(record, type):
         raise TypeError(f"not a record: {record!r}")
     plain: dict[str, Any] = json.loads(json.dumps(asdict(record), default=_encode))

@@ -1,7 +1,7 @@
-"""The login node's end of a tunnel where the SSH server forwards nothing: one connection on stdio.
+"""The login node's end of a tunnel on servers that forbid forwarding: one connection on stdio.
 
-The laptop runs it over the SSH connection for each connection of its own. It says a mark first,
-since start-up files of the login shell may have printed something before.
+The laptop starts one relay over the SSH connection for each of its own connections. The relay
+first prints a mark, since start-up files of the login shell may have printed text before.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ CONNECT_S = 15.0
 
 
 def address(text: str) -> tuple[str, int] | str:
-    """Read ``HOST:PORT``, or the path of a Unix socket.
+    """Parse ``HOST:PORT``, or the path of a Unix socket.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the text is neither.
     """
     if text.startswith("/"):
         return text
@@ -32,17 +32,18 @@ def address(text: str) -> tuple[str, int] | str:
 
 
 def relay(to: tuple[str, int] | str, stdin: int = 0, stdout: int = 1) -> None:
-    """Carry bytes between two file descriptors and a connection, until it ends.
+    """Copy bytes between two file descriptors and a connection, until the connection ends.
 
     Args:
         to: host and port, or the path of a Unix socket.
-        stdin: what the client sends.
-        stdout: what it is to read, after the mark.
+        stdin: descriptor with the client's bytes.
+        stdout: descriptor for the answer, after the mark.
 
     Raises:
-        TunnelError: nothing listens there.
+        TunnelError: the address does not answer.
     """
     with _connect(to) as sock:
+        # Only now: without the mark the laptop keeps the client's connection for another route.
         os.write(stdout, MARK)
         threading.Thread(target=_upward, args=(stdin, sock), daemon=True).start()
         while data := _receive(sock):

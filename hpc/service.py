@@ -1,4 +1,4 @@
-"""Start, watch and stop the replicas of a service."""
+"""The life of a service: submission, status, wait and stop."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def submit(
     """Submit one job for each replica of a service; all or none.
 
     Args:
-        config: what was resolved.
-        name: a service of it.
-        cluster: where jobs run; None finds out.
+        config: the resolved configuration.
+        name: name of the service.
+        cluster: "slurm" or "local"; None detects Slurm.
 
     Raises:
-        ConfigError: there is no such service, or it runs already.
-        EngineError: its image or model is not there.
-        SchedulerError: a job was refused; those submitted before it are cancelled.
+        ConfigError: the service does not exist, or runs already.
+        EngineError: the image or the model is missing.
+        SchedulerError: a job was refused; earlier jobs of the submission are cancelled.
     """
     spec = wanted(config, name)
     preflight.check_files(spec)
@@ -55,10 +55,10 @@ def submit(
 
 
 def wanted(config: Config, name: str) -> ServiceSpec:
-    """Return a service that can be submitted.
+    """Return a service of the configuration, for submission.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the configuration has no such service.
     """
     if name in config.services:
         return config.services[name]
@@ -70,7 +70,7 @@ def wanted(config: Config, name: str) -> ServiceSpec:
 
 
 def _clear_ended(root: Path, name: str) -> None:
-    """Make room for a new submission, unless the old one lives or may live."""
+    """Remove an ended service's records, unless a job lives or may live."""
     if state.load_spec(root, name) is None:
         return
     found = look(root, [name])[0]
@@ -89,7 +89,7 @@ def _abandon(root: Path, name: str, submitted: Iterable[JobHandle]) -> None:
 
 
 def look(root: Path, names: Iterable[str] | None = None) -> list[Service]:
-    """Return services as they are now, with one query of the scheduler for all of them.
+    """Return the current states of services, with a single query of the scheduler for all.
 
     Args:
         root: state directory.
@@ -127,10 +127,10 @@ def _service(
 
 
 def find(root: Path, name: str) -> Service:
-    """Return one service as it is now.
+    """Return the current state of one service.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: the service does not exist.
     """
     found = look(root, [name])
     if not found:
@@ -153,11 +153,11 @@ def wait(
     Args:
         root: state directory.
         name: the service.
-        timeout_s: seconds to wait at most; None is for ever.
-        tell: called with each look, for progress.
+        timeout_s: longest wait in seconds; None is for ever.
+        tell: called with each reading, for progress.
 
     Raises:
-        ConfigError: there is no such service.
+        ConfigError: the service does not exist.
         EngineError: a replica failed or ended, or the time is over.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -183,7 +183,7 @@ def _ending(replica: Replica) -> str:
 
 
 def _changed(root: Path, seen: Service) -> bool:
-    """Tell whether a node has published a new phase since the last look."""
+    """Return whether a node has published a new phase since the last reading."""
     for replica in seen.replicas:
         now = state.load_endpoint(root, seen.spec.name, replica.number)
         before = replica.endpoint.phase if replica.endpoint else None
@@ -193,7 +193,7 @@ def _changed(root: Path, seen: Service) -> bool:
 
 
 def stop(root: Path, name: str) -> None:
-    """End the jobs of a service, wait until they are gone, and remove its records.
+    """End the jobs of a service, wait for their end, and remove the service's records.
 
     Running replicas are asked to drain first.
 
@@ -202,8 +202,8 @@ def stop(root: Path, name: str) -> None:
         name: the service.
 
     Raises:
-        ConfigError: there is no such service.
-        SchedulerError: its jobs could not be ended; the records stay.
+        ConfigError: the service does not exist.
+        SchedulerError: a job could not be ended; the records stay.
     """
     found = find(root, name)
     handles = [r.job for r in found.replicas if r.job is not None and r.status.state in ALIVE]

@@ -1,4 +1,4 @@
-"""First files for a new site: models.yaml and the site file, from what the site reports."""
+"""A new site's first models.yaml and site file, from the site's own reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GGUF_MODEL = "Qwen/Qwen2.5-0.5B-Instruct-GGUF:qwen2.5-0.5b-instruct-q4_k_m.gguf"
 HOURS_8 = 8 * 60
 GIB = 1024
 PASSING = ("preempt", "debug", "test", "dev", "interactive", "short")
-"""Parts of names of partitions that are not meant for a service."""
+"""Parts of the names of partitions that suit no service."""
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
@@ -30,13 +30,13 @@ _YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a site says of itself.
+    """The facts about a site.
 
     Attributes:
-        partitions: those of Slurm; none where there is no Slurm.
+        partitions: Slurm's partitions; empty without Slurm.
         container: the container program on this machine, or None.
         accounting: whether sacct answers.
-        needs_account: whether Slurm takes no job without an association.
+        needs_account: whether Slurm refuses jobs without an association.
         kill_wait_s: seconds from SIGTERM to SIGKILL of a cancelled job, or None.
     """
 
@@ -49,7 +49,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The files that were written, and a name in the first to go on with."""
+    """The written files, and the name of the first service."""
 
     models: Path
     site: Path
@@ -60,11 +60,11 @@ def init(folder: Path, *, force: bool = False) -> Written:
     """Write models.yaml and the site file.
 
     Args:
-        folder: where models.yaml goes.
-        force: replace files that exist.
+        folder: folder for models.yaml.
+        force: replace existing files.
 
     Raises:
-        ConfigError: a file exists already; none is then written.
+        ConfigError: a file exists already; no file is then written.
         SchedulerError: Slurm did not answer.
         StateError: a file cannot be written.
     """
@@ -85,7 +85,7 @@ def init(folder: Path, *, force: bool = False) -> Written:
 
 
 def ask() -> Facts:
-    """Ask Slurm and this machine.
+    """Collect the facts from Slurm and this machine.
 
     Raises:
         SchedulerError: Slurm did not answer.
@@ -96,6 +96,7 @@ def ask() -> Facts:
     partitions = tuple(slurm.partitions())
     settings = slurm.site_settings()
     enforced = settings.get("AccountingStorageEnforce", "").lower()
+    # scontrol prints "KillWait = 30 sec".
     wait = re.match(r"(\d+) sec", settings.get("KillWait", ""))
     return Facts(
         partitions,
@@ -107,7 +108,7 @@ def ask() -> Facts:
 
 
 def models_text(facts: Facts) -> str:
-    """Return a first models.yaml: vLLM where there are GPUs, else llama.cpp."""
+    """Return a first models.yaml: vLLM on a site with GPUs, else llama.cpp."""
     gpu = _gpu_partition(facts)
     lines = [
         "# Models to serve. One entry is one service; see it with: hpc-serve render sbatch NAME"
@@ -126,7 +127,7 @@ def models_text(facts: Facts) -> str:
 
 
 def site_text(facts: Facts) -> str:
-    """Return a first site file: the defaults of every service, and what may be said here."""
+    """Return a first site file: defaults of every service, and commented examples."""
     lines = ["# What holds for every service of this site; models.yaml, variables and flags win."]
     lines += _partition_lines(facts)
     if facts.partitions and not facts.accounting:
@@ -223,7 +224,7 @@ def _container_lines(facts: Facts) -> list[str]:
 
 
 def _gpu_partition(facts: Facts) -> Partition | None:
-    """Return the GPU partition that looks most like one for services."""
+    """Return the GPU partition most suitable for services, or None."""
     found = [p for p in facts.partitions if p.gpus and p.up]
 
     def fitness(p: Partition) -> tuple[bool, bool, bool, int]:
@@ -237,13 +238,13 @@ def _gpu_partition(facts: Facts) -> Partition | None:
 
 
 def _share(whole: int, parts: int, most: int) -> int:
-    """Return one GPU's share of a node, as a power of two where it is larger than that."""
+    """Return one GPU's share of a node, rounded down to a power of two, within a maximum."""
     share = whole // max(1, parts)
     return min(most, 1 << max(0, share.bit_length() - 1)) if share else 1
 
 
 def _quoted(name: str) -> str:
-    """Return a name as YAML reads it as text, quoted only where it must be."""
+    """Return a name as YAML text, quoted only if necessary."""
     plain = _PLAIN.fullmatch(name) and name.lower() not in _YAML_WORDS
     return name if plain else json.dumps(name)
 

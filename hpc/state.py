@@ -1,7 +1,7 @@
 """The shared state directory: one JSON file per fact, one writer per file.
 
-Readers tolerate a missing, partial or newer file and a stale NFS handle: they get None. Writers
-replace whole files, so that nobody sees half of one.
+Readers tolerate a missing, partial or newer file and a stale NFS handle, and get None. Writers
+replace whole files, so that no reader sees half a file.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ SECRET_BYTES = 32
 BEAT_S = 5.0
 """Seconds between two heartbeats of a replica or gateway."""
 STALE_S = 45.0
-"""Age at which a heartbeat no longer proves life; covers an NFS client's attribute cache."""
+"""Age in seconds at which a heartbeat proves no life; covers an NFS client's attribute cache."""
 
 
 def home(override: str | None = None) -> Path:
     """Return the state directory, made private to its owner.
 
     Args:
-        override: a folder that wins over ``HPC_SERVE_HOME``.
+        override: a folder that overrides ``HPC_SERVE_HOME``.
 
     Raises:
-        StateError: it cannot be made, or belongs to somebody else.
+        StateError: the folder cannot be made, or belongs to another user.
     """
     chosen = override or os.environ.get("HPC_SERVE_HOME")
     root = Path(chosen) if chosen else Path.home() / ".local/state/hpc-serve"
@@ -56,7 +56,7 @@ def home(override: str | None = None) -> Path:
 
 
 def _our_uid() -> int:
-    """Return our user id; Windows has none and says 0 for every file."""
+    """Return our user id; Windows has none and reports 0 for every file."""
     return os.getuid() if hasattr(os, "getuid") else 0
 
 
@@ -81,7 +81,7 @@ def secret_path(root: Path, service: str, replica: int) -> Path:
 
 
 def engine_log(root: Path, service: str, replica: int) -> Path:
-    """Return the log that one replica's engine writes."""
+    """Return the log of one replica's engine."""
     return replica_dir(root, service, replica) / "engine.log"
 
 
@@ -106,12 +106,17 @@ def gateway_dir(root: Path, hostname: str) -> Path:
 
 
 def owner_key_path(root: Path) -> Path:
-    """Return the file with the key that the owner's own tunnels use."""
+    """Return the file with the key of the owner's own tunnels."""
     return root / "owner.key"
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Replace a whole file at once, durably.
+
+    Args:
+        path: the file.
+        text: the new content.
+        mode: permissions of the file.
 
     Raises:
         StateError: the folder is not writable or full; the old file is then untouched.
@@ -123,20 +128,21 @@ def write_text(path: Path, text: str, *, mode: int = 0o600) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename: a crash must not leave an empty file
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
         temporary = ""
     except OSError as error:
         raise StateError(f"cannot write {path}: {error.strerror}") from error
-    finally:  # also where a signal ends the write
+    finally:  # also when a signal ends the write
         if temporary:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str | None:
-    """Return a file's text, or None where it is missing or unreadable just now."""
+    """Return a file's text, or None if the file is missing or unreadable at present."""
+    # OSError includes ESTALE, from an NFS client whose file was just replaced.
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -149,11 +155,11 @@ def write_record(path: Path, record: object) -> None:
 
 
 def read_record(path: Path, kind: type[T]) -> T | None:
-    """Read a dataclass of ``hpc.model``; None where there is no usable one.
+    """Return a dataclass of ``hpc.model`` from a file; None if no usable record exists.
 
     Args:
         path: the JSON file.
-        kind: the dataclass; keys it does not know are skipped, as a newer writer may add some.
+        kind: the dataclass; unknown keys are skipped, as a newer writer may add some.
     """
     text = read_text(path)
     if text is None:
@@ -165,33 +171,33 @@ def read_record(path: Path, kind: type[T]) -> T | None:
 
 
 def save_spec(root: Path, spec: ServiceSpec) -> None:
-    """Record what was asked for."""
+    """Record the specification of a service."""
     write_record(service_dir(root, spec.name) / "spec.json", spec)
 
 
 def load_spec(root: Path, service: str) -> ServiceSpec | None:
-    """Return what was asked for, or None."""
+    """Return the specification of a service, or None."""
     return read_record(service_dir(root, service) / "spec.json", ServiceSpec)
 
 
 def save_job(root: Path, service: str, replica: int, job: JobHandle) -> None:
-    """Record the job that serves one replica."""
+    """Record the job of one replica."""
     write_record(replica_dir(root, service, replica) / "job.json", job)
 
 
 def load_job(root: Path, service: str, replica: int) -> JobHandle | None:
-    """Return the job that serves one replica, or None."""
+    """Return the job of one replica, or None."""
     return read_record(replica_dir(root, service, replica) / "job.json", JobHandle)
 
 
 def save_endpoint(root: Path, endpoint: Endpoint) -> None:
-    """Publish what a replica says of itself; called on its node only."""
+    """Publish a replica's endpoint record; called on the replica's node only."""
     folder = replica_dir(root, endpoint.service, endpoint.replica)
     write_record(folder / "endpoint.json", endpoint)
 
 
 def load_endpoint(root: Path, service: str, replica: int) -> Endpoint | None:
-    """Return what a replica last said of itself, or None."""
+    """Return a replica's last endpoint record, or None."""
     return read_record(replica_dir(root, service, replica) / "endpoint.json", Endpoint)
 
 
@@ -215,12 +221,12 @@ def drop_secret(root: Path, service: str, replica: int) -> None:
 
 
 def save_gateway(root: Path, record: GatewayRecord) -> None:
-    """Publish where a gateway listens; called by the gateway only."""
+    """Publish a gateway's record; called by the gateway only."""
     write_record(gateway_dir(root, record.hostname) / "gateway.json", record)
 
 
 def load_gateway(root: Path, hostname: str) -> GatewayRecord | None:
-    """Return where the gateway of one machine listens, or None."""
+    """Return the record of one machine's gateway, or None."""
     return read_record(gateway_dir(root, hostname) / "gateway.json", GatewayRecord)
 
 
@@ -240,13 +246,13 @@ def services(root: Path) -> list[str]:
 
 
 def replicas(root: Path, service: str) -> Iterator[int]:
-    """Yield the replicas a service was asked to have."""
+    """Yield the replica numbers of a service."""
     spec = load_spec(root, service)
     yield from range(spec.replicas if spec else 0)
 
 
 def endpoints(root: Path, service: str) -> list[Endpoint]:
-    """Return what the replicas of a service last said of themselves."""
+    """Return the last endpoint records of a service's replicas."""
     found = (load_endpoint(root, service, n) for n in replicas(root, service))
     return [endpoint for endpoint in found if endpoint is not None]
 

@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 Cluster = Literal["slurm", "local"]
 
 ENDLESS_MIN = 10 * 365 * 24 * 60
-"""Minutes that stand for no walltime where submitit wants a number."""
+"""The number of minutes that means no walltime for submitit, which wants a number."""
 
 _PREFIX = re.compile(r"^(sbatch: )?((error|fatal): )?")
 _FAILED = "Batch job submission failed: "
-_TOO_MANY = "the site's MaxArraySize limits how many are submitted at once (scontrol show config)"
+_TOO_MANY = "the site's MaxArraySize limits the elements of one array (scontrol show config)"
 
 
 def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | None = None) -> str:
-    """Return the batch script that submitting one replica would send, byte for byte.
+    """Return the batch script of one replica, byte for byte as a submission sends it.
 
     Args:
         spec: the service.
         root: state directory.
-        replica: its number, from 0.
-        templates: a folder whose templates win over ours.
+        replica: number of the replica, from 0.
+        templates: a folder whose templates replace the bundled ones.
 
     Raises:
         ConfigError: a value cannot stand in a batch script.
@@ -71,20 +71,20 @@ def plain_script(
     requeue: bool = False,
     count: int = 1,
 ) -> str:
-    """Return the batch script of a job that serves nothing, such as an image build.
+    """Return the batch script of a job without a service, such as an image build.
 
     Args:
-        name: of the job.
-        resources: what it asks for.
-        folder: where submitit keeps its files.
-        setup: shell lines before it.
-        templates: a folder whose templates win over ours.
-        signal_s: seconds before the walltime at which it is told.
-        requeue: whether Slurm may start it again.
-        count: how often it runs; an array where that is more than once.
+        name: name of the job.
+        resources: resources to request.
+        folder: folder of submitit's files.
+        setup: shell lines before the task.
+        templates: a folder whose templates replace the bundled ones.
+        signal_s: seconds before the walltime at which the task gets SIGUSR2.
+        requeue: whether Slurm may start the job again.
+        count: number of runs; more than one makes an array.
 
     Raises:
-        ConfigError: a value cannot stand in a batch script, or a site's template knows no arrays.
+        ConfigError: a value cannot stand in a batch script, or a site's template lacks arrays.
     """
     several = count > 1
     stdout, stderr = log_patterns(folder, array=several)
@@ -112,10 +112,10 @@ def task_command(folder: Path) -> str:
 
 
 def log_patterns(folder: Path, *, array: bool = False) -> tuple[str, str]:
-    """Return where the outputs of a job, or of an array's, go, as sbatch file name patterns.
+    """Return the files for a job's or an array's outputs, as sbatch file name patterns.
 
     Raises:
-        ConfigError: the folder has a character in its path that is special in a pattern.
+        ConfigError: the folder's path has a character with a special meaning in a pattern.
     """
     for mark in "%\\":
         if mark in str(folder):
@@ -136,24 +136,24 @@ def to_slurm(
     hide: Iterable[str] = (),
     count: int = 1,
 ) -> list[JobHandle]:
-    """Submit a task to Slurm, all of it with one sbatch.
+    """Submit a task to Slurm, all its runs with one sbatch.
 
     Args:
-        task: picklable by reference, since the job's Python imports it.
-        folder: where script, pickles and logs go.
+        task: picklable by reference, since the job's Python imports the task.
+        folder: folder for script, pickles and logs.
         text: the batch script.
-        minutes: its walltime; 0 is UNLIMITED, None the partition's default.
+        minutes: walltime; 0 is UNLIMITED, None the partition's default.
         restarts: requeues at walltime.
-        hide: variables of ours that sbatch must not see.
-        count: how often it runs, as the text says too.
+        hide: variables of our environment that sbatch must not see.
+        count: number of runs, as in the text.
 
     Returns:
-        A job, or the elements of an array, whose ids are ``ARRAY_INDEX``.
+        One job, or the elements of an array, whose ids are ``ARRAY_INDEX``.
 
     Raises:
-        SubmitError: Slurm refused; nothing is left of the attempt.
+        SubmitError: Slurm refused the job; nothing is left of the attempt.
     """
-    # Without a known walltime every USR2 counts as one, so that restarts stay limited.
+    # Without a known walltime every USR2 counts as a timeout, so that restarts stay limited.
     limit = {None: 0, 0: ENDLESS_MIN}.get(minutes, minutes)
     with _staging(folder) as staging:
         executor = executors.Slurm(staging, task_command(folder), text, list(hide))
@@ -174,9 +174,9 @@ def to_local(
 
     Args:
         task: picklable by reference.
-        folder: where pickles and logs go.
+        folder: folder for pickles and logs.
         start: starts submitit's controller with a command, and returns its process id.
-        minutes: its walltime; 0 and None are no limit.
+        minutes: walltime; 0 and None are no limit.
         restarts: restarts at walltime.
 
     Raises:
@@ -218,7 +218,7 @@ def _submit(
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside the job's files; it goes, with all that a refused job left there.
+    """Yield a temporary folder beside the job's files, removed with all files of a refused job.
 
     A job that starts at once waits for its pickle, so the move may follow the submission.
     """
@@ -233,7 +233,7 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _refusal(stderr: str) -> str:
-    """Return sbatch's most telling words, which come before its general ones."""
+    """Return sbatch's specific message, which precedes its general one."""
     lines = [_PREFIX.sub("", line.strip()).rstrip(".") for line in stderr.splitlines()]
     lines = [line for line in lines if line] or ["it did not say why"]
     general = [line.removeprefix(_FAILED) for line in lines if line.startswith(_FAILED)]

@@ -1,4 +1,4 @@
-"""The tunnels that run in the background of this machine: list them, find one, end them."""
+"""The background tunnels of this machine: list, find and stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MARKER = " connect "
-"""What the command line of every tunnel in the background holds."""
+"""Text in the command line of every background tunnel."""
 STOP_S = 10.0
 
 
@@ -22,9 +22,15 @@ class Tunnel:
     """An open tunnel.
 
     Attributes:
-        state: "up", or "down" while it is being opened again.
-        way: where it leads, as the login node sees it.
-        background: whether ``stop`` may end it; others end with their program.
+        login: account and login node.
+        base_url: local base URL for OpenAI clients.
+        state: "up", or "down" while reconnecting.
+        way: end of the route, as the login node sees it.
+        pid: process of the tunnel.
+        started_at: Unix time.
+        key_file: private file with the API key.
+        version: version of hpc-serve on the login node.
+        background: whether ``stop`` may end the tunnel; other tunnels end with their program.
     """
 
     login: str
@@ -45,7 +51,7 @@ def list_all() -> list[Tunnel]:
 
 
 def find(login: str) -> Tunnel | None:
-    """Return a tunnel in the background to an account, or None."""
+    """Return a background tunnel to an account, or None."""
     for tunnel in list_all():
         if tunnel.background and tunnel.login == login:
             return tunnel
@@ -53,16 +59,16 @@ def find(login: str) -> Tunnel | None:
 
 
 def stop(login: str | None = None) -> list[Tunnel]:
-    """End the tunnels in the background, or those to one account.
+    """End the background tunnels, or those to one account.
 
     Args:
-        login: as it was given to connect; None ends all.
+        login: account and login node, as given to connect; None ends all.
 
     Returns:
-        Those that were ended.
+        The ended tunnels.
 
     Raises:
-        TunnelError: one does not end.
+        TunnelError: a tunnel does not end.
     """
     root, ended = state.home(), []
     for record in records.living(root):
@@ -76,7 +82,7 @@ def stop(login: str | None = None) -> list[Tunnel]:
 
 
 def log_path(port: int | str) -> Path:
-    """Return where a tunnel in the background writes its events."""
+    """Return the log file of a background tunnel."""
     return state.home() / "connections" / f"connect-{port}.log"
 
 

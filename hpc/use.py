@@ -1,4 +1,4 @@
-"""What keys have used: one record per machine's gateway, in its folder of the state directory."""
+"""The usage records of client keys: one file for each machine's gateway."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DAY_S = 86400
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one key has used.
+    """The usage of one key.
 
     Attributes:
-        day: the last day on which it used anything, in days since 1970-01-01, UTC.
-        day_tokens: tokens on that day, those under way counted by their estimate.
+        day: the last day with usage, in days since 1970-01-01, UTC.
+        day_tokens: tokens on that day; requests in flight count by estimate.
         day_requests: requests admitted on that day.
         tokens: tokens in all.
         requests: requests admitted in all.
@@ -42,25 +42,25 @@ class Use:
 
 
 def path(root: Path, hostname: str) -> Path:
-    """Return the record of one machine's gateway, which alone writes it."""
+    """Return the usage record of one machine's gateway, its only writer."""
     return state.gateway_dir(root, hostname) / "use.json"
 
 
 def save(file: Path, keys: Mapping[str, Use]) -> None:
-    """Replace a record, readable by its owner only.
+    """Replace a usage record, readable by its owner only.
 
     Raises:
-        StateError: it cannot be written.
+        StateError: the record cannot be written.
     """
     plain = {name: _plain(one) for name, one in sorted(keys.items())}
     state.write_text(file, json.dumps({"schema": 1, "keys": plain}, indent=1) + "\n")
 
 
 def load(file: Path) -> dict[str, Use]:
-    """Return a record by id of key; empty where there is none.
+    """Return a usage record by key id; empty if the file does not exist.
 
     Raises:
-        StateError: it cannot be read, or is not what we write.
+        StateError: the file cannot be read, or its content is not a usage record.
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def load(file: Path) -> dict[str, Use]:
 
 
 def load_all(root: Path, *, but: str | None = None) -> dict[str, Use]:
-    """Return the sums over all machines; a record that cannot be read counts as none.
+    """Return the sums over all machines; an unreadable record counts as empty.
 
     Args:
         root: the state directory.
@@ -97,9 +97,10 @@ def load_all(root: Path, *, but: str | None = None) -> dict[str, Use]:
 
 
 def total(several: Iterable[Use]) -> Use:
-    """Return the sum of what one key has used in several places."""
+    """Return the sum of one key's usage on several machines."""
     known = tuple(several)
     day = max((one.day for one in known), default=0)
+    # Machines whose last usage was on an earlier day add nothing to the latest day.
     of_day = [one.today(day) for one in known]
     return Use(
         day=day,

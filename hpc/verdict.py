@@ -1,4 +1,4 @@
-"""Joins what the scheduler says and what a replica says of itself into one phase and a reason."""
+"""The phase of a replica, joined from the scheduler's and the node's reports."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ NO_ANSWER = JobStatus(JobState.UNKNOWN, reason="the scheduler does not answer")
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What is known of one replica, from its own word and the scheduler's.
+    """The state of one replica, from the node's and the scheduler's reports.
 
     Attributes:
-        phase: the verdict of both.
-        note: why it is not ready, or None.
-        job: its job; None where none was submitted.
-        status: what the scheduler says.
-        endpoint: what its node says, or None.
+        number: number of the replica, from 0.
+        phase: the phase from both reports.
+        note: reason why the replica is not ready, or None.
+        job: the replica's job; None without a submission.
+        status: the scheduler's report.
+        endpoint: the node's report, or None.
     """
 
     number: int
@@ -45,19 +46,19 @@ class Service:
 
     @property
     def ready(self) -> int:
-        """How many replicas answer requests."""
+        """The number of replicas that answer requests."""
         return sum(replica.phase is Phase.READY for replica in self.replicas)
 
 
 def verdict(
     job: JobHandle | None, status: JobStatus, endpoint: Endpoint | None, *, now: float
 ) -> tuple[Phase, str | None]:
-    """Join the scheduler's word and the node's into one phase and a reason.
+    """Return the phase joined from the scheduler's and the node's reports, and a reason.
 
     Args:
         job: the replica's job.
-        status: what the scheduler says of it.
-        endpoint: what the node last said.
+        status: the scheduler's report.
+        endpoint: the node's last report.
         now: Unix time.
 
     Returns:
@@ -76,7 +77,7 @@ def verdict(
 
 
 def _waits(status: JobStatus, now: float) -> str | None:
-    """Say why a job waits and when Slurm expects to start it, which is an upper bound."""
+    """Return the reason of a job's wait and the expected start, which is an upper bound."""
     if status.start_at is None or status.start_at <= now:
         return status.reason
     minutes = max(1, round((status.start_at - now) / 60))

@@ -1,1 +1,1 @@
-"""Files of requests: read, share out, answer, merge."""
+"""Batches: files of requests that workers share, answer and merge into one output."""

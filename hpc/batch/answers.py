@@ -1,4 +1,4 @@
-"""Answers on disk: one line each with a checksum, in a file that has one writer only."""
+"""The answers of a batch on disk: checksummed lines, in files with a single writer each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answer:
 
     Attributes:
         row: number of the request in the batch, from 0.
-        good: whether the engine answered it; False is its final error.
+        good: whether the engine answered the request; False marks its final error.
         line: the line of the output, JSON without a line break.
     """
 
@@ -29,7 +29,7 @@ class Answer:
 
 
 def part_path(folder: Path, chunk: int, attempt: int) -> Path:
-    """Return the file with the answers of one claim of a chunk."""
+    """Return the file for the answers of one claim of a chunk."""
     return folder / "answers" / f"{chunk:07d}.{attempt}"
 
 
@@ -42,16 +42,17 @@ def encode(answer: Answer) -> bytes:
 def append(files: Files, path: Path, answers: Iterable[Answer]) -> None:
     """Make a group of answers durable.
 
-    The group begins on a new line, whatever an earlier one that failed has left before it.
+    The group begins on a new line, so that the torn end of an earlier, failed write spoils nothing.
 
     Raises:
-        OSError: it is not known to be on disk; appending it again does no harm.
+        OSError: the group may not be on disk; appending the same group again does no harm.
     """
     files.append(path, b"\n" + b"".join(map(encode, answers)))
 
 
 def decode(data: bytes) -> Iterator[Answer]:
-    """Yield the answers that are whole; torn lines are passed over."""
+    """Yield the complete answers of a file; torn lines are skipped."""
+    # A killed worker or a full disk tears a line; the checksum tells a torn line from a whole one.
     *lines, _torn = data.split(b"\n")
     for line in lines:
         checksum, _, body = line.partition(b" ")
@@ -62,15 +63,15 @@ def decode(data: bytes) -> Iterator[Answer]:
 
 
 def collect(files: Files, folder: Path, chunk: int, attempts: int) -> dict[int, Answer]:
-    """Return the answers that earlier claims of a chunk left, one for each row.
+    """Return the answers that earlier claims of a chunk left, at most one for each row.
 
-    A good answer wins over an error, and the first over those that follow.
+    A good answer wins over an error, and an earlier answer over a later one.
 
     Args:
         files: the file system.
         folder: the batch.
-        chunk: its number.
-        attempts: how many claims there were.
+        chunk: number of the chunk.
+        attempts: number of claims so far.
     """
     found: dict[int, Answer] = {}
     for attempt in range(attempts):

@@ -1,4 +1,4 @@
-"""See one batch through that came through the gateway: check, take in, watch, hand over."""
+"""The processing of one OpenAI batch: check, intake, watch, output files."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ LOOK_S = 1.0
 STAFF_S = 5.0
 """Seconds between two attempts to start a worker."""
 PASS_S = 3600
-"""Seconds that a pass lasts beyond its batch, for clocks that differ."""
+"""Seconds that a batch token outlives its batch, as clocks differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """What all batches of one clerk have in common.
+    """The context that all batches of one batch processor share.
 
     Attributes:
-        hostname: of this machine.
-        url: returns the gateway's address, or None while there is none.
-        closing: the clerk ends, and leaves what it sees to as it is.
-        one_at_a_time: held while workers are submitted.
+        root: state directory.
+        hostname: name of this machine.
+        url: returns the gateway's address, or None while no gateway runs.
+        closing: set when the processor ends; batches in progress stay as they are.
+        one_at_a_time: lock held while workers are submitted.
     """
 
     root: Path
@@ -54,11 +55,11 @@ class Office:
 
 
 class Attendance:
-    """Sees one batch through; after a crash another one goes on from what is on disk.
+    """The processing of one batch; after a crash a new process continues from the state on disk.
 
     Args:
-        office: what is common.
-        order: the batch.
+        office: the processor's context.
+        order: the batch record.
     """
 
     def __init__(self, office: Office, order: Order) -> None:
@@ -70,10 +71,10 @@ class Attendance:
         self.progress = orders.load_progress(office.root, order)
 
     def run(self) -> None:
-        """See it through, or leave it when the clerk closes.
+        """Process the batch to its end, or leave when the processor closes.
 
         Raises:
-            HpcServeError: something did not work that may work later.
+            HpcServeError: a step failed that may work later.
         """
         if self.progress.status not in orders.FINAL:
             spec = self._begun() or self._begin()
@@ -96,13 +97,13 @@ class Attendance:
         orders.close(self._office.root, self._order.key, self._order.id)
 
     def _why(self) -> str | None:
-        """Return why no further request is made."""
+        """Return the reason to make no further request, or None."""
         if orders.cancelled_at(self._office.root, self._order) is not None:
             return "cancelled"
         return "expired" if time.time() >= self._order.expires_at else None
 
     def _begun(self) -> BatchSpec | None:
-        """Return the batch that an earlier clerk took in, though it may not have noted it."""
+        """Return the batch that an earlier processor took in, even if its id was not recorded."""
         root = self._office.root
         for batch in [self.progress.batch] if self.progress.batch else cases.ids(root):
             with contextlib.suppress(BatchError):
@@ -118,7 +119,7 @@ class Attendance:
             self._save(status="in_progress", batch=spec.id, total=spec.rows, in_progress_at=now)
 
     def _begin(self) -> BatchSpec | None:
-        """Check the file and take it in; None where that was the end, or the clerk closes."""
+        """Check the file and take the requests in; None when refused or when closing."""
         content = orders.file_dir(self._office.root, self._order.key, self._order.file) / "content"
         try:
             target, models = self._wait_for_gateway()
@@ -141,10 +142,10 @@ class Attendance:
         return spec
 
     def _wait_for_gateway(self) -> tuple[Target | None, set[str]]:
-        """Return where requests go and what they may ask for; None when the clerk closes.
+        """Return the gateway as the target, and the model names open to the key; None when closing.
 
         Raises:
-            RefusedError: it is over before it began.
+            RefusedError: the batch ended before its start.
         """
         secret = passes.ensure(passes.path(self._office.root))
         ends_at = self._order.expires_at + PASS_S
@@ -160,7 +161,7 @@ class Attendance:
         return None, set()
 
     def _watch(self, spec: BatchSpec) -> str | None:
-        """Return how it ended; None when the clerk closes."""
+        """Return the batch's final status; None when the processor closes."""
         folder = state.batch_dir(self._office.root, spec.id)
         while outcome.report(folder) is None:
             why = self._why() or ("cancelled" if _control(folder) == "cancel" else None)
@@ -176,6 +177,7 @@ class Attendance:
 
     def _count(self, folder: Path, spec: BatchSpec) -> None:
         crewmen = crew.load_all(self._files, folder)
+        # Two workers may count a row whose chunk changed hands, so the sums are capped.
         failed = min(spec.rows, sum(one.failed for one in crewmen))
         good = min(spec.rows - failed, sum(one.good for one in crewmen))
         why = ending.why(folder)
@@ -183,11 +185,12 @@ class Attendance:
         self._save(completed=good, failed=failed, errors=told)
 
     def _staff(self, folder: Path, spec: BatchSpec) -> None:
-        """Have a worker that asks the gateway where it is now, unless somebody said pause."""
+        """Keep a worker running that uses the gateway's current address, unless paused."""
         url, at_work = self._office.url(), cases.here(folder)
         if url is None or _control(folder):
             return
         if (state.read_text(folder / "url") or "").strip() != url:
+            # A worker reads the address once, at its start; the next call starts a new worker.
             state.write_text(folder / "url", url)
             jobs.drain(at_work)
         elif not at_work and time.monotonic() - self._staffed_at > STAFF_S:
@@ -196,17 +199,18 @@ class Attendance:
                 launch.submit_workers(self._office.root, spec, 1, "local", Site(), {})
 
     def _halt(self, folder: Path) -> None:
-        """Have the workers flush and leave; those of a machine that left write nothing more."""
+        """Make the workers flush and leave; workers of a dead machine write nothing more."""
         state.write_text(folder / "control", "cancel")
         jobs.drain(cases.here(folder))
         cases.settle(folder)
 
     def _finish(self, spec: BatchSpec, ended: str) -> None:
-        """Hand over what was answered."""
+        """Write the output and error files from the answers on disk."""
         folder = state.batch_dir(self._office.root, spec.id)
         if ended == "completed":
             now = self.progress.finalizing_at or int(time.time())
             self._save(status="finalizing", finalizing_at=now)
+        # The workers have ended before the answers are read: no file grows during the split.
         cases.settle(folder)
         root, key = self._office.root, self._order.key
         drafts = [orders.drafted(root, key) for _ in range(2)]
@@ -234,10 +238,11 @@ class Attendance:
         )
 
     def _keep(self, draft: Path, kind: str, lines: int) -> str | None:
-        """Make a file of a draft, by a name that does not change if a crash repeats it."""
+        """Store a draft as a file whose id follows from the batch's id, and return the id."""
         if not lines:
             return None
         order = self._order
+        # Not random: after a crash in mid-step the same files are written again, not new ones.
         mark = hashlib.sha256(f"{order.id} {kind}".encode()).hexdigest()[:24]
         file = orders.StoredFile(
             id=f"file-{mark}",
@@ -251,23 +256,23 @@ class Attendance:
         return file.id
 
     def _clean(self) -> None:
-        """Remove what only the work needed."""
+        """Remove the working files of the finished batch."""
         orders.close(self._office.root, self._order.key, self._order.id)
         self._merged.unlink(missing_ok=True)
         if self.progress.batch is not None:
             folder = state.batch_dir(self._office.root, self.progress.batch)
             gone = folder.with_name(f".{folder.name}")
             with contextlib.suppress(OSError):
-                folder.rename(gone)  # so that nobody lists it half removed
+                folder.rename(gone)  # a listing must not show a half-removed batch
             shutil.rmtree(gone, ignore_errors=True)
             shutil.rmtree(self._office.root / "jobs" / f"batch-{folder.name}", ignore_errors=True)
 
 
 def _control(folder: Path) -> str:
-    """Return what somebody said to the workers with ``hpc-serve batch``."""
+    """Return the command that ``hpc-serve batch`` left for the workers, or ""."""
     return (state.read_text(folder / "control") or "").strip()
 
 
 def private(path: Path) -> Any:
-    """Open a new file that is closed to others."""
+    """Open a new file that only its owner may read (mode 0600)."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

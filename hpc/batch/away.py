@@ -1,4 +1,4 @@
-"""Models that a gateway does not have any more, which may come back."""
+"""Models that the gateway no longer has, but may have again."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOONEST_S, LATEST_S = 0.5, 30.0
-"""Seconds between two questions whether a model is back, which grow while it is away."""
+"""Shortest and longest seconds between two probes of a missing model."""
 ENDED = frozenset({"STOPPED", "FAILED"})
-"""Phases that no job of the model's own ends: somebody has to start it again."""
+"""Phases that end only when a user starts the model again."""
 
 
 @dataclass(slots=True)
 class Away:
-    """Which models are away, and for how long; read by another thread than the one that writes.
+    """The missing models of a gateway, and since when; written and read by different threads.
 
     Attributes:
-        clock: seconds.
+        clock: returns seconds.
     """
 
     clock: Callable[[], float] = time.monotonic
     _since: dict[str, float] = field(default_factory=dict)
 
     def judge(self, model: str, got: httpx.Response, parsed: Any) -> float | None:
-        """Return after how many seconds to ask for a model again; None where it is not away.
+        """Return the seconds until the next probe of a missing model; None for a present model.
 
         Args:
-            model: what was asked for.
+            model: the requested name.
             got: the answer.
-            parsed: its JSON.
+            parsed: the answer's JSON.
         """
         if not _is_away(got, parsed):
             self._since.pop(model, None)
             return None
         now = self.clock()
+        # A quarter of the absence so far: quick for a restart, rare for a model away for hours.
         since = self._since.setdefault(model, now)
         return min(LATEST_S, max(SOONEST_S, (now - since) / 4))
 
     def longest(self) -> tuple[str, float] | None:
-        """Return the model that is away for longest, and for how many seconds; None is none."""
+        """Return the model missing for the longest time and its seconds; None without any."""
         found = list(self._since.items())
         if not found:
             return None
@@ -53,7 +54,7 @@ class Away:
 
 
 def _is_away(got: httpx.Response, parsed: Any) -> bool:
-    """Tell by the words of our gateway; an engine of the batch's own never says them."""
+    """Return whether an answer is the gateway's for a missing model; engines never send such."""
     if got.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         return got.headers.get("x-model-phase") in ENDED
     said = parsed.get("error") if isinstance(parsed, dict) else None

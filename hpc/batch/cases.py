@@ -1,4 +1,4 @@
-"""Watch, pause, resume, scale and end a batch."""
+"""Commands on a running batch: status, pause, resume, scale, cancel and retry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTLE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A batch as it is now."""
+    """The current status of a batch."""
 
     spec: BatchSpec
     state: str
@@ -45,16 +45,16 @@ class Look:
 
 
 def ids(root: Path) -> list[str]:
-    """Return the ids of all batches that have been taken in."""
+    """Return the ids of all batches whose intake is complete."""
     names = [name for name in RealFiles().names(root / "batches") if not name.startswith(".")]
     return [name for name in names if (state.batch_dir(root, name) / "spec.json").exists()]
 
 
 def look(root: Path, batch: str) -> Look:
-    """Return a batch as it is now.
+    """Return the current status of a batch.
 
     Raises:
-        BatchError: there is none of that id.
+        BatchError: no batch has this id.
     """
     folder, files = state.batch_dir(root, batch), RealFiles()
     spec = outcome.load(folder)
@@ -99,15 +99,15 @@ def _state(
 
 
 def stop(root: Path, batch: str, *, word: str) -> None:
-    """Have the workers of a batch flush and leave; what is queued is cancelled.
+    """Make the workers of a batch flush and leave; waiting jobs are cancelled.
 
     Args:
         root: state directory.
-        batch: its id.
+        batch: the batch's id.
         word: "pause" or "cancel".
 
     Raises:
-        BatchError: there is none of that id, or it is done.
+        BatchError: no batch has this id, or the batch is done.
         SchedulerError: Slurm did not answer.
     """
     folder = state.batch_dir(root, batch)
@@ -131,18 +131,18 @@ def resume(
     site: Site,
     elsewhere: Elsewhere = lambda resources: resources,
 ) -> int:
-    """Have a batch go on with so many workers; return how many were submitted.
+    """Resume a batch with a number of workers, and return the number of newly submitted workers.
 
     Args:
         root: state directory.
-        batch: its id.
-        workers: jobs; None is as many as were submitted at first.
-        cluster: where jobs run; None finds out.
+        batch: the batch's id.
+        workers: jobs; None means as many as at the first submission.
+        cluster: "slurm" or "local"; None detects Slurm.
         site: names the container program and templates.
-        elsewhere: changes what new jobs ask for, such as the partition.
+        elsewhere: changes the resources of new jobs, such as the partition.
 
     Raises:
-        BatchError: there is none of that id, or it is done.
+        BatchError: no batch has this id, or the batch is done.
         SchedulerError: a job was refused.
     """
     folder = state.batch_dir(root, batch)
@@ -150,6 +150,7 @@ def resume(
     if outcome.report(folder):
         raise BatchError(f"batch {batch} is done", hint="try failed requests again: batch retry")
     if state.read_text(folder / "control"):
+        # Workers still leaving would read the cleared command and stay, so they end first.
         _wait_ended(folder)
         state.write_text(folder / "control", "")
         ending.forget(folder)
@@ -167,10 +168,10 @@ def scale(
     site: Site,
     elsewhere: Elsewhere = lambda resources: resources,
 ) -> int:
-    """Bring a batch to so many workers; return the change. The arguments are those of ``resume``.
+    """Bring a batch to a number of workers; return the change. Arguments are those of ``resume``.
 
     Raises:
-        BatchError: there is none of that id, or it is done.
+        BatchError: no batch has this id, or the batch is done.
         SchedulerError: a job was refused, or Slurm did not answer.
     """
     folder = state.batch_dir(root, batch)
@@ -178,17 +179,17 @@ def scale(
     alive = _alive(folder)
     if len(alive) <= workers:
         return resume(root, batch, workers=workers, cluster=cluster, site=site, elsewhere=elsewhere)
-    # Those that wait go first. And while elements of an array wait, scancel (Slurm 24.11) takes a
-    # signal to another of them for refused and tries for a minute, though it was sent.
+    # Waiting jobs go first. Also, while elements of an array wait, scancel (Slurm 24.11) reports a
+    # signal to another element as refused and retries for a minute, although the signal was sent.
     jobs.drain(alive[workers:])
     return workers - len(alive)
 
 
 def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int:
-    """Ask again what ended in an error; return how many requests that is.
+    """Send the requests that ended in an error again, and return their number.
 
     Raises:
-        BatchError: there is none of that id, or it still runs.
+        BatchError: no batch has this id, or the batch still runs.
         SchedulerError: a job was refused.
     """
     folder, files = state.batch_dir(root, batch), RealFiles()
@@ -210,12 +211,12 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
 
 
 def here(folder: Path) -> list[JobHandle]:
-    """Return the jobs of a batch that run on this machine."""
+    """Return the jobs of a batch on this machine."""
     return _jobs_in(folder, AT_WORK)
 
 
 def settle(folder: Path) -> None:
-    """Wait until no worker is left; end those that stay."""
+    """Wait up to ``SETTLE_S`` seconds for the workers' end, then cancel the remaining workers."""
     deadline = time.monotonic() + SETTLE_S
     while here(folder) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -227,7 +228,7 @@ def _alive(folder: Path) -> list[JobHandle]:
 
 
 def _jobs_in(folder: Path, states: Container[JobState]) -> list[JobHandle]:
-    """Return jobs in these states, those that run first."""
+    """Return the jobs in the given states, running jobs first."""
     found = launch.handles(folder)
     states_of = {job_id: one.state for job_id, one in jobs.statuses(found).items()}
     among = [handle for handle in found if states_of[handle.job_id] in states]

@@ -1,4 +1,4 @@
-"""What is wrong with a file that came through the gateway, as OpenAI words it."""
+"""The check of an uploaded batch file, with errors in OpenAI's wording."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from hpc.batch.source import Request
 
 SHOWN = 100
-"""Faulty lines that are told one by one."""
+"""Faulty lines that are reported one by one."""
+# The first match counts: the longer beginnings stand before the shorter.
 CODES = (
     ("no JSON", "invalid_json_line", None),
     ("the JSON is nested", "invalid_json_line", None),
@@ -31,15 +32,15 @@ CODES = (
     ("body", "missing_required_parameter", "body"),
     ("stream", "invalid_request", "body.stream"),
 )
-"""How a reason of ours begins, OpenAI's code for it, and the field at fault."""
+"""Beginnings of our reasons, each with OpenAI's code and the field at fault."""
 
 
 class RefusedError(Exception):
-    """A batch is over before it began.
+    """The end of a batch before its start.
 
     Args:
-        status: as what, in OpenAI's words.
-        errors: why.
+        status: the batch's final status, in OpenAI's words.
+        errors: the reasons.
     """
 
     def __init__(self, status: str, *errors: Mapping[str, Any]) -> None:
@@ -50,13 +51,13 @@ class RefusedError(Exception):
 
 @dataclass(slots=True)
 class Checked:
-    """What a file holds.
+    """The findings in a file.
 
     Attributes:
-        total: requests, faulty ones not counted.
-        bad: faulty lines.
-        errors: the first of those, as OpenAI's errors.
-        models: names that requests ask for.
+        total: number of valid requests.
+        bad: number of faulty lines.
+        errors: the first faults, as OpenAI's errors.
+        models: requested model names.
     """
 
     total: int = 0
@@ -66,7 +67,7 @@ class Checked:
 
 
 def error(code: str, message: str, line: int | None = None, param: str | None = None) -> Any:
-    """Return one error of a batch."""
+    """Return one error of a batch in OpenAI's form."""
     return {"code": code, "message": message, "param": param, "line": line}
 
 
@@ -75,16 +76,16 @@ def read(path: Path, endpoint: str, models: Container[str]) -> Checked:
 
     Args:
         path: the file.
-        endpoint: path that every request must have.
-        models: names that may be asked for.
+        endpoint: URL path that every request must have.
+        models: allowed model names.
 
     Raises:
-        RefusedError: it is not there, or a line is faulty.
+        RefusedError: the file is missing, or a line is faulty.
     """
     try:
         seen = judge(intake.unique(source.read(path)), endpoint, models)
     except ConfigError as gone:
-        told = f"the file {path.parent.name} is not there any more, or cannot be read"
+        told = f"the file {path.parent.name} has been deleted, or cannot be read"
         raise RefusedError("failed", error("file_not_found", told)) from gone
     if seen.errors:
         raise RefusedError("failed", *seen.errors)
@@ -92,7 +93,7 @@ def read(path: Path, endpoint: str, models: Container[str]) -> Checked:
 
 
 def judge(found: Iterable[Request | Bad], endpoint: str, models: Container[str]) -> Checked:
-    """Check requests as they are read."""
+    """Check requests while they are read."""
     seen = Checked()
     for one in found:
         wrong = _of_line(one) if isinstance(one, Bad) else _of_request(one, endpoint, models)
@@ -127,17 +128,18 @@ def _of_request(one: Request, endpoint: str, models: Container[str]) -> Any:
 
 
 def models_of(url: str, key: str) -> set[str] | None:
-    """Return the names that a key may ask a gateway for; None where it does not answer well.
+    """Return the model names open to a key; None when the gateway gives no valid answer.
 
     Raises:
-        RefusedError: it is revoked or has ended.
+        RefusedError: the key is revoked or has expired.
     """
     headers = {"authorization": f"Bearer {key}"}
+    # No proxy of the environment: the gateway listens on this machine.
     try:
         with httpx.Client(trust_env=False, timeout=10.0) as client:
             got = client.get(f"{url}/v1/models", headers=headers)
         if got.status_code == httpx.codes.UNAUTHORIZED:
-            told = "the key of this batch opens nothing any more"
+            told = "the key of this batch has been revoked or has expired"
             raise RefusedError("failed", error("invalid_api_key", told))
         return {str(one["id"]) for one in got.json()["data"]} if got.is_success else None
     except (httpx.HTTPError, ValueError, KeyError):

@@ -1,13 +1,13 @@
-"""Who works on which chunk: a name in one of three folders, moved by rename.
+"""Claims of chunks: file names in one of three folders, moved by rename.
 
-    todo/CHUNK.ATTEMPT           nobody has it
-    doing/CHUNK.ATTEMPT.WORKER   that worker has it
-    done/CHUNK.ATTEMPT           its answers are durable
+    todo/CHUNK.ATTEMPT           free
+    doing/CHUNK.ATTEMPT.WORKER   claimed by WORKER
+    done/CHUNK.ATTEMPT           all answers are durable
 
-A rename succeeds for one of several who try, on NFS too, so a chunk has one name at any time. The
-attempt grows whenever a chunk changes hands: ``answers/CHUNK.ATTEMPT`` has one writer for ever, and
-all answers of a chunk are found by name, without a listing. A claim saves work twice done; that
-each row is answered once in the output is the merge's business and rests on no claim.
+When several workers try the same rename, exactly one succeeds, on NFS too, so a chunk has one name
+at any time. The attempt grows whenever a chunk changes hands: ``answers/CHUNK.ATTEMPT`` has one
+writer for ever, and all answers of a chunk are found by name, without a listing. Claims only avoid
+double work; the merge alone makes sure that the output has one answer for each row.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ TODO, DOING, DONE = "todo", "doing", "done"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A chunk in some worker's hands, or in none's.
+    """A chunk with its current holder.
 
     Attributes:
-        chunk: its number.
-        attempt: how often it has changed hands.
-        worker: who has it; "" is nobody.
+        chunk: number of the chunk.
+        attempt: number of earlier claims.
+        worker: name of the holder; "" for a free or finished chunk.
     """
 
     chunk: int
@@ -40,13 +40,14 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """Return its file name."""
+        """Return the claim's file name."""
         tail = f".{self.worker}" if self.worker else ""
+        # Zero-padded, so that sorted names are chunks in order.
         return f"{self.chunk:07d}.{self.attempt}{tail}"
 
 
 def parse(name: str) -> Claim | None:
-    """Return what a file name says; None for one that is not ours."""
+    """Return the claim in a file name; None for a foreign file."""
     chunk, _, rest = name.partition(".")
     attempt, _, worker = rest.partition(".")
     if not (chunk.isdecimal() and attempt.isdecimal()):
@@ -63,12 +64,12 @@ def listed(files: Files, folder: Path, state: str) -> Iterator[Claim]:
 
 
 def take(files: Files, folder: Path, worker: str, gone: Container[str] = ()) -> Claim | None:
-    """Claim a chunk that nobody has, or that somebody has who is gone; None where there is none.
+    """Claim a free chunk, or a chunk whose worker is gone; None when no chunk is available.
 
     Args:
         files: the file system.
         folder: the batch.
-        worker: our name; no other process ever has it.
+        worker: name of the claiming worker, never used by another process.
         gone: workers that will not come back.
     """
     for free in listed(files, folder, TODO):
@@ -77,6 +78,7 @@ def take(files: Files, folder: Path, worker: str, gone: Container[str] = ()) -> 
             return mine
     for held in listed(files, folder, DOING):
         if held.worker in gone:
+            # A new attempt means a new answer file: the old holder may still write to its own.
             mine = Claim(held.chunk, held.attempt + 1, worker)
             if _move(files, folder, (DOING, held), (DOING, mine)):
                 return mine
@@ -84,22 +86,23 @@ def take(files: Files, folder: Path, worker: str, gone: Container[str] = ()) -> 
 
 
 def release(files: Files, folder: Path, mine: Claim) -> bool:
-    """Give a chunk back; False where it was taken from us."""
+    """Release a chunk; False if another worker has taken the chunk over."""
     return _move(files, folder, (DOING, mine), (TODO, Claim(mine.chunk, mine.attempt + 1)))
 
 
 def finish(files: Files, folder: Path, mine: Claim) -> bool:
-    """Say that all answers of a chunk are durable; False where it was taken from us."""
+    """Mark a chunk as done, all answers being durable; False if another worker took over."""
     return _move(files, folder, (DOING, mine), (DONE, Claim(mine.chunk, mine.attempt)))
 
 
 def reopen(files: Files, folder: Path, done: Claim) -> bool:
-    """Have a chunk worked on again, since answers of it are missing or errors are retried."""
+    """Return a done chunk to the workers, for missing answers or for a retry of errors."""
     return _move(files, folder, (DONE, done), (TODO, Claim(done.chunk, done.attempt + 1)))
 
 
 def finished(files: Files, folder: Path, chunks: int) -> bool:
-    """Tell whether every chunk is done."""
+    """Return whether every chunk is done."""
+    # A stale listing of a network file system shows too few: the worker then asks again.
     return sum(1 for _ in listed(files, folder, DONE)) >= chunks
 
 

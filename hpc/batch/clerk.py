@@ -1,7 +1,8 @@
-"""The clerk: a process beside the gateway that sees to the batches which came through it.
+"""The batch processor: a process beside the gateway that processes OpenAI batches.
 
-The gateway starts it when there is a batch that is not over; it ends when there is none, and some
-time after the gateway has gone, with the workers flushed. What it needs to go on is on disk.
+The gateway starts the processor when an open batch exists. The processor ends when no batch is
+left, and some time after the gateway has gone, with the workers' answers flushed. All state needed
+to continue is on disk.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AT_ONCE = 4
-"""Batches that are worked on; further ones wait."""
+"""Batches in progress at the same time; further batches wait."""
 TICK_S = 0.5
 IDLE_S = 30.0
-"""Seconds without a batch after which the clerk ends."""
+"""Seconds without a batch until the processor ends."""
 ALONE_S = 30.0
-"""Seconds without a gateway after which it does: long enough for a restart."""
+"""Seconds without a gateway until the processor ends: long enough for a gateway restart."""
 AGAIN_S = 10.0
-"""Seconds after which what did not work is tried again."""
+"""Seconds until a failed step is tried again."""
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is bound, and what is dialled
 
 
 def gateway_url(root: Path, hostname: str) -> str | None:
-    """Return the address of this machine's gateway, or None where none lives."""
+    """Return the address of this machine's gateway, or None when no gateway runs."""
     record = state.load_gateway(root, hostname)
     if record is None or time.time() - record.beat_at > state.STALE_S:
         return None
@@ -51,11 +52,11 @@ def gateway_url(root: Path, hostname: str) -> str | None:
 
 
 class Clerk:
-    """Sees to all batches of one machine's gateway.
+    """The processor of all batches of one machine's gateway.
 
     Args:
         root: the state directory.
-        hostname: of this machine.
+        hostname: name of this machine.
     """
 
     def __init__(self, root: Path, hostname: str) -> None:
@@ -68,12 +69,12 @@ class Clerk:
         self._beat_at = 0.0
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """End, and leave everything as it is for the next clerk."""
+        """End, and leave everything in place for the next processor."""
         del number, frame
         self._office.closing.set()
 
     def run(self) -> None:
-        """See to batches until there is nothing to do, or no gateway to ask."""
+        """Process batches until none is left, or the gateway has gone."""
         leftovers.sweep(self._root)
         while not self._office.closing.is_set():
             self._look()
@@ -108,7 +109,8 @@ class Clerk:
             self._busy_at = now
 
     def _waiting(self, now: float) -> list[Order]:
-        """Return batches that nobody sees to: of keys with few at work first, then the oldest."""
+        """Return idle batches: keys with the fewest batches in progress first, then the oldest."""
+        # Batch records never change, so each is read once; progress is left to the threads.
         names = dict.fromkeys(orders.open_orders(self._root))
         found = {
             name: self._known.get(name) or orders.load_order(self._root, *name) for name in names
@@ -123,6 +125,7 @@ class Clerk:
         if clerks.elsewhere(self._root, order, self._hostname):
             return
         self._busy_at = time.monotonic()
+        # Cancelled and expired batches pass the limit: ending a batch costs no engine time.
         over = orders.cancelled_at(self._root, order) or time.time() >= order.expires_at
         if len(self._threads) < AT_ONCE or over:
             self._again[order.id] = time.monotonic() + AGAIN_S
@@ -143,7 +146,7 @@ class Clerk:
             thread.join(60.0)
 
     def _send_home(self) -> None:
-        """Have the workers make durable what they have, and end."""
+        """Make the workers flush their answers and end."""
         for key, batch in orders.open_orders(self._root):
             order = orders.load_order(self._root, key, batch)
             ours = None if order is None else orders.load_progress(self._root, order).batch
@@ -152,7 +155,7 @@ class Clerk:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the clerk of this machine, unless one runs.
+    """Run the batch processor of this machine, unless another one runs.
 
     Args:
         argv: arguments after the program's name; None takes those of the process.
@@ -168,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     clerk = Clerk(root, hostname)
     signal.signal(signal.SIGTERM, clerk.stop)
     try:
+        # No patience: if another processor runs, this one is not needed.
         with lock.exclusive(clerks.lock_path(root, hostname), patience_s=0):
             clerk.run()
     except StateError as error:

@@ -1,4 +1,4 @@
-"""One request to an engine, until it is answered or given up."""
+"""One batch request to an engine, until its answer or its final failure."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LONGEST_WAIT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go.
+    """The server that answers the requests.
 
     Attributes:
         url: address without ``/v1``.
-        key: its key; None is none.
-        socket: Unix socket that it listens on, or None.
+        key: the server's API key, or None.
+        socket: Unix socket of the server, or None.
     """
 
     url: str
@@ -44,7 +44,7 @@ class Target:
     socket: str | None = None
 
     def clients(self) -> Clients:
-        """Return what sends requests there."""
+        """Return a connection set for this server."""
         # Reading the certificates of authorities costs megabytes for each connection.
         verify = httpx.create_ssl_context() if self.url.startswith("https:") else False
         headers = {"content-type": "application/json", "user-agent": "hpc-serve"}
@@ -55,15 +55,15 @@ class Target:
 
 
 class Clients:
-    """As many connections as there are requests in flight, each with a pool of its own.
+    """Connections to one server, as many as requests in flight, each with its own pool.
 
-    httpx looks through a pool's connections for every request: with 256 in one pool that is nine
-    tenths of a worker's time. Its client's cookies, redirects and joined addresses are another
-    quarter, so this stands on its transports.
+    httpx searches a pool's connections for every request: with 256 in one pool the search takes
+    nine tenths of a worker's time. The client's cookies, redirects and joined addresses take
+    another quarter, so this class uses httpx's transports directly.
 
     Args:
         url: address without ``/v1``.
-        headers: of every request.
+        headers: headers of every request.
         make: makes one more connection.
     """
 
@@ -77,12 +77,13 @@ class Clients:
         self._idle: list[httpx.AsyncHTTPTransport] = []
 
     async def post(self, path: str, content: bytes) -> httpx.Response:
-        """Send a request over the connection that was used last, and return the whole answer.
+        """Send a request over the most recently used connection, and return the complete answer.
 
         Raises:
-            httpx.RequestError: there was none.
+            httpx.RequestError: no answer arrived.
         """
         request = httpx.Request("POST", self._url(path), headers=self._headers, content=content)
+        # The last one used is the least likely to have been closed by the server meanwhile.
         transport = self._idle.pop() if self._idle else self._make()
         try:
             answer = await transport.handle_async_request(request)
@@ -110,7 +111,7 @@ class Clients:
 
 @dataclass(slots=True)
 class Counts:
-    """What a worker has done."""
+    """A worker's counts of outcomes."""
 
     good: int = 0
     failed: int = 0
@@ -119,14 +120,14 @@ class Counts:
 
 
 class Sender:
-    """Sends requests and counts what became of them.
+    """The sender of requests, with counts of their outcomes.
 
     Args:
-        clients: the way to the engine.
-        pace: is told of answers and refusals.
-        timeout_s: seconds that one try may take.
+        clients: connections to the engine.
+        pace: concurrency limit, informed of answers and refusals.
+        timeout_s: seconds for one try.
         retries: further tries of a request.
-        away: is told of models that are gone and back.
+        away: record of missing models.
     """
 
     def __init__(
@@ -147,11 +148,11 @@ class Sender:
         self.waiting = 0
 
     async def send(self, row: int, line: bytes) -> Answer:
-        """Return the outcome of one request.
+        """Send one request and return its outcome.
 
-        An engine that cannot be reached uses up no try, as it may be starting again, nor does a
-        refusal that says when to come back: a limit of the key, a model that is not ready. A model
-        that is gone uses up none either: somebody who stopped it may start it again.
+        Three failures use up no try: an unreachable engine, which may be restarting; a refusal with
+        Retry-After, from a key's limit or a model that is not ready; and a missing model, which a
+        user may start again.
         """
         request = json.loads(line)
         body = json.dumps(request["body"], separators=(",", ":")).encode()
@@ -176,7 +177,7 @@ class Sender:
     async def _try(
         self, row: int, request: Mapping[str, Any], body: bytes, tried: int
     ) -> tuple[Answer, float | None, bool]:
-        """Return an outcome, how long to wait before another try, and whether this one counts."""
+        """Return the outcome, the seconds until another try or None, and whether the try counts."""
         custom_id, back_off = request["custom_id"], _back_off(tried)
         try:
             with anyio.fail_after(self._timeout_s):
@@ -202,8 +203,11 @@ class Sender:
         if got.status_code in OVERLOADED:
             self._pace.refused(now)
         if got.status_code != httpx.codes.OK or parsed is None:
+            # A 200 without readable JSON is retried too: an engine that died in mid-answer.
             again = got.status_code in RETRIED or got.status_code == httpx.codes.OK
             wait_s = max(back_off, _retry_after(got)) if again and not _in_vain(got) else None
+            # A refusal with Retry-After uses up no try: a model in Slurm's queue for hours, or a
+            # key with 10 requests a minute, would turn a long batch into errors.
             counts = got.status_code not in OVERLOADED or "retry-after" not in got.headers
             return _refusal(row, custom_id, got, parsed), wait_s, counts
         self._pace.answered(now)
@@ -214,6 +218,7 @@ class Sender:
 
 
 def _back_off(tried: int) -> float:
+    # Jitter, so that requests refused together do not all come back at once.
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**tried) * random.uniform(0.5, 1)  # noqa: S311
 
 
@@ -223,7 +228,7 @@ def _retry_after(got: httpx.Response) -> float:
 
 
 def _in_vain(got: httpx.Response) -> bool:
-    """Tell whether waiting does not help, as where a budget is spent."""
+    """Return whether waiting is useless, as when a budget is spent."""
     spent = got.status_code == httpx.codes.TOO_MANY_REQUESTS
     return spent and got.headers.get("x-should-retry") == "false"
 

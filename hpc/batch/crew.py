@@ -1,4 +1,4 @@
-"""Workers as they see each other: a heartbeat each, and who will not come back."""
+"""Worker heartbeats of a batch, and the detection of workers that have died."""
 
 from __future__ import annotations
 
@@ -17,33 +17,37 @@ if TYPE_CHECKING:
     from hpc.batch.files import Files
 
 LATE_S = 1.5 * state.BEAT_S
-"""Seconds without a heartbeat after which the scheduler is worth a question."""
+"""Seconds without a heartbeat after which the scheduler is asked about the job."""
 
 
 def record_path(folder: Path, name: str) -> Path:
-    """Return what a worker writes of itself."""
+    """Return the file of a worker's heartbeat."""
     return folder / "workers" / f"{name}.json"
 
 
 def load(folder: Path, name: str) -> BatchWorker | None:
-    """Return what a worker last said of itself, or None."""
+    """Return a worker's last heartbeat, or None."""
     return state.read_record(record_path(folder, name), BatchWorker)
 
 
 def load_all(files: Files, folder: Path) -> list[BatchWorker]:
-    """Return what all workers last said."""
+    """Return the last heartbeats of all workers."""
     names = [name.removesuffix(".json") for name in files.names(folder / "workers")]
+    # Names with a dot are files being written (see state.write_text).
     found = (load(folder, name) for name in names if not name.startswith("."))
     return [one for one in found if one is not None]
 
 
 @dataclass(slots=True)
 class Watch:
-    """Judges heartbeats by our own clock, since nodes' clocks differ.
+    """The detection of dead workers, by this machine's clock, since the nodes' clocks differ.
 
     Attributes:
-        stale_s: seconds without a new heartbeat after which a worker is gone.
-        ended: asks the scheduler about the job of one whose heartbeat is late.
+        folder: the batch.
+        me: name of this worker.
+        job_id: job of this worker.
+        stale_s: seconds without a new heartbeat until a worker counts as dead.
+        ended: asks the scheduler whether the job of a late worker has ended.
     """
 
     folder: Path
@@ -54,18 +58,19 @@ class Watch:
     _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def gone(self, files: Files) -> set[str]:
-        """Return the holders of chunks that will not come back."""
+        """Return the holders of chunks that have died."""
         held = {claim.worker for claim in chunks.listed(files, self.folder, chunks.DOING)}
         return {name for name in held if name != self.me and self._is_gone(name)}
 
     def _is_gone(self, name: str) -> bool:
         said = load(self.folder, name)
-        # A job runs once at a time: its other names are those of its earlier runs.
+        # A job runs once at a time: any other worker name of this job is an earlier, dead run.
         if said is not None and (said.ended or said.job_id == self.job_id):
             return True
         beat = said.beat_at if said else 0.0
         now = time.monotonic()
         before, since = self._seen.get(name, (None, now))
+        # The beat's own time is only compared for change: clocks of nodes differ by seconds.
         if before != beat:
             self._seen[name] = (beat, now)
             return False

@@ -1,4 +1,4 @@
-"""Times as crontab(5) writes them, read the same by every Slurm and by us."""
+"""Times in crontab(5)'s notation, reduced to the part that every Slurm reads alike."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def in_numbers(when: str) -> str:
     """Return the five fields with numbers in place of names, as every Slurm reads them.
 
     Raises:
-        ConfigError: they are no times.
+        ConfigError: the text is not five fields of crontab(5).
     """
     fields = when.lower().split()
     if len(fields) == FIELDS:
@@ -43,13 +43,13 @@ def in_numbers(when: str) -> str:
 
 
 def following(when: str, after: datetime | None = None) -> datetime:
-    """Return the next of these times, in local time."""
-    # The cluster's own time, as scrontab has it.
+    """Return the next time that matches, in local time."""
+    # Local time without a zone, as scrontab counts.
     return next(CronSim(when, after or datetime.now()))  # noqa: DTZ005
 
 
 def _numbered(text: str, numbers: Mapping[str, int]) -> str:
-    """Return a field with the numbers of its names."""
+    """Return a field with numbers in place of names."""
     return re.sub(r"[a-z]+", lambda found: str(numbers.get(found[0][:3], found[0])), text)
 
 

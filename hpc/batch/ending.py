@@ -1,4 +1,4 @@
-"""When a batch pauses by itself, and what is run when all of it is answered."""
+"""The automatic pause of a batch, and the user's command after the last answer."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ COMMAND_S = 3600.0
 
 
 def begin(folder: Path, spec: BatchSpec) -> None:
-    """Start the hours of a batch with the first worker of a run."""
+    """Start the deadline of a batch with the first worker of a run."""
     if spec.max_hours is not None:
+        # "x" lets one of several workers that start together set the deadline.
         with contextlib.suppress(FileExistsError), (folder / DEADLINE).open("x") as file:
             file.write(f"{time.time() + spec.max_hours * 3600}\n")
 
 
 def pause_when_late(folder: Path, spec: BatchSpec) -> None:
-    """Have the workers leave once the hours are over."""
+    """Pause the batch once its hours are over."""
     if spec.max_hours is not None and is_late(folder):
         _pause(folder, f"its {spec.max_hours:g} hours are over")
 
 
 def pause_when_away(folder: Path, spec: BatchSpec, away: Away) -> None:
-    """Have the workers leave once a model has been gone for too long."""
+    """Pause the batch once a model has been missing for too long."""
     model, away_s = away.longest() or ("", 0.0)
     if away_s > spec.model_patience_s:
         minutes = round(away_s / 60)
@@ -46,31 +47,33 @@ def pause_when_away(folder: Path, spec: BatchSpec, away: Away) -> None:
 
 
 def why(folder: Path) -> str | None:
-    """Return why a batch has paused by itself; None where somebody said so, or it has not."""
+    """Return the reason of an automatic pause; None for a user's pause or no pause."""
     return (state.read_text(folder / WHY) or "").strip() or None
 
 
 def _pause(folder: Path, reason: str) -> None:
     if not state.read_text(folder / "control"):
+        # The reason first: a reader of the pause may ask for the reason at once.
         with contextlib.suppress(StateError):
             state.write_text(folder / WHY, reason + "\n")
             state.write_text(folder / "control", "pause")
 
 
 def is_late(folder: Path) -> bool:
-    """Tell whether the hours of a batch are over."""
+    """Return whether the hours of a batch are over."""
     text = state.read_text(folder / DEADLINE) or ""
+    # Without its line break the number may be half written by another worker.
     return text.endswith("\n") and time.time() >= float(text)
 
 
 def forget(folder: Path) -> None:
-    """Give a batch its hours again, and let its end be told again."""
+    """Reset the deadline, the pause reason and the record of the user's command."""
     for name in (DEADLINE, CLAIMED, RESULT, WHY):
         (folder / name).unlink(missing_ok=True)
 
 
 def run_on_done(folder: Path, spec: BatchSpec) -> None:
-    """Run the user's command, in one worker only; its failure is told and harms nothing."""
+    """Run the user's command in exactly one worker; a failure is recorded and harms nothing."""
     if spec.on_done is None or not _claim(folder):
         return
     env = {**os.environ, **_variables(folder, spec)}
@@ -92,7 +95,7 @@ def run_on_done(folder: Path, spec: BatchSpec) -> None:
 
 
 def on_done(folder: Path) -> dict[str, Any] | None:
-    """Return how the user's command ended; None before that."""
+    """Return the result of the user's command, or None before its end."""
     with contextlib.suppress(ValueError):
         found: dict[str, Any] = json.loads(state.read_text(folder / RESULT) or "")
         return found
@@ -100,6 +103,7 @@ def on_done(folder: Path) -> dict[str, Any] | None:
 
 
 def _claim(folder: Path) -> bool:
+    # Creating a file succeeds for one of several workers, so the command runs once.
     try:
         (folder / CLAIMED).touch(mode=0o600, exist_ok=False)
     except OSError:

@@ -1,4 +1,4 @@
-"""The few file operations that a batch rests on, so that a test can make each of them fail."""
+"""The few file operations of a batch, behind a protocol so that tests can make each fail."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 
 
 class Files(Protocol):
-    """What the claims and answers of a batch ask of a file system."""
+    """The file system operations of claims and answers."""
 
     def names(self, folder: Path) -> list[str]:
-        """Return the names in a folder; a file system on a network may tell an old list."""
+        """Return the names in a folder; a network file system may return an old listing."""
 
     def move(self, old: Path, new: Path) -> bool:
-        """Rename a file; False where it is not there."""
+        """Rename a file; False when the file does not exist."""
 
     def append(self, path: Path, data: bytes) -> None:
-        """Add to the end of a file and make it durable."""
+        """Append to a file and make the data durable."""
 
     def read(self, path: Path) -> bytes:
-        """Return a file, or nothing where there is none."""
+        """Return a file's content, or b"" when the file does not exist."""
 
 
 class RealFiles:
@@ -36,15 +36,15 @@ class RealFiles:
             return []
 
     def move(self, old: Path, new: Path) -> bool:
-        """Rename a file; a rename whose answer NFS lost counts as done."""
+        """Rename a file; a rename whose reply NFS lost counts as done."""
         try:
             os.rename(old, new)  # noqa: PTH104 - as above
         except FileNotFoundError:
-            return os.path.exists(new)  # noqa: PTH110 - one of its kind, so only we can have made it
+            return os.path.exists(new)  # noqa: PTH110 - the name is unique, so only we made it
         return True
 
     def append(self, path: Path, data: bytes) -> None:
-        """Add to the end of a file and make it durable."""
+        """Append to a file and make the data durable."""
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             view = memoryview(data)
@@ -55,7 +55,7 @@ class RealFiles:
             os.close(handle)
 
     def read(self, path: Path) -> bytes:
-        """Return a file, or nothing where there is none."""
+        """Return a file's content, or b"" when the file does not exist."""
         try:
             return path.read_bytes()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How fast a batch went: each worker keeps a few hundred moments, however long it works."""
+"""The throughput of a batch: each worker keeps a few hundred samples, however long it works."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ RECENT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast a batch went for a while.
+    """The throughput of a batch over one interval.
 
     Attributes:
-        at: Unix time of its middle.
-        requests: per second, answered or given up.
-        tokens: per second, of completions.
-        workers: at work on average.
+        at: Unix time of the interval's middle.
+        requests: answered or failed requests per second.
+        tokens: completion tokens per second.
+        workers: average number of running workers.
     """
 
     at: float
@@ -36,16 +36,18 @@ class Pace:
 
 
 def extended(history: Sequence[Moment], moment: Moment) -> tuple[Moment, ...]:
-    """Return a history with one more moment; older ones are thinned where there are too many."""
+    """Return a history with a new sample; older samples are thinned beyond a limit."""
     kept = tuple(history)
+    # A sample closer than 1/240 of the run to the one before the last replaces the last.
     if len(kept) > 1 and moment[0] - kept[-2][0] < (moment[0] - kept[0][0]) / POINTS:
         kept = kept[:-1]
     kept = (*kept, moment)
+    # Halving at twice the limit keeps between 240 and 480 samples for any length of run.
     return kept if len(kept) <= 2 * POINTS else (*kept[:-1:2], kept[-1])
 
 
 def paces(workers: Iterable[BatchWorker], bins: int = BINS) -> list[Pace]:
-    """Return how fast a batch went from its first to its last moment, in equal parts."""
+    """Return the throughput from the first to the last sample, in equal intervals."""
     past = [worker.history for worker in workers if len(worker.history) > 1]
     if not past:
         return []
@@ -55,14 +57,14 @@ def paces(workers: Iterable[BatchWorker], bins: int = BINS) -> list[Pace]:
 
 
 def recent(workers: Iterable[BatchWorker], now: float) -> tuple[float, float]:
-    """Return the requests and tokens per second of those at work, over the last minute."""
+    """Return the requests and tokens per second of running workers over the last minute."""
     past = [worker.history for worker in workers if worker.history and not worker.ended]
     found = [_pace([one], max(one[0][0], now - RECENT_S), one[-1][0]) for one in past]
     return sum(one.requests for one in found), sum(one.tokens for one in found)
 
 
 def overall(workers: Iterable[BatchWorker]) -> tuple[float, float]:
-    """Return the requests and tokens per second from the first to the last moment."""
+    """Return the requests and tokens per second from the first to the last sample."""
     (whole,) = paces(workers, bins=1) or [Pace(0.0, 0.0, 0.0, 0.0)]
     return whole.requests, whole.tokens
 
@@ -78,7 +80,7 @@ def _pace(past: Iterable[Sequence[Moment]], start: float, end: float) -> Pace:
 
 
 def _total(history: Sequence[Moment], at: float, field: int) -> float:
-    """Return a count at some time, on a straight line between the moments around it."""
+    """Return a count at a time, interpolated linearly between the two nearest samples."""
     if at <= history[0][0]:
         return 0.0
     for before, after in pairwise(history):

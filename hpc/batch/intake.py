@@ -1,4 +1,4 @@
-"""From the user's file to chunks: checked as a stream, in constant memory."""
+"""The intake of a user's file into chunks: checked as a stream, in constant memory."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 SHOWN = 20
-"""Faulty lines that are told one by one."""
+"""Faulty lines that are reported one by one."""
 REQUESTS, OFFSETS, REJECTS = "requests.jsonl", "offsets", "rejects.jsonl"
 OFFSET_BYTES = 8
 
 
 @dataclass(slots=True)
 class Checked:
-    """What a file holds.
+    """The findings in a file.
 
     Attributes:
-        good: requests.
-        bad: lines that are none.
-        first: the first of those.
+        good: number of requests.
+        bad: number of faulty lines.
+        first: the first faulty lines.
     """
 
     good: int = 0
@@ -48,9 +48,9 @@ class Checked:
 
 
 def unique(found: Iterable[Request | Bad], scratch: Path | None = None) -> Iterator[Request | Bad]:
-    """Yield requests, and Bad for each whose custom_id came before.
+    """Yield requests, and Bad for each request whose custom_id has come before.
 
-    The index lies in a file of the machine's own disk, so that memory does not grow.
+    The index of ids is a file on the machine's own disk, so that memory stays constant.
 
     Args:
         found: requests as they are read.
@@ -59,6 +59,7 @@ def unique(found: Iterable[Request | Bad], scratch: Path | None = None) -> Itera
     with tempfile.TemporaryDirectory(prefix="hpc-serve-ids-", dir=scratch) as folder:
         index = sqlite3.connect(str(Path(folder) / "ids"), isolation_level=None)
         with contextlib.closing(index):
+            # A throw-away index: no journal, no fsync, and a cache of 32 MiB (negative is KiB).
             index.execute("PRAGMA journal_mode=OFF")
             index.execute("PRAGMA synchronous=OFF")
             index.execute("PRAGMA cache_size=-32768")
@@ -69,6 +70,7 @@ def unique(found: Iterable[Request | Bad], scratch: Path | None = None) -> Itera
 
 
 def _unseen(index: sqlite3.Connection, one: Request) -> Request | Bad:
+    # 16 bytes for an id of any length; the chance of two alike in 10^9 ids is below 10^-20.
     key = hashlib.blake2b(one.custom_id.encode(errors="surrogatepass"), digest_size=16).digest()
     done = index.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (key, one.number))
     if done.rowcount == 1:
@@ -78,12 +80,12 @@ def _unseen(index: sqlite3.Connection, one: Request) -> Request | Bad:
 
 
 def read(path: Path, model: str | None, template: Path | None) -> Iterator[Request | Bad]:
-    """Yield the requests of a file of any kind, each custom_id once.
+    """Yield the requests of a file of any kind; a repeated custom_id is yielded as Bad.
 
     Args:
-        path: the file; ``.parquet`` is told by its name.
-        model: name of the model for those that say none, and the only one allowed.
-        template: of the message for each row of a table.
+        path: the file; the suffix ``.parquet`` marks a Parquet file.
+        model: model name for requests without a model, and the only one allowed.
+        template: Jinja2 template of the message for each row of a table.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -96,10 +98,10 @@ def read(path: Path, model: str | None, template: Path | None) -> Iterator[Reque
 
 
 def validate(found: Iterable[Request | Bad]) -> Checked:
-    """Read a whole file and tell what is wrong with it.
+    """Read a whole file and return its faults.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     seen = Checked()
     for one in found:
@@ -113,16 +115,16 @@ def validate(found: Iterable[Request | Bad]) -> Checked:
 def take_in(
     found: Iterable[Request | Bad], folder: Path, *, chunk_rows: int, skip_bad: bool
 ) -> Checked:
-    """Write the requests of a batch where its workers read them.
+    """Write the requests of a batch into the batch's folder for its workers.
 
     Args:
         found: requests and faulty lines.
         folder: the batch.
-        chunk_rows: requests of a chunk.
+        chunk_rows: requests in a chunk.
         skip_bad: write faulty lines to the rejects file and go on.
 
     Raises:
-        BatchError: a line is faulty, there is no request, or the folder cannot be written.
+        BatchError: a line is faulty, the file has no request, or the folder cannot be written.
     """
     seen = Checked()
     try:
@@ -174,8 +176,9 @@ def requests(folder: Path, chunk: int) -> list[bytes]:
     """Return the lines of a chunk.
 
     Raises:
-        BatchError: they cannot be read.
+        BatchError: the lines cannot be read.
     """
+    # Two neighbouring offsets bound a chunk, so that no worker reads the whole file of requests.
     try:
         with (folder / OFFSETS).open("rb") as file:
             file.seek(chunk * OFFSET_BYTES)

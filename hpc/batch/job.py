@@ -1,4 +1,4 @@
-"""The job of a batch: an engine and a worker together, until the batch is answered."""
+"""The job of a batch: an engine and a worker together, until all requests are answered."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.5
 DRAIN_S = 10.0
-"""Seconds that requests in flight get at the end; Slurm's default KillWait is 30."""
+"""Seconds for requests in flight at the end; Slurm's default KillWait is 30 s."""
 MAX_CRASHES = 5
 BATCHING = 32
-"""Slots to begin with of an engine that batches as it likes; it is ours, so that nobody waits."""
+"""Initial concurrency for a batching engine; the engine is the job's own, so no user waits."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 STOPS = frozenset({"pause", "cancel"})
 
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
-    """The job of one worker; submitit pickles it.
+    """The job of one worker; submitit pickles this object.
 
     Attributes:
         home: state directory.
         batch: id of the batch.
-        program: the container program.
-        gpus: of this job.
+        program: Apptainer's program.
+        gpus: number of GPUs of this job.
     """
 
     home: str
@@ -54,7 +54,7 @@ class RunBatch:
     gpus: int = 0
 
     def __call__(self) -> None:
-        """Work until the batch is answered or somebody says stop.
+        """Work until the batch is answered, paused or cancelled.
 
         Raises:
             EngineError: the model server did not start, or crashed too often.
@@ -65,7 +65,7 @@ class RunBatch:
         run(Path(self.home), self.batch, program=self.program, gpus=self.gpus)
 
     def checkpoint(self) -> Any:
-        """Flush before the walltime or a preemption, and hand submitit the job to requeue."""
+        """Flush before the walltime or a preemption, and return the job for submitit's requeue."""
         from submitit.core.utils import DelayedSubmission  # noqa: PLC0415 - only in a job
 
         if _current is not None:
@@ -74,13 +74,13 @@ class RunBatch:
 
 
 def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) -> None:
-    """Run one worker in this process, with an engine of its own unless a service answers.
+    """Run one worker in this process, with its own engine unless a service answers.
 
     Args:
         root: state directory.
         batch: id of the batch.
-        program: the container program.
-        gpus: of this job.
+        program: Apptainer's program.
+        gpus: number of GPUs of this job.
 
     Raises:
         BatchError: the batch cannot be read, or its output cannot be written.
@@ -98,9 +98,9 @@ _current: _Life | None = None
 
 
 class _Life:
-    """Holds what must be ended, whichever way the job ends.
+    """One run of a worker's job: everything to be closed at the job's end, however the job ends.
 
-    The worker's loop has a thread of its own, since signals and the engine's leash need the first.
+    The worker's loop has its own thread, since signals and the engine's leash need the main thread.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class _Life:
         self.folder, self.spec, self.private, self.program = folder, spec, private, program
         self.files, self.gpus = RealFiles(), gpus
         self.job_id = place.job_id(os.environ) or str(os.getpid())
+        # The job id alone would repeat after a requeue, and names must be unique for ever.
         self.name = f"{self.job_id}-{secrets.token_hex(4)}"
         self.key = secrets.token_urlsafe(state.SECRET_BYTES)
         self.engine: server.Running | None = None
@@ -122,7 +123,7 @@ class _Life:
         _current = self
 
     def run(self) -> None:
-        """Work, and write the output where nothing is left to do."""
+        """Work, and write the output when all requests are answered."""
         ending.begin(self.folder, self.spec)
         try:
             while not self.done and not self._told_to_stop():
@@ -133,12 +134,13 @@ class _Life:
             log.info("told to end")
         finally:
             self.close()
-        if self.done:  # the engine has ended, and holds no GPU meanwhile
+        if self.done:  # after close(): the engine must hold no GPU while the command runs
             ending.run_on_done(self.folder, self.spec)
 
     def _work(self) -> None:
         slots, target = self._start_engine()
         self.thread = threading.Thread(target=self._loop, args=(target, slots), daemon=True)
+        # Taken before the thread starts: the thread's release must not come first.
         self.at_work.acquire()
         self.thread.start()
         crashes = 0
@@ -162,7 +164,7 @@ class _Life:
             self.at_work.release()
 
     def _left(self, patience_s: float) -> bool:
-        """Wait for the worker's end; Thread.join() is wrong for ever once a signal broke it off."""
+        """Wait for the worker's end; an interrupted Thread.join() would stay wrong for ever."""
         if not self.at_work.acquire(timeout=patience_s):
             return False
         self.at_work.release()
@@ -224,7 +226,7 @@ class _Life:
             )
 
     def _mend(self) -> bool:
-        """Start an engine that has crashed again; its requests meanwhile wait."""
+        """Restart a crashed engine; its requests wait meanwhile."""
         spec = state.read_record(self.folder / "engine.json", ServiceSpec)
         if self.engine is None or spec is None:
             return False
@@ -243,7 +245,7 @@ class _Life:
             self.loop.call_soon_threadsafe(self.worker.stop)
 
     def close(self) -> None:
-        """Flush and give back what the worker holds, then end the engine."""
+        """Flush and release the worker's chunks, then end the engine."""
         term.deaf()
         if self.thread is not None and not self._left(0):
             self._stop_worker()

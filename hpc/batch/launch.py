@@ -1,4 +1,4 @@
-"""Take a file in and submit those who answer it."""
+"""The submission of a batch: intake of the file, then one job for each worker."""
 
 from __future__ import annotations
 
@@ -30,26 +30,29 @@ if TYPE_CHECKING:
 RESTARTS = 100
 GRACE_S = 90
 CHUNKS_WANTED = 64
-"""Chunks for each worker in a small batch; a large one has chunks of LARGEST_CHUNK."""
+"""Chunks for each worker of a small batch; in a large batch a chunk has LARGEST_CHUNK rows."""
 LARGEST_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a user asks of a batch.
+    """The user's options for a batch.
 
     Attributes:
         path: file of requests.
         output: file for the answers.
-        model: name of the model for lines that say none, and the only one allowed; None allows any.
-        workers: jobs.
+        model: model name for lines without a model, and the only one allowed; None allows any.
+        workers: number of jobs.
         extra: further sbatch options, such as begin and dependency.
-        target: a gateway that answers; None brings engines.
+        target: the gateway that answers; with None each job starts an engine.
         skip_bad: leave faulty lines out.
-        template: of the message for each row of a table.
-        max_hours: hours of work after which the batch pauses.
-        on_done: shell command for its end.
-        model_patience_s: seconds without the model after which it pauses.
+        timeout_s: seconds for one try of a request.
+        retries: further tries of a failed request.
+        in_flight: most requests of a worker in flight.
+        template: Jinja2 template of the message for each row of a table.
+        max_hours: hours of work until the batch pauses.
+        on_done: shell command to run after the last answer.
+        model_patience_s: seconds without the model until the batch pauses.
     """
 
     path: Path
@@ -77,20 +80,20 @@ def submit(
     site: Site,
     watch: Watch = iter,
 ) -> BatchSpec:
-    """Take a file in and submit its workers; all or nothing.
+    """Take a file in and submit its workers; on failure nothing is left behind.
 
     Args:
         root: state directory.
-        wanted: what was asked for.
-        engine: the model that each job serves to itself; None where a gateway answers.
-        cluster: where jobs run; None finds out.
+        wanted: the user's options.
+        engine: the model that each job serves for itself; None when a gateway answers.
+        cluster: "slurm" or "local"; None detects Slurm.
         site: names the container program and templates.
-        watch: sees the requests go by as they are read.
+        watch: passes the requests on while they are read, such as for a progress display.
 
     Raises:
         BatchError: the file is faulty or the output cannot be written.
         ConfigError: the file cannot be read.
-        EngineError: the image or the model is not there.
+        EngineError: the image or the model is missing.
         SchedulerError: a job was refused.
     """
     if engine is not None:
@@ -116,6 +119,7 @@ def _fresh(root: Path) -> Path:
     stamp = time.strftime("%m%d-%H%M%S")
     for tail in ("", *(f"-{n}" for n in range(2, 1000))):
         folder = state.batch_dir(root, stamp + tail)
+        # mkdir decides between two submissions in the same second.
         try:
             folder.mkdir(parents=True, mode=0o700)
         except FileExistsError:
@@ -123,12 +127,13 @@ def _fresh(root: Path) -> Path:
         except OSError as error:
             raise BatchError(f"cannot make {folder}: {error.strerror}") from error
         return folder
-    raise BatchError("a thousand batches in one second are too many")
+    raise BatchError("cannot name the batch: a thousand batches began in this second")
 
 
 def _prepare(
     folder: Path, wanted: Wanted, engine: ServiceSpec | None, watch: Watch = iter
 ) -> BatchSpec:
+    # Counted before the reading: the size of a chunk depends on the number of rows.
     rows = _count_lines(wanted.path)
     chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
     found = watch(intake.read(wanted.path, wanted.model, wanted.template))
@@ -159,6 +164,7 @@ def _prepare(
     if wanted.target is not None:
         state.write_text(folder / "url", wanted.target.url)
         state.write_text(folder / "key", wanted.target.key or "")
+    # Last of all: a folder without spec.json is a batch whose intake is not complete.
     state.write_record(folder / "spec.json", spec)
     return spec
 
@@ -182,16 +188,16 @@ def submit_workers(
     extra: Mapping[str, str],
     elsewhere: Elsewhere = lambda resources: resources,
 ) -> list[JobHandle]:
-    """Submit so many workers of a batch, or none; on Slurm as one array.
+    """Submit a number of workers of a batch, all or none; on Slurm as one array.
 
     Args:
         root: state directory.
         spec: the batch.
-        count: how many; 0 submits nothing.
-        cluster: where jobs run; None finds out.
+        count: number of workers; 0 submits nothing.
+        cluster: "slurm" or "local"; None detects Slurm.
         site: names the container program and templates.
         extra: further sbatch options.
-        elsewhere: changes what the batch was submitted with, such as the partition.
+        elsewhere: changes the batch's original resources, such as the partition.
 
     Raises:
         SchedulerError: a job was refused.
@@ -201,7 +207,7 @@ def submit_workers(
     folder = state.batch_dir(root, spec.id)
     engine = state.read_record(folder / "engine.json", ServiceSpec)
     resources = elsewhere(engine.resources) if engine else Resources()
-    # A gateway listens on this machine: those who ask it run here too.
+    # The gateway listens on this machine, so its workers run here too.
     where = (cluster or jobs.default_cluster()) if engine else "local"
     made = jobs.submit_several(
         RunBatch(str(root), spec.id, site.apptainer, resources.gpus),
@@ -219,7 +225,7 @@ def submit_workers(
         for handle in made:
             state.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
     except BaseException:
-        jobs.cancel(made)  # a job that nobody wrote down could not be found again
+        jobs.cancel(made)  # a job without a record could not be found again
         raise
     return made
 

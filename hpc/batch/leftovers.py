@@ -1,4 +1,4 @@
-"""What is left of batches whose submission or removal was killed in the middle."""
+"""Remains of batches whose submission or removal was killed half-way."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 QUIET_S = 3600.0
-"""Seconds without a write which prove that nobody writes, also where a file system has no locks."""
+"""Seconds without a write that prove a dead intake, even on a file system without locks."""
 
 
 def holding(folder: Path) -> AbstractContextManager[None]:
-    """Keep others from taking a folder for a leftover while a batch is taken in.
+    """Mark a folder as in use while its batch is taken in.
 
-    The kernel ends it with the process, however that ends.
+    The kernel releases the mark with the process, however the process ends.
 
     Args:
         folder: the batch.
@@ -30,14 +30,14 @@ def holding(folder: Path) -> AbstractContextManager[None]:
 
 
 def sweep(root: Path) -> None:
-    """Remove what nobody writes any more; what cannot be removed stays for the next time.
+    """Remove abandoned batch folders; a folder that cannot be removed stays for the next sweep.
 
     Args:
         root: state directory.
     """
     for name in RealFiles().names(root / "batches"):
         folder = root / "batches" / name
-        if name.startswith("."):  # its removal had begun
+        if name.startswith("."):  # renamed by a removal that was killed half-way
             shutil.rmtree(folder, ignore_errors=True)
             continue
         with suppress(OSError):
@@ -46,6 +46,7 @@ def sweep(root: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
+    # The lock and the second look settle the race with an intake that completes just now.
     with suppress(OSError, StateError), lock.exclusive(folder / "intake", patience_s=0):
         if not (folder / "spec.json").exists():
             gone = folder.with_name(f".{folder.name}")
@@ -54,7 +55,7 @@ def _remove(folder: Path) -> None:
 
 
 def _is_quiet(folder: Path) -> bool:
-    """Tell whether a batch was not taken in, and nothing of it was written lately."""
+    """Return whether an intake never completed and had no write for ``QUIET_S`` seconds."""
     if (folder / "spec.json").exists() or not folder.is_dir():
         return False
     newest = max(one.stat().st_mtime for one in (folder, *folder.iterdir()))

@@ -1,4 +1,4 @@
-"""All answers in one file, in the order of the input, proven against it."""
+"""The merge of all answers into one file, in the input's order, proven complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What the output holds."""
+    """The counts of a merged output."""
 
     rows: int
     good: int
@@ -36,7 +36,7 @@ def rows_of(spec: BatchSpec, chunk: int) -> range:
 
 
 def incomplete(files: Files, folder: Path, spec: BatchSpec) -> Iterator[chunks.Claim]:
-    """Yield the chunks that are called done although an answer of theirs is missing."""
+    """Yield the chunks in ``done`` that lack an answer."""
     for done in chunks.listed(files, folder, chunks.DONE):
         found = answers.collect(files, folder, done.chunk, done.attempt + 1)
         if any(row not in found for row in rows_of(spec, done.chunk)):
@@ -49,7 +49,7 @@ def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
     Args:
         files: the file system.
         folder: the batch.
-        spec: what was asked for.
+        spec: the batch's specification.
 
     Raises:
         BatchError: a row has no answer, or the output cannot be written; nothing has changed.
@@ -57,12 +57,13 @@ def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
     output = Path(spec.output)
     temporary = ""
     try:
+        # In the output's own folder: a rename across file systems would not be atomic.
         handle, temporary = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
         with os.fdopen(handle, "wb") as file:
             with _writer(output, file) as write:
                 merged = _write(files, folder, spec, write)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename: after a crash the output is whole
         Path(temporary).replace(output)
         temporary = ""
     except OSError as error:
@@ -75,7 +76,7 @@ def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
 
 @contextmanager
 def _writer(output: Path, file: BinaryIO) -> Iterator[Callable[[bytes], object]]:
-    """Yield what takes the lines, by the name of the output."""
+    """Yield the function that writes a line, in the format of the output's suffix."""
     if parquet.is_parquet(output):
         with parquet.writer(file) as write:
             yield write

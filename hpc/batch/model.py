@@ -1,4 +1,4 @@
-"""The nouns of batches: frozen values without behaviour or I/O."""
+"""The records of batches: frozen values without behaviour or I/O."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
-    """A file of requests to answer.
+    """The specification of a batch.
 
     Attributes:
-        id: names the batch and its folder.
-        source: the file as the user gave it.
-        output: absolute path of the file with the answers.
-        service: the service whose replicas answer; None brings an engine in each job.
-        rows: requests.
-        chunk_rows: requests of a chunk; the last may have fewer.
-        chunks: how many there are.
-        workers: jobs that were asked for.
-        in_flight: requests that a worker has in flight at most.
-        timeout_s: seconds that one request may take.
-        retries: how often a request that failed is sent again.
-        made_at: Unix time.
-        max_hours: hours of work after which it pauses; None has no end.
-        on_done: shell command that is run once all is answered.
-        model_patience_s: seconds without the model at the gateway after which it pauses.
+        id: name of the batch and of its folder.
+        source: the input file as the user gave it.
+        output: absolute path of the output file.
+        service: the service whose replicas answer; with None each job starts an engine.
+        rows: number of requests.
+        chunk_rows: requests in a chunk; the last chunk may have fewer.
+        chunks: number of chunks.
+        workers: number of jobs at the first submission.
+        in_flight: most requests that a worker has in flight.
+        timeout_s: seconds for one try of a request.
+        retries: further tries of a failed request.
+        made_at: Unix time of the submission.
+        max_hours: hours of work until the batch pauses; None sets no limit.
+        on_done: shell command to run after the last answer.
+        model_patience_s: seconds without the model at the gateway until the batch pauses.
     """
 
     id: str
@@ -47,20 +47,21 @@ class BatchSpec:
 
 @dataclass(frozen=True, slots=True)
 class BatchWorker:
-    """What a worker of a batch says of itself, and its job's GPUs; times are Unix seconds.
+    """The heartbeat of a batch's worker; times are Unix seconds.
 
     Attributes:
-        name: no other process ever has it.
-        job_id: its job, which may run again under another name.
-        good: requests it has had answered.
-        failed: requests it has given up.
-        retried: requests it has sent again.
-        tokens: completion tokens it has received.
-        in_flight: requests on their way just now.
-        limit: the most it would have.
-        ended: whether it left on its own.
-        cause: what it waits for, or None.
-        history: moments with the requests and tokens it had had by then, thinned.
+        name: name of the worker, never used by another process.
+        job_id: the worker's job, which may run again under another name.
+        good: number of answered requests.
+        failed: number of failed requests.
+        retried: number of requests sent again.
+        tokens: number of completion tokens received.
+        in_flight: number of requests in flight.
+        limit: current limit of requests in flight.
+        ended: whether the worker left in good order.
+        cause: the reason of a wait, or None.
+        gpus: number of GPUs of the job.
+        history: samples of time, requests and tokens so far, thinned.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a batch is, and what became of it."""
+"""A batch's specification, its target, its cost and its final report."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ REPORT = "report.json"
 
 
 def load(folder: Path) -> BatchSpec:
-    """Return what was asked for.
+    """Return the specification of a batch.
 
     Raises:
-        BatchError: there is no such batch.
+        BatchError: the batch does not exist.
     """
     spec = state.read_record(folder / "spec.json", BatchSpec)
     if spec is None:
@@ -36,10 +36,10 @@ def load(folder: Path) -> BatchSpec:
 
 
 def target(folder: Path) -> Target:
-    """Return where the requests of a batch without engines go.
+    """Return the server for the requests of a batch without engines.
 
     Raises:
-        BatchError: nobody has said.
+        BatchError: the batch names no server.
     """
     url = state.read_text(folder / "url")
     if url is None:
@@ -49,7 +49,7 @@ def target(folder: Path) -> Target:
 
 
 def report(folder: Path) -> dict[str, Any] | None:
-    """Return the report of a batch that is done, or None."""
+    """Return the report of a finished batch, or None."""
     text = state.read_text(folder / REPORT)
     try:
         found: dict[str, Any] | None = json.loads(text) if text else None
@@ -60,30 +60,31 @@ def report(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """What a batch has cost: hours of its workers, and those times the GPUs of each."""
+    """The cost of a batch: worker hours, and GPU hours of all workers."""
 
     workers: float
     gpus: float
 
 
 def hours(crewmen: Iterable[BatchWorker]) -> Hours:
-    """Return what the workers of a batch have cost so far."""
+    """Return the cost of a batch so far."""
     spent = [(max(0.0, one.beat_at - one.started_at) / 3600, one.gpus) for one in crewmen]
     return Hours(sum(time for time, _ in spent), sum(time * gpus for time, gpus in spent))
 
 
 def reopen(files: Files, folder: Path, spec: BatchSpec) -> int:
-    """Have chunks worked on again that are called done and lack answers; return how many."""
+    """Reopen the chunks in ``done`` that lack answers, and return their number."""
     bad = list(merge.incomplete(files, folder, spec))
     return sum(chunks.reopen(files, folder, claim) for claim in bad)
 
 
 def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
-    """Write output and report, unless somebody has; twice does no harm.
+    """Write output and report, unless they exist; writing twice does no harm.
 
     Raises:
         BatchError: an answer is missing, or the output cannot be written.
     """
+    # Two workers may get here at once: both write the same whole files, which does no harm.
     before = report(folder)
     if before is not None:
         return before

@@ -1,4 +1,4 @@
-"""Parquet files of requests and of answers, a few rows in memory at a time."""
+"""Parquet files of requests and of answers, with a few rows in memory at a time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ROWS_READ = 256
 GROUP_ROWS = 2000
 GROUP_BYTES = 32 * 1024 * 1024
 JSON_COLUMNS = ("messages", "body")
-"""Columns that hold JSON where they hold text."""
+"""Columns whose text values are parsed as JSON."""
 
 
 def is_parquet(path: Path) -> bool:
-    """Tell whether a file is Parquet, by its name."""
+    """Return whether a file is Parquet, by its suffix."""
     return path.suffix.lower() == SUFFIX
 
 
@@ -32,7 +32,7 @@ def needed() -> Any:
     """Return pyarrow's module for Parquet.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: pyarrow is not installed.
     """
     try:
         from pyarrow import parquet  # noqa: PLC0415 - an optional package
@@ -45,10 +45,10 @@ def needed() -> Any:
 
 
 def count(path: Path) -> int:
-    """Return the rows of a file.
+    """Return the number of rows of a file.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     with _opened(path) as file:
         return int(file.metadata.num_rows)
@@ -60,12 +60,13 @@ def read(path: Path, model: str | None, template: Path | None) -> Iterator[Reque
     Args:
         path: the file; without a template its columns are the fields of a JSONL line, where
             ``messages`` and ``body`` may hold JSON as text.
-        model: name of the model for rows that say none.
+        model: model name for rows without a model.
         template: Jinja2 template of the user's message over the columns.
 
     Raises:
         ConfigError: a file cannot be read, or the template is faulty.
     """
+    # A few rows at a time: a large file may not fit into memory.
     made = tables.compiled(template) if template is not None else None
     with _opened(path) as file:
         number = 0
@@ -83,7 +84,7 @@ def writer(file: BinaryIO) -> Iterator[Callable[[bytes], None]]:
     """Yield a function that takes the output lines of a batch.
 
     Args:
-        file: where the Parquet file is written.
+        file: the Parquet file to write.
     """
     parquet = needed()
     import pyarrow as pa  # noqa: PLC0415
@@ -102,6 +103,7 @@ def writer(file: BinaryIO) -> Iterator[Callable[[bytes], None]]:
             nonlocal size
             rows.append(_row(json.loads(line)))
             size += len(line)
+            # Rows wait in memory for their row group: bounded in number and, for long ones, bytes.
             if len(rows) >= GROUP_ROWS or size > GROUP_BYTES:
                 flush()
                 size = 0
@@ -155,7 +157,7 @@ def _schema(pa: Any) -> Any:
 
 
 def _row(line: dict[str, Any]) -> dict[str, Any]:
-    """Return what people look for in columns, and the whole answer as JSON."""
+    """Return the most wanted fields as columns, and the complete answer as JSON."""
     response, error = line.get("response") or {}, line.get("error")
     body = response.get("body")
     found = body if isinstance(body, dict) else {}

@@ -1,4 +1,4 @@
-"""The throughput of a batch over time, as a picture."""
+"""A plot of a batch's throughput over time."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ INCHES = (8.0, 6.0)
 
 
 def draw(paces: Sequence[Pace], path: Path, *, title: str) -> None:
-    """Draw requests and tokens per second, and the workers, over the time since the start.
+    """Draw requests per second, tokens per second and workers over the time since the start.
 
     Args:
-        paces: how fast it went, part by part.
-        path: where to; its ending says the kind of picture.
-        title: stands above.
+        paces: throughput of successive intervals.
+        path: file to write; its suffix selects the format.
+        title: heading of the plot.
 
     Raises:
-        ConfigError: the ending is none we know, or matplotlib is not installed.
-        BatchError: there is nothing to draw yet, or the file cannot be written.
+        ConfigError: the suffix is unknown, or matplotlib is not installed.
+        BatchError: no data exist yet, or the file cannot be written.
     """
     if path.suffix.lower() not in KINDS:
         raise ConfigError(f"cannot draw {path}: the name must end in {', '.join(KINDS)}")
     if not paces:
-        raise BatchError("nothing to draw: no worker has told its pace yet")
+        raise BatchError("nothing to draw: no worker has recorded its throughput yet")
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an optional package
     except ImportError as error:

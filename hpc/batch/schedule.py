@@ -1,7 +1,7 @@
-"""Batches that run again and again: when, what, and what became of each run.
+"""Schedules: batches that run repeatedly, and the results of their runs.
 
-Slurm starts them: by the user's scrontab where the site has it, else by a small job that submits
-the next one of its kind before it does anything else. Both run ``hpc-serve batch tick ID``.
+Slurm starts the runs: by the user's scrontab where the site has scrontab, otherwise by a small job
+that submits its successor before anything else. Both run ``hpc-serve batch tick ID``.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ MEM_MB = 1000
 RUNS_KEPT = 100
 PLACES = ("{date}", "{time}")
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
+# Only variables that change a submission: a schedule outlives the session that made it.
 KEPT_ENV = re.compile(r"HPC_SERVE_|PATH$|APPTAINER_|SINGULARITY_")
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A batch that runs again and again.
+    """A batch that runs repeatedly.
 
     Attributes:
         when: five fields of crontab(5), in numbers.
         words: arguments of ``hpc-serve batch submit``; {date} and {time} are those of the run.
-        cwd: where they are meant.
-        env: variables that count.
+        cwd: working directory for relative paths in ``words``.
         via: "scrontab" or "job".
-        resources: of the small job that starts a run.
+        env: the user's variables that change a submission.
+        resources: resources of the small job that starts a run.
         made_at: Unix time.
-        home: state directory as it was named, since ids begin anew in each.
+        home: state directory as the user named it, since ids repeat between state directories.
     """
 
     id: str
@@ -67,13 +68,13 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
-    """The job that starts a run, where the site has no scrontab; submitit pickles it."""
+    """The job that starts a run on a site without scrontab; submitit pickles this object."""
 
     home: str
     id: str
 
     def __call__(self) -> None:
-        """Submit the next job of this kind, then start the run of now."""
+        """Submit the successor of this job, then start the run that is due now."""
         from hpc import config, process  # noqa: PLC0415 - only in a job
 
         root = Path(self.home)
@@ -92,20 +93,20 @@ def make(
     partition: str | None,
     site: Site,
 ) -> Schedule:
-    """Have Slurm run ``batch submit`` with the same words again and again.
+    """Register a schedule with Slurm that repeats ``batch submit`` with the same arguments.
 
     Args:
         root: state directory.
         when: five fields of crontab(5).
         words: arguments of ``batch submit``.
-        output: its output, which must differ from run to run.
-        resources: of the model; the small job takes its partition and account.
-        partition: of the small job; None is the model's.
+        output: the output file, whose name must differ from run to run.
+        resources: resources of the model; the small job takes partition and account from here.
+        partition: partition of the small job; None is the model's.
         site: names templates.
 
     Raises:
-        ConfigError: it cannot be meant so.
-        SchedulerError: Slurm does not take it.
+        ConfigError: the arguments are not usable.
+        SchedulerError: Slurm refused the schedule.
     """
     numbers = crontimes.in_numbers(when)
     if not any(place in output for place in PLACES):
@@ -114,7 +115,7 @@ def make(
             hint="put {date} or {time} into its name, such as answers-{date}.jsonl",
         )
     if jobs.default_cluster() != "slurm":
-        raise ConfigError("there is no Slurm here, which --every needs")
+        raise ConfigError("--every needs Slurm, and this machine has no Slurm")
     small = Resources(
         partition=partition or resources.partition,
         account=resources.account,
@@ -135,6 +136,7 @@ def make(
         time.time(),
         str(root),
     )
+    # The record first: a run that starts at once must find its schedule.
     state.write_record(folder_of(root, made.id) / "schedule.json", made)
     try:
         if via == SCRONTAB:
@@ -148,10 +150,10 @@ def make(
 
 
 def entry(root: Path, schedule: Schedule) -> list[str]:
-    """Return the lines of a scrontab that start the runs.
+    """Return the scrontab lines that start the runs.
 
     Raises:
-        ConfigError: a path holds what scrontab would replace.
+        ConfigError: a path holds characters that scrontab would replace.
     """
     words = shlex.join(command(root, schedule.id))
     if "$" in words or "\n" in words:
@@ -172,12 +174,12 @@ def entry(root: Path, schedule: Schedule) -> list[str]:
 
 
 def command(root: Path, schedule_id: str) -> list[str]:
-    """Return what starts a run that is due."""
+    """Return the command that starts a due run."""
     return [sys.executable, "-m", "hpc", "batch", "tick", schedule_id, "--home", str(root)]
 
 
 def mark(schedule: Schedule) -> str:
-    """Return what names a schedule in a scrontab, which is one for all state directories."""
+    """Return the name of a schedule in the scrontab, which all state directories share."""
     return f"{schedule.id} of {schedule.home}"
 
 
@@ -185,7 +187,7 @@ def load(root: Path, schedule_id: str) -> Schedule:
     """Return a schedule.
 
     Raises:
-        BatchError: there is none of that id.
+        BatchError: no schedule has this id.
     """
     found = state.read_record(folder_of(root, schedule_id) / "schedule.json", Schedule)
     if found is None:
@@ -206,26 +208,26 @@ def remove(root: Path, schedule_id: str) -> None:
     """End a schedule; a run that has begun goes on.
 
     Raises:
-        BatchError: there is none of that id.
-        SchedulerError: Slurm did not take it.
+        BatchError: no schedule has this id.
+        SchedulerError: Slurm did not accept the change.
     """
     found = load(root, schedule_id)
     folder = folder_of(root, schedule_id)
     if found.via == SCRONTAB:
         scrontab.drop(mark(found))
     waiting = waits(root, schedule_id)
-    shutil.rmtree(folder)  # before the job: one that begins now finds nothing to submit again
+    shutil.rmtree(folder)  # before the job: a job that begins now must not submit a successor
     if waiting is not None:
         jobs.cancel([waiting])
 
 
 def waits(root: Path, schedule_id: str) -> JobHandle | None:
-    """Return the job that starts the next run; None with scrontab."""
+    """Return the job that will start the next run; None with scrontab."""
     return state.read_record(folder_of(root, schedule_id) / "job.json", JobHandle)
 
 
 def trouble(root: Path, schedule: Schedule) -> str | None:
-    """Return why nothing will start the next run, as when somebody cancelled its job, or None."""
+    """Return the reason why no run will follow, such as a cancelled job, or None."""
     if schedule.via == SCRONTAB:
         text = scrontab.read()
         lines = [] if text is None else text.splitlines()
@@ -236,13 +238,13 @@ def trouble(root: Path, schedule: Schedule) -> str | None:
         return None if there else "its line is gone from your scrontab"
     handle = waits(root, schedule.id)
     if handle is None:
-        return "no job waits for it"
+        return "no job is queued for the next run"
     over = jobs.statuses([handle])[handle.job_id].state in OVER
     return f"job {handle.job_id}, which was to start it, is over" if over else None
 
 
 def runs(root: Path, schedule_id: str) -> list[dict[str, Any]]:
-    """Return what became of the runs: time, result, text and the batch, oldest first."""
+    """Return the results of the runs: time, result, text and batch, oldest first."""
     with contextlib.suppress(ValueError):
         found: list[dict[str, Any]] = json.loads(
             state.read_text(folder_of(root, schedule_id) / "runs.json") or ""
@@ -252,7 +254,7 @@ def runs(root: Path, schedule_id: str) -> list[dict[str, Any]]:
 
 
 def record(root: Path, schedule_id: str, result: str, text: str, batch: str | None) -> None:
-    """Write down what became of a run."""
+    """Record the result of a run."""
     now = {"at": time.time(), "result": result, "text": text, "batch": batch}
     kept = [*runs(root, schedule_id), now][-RUNS_KEPT:]
     state.write_text(folder_of(root, schedule_id) / "runs.json", json.dumps(kept, indent=1) + "\n")
@@ -285,7 +287,7 @@ def _fresh_id(root: Path) -> str:
         except OSError as error:
             raise BatchError(f"cannot write to {root}: {error.strerror}") from error
         return f"every-{number}"
-    raise BatchError("ten thousand schedules are too many")
+    raise BatchError("cannot name the schedule: ten thousand schedules exist already")
 
 
 def folder_of(root: Path, schedule_id: str) -> Path:

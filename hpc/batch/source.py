@@ -1,4 +1,4 @@
-"""Requests as people write them: OpenAI's batch lines, or a prompt or messages on each line."""
+"""Requests in JSONL: OpenAI's batch lines, or a prompt or messages on each line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 LINE_LIMIT = 16 * 1024 * 1024
-"""Bytes of a line; OpenAI allows 200 MB for a whole file of 50,000."""
+"""Largest line in bytes; OpenAI allows 200 MB for a whole file of 50,000 requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; the line is what a worker reads again.
+    """One request of a batch.
 
     Attributes:
         number: line of the input, from 1.
@@ -31,14 +31,14 @@ class Request:
     body: dict[str, Any]
 
     def line(self) -> bytes:
-        """Return it as a line of OpenAI's format."""
+        """Return the request as a line of OpenAI's format; workers read this line."""
         data = {"custom_id": self.custom_id, "method": "POST", "url": self.url, "body": self.body}
         return json.dumps(data, separators=(",", ":")).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A line that is no request, and why."""
+    """A line without a valid request, and the reason."""
 
     number: int
     reason: str
@@ -50,7 +50,7 @@ def read(path: Path, model: str | None = None) -> Iterator[Request | Bad]:
 
     Args:
         path: the file.
-        model: name of the model for lines that say none.
+        model: model name for lines without a model.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -65,7 +65,7 @@ def read(path: Path, model: str | None = None) -> Iterator[Request | Bad]:
 
 
 def _lines(file: Any) -> Iterator[bytes]:
-    """Yield lines; of one over the limit, no more than that is held in memory."""
+    """Yield lines; a line over the limit is cut, so that memory holds no more than the limit."""
     while text := file.readline(LINE_LIMIT + 1):
         rest = text
         while len(rest) > LINE_LIMIT and not rest.endswith(b"\n"):
@@ -74,14 +74,14 @@ def _lines(file: Any) -> Iterator[bytes]:
 
 
 def parse(number: int, text: bytes, model: str | None = None) -> Request | Bad:
-    """Return what a line asks for, or why it cannot be asked."""
+    """Return the request of a line, or Bad with the reason."""
     if len(text) > LINE_LIMIT:
         return Bad(number, f"the line is longer than {LINE_LIMIT} bytes", text[:200])
     try:
         data = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
         return Bad(number, f"no JSON: {error}", text)
-    except RecursionError:
+    except RecursionError:  # thousands of brackets, by mistake or malice
         return Bad(number, "the JSON is nested too deeply", text)
     if not isinstance(data, dict):
         return Bad(number, "no JSON object", text)
@@ -89,7 +89,7 @@ def parse(number: int, text: bytes, model: str | None = None) -> Request | Bad:
 
 
 def check(number: int, data: dict[str, Any], model: str | None, text: bytes) -> Request | Bad:
-    """Return what the fields of a line or row ask for, or why they cannot be asked."""
+    """Return the request in the fields of a line or row, or Bad with the reason."""
     found = _openai(data) if "body" in data or "url" in data else _plain(data, number)
     if isinstance(found, str):
         return Bad(number, found, text)
@@ -98,7 +98,7 @@ def check(number: int, data: dict[str, Any], model: str | None, text: bytes) -> 
 
 
 def _refuse(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    """Refuse NaN and Infinity, which Python reads although JSON has no such values."""
     raise ValueError(f"{name} is no JSON value")
 
 
@@ -133,7 +133,7 @@ def _with_model(request: Request, model: str | None, text: bytes) -> Request | B
     if key not in body:
         return Bad(request.number, f"body has no {key}", text)
     if body.get("stream"):
-        return Bad(request.number, "stream is set; a batch has nobody to stream to", text)
+        return Bad(request.number, "stream is set; a batch cannot stream its answers", text)
     said = body.get("model")
     if said is None:
         if model is None:

@@ -1,4 +1,4 @@
-"""What a batch has answered, done or not: one file for the answers and one for the errors."""
+"""The answers of an OpenAI batch, complete or not, as an output file and an error file."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WORDS = {
 
 @dataclass(slots=True)
 class Counts:
-    """Lines that were written.
+    """The counts of written lines.
 
     Attributes:
         good: answers.
-        failed: errors of requests that were made.
-        missing: requests that nobody made.
+        failed: errors of requests that were sent.
+        missing: requests that were never sent.
         used: tokens of the answers.
     """
 
@@ -46,15 +46,16 @@ def split(
 
     Args:
         files: the file system.
-        folder: the batch; nobody works on it any more.
-        spec: what was asked for.
-        good: gets the answers.
-        bad: gets the errors.
-        why: a request has no outcome: "expired" or "cancelled".
+        folder: the batch; no worker may be at work any more.
+        spec: the batch's specification.
+        good: file for the answers.
+        bad: file for the errors.
+        why: reason for requests without an outcome: "expired" or "cancelled".
 
     Raises:
         BatchError: the requests cannot be read.
     """
+    # Dead workers left answers under earlier attempts: all attempts of a chunk are read.
     counts, attempts = Counts(), _attempts(files, folder)
     for chunk in range(spec.chunks):
         found = answers.collect(files, folder, chunk, attempts.get(chunk, 0))
@@ -79,7 +80,7 @@ def _write(answer: answers.Answer, good: BinaryIO, bad: BinaryIO, counts: Counts
 
 
 def _attempts(files: Files, folder: Path) -> dict[int, int]:
-    """Return how often each chunk was claimed, wherever it is now."""
+    """Return the number of claims of each chunk, whatever the chunk's state."""
     found: dict[int, int] = {}
     for state in (chunks.TODO, chunks.DOING, chunks.DONE):
         for claim in chunks.listed(files, folder, state):

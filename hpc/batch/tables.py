@@ -1,4 +1,4 @@
-"""Requests from a CSV file: one per row, its text from a Jinja2 template over the columns."""
+"""Requests from a CSV file: one for each row, with a Jinja2 template over the columns."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ UNEVEN = "the row has not as many fields as the first row names"
 
 
 def read(path: Path, model: str | None, template: Path) -> Iterator[Request | Bad]:
-    """Yield a chat request for each row of a CSV file whose first row names the columns.
+    """Yield a chat request for each row of a CSV file; the first row names the columns.
 
     Args:
         path: the file.
         model: name of the model.
-        template: Jinja2 template of the user's message; a column it names must be there.
+        template: Jinja2 template of the user's message; every column in the template must exist.
 
     Raises:
         ConfigError: a file cannot be read, or the template is faulty.
     """
     made = compiled(template)
-    csv.field_size_limit(source.LINE_LIMIT)
+    csv.field_size_limit(source.LINE_LIMIT)  # by default a field ends at 128 KiB
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
@@ -46,14 +46,15 @@ def read(path: Path, model: str | None, template: Path) -> Iterator[Request | Ba
 
 
 def compiled(path: Path) -> Template:
-    """Return the template in a file.
+    """Return the compiled template of a file.
 
     Raises:
-        ConfigError: it cannot be read, or is none.
+        ConfigError: the file cannot be read, or holds no valid template.
     """
     from jinja2 import StrictUndefined, TemplateError  # noqa: PLC0415 - most input needs none
     from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
 
+    # Sandboxed: a template from somebody else must not run code as this user.
     environment = SandboxedEnvironment(undefined=StrictUndefined)
     try:
         return environment.from_string(path.read_text(encoding="utf-8"))
@@ -66,7 +67,7 @@ def compiled(path: Path) -> Template:
 def request(
     number: int, row: Mapping[str, Any], template: Template, model: str | None
 ) -> Request | Bad:
-    """Return the chat request of a row, or why there is none."""
+    """Return the chat request of a row, or Bad with the reason."""
     from jinja2 import TemplateError  # noqa: PLC0415
 
     if model is None:
@@ -74,7 +75,7 @@ def request(
     try:
         text = template.render(row)
     except (TemplateError, TypeError, ValueError) as error:
-        return Bad(number, f"the template does not take it: {error}")
+        return Bad(number, f"the template fails for this row: {error}")
     custom_id = str(row.get("custom_id") or f"line-{number}")
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
     return Request(number, custom_id, source.URLS[0], body)

@@ -1,4 +1,4 @@
-"""One run of a schedule: submit, go on with what paused, or leave be what still runs."""
+"""One run of a schedule: a new batch, a resumed batch, or a skip while a batch still runs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ BUSY = frozenset({"QUEUED", "RUNNING", "PAUSING"})
 
 
 def tick(root: Path, schedule_id: str, site: Site) -> str:
-    """Start the run of a schedule that is due, unless the one before still goes on.
+    """Start the due run of a schedule, unless the previous run is still going on.
 
     Args:
         root: state directory.
-        schedule_id: which.
+        schedule_id: id of the schedule.
         site: names the container program and templates.
 
     Returns:
-        What was done: "submitted", "resumed", "skipped" or "failed".
+        The result and its text; the result is "submitted", "resumed", "skipped" or "failed".
 
     Raises:
-        BatchError: there is no such schedule.
+        BatchError: the schedule does not exist.
     """
     found = schedule.load(root, schedule_id)
+    # Two ticks at once would both find no running batch, and both submit one.
     with lock.exclusive(schedule.folder_of(root, schedule_id) / "tick"):
         try:
             result, text, batch = _run(root, found, site)
@@ -55,7 +56,7 @@ def _run(root: Path, found: schedule.Schedule, site: Site) -> tuple[str, str, st
 
 
 def _before(root: Path, schedule_id: str) -> cases.Look | None:
-    """Return the batch of the last run that had one."""
+    """Return the most recent run's batch, or None."""
     for run in reversed(schedule.runs(root, schedule_id)):
         if run["batch"] is not None:
             try:
@@ -70,7 +71,7 @@ def _late(root: Path, before: cases.Look) -> bool:
 
 
 def _submit(root: Path, found: schedule.Schedule) -> str:
-    """Submit as the user would, and return the batch."""
+    """Submit as the user would, through the command line, and return the batch's id."""
     now = datetime.now()  # noqa: DTZ005 - in names that people read
     named = {"{date}": now.strftime("%Y-%m-%d"), "{time}": now.strftime("%H%M")}
     words = list(found.words)

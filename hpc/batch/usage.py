@@ -1,4 +1,4 @@
-"""The tokens of a batch's answers, read as these are handed over."""
+"""Token counts of a batch's answers, read while the output files are written."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NAMES = {
     "output_tokens": ("completion_tokens",),
     "reasoning_tokens": ("completion_tokens_details", "reasoning_tokens"),
 }
-"""What is counted, and where an answer's usage says it."""
+"""Token counts, each with its path in an answer's ``usage``."""
 
 
 def of(line: bytes) -> dict[str, int]:
-    """Return the tokens that an answer names; what it does not name counts nothing.
+    """Return the token counts of an answer; a missing count is 0.
 
     Args:
         line: a line of the output.

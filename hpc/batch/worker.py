@@ -1,4 +1,4 @@
-"""One worker: claims chunks, keeps an engine busy, makes answers durable."""
+"""One worker of a batch: claims chunks, keeps an engine busy, makes answers durable."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 FLUSH_S = 0.1
 IDLE_S = 1.0
 BACKLOG = 4096
-"""Answers that wait for the disk before no more requests are sent."""
+"""Answers waiting for the disk above which no further request is sent."""
 
 
 @dataclass(slots=True)
 class Held:
-    """A chunk in our hands.
+    """A claimed chunk in progress.
 
     Attributes:
-        lines: its requests, by row.
-        todo: rows that have not been sent.
-        open: rows whose answer is not durable.
-        fresh: answers that are not durable.
+        lines: requests by row.
+        todo: rows not yet sent.
+        open: rows without a durable answer.
+        fresh: answers that are not yet durable.
     """
 
     claim: chunks.Claim
@@ -53,19 +53,19 @@ class Held:
 
 
 class Worker:
-    """Works on a batch until it is done or somebody says stop.
+    """A worker of a batch, until the batch is done or the worker is stopped.
 
     Args:
         files: the file system.
         folder: the batch.
-        spec: what was asked for.
-        record: our first word.
+        spec: the batch's specification.
+        record: the first heartbeat.
         slots: requests that the engine serves at once, or None.
-        stale_s: seconds without a heartbeat after which another worker is gone.
-        ended: tells whether a job has ended, where that is known.
+        stale_s: seconds without a heartbeat until another worker counts as dead.
+        ended: returns whether a job is known to have ended.
 
     Attributes:
-        away: models that the gateway does not have just now.
+        away: models that the gateway lacks at present.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class Worker:
         self._looked_at = 0.0
 
     def stop(self) -> None:
-        """Claim nothing more; to be called in the loop's thread."""
+        """Claim no further chunk; must be called in the loop's thread."""
         self._stopping = True
         self._wake.set()
 
     async def run(self, target: Target, *, drain_s: float = 10.0) -> bool:
-        """Work; return whether the whole batch is answered.
+        """Work, and return whether the whole batch is answered.
 
         Args:
-            target: the engine.
-            drain_s: seconds that requests in flight get once we are told to stop.
+            target: the server of the requests.
+            drain_s: seconds for requests in flight after a stop.
 
         Raises:
             BatchError: the requests cannot be read.
@@ -124,6 +124,7 @@ class Worker:
 
     async def _feed(self, sender: Sender) -> bool:
         while not self._stopping:
+            # Cleared before the work: an answer that lands during the loop wakes the next wait.
             self._wake.clear()
             while self._may_send(sender):
                 held = await self._next()
@@ -139,17 +140,20 @@ class Worker:
         return False
 
     def _may_send(self, sender: Sender) -> bool:
-        """Tell whether there is room; those that wait for another try take none, within reason."""
+        """Return whether another request may be sent; sleeping retries take little room."""
         backlog = sum(len(held.fresh) for held in self._held)
+        # Requests asleep before a retry do not count, so that a few refusals do not idle the
+        # engine; but at most in_flight of them, or a dead engine would be handed the whole batch.
         asleep = min(sender.waiting, self._spec.in_flight)
         room = len(self._sending) - asleep < self._pace.limit and backlog < BACKLOG
         return room and not self._stopping
 
     async def _next(self) -> Held | None:
-        """Return a chunk with a row to send, claimed now if need be."""
+        """Return a chunk with an unsent row, after a new claim if necessary."""
         for held in self._held:
             if held.todo:
                 return held
+        # Once no chunk was free, the folders are listed once a second at most: on NFS it costs.
         if time.monotonic() - self._looked_at < IDLE_S:
             return None
         for held in await asyncio.to_thread(self._claim):
@@ -159,7 +163,7 @@ class Worker:
         return None
 
     def _claim(self) -> list[Held]:
-        """Return a chunk that is ours now, or none."""
+        """Claim a chunk, and return the chunk as a list of one or no element."""
         gone = self._watch.gone(self._files)
         try:
             mine = chunks.take(self._files, self._folder, self.record.name, gone)
@@ -175,13 +179,13 @@ class Worker:
             raise BatchError(f"chunk {mine.chunk} of batch {self._spec.id} is not whole")
         by_row = dict(zip(rows, lines, strict=True))
         left = [row for row in rows if row not in have or not have[row].good]
-        # Neighbours with a common beginning find it in the engine's cache.
+        # Sorted by body: requests with a common beginning then hit the engine's prefix cache.
         left.sort(key=lambda row: by_row[row].partition(b'"body":')[2])
         return [Held(mine, by_row, deque(left), set(left))]
 
     async def _one(self, sender: Sender, held: Held, row: int) -> None:
         answer = await sender.send(row, held.lines[row])
-        held.fresh.append(answer)  # a flush may have put another list there meanwhile
+        held.fresh.append(answer)  # read anew: a flush may have replaced the list meanwhile
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
@@ -202,6 +206,7 @@ class Worker:
 
     async def _flush(self) -> None:
         for held in list(self._held):
+            # Without open rows (all answered by earlier claims) the chunk only needs finishing.
             if held.open and not held.fresh:
                 continue
             group, held.fresh = held.fresh, []
@@ -212,11 +217,12 @@ class Worker:
                 self._wake.set()
 
     def _store(self, held: Held, group: list[Answer]) -> bool:
-        """Make answers durable and, where they are the last, say so; False is "again"."""
+        """Make answers durable, and finish the chunk after its last; False asks for a retry."""
         path = answers.part_path(self._folder, held.claim.chunk, held.claim.attempt)
         try:
             if group:
                 answers.append(self._files, path, group)
+            # Only after the append is durable may the chunk count as done: never the reverse.
             left = held.open - {answer.row for answer in group}
             if not left:
                 chunks.finish(self._files, self._folder, held.claim)
@@ -227,12 +233,13 @@ class Worker:
         return True
 
     async def _leave(self, drain_s: float, keeper: asyncio.Task[None]) -> None:
-        """Let requests in flight end, make all durable, give the rest back."""
+        """Let requests in flight end, make all answers durable and release unfinished chunks."""
         if self._sending:
             await asyncio.wait(self._sending, timeout=drain_s)
         for task in list(self._sending):
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
+        # The keeper ends before the last flush: two flushes at once could write answers twice.
         self._closing.set()
         await asyncio.gather(keeper, return_exceptions=True)
         await self._flush()
@@ -243,7 +250,7 @@ class Worker:
                 log.warning("cannot give chunk %s back: %s", held.claim.chunk, error)
 
     def _cause(self) -> str | None:
-        """Return what we wait for, and until when."""
+        """Return the reason of a wait and the time left, or None."""
         found = self.away.longest()
         if found is None:
             return None

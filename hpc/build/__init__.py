@@ -1,4 +1,4 @@
-"""Container images: built by Apptainer as an ordinary user, here or in a job; all or nothing."""
+"""Container images, built by Apptainer as an ordinary user, here or in a job; all or nothing."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ POLL_S = 0.2
 JOB_POLL_S = 3.0
 LAST_WORDS = 12
 SUPERUSER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
-"""Where debootstrap and what it calls lie, which is not on an ordinary user's PATH."""
+"""Folders of debootstrap and its programs, which an ordinary user's PATH lacks."""
 OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 
 
 @dataclass(frozen=True, slots=True)
 class BuildImage:
-    """One image to build; callable, and picklable as the task of a job.
+    """An image to build; callable, and picklable as the task of a job.
 
     Attributes:
-        name: one of ``render.DEFINITIONS``.
-        output: the SIF, absolute.
+        name: a key of ``render.DEFINITIONS``.
+        output: the SIF to write, absolute.
         settings: variables of the definition, see ``render.definition``.
-        binds: folders of this machine that %post and %test see, ``SRC[:DEST]``.
-        wheel_dir: folder of wheels that pip looks into first, or None.
+        binds: folders of this machine for %post and %test, ``SRC[:DEST]``.
+        wheel_dir: folder of wheels that pip searches first, or None.
         apptainer_args: further arguments of ``apptainer build``.
         program: Apptainer's name or path.
-        templates: a folder whose templates win over ours, or None.
-        force: replace an image that is there.
+        templates: a folder whose templates replace the bundled ones, or None.
+        force: replace an existing image.
     """
 
     name: str
@@ -54,7 +54,7 @@ class BuildImage:
     force: bool = False
 
     def __call__(self) -> None:
-        """Build, showing Apptainer's output line by line."""
+        """Build the image, and print Apptainer's output line by line."""
         build(self, tell=lambda line: print(line, flush=True))  # noqa: T201 - a job's log
 
     @property
@@ -64,7 +64,7 @@ class BuildImage:
 
 
 def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Path:
-    """Build an image; its file appears when it is whole and has passed its own test.
+    """Build an image; the file appears only when complete and past its own test.
 
     Args:
         order: what to build.
@@ -74,9 +74,9 @@ def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Pa
         The SIF.
 
     Raises:
-        StateError: the image is there already, or its folder cannot be written.
+        StateError: the image exists already, or its folder cannot be written.
         ConfigError: the definition cannot be rendered.
-        CommandError: Apptainer is not installed, or failed; says how.
+        CommandError: Apptainer is not installed, or failed; names the cause.
     """
     check(order)
     output = Path(order.output)
@@ -98,7 +98,7 @@ def check(order: BuildImage) -> str:
     """Return the definition of an image to build.
 
     Raises:
-        StateError: the image is there already.
+        StateError: the image exists already.
         ConfigError: the definition cannot be rendered, or a bind is no folder.
     """
     if Path(order.output).exists() and not order.force:
@@ -118,18 +118,18 @@ def check(order: BuildImage) -> str:
 
 
 def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | None = None) -> Path:
-    """Wait until the job that builds an image is over.
+    """Wait for the end of an image's build job.
 
     Args:
-        order: what it builds.
-        job: what was submitted.
-        tell: called with each line that the job writes.
+        order: the image.
+        job: the submitted job.
+        tell: called with each line of the job's log.
 
     Returns:
         The SIF.
 
     Raises:
-        CommandError: it ended without an image; says how.
+        CommandError: the job ended without an image; names the cause.
     """
     seen = 0
     while True:
@@ -196,7 +196,7 @@ def _run(order: BuildImage, folder: Path, tell: Callable[[str], None] | None) ->
 
 
 def _follow(log: Path, seen: int, tell: Callable[[str], None] | None) -> int:
-    """Tell the lines of a log from an offset in bytes; return the offset after them."""
+    """Pass on the lines of a log from a byte offset; return the offset after the last line."""
     if tell is None or not log.exists():
         return seen
     with log.open("rb") as file:
@@ -208,7 +208,7 @@ def _follow(log: Path, seen: int, tell: Callable[[str], None] | None) -> int:
 
 
 def _last_words(log: Path) -> str:
-    """Return what a failed build said last, but for Apptainer's own conclusion."""
+    """Return the last error of a failed build, before Apptainer's own conclusion."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     lines = [line for line in lines[-LAST_WORDS:] if line]
     telling = [line for line in lines if not line.startswith(("INFO:", "FATAL:", "+"))]

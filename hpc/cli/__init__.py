@@ -1,1 +1,1 @@
-"""The command line: parse, wire, print, exit code."""
+"""The command line: parsing, wiring, printing and exit codes."""

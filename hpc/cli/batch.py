@@ -1,4 +1,4 @@
-"""batch: files of requests, answered by jobs."""
+"""The commands ``batch``: files of requests, answered by jobs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OVER = frozenset({"DONE", "PAUSED", "CANCELLED", "STOPPED"})
 WATCH_S = 2.0
 MAY_DIFFER = {"partition", "account", "qos", "constraint", "gpu_type", "cpus", "mem", "time"}
 PLACE = tuple(flag for flag in FLAGS if set(output.names_of((flag,))) <= MAY_DIFFER)
-"""What further workers may ask for in another way than those before."""
+"""Options in which further workers may differ from the first."""
 
 
 @click.group(epilog=output.examples("hpc-serve batch ls"))
 def batch() -> None:
-    """Answer files of requests, whatever is killed meanwhile."""
+    """Answer files of requests with jobs that survive crashes and walltimes."""
 
 
 for command in (submit, validate, report, schedules, unschedule, tick):
@@ -35,7 +35,7 @@ for command in (submit, validate, report, schedules, unschedule, tick):
 @output.home_option
 @output.json_option
 def ls(*, home: str | None, as_json: bool) -> None:
-    """List batches."""
+    """List batches and their progress."""
     from hpc.batch import cases  # noqa: PLC0415
 
     root = state.home(home)
@@ -51,11 +51,11 @@ def ls(*, home: str | None, as_json: bool) -> None:
 
 @batch.command(epilog=output.examples("hpc-serve batch status 1120-220000 --watch"))
 @click.argument("batch_id", metavar="ID")
-@click.option("--watch", is_flag=True, help="Show it until it is over.")
+@click.option("--watch", is_flag=True, help="Show the progress until the batch is over.")
 @output.home_option
 @output.json_option
 def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> None:
-    """Show how far a batch is and who works on it."""
+    """Show the progress of a batch and its workers."""
     from hpc.batch import cases  # noqa: PLC0415
 
     root = state.home(home)
@@ -83,7 +83,7 @@ def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> No
 @click.argument("batch_id", metavar="ID")
 @output.home_option
 def pause(batch_id: str, home: str | None) -> None:
-    """Have the workers finish what is in flight and leave; resume goes on."""
+    """Pause a batch. Workers finish their requests in flight; 'batch resume' continues."""
     from hpc.batch import cases  # noqa: PLC0415
 
     cases.stop(state.home(home), batch_id, word="pause")
@@ -94,7 +94,7 @@ def pause(batch_id: str, home: str | None) -> None:
 @click.argument("batch_id", metavar="ID")
 @output.home_option
 def cancel(batch_id: str, home: str | None) -> None:
-    """End the jobs of a batch; its answers stay, and resume goes on."""
+    """End the jobs of a batch. Its answers stay, and 'batch resume' continues."""
     from hpc.batch import cases  # noqa: PLC0415
 
     cases.stop(state.home(home), batch_id, word="cancel")
@@ -103,11 +103,11 @@ def cancel(batch_id: str, home: str | None) -> None:
 
 @batch.command(epilog=output.examples("hpc-serve batch resume 1120-220000"))
 @click.argument("batch_id", metavar="ID")
-@click.option("--workers", type=click.IntRange(1), help="Jobs [default: as submitted].")
+@click.option("--workers", type=click.IntRange(1), help="Number of jobs [default: as submitted].")
 @output.with_options(PLACE)
 @output.home_option
 def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -> None:
-    """Submit the workers that a batch lacks."""
+    """Resume a batch: submit its missing workers."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 
@@ -134,7 +134,7 @@ def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -
 @output.with_options(PLACE)
 @output.home_option
 def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
-    """Bring a batch to N workers; those that join may be of another partition or GPU type."""
+    """Change a batch to N workers. New workers may use another partition or GPU type."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 
@@ -152,24 +152,24 @@ def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
 
 @batch.command(epilog=output.examples("hpc-serve batch retry 1120-220000"))
 @click.argument("batch_id", metavar="ID")
-@click.option("--errors", is_flag=True, help="Those that ended in an error (the only choice).")
+@click.option("--errors", is_flag=True, help="Retry requests that ended in an error (the default).")
 @output.home_option
 def retry(batch_id: str, home: str | None, *, errors: bool) -> None:
-    """Ask again what ended in an error."""
+    """Send the failed requests of a finished batch again."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch import cases  # noqa: PLC0415
 
     del errors
     loaded = config.load(home=home)
     again = cases.retry(loaded.home, batch_id, cluster=None, site=loaded.site)
-    click.echo(f"{again} request(s) are asked again")
+    click.echo(f"{again} request(s) are sent again")
 
 
 @batch.command(epilog=output.examples("hpc-serve batch logs 1120-220000"))
 @click.argument("batch_id", metavar="ID")
 @output.home_option
 def logs(batch_id: str, home: str | None) -> None:
-    """Print what the jobs of a batch wrote."""
+    """Print the output of a batch's jobs."""
     from hpc import jobs  # noqa: PLC0415
     from hpc.batch import cases, launch  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""batch report: what became of a batch, in words and as a plot."""
+"""The command ``batch report``: the result of a batch, as text and as a plot."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hpc.cli.batch_text import as_dict, report_lines
 )
 @click.argument("batch_id", metavar="ID")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw it: .svg, .png or .pdf."
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Plot to a .svg, .png or .pdf."
 )
 @output.home_option
 @output.json_option
 def report(batch_id: str, *, plot: Path | None, home: str | None, as_json: bool) -> None:
-    """Tell what became of a batch: counts, pace over time, tokens, GPU-hours."""
+    """Report on a batch: counts, throughput, tokens, GPU-hours."""
     from hpc.batch import cases, history  # noqa: PLC0415 - help must stay quick
 
     seen = cases.look(state.home(home), batch_id)

@@ -1,4 +1,4 @@
-"""batch schedules, unschedule, tick: what runs every night."""
+"""The commands ``batch schedules``, ``unschedule`` and ``tick``: repeated batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAILED = 9
 @output.home_option
 @output.json_option
 def schedules(*, home: str | None, as_json: bool) -> None:
-    """List what was submitted with --every, and what became of it."""
+    """List the schedules made with --every, and their last runs."""
     from hpc.batch import schedule  # noqa: PLC0415 - help must stay quick
 
     root = state.home(home)
@@ -50,7 +50,7 @@ def unschedule(schedule_id: str, home: str | None) -> None:
 @output.home_option
 @click.pass_context
 def tick(ctx: click.Context, schedule_id: str, home: str | None) -> None:
-    """Start the run of a schedule; what its jobs call."""
+    """Start the due run of a schedule; called by the schedule's own jobs."""
     from hpc import config  # noqa: PLC0415
     from hpc.batch.tick import tick as run  # noqa: PLC0415
 
@@ -61,7 +61,7 @@ def tick(ctx: click.Context, schedule_id: str, home: str | None) -> None:
 
 
 def describe(one: Schedule) -> dict[str, Any]:
-    """Return a schedule as scripts read it."""
+    """Return a schedule for JSON output."""
     from hpc.batch import crontimes  # noqa: PLC0415
 
     return {
@@ -75,7 +75,7 @@ def describe(one: Schedule) -> dict[str, Any]:
 
 
 def described(root: Any, one: Schedule) -> dict[str, Any]:
-    """Return a schedule with its runs, and what is wrong with it."""
+    """Return a schedule with its runs and its trouble, if any."""
     from hpc.batch import schedule  # noqa: PLC0415
 
     runs = schedule.runs(root, one.id)

@@ -1,4 +1,4 @@
-"""batch submit and batch validate: from a file to jobs, tonight or every night."""
+"""The commands ``batch submit`` and ``batch validate``: from a file to jobs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FAULTY = 9
 PATH = click.Path(path_type=Path)
 
 WHEN = (
-    click.option("--at", metavar="TIME", help="Start no sooner, as sbatch --begin reads it."),
+    click.option("--at", metavar="TIME", help="Earliest start, in the form of sbatch --begin."),
     click.option("--dependency", metavar="D", help="Start after other jobs, such as afterok:123."),
     click.option(
         "--every",
         metavar="CRON",
-        help="Run it again and again; five fields as in crontab(5). {date} and {time} in paths.",
+        help="Repeat the batch: five fields of crontab(5). Paths may hold {date} and {time}.",
     ),
     click.option(
         "--every-partition",
@@ -37,25 +37,31 @@ WHEN = (
         "--max-hours",
         type=click.FloatRange(min=0, min_open=True),
         metavar="H",
-        help="Pause after so many hours of work; batch resume or the next run goes on.",
+        help="Pause after H hours of work; batch resume or the next run continues.",
     ),
-    click.option("--on-done", metavar="COMMAND", help="Shell command to run once all is answered."),
-    click.option("--mail", metavar="ADDRESS", help="Have Slurm write when a job ends or fails."),
+    click.option("--on-done", metavar="COMMAND", help="Shell command to run at the end."),
+    click.option("--mail", metavar="ADDRESS", help="Address for Slurm's mails on a job's end."),
 )
 HOW = (
-    click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Jobs."),
-    click.option("--template", type=PATH, help="Message for a row of a CSV or Parquet file."),
-    click.option("--skip-bad", is_flag=True, help="Leave faulty lines out."),
+    click.option(
+        "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of jobs."
+    ),
+    click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row."),
+    click.option("--skip-bad", is_flag=True, help="Skip faulty lines instead of refusing FILE."),
     click.option(
         "--request-timeout",
         type=float,
         default=600,
         show_default=True,
         metavar="S",
-        help="Seconds for one try.",
+        help="Seconds for one try of a request.",
     ),
     click.option(
-        "--retries", type=click.IntRange(0), default=5, show_default=True, help="Further tries."
+        "--retries",
+        type=click.IntRange(0),
+        default=5,
+        show_default=True,
+        help="Further tries of a failed request.",
     ),
     click.option(
         "--model-patience",
@@ -63,14 +69,14 @@ HOW = (
         default=3600,
         show_default=True,
         metavar="S",
-        help="With --service: seconds without the model after which the batch pauses.",
+        help="With --service: seconds without the model until the batch pauses.",
     ),
     click.option(
         "--in-flight",
         type=click.IntRange(1),
         default=256,
         show_default=True,
-        help="Most requests at once.",
+        help="Most requests in flight per worker.",
     ),
 )
 
@@ -84,9 +90,9 @@ HOW = (
     )
 )
 @click.argument("path", type=PATH, metavar="FILE")
-@click.option("-o", "--output", "out", required=True, type=PATH, help="Answers.")
-@click.option("--name", metavar="NAME", help="Model of models.yaml that each job serves.")
-@click.option("--service", metavar="NAME", help="Ask the replicas of a running service.")
+@click.option("-o", "--output", "out", required=True, type=PATH, help="File for the answers.")
+@click.option("--name", metavar="NAME", help="Model of models.yaml for each job to serve.")
+@click.option("--service", metavar="NAME", help="Running service that answers, without jobs.")
 @output.with_options(WHEN)
 @output.with_options(HOW)
 @output.with_options(ADHOC)
@@ -96,14 +102,14 @@ HOW = (
 @output.json_option
 @click.pass_context
 def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
-    """Check FILE, share it out, and submit the jobs that answer it."""
+    """Check FILE, and submit jobs that answer its requests."""
     from hpc.batch import launch  # noqa: PLC0415 - help must not pay for submitit
 
     loaded, serves = _served(options)
     if options["every"] is not None:
         return _schedule(ctx, loaded, serves, options, as_json=as_json)
     if options["every_partition"] is not None:
-        raise click.UsageError("--every-partition goes with --every")
+        raise click.UsageError("--every-partition needs --every")
     told = [f"--{name}" for name in ("at", "dependency", "mail") if options[name]]
     if told and serves is None:
         raise click.UsageError(
@@ -126,13 +132,13 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
 
 
 def _served(options: dict[str, Any]) -> tuple[Config, ServiceSpec | None]:
-    """Return the configuration and the model that each job serves."""
+    """Return the configuration, and the model for each job to serve or None."""
     from hpc import config  # noqa: PLC0415
     from hpc.service import wanted as find_service  # noqa: PLC0415
 
     name, model, service = options["name"], options["model"], options["service"]
     if options["engine"] is None and model is not None and name is None:
-        name, model = model, None  # a model of models.yaml, as people say it
+        name, model = model, None  # --model alone names a model of models.yaml
     entry = None
     if not service:
         entry = adhoc_entry(name, options["engine"], model, options["engine_args"])
@@ -177,7 +183,7 @@ def _schedule(
     *,
     as_json: bool,
 ) -> None:
-    """Have the same words run again and again."""
+    """Repeat the same command line by a schedule."""
     from hpc.batch import schedule  # noqa: PLC0415
     from hpc.cli.batch_schedule import describe  # noqa: PLC0415
 
@@ -187,7 +193,8 @@ def _schedule(
             "where the gateway of --service does not listen"
         )
     if options["at"] or options["dependency"]:
-        raise click.UsageError("--every says when; leave --at and --dependency out")
+        raise click.UsageError("--every sets the times; leave --at and --dependency out")
+    # Each run submits once, and 'batch tick' adds --json and --home itself.
     words = output.words(ctx, leave_out=("every", "every_partition", "as_json", "home"))
     made = schedule.make(
         loaded.home,
@@ -206,7 +213,7 @@ def _schedule(
 
 
 def _gateway(root: Path, service: str) -> Any:
-    """Return the gateway of this machine with the owner's key, once it knows the model."""
+    """Return this machine's gateway with the owner's key, checked for the model."""
     import socket  # noqa: PLC0415
 
     from hpc import access  # noqa: PLC0415
@@ -220,7 +227,7 @@ def _gateway(root: Path, service: str) -> Any:
     host = "127.0.0.1" if record.host in {"0.0.0.0", "::"} else record.host  # noqa: S104
     target = Target(f"http://{host}:{record.port}", access.owner_key(root))
     known = None
-    with contextlib.suppress(check.RefusedError):  # a new key of ours, which counts in a moment
+    with contextlib.suppress(check.RefusedError):  # a fresh owner's key is accepted a moment later
         known = check.models_of(target.url, target.key or "")
     if known is not None and service not in known:
         told = f"the gateway has no model {service!r}; it has {', '.join(sorted(known)) or 'none'}"
@@ -230,14 +237,14 @@ def _gateway(root: Path, service: str) -> Any:
 
 @click.command(epilog=output.examples("hpc-serve batch validate prompts.jsonl"))
 @click.argument("path", type=PATH, metavar="FILE")
-@click.option("--name", default="any", metavar="NAME", help="Model for lines that say none.")
-@click.option("--template", type=PATH, help="Message for a row of a CSV or Parquet file.")
+@click.option("--name", default="any", metavar="NAME", help="Model for lines without a model.")
+@click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row.")
 @output.json_option
 @click.pass_context
 def validate(
     ctx: click.Context, path: Path, name: str, template: Path | None, *, as_json: bool
 ) -> None:
-    """Check every line of FILE and tell which are no requests."""
+    """Check every line of FILE, and list the faulty lines."""
     from hpc.batch import intake  # noqa: PLC0415
 
     model = None if name == "any" and template is None else name

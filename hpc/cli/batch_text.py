@@ -1,4 +1,4 @@
-"""A batch as people and as scripts read it."""
+"""A batch's status as text for people and as JSON for scripts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def progress(seen: Look) -> str:
-    """Return how far a batch is, in one line."""
+    """Return the progress of a batch in one line."""
     from hpc.batch import history  # noqa: PLC0415
 
     rate, tokens = history.recent(seen.workers, time.time())
@@ -36,14 +36,14 @@ def progress(seen: Look) -> str:
 
 
 def waits(seen: Look) -> list[str]:
-    """Return why a batch does not go on just now, each reason once."""
+    """Return the reasons for a batch's standstill, each reason once."""
     if seen.why is not None:
         return [f"paused as {seen.why}; 'hpc-serve batch resume {seen.spec.id}' goes on"]
     return list(dict.fromkeys(one.cause for one in seen.workers if one.cause and not one.ended))
 
 
 def as_dict(seen: Look) -> dict[str, Any]:
-    """Return a batch as scripts read it; it holds no secret."""
+    """Return a batch for JSON output, without secrets."""
     from hpc.batch import history  # noqa: PLC0415
 
     rate, tokens = history.recent(seen.workers, time.time())
@@ -71,7 +71,7 @@ def as_dict(seen: Look) -> dict[str, Any]:
 
 
 def report_lines(seen: Look, paces: Sequence[Pace]) -> list[str]:
-    """Return what became of a batch, a line for each thing."""
+    """Return the report of a batch, line by line."""
     spec, workers = seen.spec, seen.workers
     made = seen.report or {}
     nodes = ", ".join(sorted({one.host for one in workers})) or "none"
@@ -97,7 +97,7 @@ def report_lines(seen: Look, paces: Sequence[Pace]) -> list[str]:
 
 
 def on_done(seen: Look) -> list[str]:
-    """Return how the user's command ended, once it has."""
+    """Return the result of the user's command as lines, empty before the command's end."""
     if not seen.on_done:
         return []
     status, said = seen.on_done["status"], str(seen.on_done["output"]).strip().splitlines()
@@ -106,6 +106,6 @@ def on_done(seen: Look) -> list[str]:
 
 
 def bars(values: Sequence[float]) -> str:
-    """Return values as a line of bars, the highest of them full."""
+    """Return values as a line of bars, scaled to the highest value."""
     top = max(values, default=0.0) or 1.0
     return "".join(BARS[round(max(0.0, value) / top * (len(BARS) - 1))] for value in values)

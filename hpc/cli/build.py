@@ -1,4 +1,4 @@
-"""build: the container image of an engine."""
+"""The command ``build``: the container image of an engine."""
 
 from __future__ import annotations
 
@@ -23,32 +23,42 @@ if TYPE_CHECKING:
     from hpc.config import Config
 
 DEFINITION_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--bootstrap", help="docker, localimage or debootstrap [default: docker]."),
-    click.option("--from", "from_", metavar="IMAGE", help="Image to start from."),
-    click.option("--mirror", metavar="URL", help="Debian mirror [default: that of this apt]."),
+    click.option("--bootstrap", help="Base: docker (default), localimage, debootstrap."),
+    click.option("--from", "from_", metavar="IMAGE", help="Base image of the build."),
+    click.option("--mirror", metavar="URL", help="Debian mirror [default: this machine's]."),
     click.option(
-        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Variable of the definition."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Variable of the definition; may be repeated.",
     ),
 )
 BUILD_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--force", is_flag=True, help="Replace an image that is there."),
+    click.option("--force", is_flag=True, help="Replace an existing image."),
     click.option("--output", metavar="FILE", help="SIF to write [default: images/ENGINE.sif]."),
     click.option(
         "--wheel-dir",
         type=click.Path(exists=True, file_okay=False, resolve_path=True),
         metavar="DIR",
-        help="Folder of wheels that pip looks into.",
+        help="Folder of wheels for pip to search.",
     ),
-    click.option("--bind", "binds", multiple=True, metavar="SRC[:DEST]", help="Folder to show."),
+    click.option(
+        "--bind",
+        "binds",
+        multiple=True,
+        metavar="SRC[:DEST]",
+        help="Folder to bind into the build; may be repeated.",
+    ),
 )
 JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--in-job", is_flag=True, help="Build in a job instead of here."),
-    click.option("--no-wait", is_flag=True, help="Return once the job is submitted."),
-    click.option("--partition", "-p", metavar="P", help="Partition of the job."),
-    click.option("--account", "-A", metavar="A", help="Account that is charged."),
+    click.option("--in-job", is_flag=True, help="Build in a Slurm job, not on this machine."),
+    click.option("--no-wait", is_flag=True, help="With --in-job: return at submission."),
+    click.option("--partition", "-p", metavar="P", help="Slurm partition of the job."),
+    click.option("--account", "-A", metavar="A", help="Slurm account of the job."),
     click.option("--cpus", type=int, default=4, show_default=True, help="CPUs of the job."),
     click.option("--mem", default="16G", show_default=True, help="Memory of the job."),
-    click.option("--time", "-t", default="02:00:00", show_default=True, help="Its walltime."),
+    click.option("--time", "-t", default="02:00:00", show_default=True, help="The job's walltime."),
 )
 
 
@@ -78,8 +88,8 @@ def build(
 ) -> None:
     """Build the container image of ENGINE into the state directory.
 
-    ENGINE is vllm, vllm-rocm, vllm-cpu, llamacpp-cuda, llamacpp-cpu or llamacpp-debian; what
-    follows -- goes to apptainer build.
+    ENGINE is vllm, vllm-rocm, vllm-cpu, llamacpp-cuda, llamacpp-cpu or llamacpp-debian; arguments
+    after -- are passed to apptainer build.
     """
     from hpc import build as building  # noqa: PLC0415 - help must not pay for it
     from hpc import config  # noqa: PLC0415
@@ -124,12 +134,12 @@ def _order(
 
 
 def definition_settings(loaded: Config, engine: str, options: dict[str, Any]) -> dict[str, str]:
-    """Return the variables of a definition: the site's, then what the flags say.
+    """Return the variables of a definition: the site's, overridden by the flags.
 
     Args:
-        loaded: its site's ``definition`` may say ``KEY`` for all, or ``ENGINE.KEY`` for one.
+        loaded: configuration whose site file may set ``KEY`` for all, or ``ENGINE.KEY`` for one.
         engine: the definition.
-        options: what the flags say.
+        options: values of the flags.
 
     Raises:
         UsageError: a ``--set`` is not KEY=VALUE.
@@ -149,11 +159,11 @@ def definition_settings(loaded: Config, engine: str, options: dict[str, Any]) ->
 
 
 FLAGS = {"bootstrap": "bootstrap", "from": "from_", "mirror": "mirror"}
-"""Variables of a definition that have a flag of their own."""
+"""Variables of a definition with their own flags."""
 
 
 def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait: bool) -> str:
-    """Submit the build; return the image once it is there, or the job's id."""
+    """Submit the build; return the finished image's path, or the job's id without waiting."""
     from hpc import build as building  # noqa: PLC0415
     from hpc import config, jobs  # noqa: PLC0415
     from hpc.model import Resources  # noqa: PLC0415

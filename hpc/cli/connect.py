@@ -1,4 +1,4 @@
-"""The command that joins a laptop to a cluster."""
+"""The command ``connect``, which opens a tunnel from a laptop to a cluster."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ PORT = 8081
 SSH = ("identity", "ssh_options", "ssh_config", "transport", "relay", "remote_command")
 
 SSH_OPTIONS = (
-    click.option("--identity", "-i", metavar="FILE", help="Private key to use alone."),
+    click.option("--identity", "-i", metavar="FILE", help="Private key file; no other is tried."),
     click.option(
         "--ssh-option",
         "-o",
         "ssh_options",
         multiple=True,
         metavar="KEYWORD=VALUE",
-        help="Setting of ssh_config(5); may be given again.",
+        help="Setting of ssh_config(5); may be repeated.",
     ),
-    click.option("--ssh-config", "-F", metavar="FILE", help="SSH configuration to read."),
+    click.option("--ssh-config", "-F", metavar="FILE", help="SSH configuration file to read."),
     click.option(
         "--transport",
         type=click.Choice(TRANSPORTS),
-        help="What carries the tunnel  [default: openssh where there is an ssh program].",
+        help="SSH implementation  [default: openssh if an ssh program exists, else paramiko].",
     ),
     click.option(
         "--relay",
         is_flag=True,
-        help="Carry it all over a remote command, not only where forwarding is forbidden.",
+        help="Always use a remote command, not only on servers that forbid forwarding.",
     ),
     click.option(
         "--remote-command",
         default=REMOTE_COMMAND,
         show_default=True,
         metavar="WORDS",
-        help="How a login shell there runs hpc-serve.",
+        help="Command that runs hpc-serve on the login node.",
     ),
 )
 MODES = (
-    click.option("--background", is_flag=True, help="Return once it is up; it stays."),
-    click.option("--status", is_flag=True, help="List the tunnels of this machine."),
-    click.option("--stop", is_flag=True, help="End those in the background, or one."),
-    click.option("--exec", "run_it", is_flag=True, help="Run the program after --, then close."),
-    click.option("--detach", is_flag=True, help="What --background starts."),
+    click.option("--background", is_flag=True, help="Keep the tunnel open in the background."),
+    click.option("--status", is_flag=True, help="List the open tunnels of this machine."),
+    click.option("--stop", is_flag=True, help="Close all background tunnels, or LOGIN's."),
+    click.option("--exec", "run_it", is_flag=True, help="Run PROGRAM, then close the tunnel."),
+    click.option("--detach", is_flag=True, help="Used by --background itself."),
 )
 
 
@@ -89,7 +89,7 @@ MODES = (
 )
 @output.with_options(SSH_OPTIONS)
 @output.with_options(MODES)
-@click.option("--model", metavar="NAME", help="See that it is served; sets OPENAI_MODEL too.")
+@click.option("--model", metavar="NAME", help="Check that a model is served; set OPENAI_MODEL.")
 @click.option(
     "--patience",
     type=click.FloatRange(min=0),
@@ -98,8 +98,8 @@ MODES = (
     metavar="S",
     help="Seconds that a request waits while the tunnel is down.",
 )
-@click.option("--env", "only_env", is_flag=True, help="Print nothing but lines for a shell.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per change.")
+@click.option("--env", "only_env", is_flag=True, help="Print only export lines for a shell.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def connect(destination: str | None, program: tuple[str, ...], **options: Any) -> None:
     """Open a tunnel to a cluster's gateway and keep it open until Ctrl-C."""
     if options["status"]:
@@ -107,11 +107,11 @@ def connect(destination: str | None, program: tuple[str, ...], **options: Any) -
     if options["stop"]:
         return _stop(destination)
     if destination is None:
-        raise click.UsageError("say where to: USER@LOGIN")
+        raise click.UsageError("give the login node: USER@LOGIN")
     if options["background"] and not hasattr(os, "setsid"):
-        raise click.UsageError("--background needs what Windows lacks; leave this window open")
+        raise click.UsageError("--background does not work on Windows; keep this window open")
     if bool(program) != options["run_it"]:
-        raise click.UsageError("--exec and a program after -- go together")
+        raise click.UsageError("--exec needs a program after --, and the other way round")
     with _interruptible():
         if options["background"]:
             return _background(destination, options)
@@ -155,7 +155,7 @@ def _foreground(destination: str, program: Sequence[str], options: dict[str, Any
 
 
 def _background(destination: str, options: dict[str, Any]) -> None:
-    """Start ourselves once more; that one asks on our terminal, then leaves it."""
+    """Start a second process for the tunnel, which asks on this terminal, then detaches."""
     from hpc import process, tunnels  # noqa: PLC0415
 
     found = tunnels.find(destination)
@@ -167,6 +167,7 @@ def _background(destination: str, options: dict[str, Any]) -> None:
             if options[name] is not None:
                 argv.append(f"--{name.replace('_', '-')}={options[name]}")
         argv += ["--relay"] if options["relay"] else []
+        # With --json the other process prints its first line once the tunnel is up.
         _, status = process.first_line(argv)
         if status is not None:
             click.get_current_context().exit(status)
@@ -221,7 +222,7 @@ def _environment(connection: Connection, model: str | None) -> dict[str, str]:
 
 
 def _announce(connection: Connection, options: dict[str, Any]) -> None:
-    """Print how to reach the gateway; the key only where a person or shell asked for it."""
+    """Print the gateway's address; the key only if a person or shell asked for the key."""
     if options["as_json"]:
         names = {"login": str(connection.login), "base_url": connection.base_url}
         return _print_event("up", **names, key_file=str(connection.key_file), way=connection.way)
@@ -236,7 +237,7 @@ def _announce(connection: Connection, options: dict[str, Any]) -> None:
 
 
 def _show(tunnel: Tunnel, options: dict[str, Any]) -> None:
-    """Print how to reach the gateway through a tunnel in the background."""
+    """Print the gateway's address through a background tunnel."""
     if options["as_json"]:
         return click.echo(json.dumps({"event": "up", **asdict(tunnel)}))
     _lines(tunnel.base_url, tunnel.key_file, options)
@@ -248,6 +249,7 @@ def _show(tunnel: Tunnel, options: dict[str, Any]) -> None:
 
 
 def _lines(base_url: str, key_file: str, options: dict[str, Any]) -> None:
+    # In a pipe or file only the command that reads the key is printed: no secret gets into logs.
     shown = options["only_env"] or sys.stdout.isatty()
     quoted = shlex.quote(key_file)
     key = Path(key_file).read_text(encoding="ascii").strip() if shown else ""
@@ -263,12 +265,12 @@ def _lines(base_url: str, key_file: str, options: dict[str, Any]) -> None:
 
 def _print_event(event: Event, **more: str) -> None:
     click.echo(json.dumps({"event": event, "time": round(time.time(), 3), **more}))
-    sys.stdout.flush()
+    sys.stdout.flush()  # a waiting parent reads the line through a pipe
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let a closed terminal or a polite kill end the command as Ctrl-C does."""
+    """Make SIGTERM and a closed terminal end the command as Ctrl-C does."""
     numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has none
     before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
@@ -282,7 +284,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _left_to_it() -> Iterator[None]:
-    """Leave Ctrl-C to the program that we run; it may ask whether that is meant."""
+    """Leave Ctrl-C to the running program, which may handle or ignore the signal."""
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Commands for the gateway of this machine."""
+"""The commands ``gateway``: the gateway of this machine."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 host_option = click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to bind."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
 )
 port_option = click.option(
-    "--port", type=click.IntRange(0, 65535), help="TCP port [default: the site's, 8081]."
+    "--port", type=click.IntRange(0, 65535), help="TCP port [default: the site's, else 8081]."
 )
 
 
 def listen_options(command: F) -> F:
-    """Add the options for further listeners and workers."""
+    """Add the options for further listeners and workers to a command."""
     file = click.Path(exists=True, dir_okay=False)
     for option in (
         click.option(
             "--workers", type=click.IntRange(1, 31), help="Processes that share the port."
         ),
-        click.option("--tls-port", type=click.IntRange(0, 65535), help="Its port [default: 8443]."),
-        click.option("--tls-host", metavar="ADDRESS", help="Its address [default: 0.0.0.0]."),
-        click.option("--tls-key", type=file, help="Its key, PEM, mode 0600."),
-        click.option("--tls-cert", type=file, help="Listen with TLS too; certificate, PEM."),
-        click.option("--unix", type=click.Path(), help="Listen on this Unix socket, 0600, too."),
+        click.option("--tls-port", type=click.IntRange(0, 65535), help="TLS port [default: 8443]."),
+        click.option("--tls-host", metavar="ADDRESS", help="TLS address [default: 0.0.0.0]."),
+        click.option("--tls-key", type=file, help="TLS private key, PEM, mode 0600."),
+        click.option("--tls-cert", type=file, help="TLS certificate, PEM; adds a TLS listener."),
+        click.option("--unix", type=click.Path(), help="Also listen on this Unix socket, 0600."),
     ):
         command = option(command)
     return command
@@ -65,7 +65,7 @@ def gateway() -> None:
 def run(
     host: str, port: int | None, models_file: str | None, home: str | None, **more: Any
 ) -> None:
-    """Run it here, in the foreground, until Ctrl-C."""
+    """Run the gateway in the foreground, until Ctrl-C."""
     from hpc import gateway as use  # noqa: PLC0415 - help must stay quick
 
     argv = _argv(more)
@@ -90,7 +90,7 @@ def start(
     as_json: bool,
     **more: Any,
 ) -> None:
-    """Start it in the background, unless it runs already."""
+    """Start the gateway in the background, unless a gateway runs."""
     from hpc import gateway as use  # noqa: PLC0415
 
     root, argv = state.home(home), _argv(more)
@@ -106,7 +106,7 @@ def start(
 @gateway.command(epilog=output.examples("hpc-serve gateway stop"))
 @output.home_option
 def stop(home: str | None) -> None:
-    """Stop the one on this machine, after its streams."""
+    """Stop this machine's gateway after its streams have ended."""
     from hpc import gateway as use  # noqa: PLC0415
 
     with output.spinner("stopping the gateway"):
@@ -118,7 +118,7 @@ def stop(home: str | None) -> None:
 @output.home_option
 @output.json_option
 def reload(home: str | None, *, as_json: bool) -> None:
-    """Have it read models.yaml at once; exit with 2 where that is refused."""
+    """Make the gateway read models.yaml at once. Exits with 2 if the file is refused."""
     from hpc import gateway as use  # noqa: PLC0415
 
     asked_at = time.time()
@@ -137,7 +137,7 @@ def reload(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
-    """List the gateways of all machines; exit with 8 where none answers on this one."""
+    """List the gateways of all machines. Exits with 8 if none answers on this machine."""
     from hpc import gateway as use  # noqa: PLC0415
 
     root = state.home(home)
@@ -162,7 +162,7 @@ def status(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 @output.json_option
 def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
-    """Start what is missing; print address and the owner's key in one line of JSON."""
+    """Print address and owner's key as JSON. Starts the gateway if needed."""
     from hpc import access as use  # noqa: PLC0415
 
     del as_json
@@ -174,7 +174,7 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
 @output.models_option
 @output.home_option
 def env(models_file: str | None, home: str | None) -> None:
-    """Start what is missing; print the lines that open it to this shell."""
+    """Print export lines for this shell. Starts the gateway if needed."""
     from hpc import access as use  # noqa: PLC0415
 
     access = use.ensure(state.home(home), models_file=models_file)
@@ -183,7 +183,7 @@ def env(models_file: str | None, home: str | None) -> None:
 
 
 def _argv(more: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of the gateway's own program; it runs in another folder."""
+    """Return the arguments of the gateway's program, with absolute paths: its folder differs."""
     found = []
     for name, value in more.items():
         if value is not None:
@@ -199,13 +199,13 @@ def _address(record: GatewayRecord) -> str:
 
 
 def _changes(outcome: Reload) -> str:
-    """Return what the models in force brought, such as ``added a, b; removed c``."""
+    """Return the changes of the last reload, such as ``added a, b; removed c``."""
     kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 
 def _complain(row: dict[str, Any]) -> None:
-    """Say why an edit of models.yaml is not in force, and what of it leads nowhere."""
+    """Print the reason of a refused models.yaml, and the warnings about the current one."""
     told = row["reload"]
     if row["state"] != "running":
         return
@@ -217,7 +217,7 @@ def _complain(row: dict[str, Any]) -> None:
 
 
 def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
-    """Return a row; a gateway of another machine is known by its heartbeat only."""
+    """Return a row of the list; another machine's gateway is judged by its heartbeat."""
     if record.hostname == socket.gethostname():
         alive = here is not None
     else:

@@ -1,4 +1,4 @@
-"""Commands for the keys of the gateway's users."""
+"""The commands ``keys``: API keys of the gateway's users."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 NONE = "none"
 COUNTS = {
-    "rpm": "Requests in any 60 seconds.",
-    "tpm": "Tokens in any 60 seconds, prompts and answers.",
-    "concurrency": "Requests under way at once.",
-    "max_tokens": "Longest answer, in tokens.",
-    "max_prompt_tokens": "Longest prompt, in tokens.",
+    "rpm": "Most requests in any 60 seconds.",
+    "tpm": "Most tokens in any 60 seconds, prompts and answers.",
+    "concurrency": "Most requests in flight.",
+    "max_tokens": "Longest answer of a request, in tokens.",
+    "max_prompt_tokens": "Longest prompt of a request, in tokens.",
 }
 WORDS = {"concurrency": " at once", "daily_tokens": "/day", "total_tokens": " in all"}
 
 
 def limit_options(command: F) -> F:
-    """Add the options that limit a key."""
+    """Add the options for a key's limits to a command."""
     budget = "Tokens per day (UTC), in all, or both: 1M/day,20M/total."
     command = click.option("--budget", metavar="N[/day|/total]", help=budget)(command)
     for name, text in reversed(COUNTS.items()):
@@ -43,7 +43,7 @@ def limit_options(command: F) -> F:
 
 @click.group(epilog=output.examples("hpc-serve keys add --name ada", "hpc-serve keys list"))
 def keys() -> None:
-    """Manage the keys of the gateway's users."""
+    """Manage the API keys of the gateway's users."""
 
 
 @keys.command(
@@ -53,17 +53,19 @@ def keys() -> None:
         "hpc-serve keys add --name eve --rpm 60 --tpm 100k --concurrency 4 --budget 1M/day",
     )
 )
-@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--name", required=True, help="Name of the key's user.")
 @click.option(
     "--model",
     "--models",
     "models",
     multiple=True,
     metavar="M[,M]",
-    help="Models it may use [default: all].",
+    help="Models that the key may use [default: all].",
 )
 @limit_options
-@click.option("--expires", metavar="WHEN", help="12h, 30d, 4w, or 2027-03-31 [default: never].")
+@click.option(
+    "--expires", metavar="WHEN", help="Expiry, such as 12h, 30d or 2027-03-31 [default: never]."
+)
 @output.home_option
 @output.json_option
 def add(
@@ -75,7 +77,7 @@ def add(
     as_json: bool,
     **limits: str | None,
 ) -> None:
-    """Make a key and show it, once: only its hash is kept."""
+    """Make a key and print the key, once: only its hash is stored."""
     from hpc import keys as use  # noqa: PLC0415 - help must stay quick
     from hpc import quota  # noqa: PLC0415
 
@@ -89,6 +91,7 @@ def add(
     secret, entry = use.add(path, name, models=names, limits=allowed, expires=ends)
     if as_json:
         return output.print_json({**_plain(entry), "key": secret})
+    # Alone on stdout, so that a script can capture the key.
     click.echo(secret)
     click.echo("this is the only time the key is shown", err=True)
     return None
@@ -98,7 +101,7 @@ def add(
 @output.home_option
 @output.json_option
 def list_(home: str | None, *, as_json: bool) -> None:
-    """List the keys, their limits and the tokens used; the keys themselves are kept nowhere."""
+    """List the keys with limits and used tokens; the keys themselves are stored nowhere."""
     from hpc import keys as use  # noqa: PLC0415
     from hpc import use as record  # noqa: PLC0415
 
@@ -139,12 +142,12 @@ def list_(home: str | None, *, as_json: bool) -> None:
 @limit_options
 @output.home_option
 def set_(which: str, home: str | None, **limits: str | None) -> None:
-    """Change limits of a key that goes on; "none" takes one away."""
+    """Change limits of an existing key; "none" removes a limit."""
     from hpc import keys as use  # noqa: PLC0415
 
     changes = _limits(limits)
     if not changes:
-        raise click.UsageError("say which limit, such as --rpm 60")
+        raise click.UsageError("give at least one limit, such as --rpm 60")
     entry = use.change(state.keys_path(state.home(home)), which, changes)
     click.echo(f"{entry.name} ({entry.id}): {_told(entry.limits)}")
 
@@ -153,7 +156,7 @@ def set_(which: str, home: str | None, **limits: str | None) -> None:
 @click.argument("which", metavar="NAME|ID")
 @output.home_option
 def revoke(which: str, home: str | None) -> None:
-    """End a key; running gateways refuse it within two seconds."""
+    """Revoke a key; running gateways refuse the key within two seconds."""
     from hpc import keys as use  # noqa: PLC0415
 
     ended = use.revoke(state.keys_path(state.home(home)), which)
@@ -161,7 +164,7 @@ def revoke(which: str, home: str | None) -> None:
 
 
 def _limits(given: dict[str, str | None]) -> dict[str, int | None]:
-    """Return what the options say, by the names of KeyLimits."""
+    """Return the limits from the options, by the field names of KeyLimits."""
     found: dict[str, int | None] = {}
     for option, text in given.items():
         if text is None:
@@ -184,7 +187,7 @@ def _parse(option: str, text: str) -> dict[str, int | None]:
 
 
 def _told(limits: KeyLimits | None) -> str:
-    """Return limits such as ``60 rpm, 1M/day``."""
+    """Return limits as text, such as ``60 rpm, 1M/day``."""
     from hpc import quota  # noqa: PLC0415
 
     if limits is None:

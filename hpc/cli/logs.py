@@ -1,4 +1,4 @@
-"""logs: what engines, sidecars and jobs wrote."""
+"""The command ``logs``: output of engines, sidecars and jobs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ FOLLOW_EVERY_S = 0.5
 @click.option(
     "--replica", "-r", type=click.IntRange(0), metavar="N", help="Only this replica, from 0."
 )
-@click.option("--follow", "-f", is_flag=True, help="Go on as more is written; end with Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Print new lines as they appear, until Ctrl-C.")
 @click.option(
     "--tail",
     type=click.IntRange(0),
     default=100,
     show_default=True,
     metavar="N",
-    help="Last lines.",
+    help="Number of last lines to print.",
 )
 @click.option(
     "--source",
     type=click.Choice(["engine", "sidecar", "job"]),
     default="engine",
     show_default=True,
-    help="Whose log.",
+    help="Program whose log is printed.",
 )
 @home_option
 @json_option
@@ -47,7 +47,7 @@ def logs(
     home: str | None,
     as_json: bool,
 ) -> None:
-    """Print what the engines of the service NAME wrote."""
+    """Print the logs of the service NAME."""
     root = state.home(home)
     spec = state.load_spec(root, name)
     if spec is None:
@@ -80,13 +80,13 @@ def paths(root: Path, name: str, replica: int, source: str) -> list[Path]:
 
 
 def show(path: Path, prefix: str, tail: int, follow: bool) -> int:
-    """Print the end of a log; return how far it was read, in bytes.
+    """Print the end of a log, and return the byte offset read so far.
 
     Args:
         path: the log.
-        prefix: what to put before each line.
-        tail: how many lines.
-        follow: leave a last line that is still being written to ``more``.
+        prefix: text before each line.
+        tail: number of lines.
+        follow: leave an unfinished last line to ``more``.
     """
     try:
         data = path.read_bytes()
@@ -98,12 +98,12 @@ def show(path: Path, prefix: str, tail: int, follow: bool) -> int:
 
 
 def more(path: Path, prefix: str, start: int) -> int:
-    """Print the lines that were added to a log; return how far it was read, in bytes.
+    """Print the lines added to a log, and return the byte offset read so far.
 
     Args:
-        path: the log; one that is shorter than before is a new one.
-        prefix: what to put before each line.
-        start: how far it was read before.
+        path: the log; a file shorter than before counts as new.
+        prefix: text before each line.
+        start: byte offset read before.
     """
     try:
         with path.open("rb") as file:
@@ -121,7 +121,7 @@ def _whole_lines(data: bytes) -> bytes:
 
 
 def _lines(data: bytes) -> list[str]:
-    """Return lines as a terminal counts them: a progress bar's returns begin no new one."""
+    """Return lines as a terminal shows them: a progress bar's carriage returns begin no line."""
     text = data.decode(errors="replace")
     return text.removesuffix("\n").split("\n") if text else []
 

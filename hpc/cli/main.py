@@ -1,4 +1,4 @@
-"""The root command: finds a subcommand's module only when it is asked for."""
+"""The root command, which imports a subcommand's module only for its own run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("hpc.cli.setup:init", "Write models.yaml and the site file from what Slurm reports."),
     "render": ("hpc.cli.render:render", "Print a script or definition; submit nothing."),
     "build": ("hpc.cli.build:build", "Build the container image of an engine."),
-    "submit": ("hpc.cli.services:submit", "Start the replicas of a service."),
-    "ls": ("hpc.cli.services:ls", "List services."),
+    "submit": ("hpc.cli.services:submit", "Start the replicas of a service as Slurm jobs."),
+    "ls": ("hpc.cli.services:ls", "List services and their phases."),
     "status": ("hpc.cli.services:status", "Show the replicas of a service."),
-    "logs": ("hpc.cli.logs:logs", "Print what a service's engines and jobs wrote."),
+    "logs": ("hpc.cli.logs:logs", "Print the logs of a service."),
     "wait": ("hpc.cli.services:wait", "Wait until a service is ready."),
     "stop": ("hpc.cli.services:stop", "Stop services and remove their records."),
     "gateway": ("hpc.cli.gateway:gateway", "Run the gateway on this machine."),
-    "keys": ("hpc.cli.keys:keys", "Manage the keys of the gateway's users."),
-    "batch": ("hpc.cli.batch:batch", "Answer files of requests."),
+    "keys": ("hpc.cli.keys:keys", "Manage the API keys of the gateway's users."),
+    "batch": ("hpc.cli.batch:batch", "Answer files of requests with jobs."),
     "connect": ("hpc.cli.connect:connect", "Open a tunnel to a cluster's gateway."),
-    "relay": ("hpc.cli.relay:relay", "Carry one connection of a tunnel; connect runs it."),
+    "relay": ("hpc.cli.relay:relay", "Carry one connection of a tunnel (used by connect)."),
 }
 
 EPILOG = """\b
@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of their use."""
+        """Return the names in the order of use."""
         del ctx
         return list(COMMANDS)
 
@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table, importing none of them."""
+        """Write the list of commands from the table, without importing a command."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -94,7 +94,7 @@ def run(argv: Iterable[str] | None = None) -> None:
 
 
 def report(error: HpcServeError) -> int:
-    """Print an error in one line, and what to do next in another; return the exit code."""
+    """Print an error and, on a second line, its hint; return the exit code."""
     click.echo(f"hpc-serve: {error}", err=True)
     if error.hint:
         click.echo(f"  {error.hint}", err=True)

@@ -1,4 +1,4 @@
-"""What every command prints with: tables that fit a terminal, or JSON for scripts."""
+"""Output of all commands: tables that fit a terminal, or JSON for scripts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ models_option = click.option(
 
 
 def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], Any]:
-    """Return a decorator that adds options in their order."""
+    """Return a decorator that adds options in the given order."""
 
     def add(command: Any) -> Any:
         for option in reversed(options):
@@ -46,7 +46,7 @@ def with_options(options: tuple[Callable[[Any], Any], ...]) -> Callable[[Any], A
 
 
 def names_of(options: tuple[Callable[[Any], Any], ...]) -> list[str]:
-    """Return the names under which a command gets the values of options."""
+    """Return the parameter names of options."""
 
     def bare() -> None: ...
 
@@ -54,7 +54,7 @@ def names_of(options: tuple[Callable[[Any], Any], ...]) -> list[str]:
 
 
 def examples(*lines: str) -> str:
-    """Return examples for the end of a command's help, each on a line of its own."""
+    """Return examples for the end of a command's help, each on its own line."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -78,7 +78,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 @contextmanager
 def spinner(text: str) -> Iterator[Status]:
-    """Show that something goes on, on stderr; silent where that is no terminal."""
+    """Show a spinner on stderr; silent if stderr is not a terminal."""
     from rich.console import Console  # noqa: PLC0415
 
     with Console(stderr=True, highlight=False, markup=False).status(text) as status:
@@ -87,7 +87,7 @@ def spinner(text: str) -> Iterator[Status]:
 
 @contextmanager
 def live() -> Iterator[Callable[[str], None]]:
-    """Yield what shows one line after the other on stderr; in one place where it is a terminal."""
+    """Yield a function that shows a line on stderr; on a terminal each line replaces the last."""
     if sys.stderr.isatty():
         with spinner("") as status:
             yield status.update
@@ -96,7 +96,7 @@ def live() -> Iterator[Callable[[str], None]]:
 
 
 def counted(items: Iterable[T], what: str) -> Iterator[T]:
-    """Yield items while a count of them is shown on stderr, where that is a terminal."""
+    """Yield items while showing their count on stderr, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return
@@ -108,11 +108,11 @@ def counted(items: Iterable[T], what: str) -> Iterator[T]:
 
 
 def words(ctx: click.Context, *, leave_out: Sequence[str]) -> list[str]:
-    """Return the arguments that a command was given, so that it can be run again.
+    """Return the arguments of the current command line, to run the same command again.
 
     Args:
-        ctx: of the command.
-        leave_out: names of parameters.
+        ctx: context of the command.
+        leave_out: names of parameters to leave out.
     """
     found = []
     for param in ctx.command.params:
@@ -126,12 +126,13 @@ def words(ctx: click.Context, *, leave_out: Sequence[str]) -> list[str]:
             found += [option] if value else []
         else:
             values = value if param.multiple else (value,)
+            # Joined by "=", so that a value may begin with a dash.
             found += [f"{option}={one}" for one in values]
     return found
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: ``42s``, ``3m10s``, ``2h05m``, ``1d04h``."""
+    """Return seconds in a short form: ``42s``, ``3m10s``, ``2h05m``, ``1d04h``."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"

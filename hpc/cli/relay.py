@@ -1,4 +1,4 @@
-"""The command that the laptop's tunnel runs on the login node where the server forwards nothing."""
+"""The command ``relay``, run on a login node whose SSH server forbids forwarding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc.cli.output import examples
 @click.command(epilog=examples("hpc-serve relay 127.0.0.1:8081"))
 @click.argument("address", metavar="HOST:PORT|SOCKET")
 def relay(address: str) -> None:
-    """Carry one connection on standard input and output; hpc-serve connect runs it."""
+    """Carry one connection on standard input and output; used by hpc-serve connect."""
     from hpc import relay as use  # noqa: PLC0415 - help must stay quick
 
     use.relay(use.address(address), sys.stdin.fileno(), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""render: print what would be submitted or built."""
+"""The command ``render``: scripts and definitions, printed instead of submitted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpc.cli.services import FLAGS as SERVICE_FLAGS
 
 @click.group(epilog=examples("hpc-serve render sbatch mistral", "hpc-serve render apptainer vllm"))
 def render() -> None:
-    """Print a script or definition; submit nothing."""
+    """Print a batch script or image definition without submitting or building."""
 
 
 @render.command(epilog=examples("hpc-serve render sbatch mistral --time 08:00:00 | tail -n 20"))
@@ -24,7 +24,7 @@ def render() -> None:
     default=0,
     show_default=True,
     metavar="N",
-    help="Which one, from 0.",
+    help="Number of the replica, from 0.",
 )
 @with_options(SERVICE_FLAGS)
 @models_option
@@ -49,7 +49,7 @@ def sbatch(
 @with_options(DEFINITION_OPTIONS)
 @home_option
 def apptainer(engine: str, *, home: str | None, **options: Any) -> None:
-    """Print the definition of ENGINE, as build would use it."""
+    """Print the Apptainer definition of ENGINE, as build would use it."""
     from hpc import config  # noqa: PLC0415
     from hpc import render as rendering  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""submit, ls, status, logs, wait, stop: the life of a service."""
+"""The commands of a service: submit, ls, status, wait and stop."""
 
 from __future__ import annotations
 
@@ -32,24 +32,40 @@ if TYPE_CHECKING:
 NAME_LENGTH = 63
 
 FLAGS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--replicas", type=int, metavar="N", help="Jobs that serve the model."),
+    click.option("--replicas", type=int, metavar="N", help="Number of jobs that serve the model."),
     click.option("--partition", "-p", metavar="P", help="Slurm partition."),
-    click.option("--account", "-A", metavar="A", help="Account that is charged."),
-    click.option("--qos", metavar="Q", help="Quality of service."),
-    click.option("--constraint", metavar="C", help="Features a node must have."),
+    click.option("--account", "-A", metavar="A", help="Slurm account that is charged."),
+    click.option("--qos", metavar="Q", help="Slurm quality of service."),
+    click.option("--constraint", metavar="C", help="Required node features."),
     click.option("--gpus", type=int, metavar="G", help="GPUs for each replica."),
     click.option("--gpu-type", metavar="TYPE", help="GRES type, as in gpu:h100:2."),
     click.option("--cpus", type=int, metavar="C", help="CPUs for each replica."),
     click.option("--mem", metavar="M", help="Memory for each replica, such as 64G."),
     click.option("--time", "-t", metavar="T", help="Walltime, such as 08:00:00 or 1-12."),
-    click.option("--container", type=click.Choice(get_args(Container)), help="Run in what."),
-    click.option("--image", metavar="SIF", help="Container image."),
-    click.option("--server", type=click.Choice(get_args(Server)), help="Program that serves."),
-    click.option("--accelerator", type=click.Choice(get_args(Accelerator)), help="GPU libraries."),
-    click.option("--load-timeout", type=int, metavar="S", help="Seconds from start to ready."),
+    click.option(
+        "--container",
+        type=click.Choice(get_args(Container)),
+        help="Container runtime of the engine.",
+    ),
+    click.option("--image", metavar="SIF", help="Container image, a SIF file."),
+    click.option(
+        "--server", type=click.Choice(get_args(Server)), help="Server program for the model."
+    ),
+    click.option(
+        "--accelerator",
+        type=click.Choice(get_args(Accelerator)),
+        help="GPU libraries in the container.",
+    ),
+    click.option(
+        "--load-timeout", type=int, metavar="S", help="Seconds from an engine's start to ready."
+    ),
 )
 ADHOC = (
-    click.option("--engine", type=click.Choice(get_args(Engine)), help="Serve --model, no file."),
+    click.option(
+        "--engine",
+        type=click.Choice(get_args(Engine)),
+        help="Engine for --model; needs no models.yaml.",
+    ),
     click.option("--model", metavar="M", help="Hugging Face id, GGUF file or model folder."),
     click.option(
         "--engine-arg",
@@ -62,7 +78,8 @@ ADHOC = (
 
 
 def name_for(model: str) -> str:
-    """Return a service's name for a model that came without one."""
+    """Return a service name derived from a model's name."""
+    # ORG/NAME:FILE.gguf gives the file's name, ORG/NAME and a path their last part.
     stem = Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name[:NAME_LENGTH].rstrip("-._") or "model"
@@ -71,10 +88,10 @@ def name_for(model: str) -> str:
 def adhoc_entry(
     name: str | None, engine: str | None, model: str | None, engine_args: tuple[str, ...]
 ) -> dict[str, Any] | None:
-    """Return the entry that flags alone describe, or None where a file has to.
+    """Return the entry described by flags alone, or None if models.yaml describes the model.
 
     Raises:
-        UsageError: the flags do not fit together.
+        UsageError: the flags contradict each other.
     """
     if engine is None and model is None:
         if name is None:
@@ -82,11 +99,12 @@ def adhoc_entry(
                 "give the NAME of a model in models.yaml, or --engine and --model"
             )
         if engine_args:
-            raise click.UsageError("--engine-arg goes with --engine; else use models.yaml")
+            raise click.UsageError("--engine-arg needs --engine; otherwise edit models.yaml")
         return None
     if engine is None or model is None:
-        raise click.UsageError("--engine and --model go together")
+        raise click.UsageError("--engine and --model must be given together")
     pairs = [pair.partition("=") for pair in engine_args]
+    # A key without "=" is a bare flag of the server.
     values = {key: value if mark else True for key, mark, value in pairs}
     entry = {"name": name or name_for(model), "backend": engine, "model": model}
     return {**entry, "engine_args": values} if values else entry
@@ -102,7 +120,7 @@ def adhoc_entry(
 @click.argument("name", required=False)
 @with_options(ADHOC)
 @with_options(FLAGS)
-@click.option("--wait", "wait_", is_flag=True, help="Return when all replicas are ready.")
+@click.option("--wait", "wait_", is_flag=True, help="Wait until all replicas are ready.")
 @models_option
 @home_option
 @json_option
@@ -118,7 +136,7 @@ def submit(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Start the replicas of the service NAME of models.yaml, or of --engine and --model."""
+    """Start the replicas of NAME in models.yaml, or of --engine and --model."""
     from hpc import config, service  # noqa: PLC0415 - help must not pay for submitit
 
     entry = adhoc_entry(name, engine, model, engine_args)
@@ -142,7 +160,7 @@ def submit(
 
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
-    """Wait for a service with its phases shown on stderr."""
+    """Wait for a service, and show its phases on stderr."""
     from hpc import service  # noqa: PLC0415
 
     started = time.monotonic()
@@ -161,7 +179,7 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
 
 
 def describe(replica: Replica) -> str:
-    """Return a replica's phase, place and reason in one line."""
+    """Return a replica's phase, node and reason in one line."""
     where = f" on {replica.endpoint.host}" if replica.endpoint else ""
     why = f" ({replica.note})" if replica.note else ""
     return f"{replica.phase.value}{where}{why}"
@@ -171,7 +189,7 @@ def describe(replica: Replica) -> str:
 @home_option
 @json_option
 def ls(*, home: str | None, as_json: bool) -> None:
-    """List services."""
+    """List services and their phases."""
     from hpc import service  # noqa: PLC0415
 
     found = service.look(state.home(home))
@@ -224,7 +242,7 @@ def status(name: str, *, home: str | None, as_json: bool) -> None:
 
 @click.command(epilog=examples("hpc-serve wait mistral --timeout 600"))
 @click.argument("name")
-@click.option("--timeout", type=float, metavar="S", help="Seconds to wait at most.")
+@click.option("--timeout", type=float, metavar="S", help="Longest wait in seconds.")
 @home_option
 @json_option
 def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -> None:
@@ -244,7 +262,7 @@ def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -
 def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool) -> None:
     """Stop the services NAME... and remove their records.
 
-    Replicas that serve are drained first: streams in flight get 20 s to end.
+    Serving replicas are drained first: streams in flight get 20 s to end.
     """
     from hpc import service  # noqa: PLC0415
 
@@ -263,7 +281,7 @@ def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool)
 
 
 def as_dict(found: Service) -> dict[str, Any]:
-    """Return a service as scripts read it; it holds no secret."""
+    """Return a service for JSON output, without secrets."""
     return {
         "name": found.spec.name,
         "ready": found.ready,

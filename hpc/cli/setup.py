@@ -1,4 +1,4 @@
-"""The command that makes a new user's first files."""
+"""The command ``init``, which writes a new user's first files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc.cli import output
 @click.command(epilog=output.examples("hpc-serve init", "hpc-serve init --dir project"))
 @click.option("--force", is_flag=True, help="Replace files that exist.")
 @click.option(
-    "--dir", "folder", default=".", metavar="DIR", help="Where models.yaml goes [default: here]."
+    "--dir", "folder", default=".", metavar="DIR", help="Folder for models.yaml [default: here]."
 )
 @output.json_option
 def init(folder: str, *, force: bool, as_json: bool) -> None:

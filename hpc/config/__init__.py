@@ -1,4 +1,4 @@
-"""What to serve and where: models.yaml, the site file, variables and flags, resolved once."""
+"""Configuration from models.yaml, the site file, variables and flags, resolved once."""
 
 from hpc.config.fields import check_name
 from hpc.config.load import (

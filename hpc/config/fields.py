@@ -1,4 +1,4 @@
-"""Kinds of values that more than one file knows."""
+"""Field types that several configuration files share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class MisplacedError(ValueError):
-    """A value does not fit to others of its file.
+    """A value that contradicts another value of its file.
 
     Args:
-        at: where it stands, from the mapping that was checked.
-        message: what is wrong with it.
+        at: location of the value, as keys and indices from the mapping that was checked.
+        message: the contradiction.
     """
 
     def __init__(self, at: tuple[str | int, ...], message: str) -> None:
@@ -29,10 +29,10 @@ class MisplacedError(ValueError):
 
 
 def check_name(name: str) -> str:
-    """Return a service's name if it can be a folder and a Slurm job name.
+    """Return a service's name if a folder and a Slurm job may bear the name.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: the name holds a character that is not allowed, or is too long.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -64,13 +64,14 @@ def _check_variable(name: str) -> str:
 
 
 def _check_line(text: str) -> str:
+    # A line break would let a value add lines of its own to a batch script.
     if "\n" in text or "\r" in text or "\0" in text:
         raise ValueError("a line break is not allowed here")
     return text
 
 
 def _text(value: object) -> object:
-    """Let numbers stand where text is wanted, as ``MAX_JOBS: 4`` does."""
+    """Convert a number to text where text is wanted, as in ``MAX_JOBS: 4``."""
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return str(value) if plain else value
 
@@ -86,6 +87,6 @@ Variable = Annotated[str, AfterValidator(_check_variable)]
 
 
 class Strict(BaseModel):
-    """A mapping that refuses keys it does not know."""
+    """A mapping that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid")

@@ -1,4 +1,4 @@
-"""YAML with line numbers, without YAML 1.1's traps."""
+"""YAML files with line numbers in errors, and without the traps of YAML 1.1."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 OF_KEY = "[key]"
-"""What pydantic adds to the place of a mapping's key that is not allowed."""
+"""The part that pydantic appends to a location when a mapping's key is not allowed."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``12:00:00`` as text and refuses a key given twice."""
+    """A SafeLoader that refuses duplicate keys and base-60 numbers.
+
+    Without YAML 1.1's base-60 numbers an unquoted ``12:00:00`` stays text.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -33,6 +36,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 reads 12:00:00 as 43200 and 1:30 as 90: its rules for numbers are replaced by rules
+# without base 60.
 _SEXAGESIMAL = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, rule) for tag, rule in rules if tag not in _SEXAGESIMAL]
@@ -55,10 +60,11 @@ def read(path: Path, kind: type[M]) -> M:
 
     Args:
         path: the file.
-        kind: the pydantic model it must fit.
+        kind: the pydantic model of the file.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML, or does not fit; names file, line and key.
+        ConfigError: the file cannot be read, is not YAML, or does not fit the model; the message
+            names file, line and key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -80,18 +86,19 @@ def read(path: Path, kind: type[M]) -> M:
 
 
 def _placed(error: Any) -> dict[str, Any]:
-    """Return an error with its place, which a check of several entries knows by itself."""
+    """Return an error with its full location; a check over several entries knows the rest of it."""
     at = getattr(error.get("ctx", {}).get("error"), "at", ())
     return {**error, "loc": (*error["loc"], *at)}
 
 
 def explain(error: Any, kind: type[BaseModel]) -> str:
-    """Say in one sentence what pydantic found, and what is allowed.
+    """Return one sentence that names the key, pydantic's finding and the allowed values.
 
     Args:
-        error: one of ``ValidationError.errors()``.
+        error: an item of ``ValidationError.errors()``.
         kind: the model that was validated.
     """
+    # Indices are left out: the line number in front of the message already tells the entry.
     where = [part for part in error["loc"] if not isinstance(part, int) and part != OF_KEY]
     key = ".".join(str(part) for part in where) or "the file"
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -104,7 +111,7 @@ def explain(error: Any, kind: type[BaseModel]) -> str:
 
 
 def _allowed(kind: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """Follow a location down the models and return the keys allowed there."""
+    """Follow a location down the models and return the allowed keys."""
     for part in loc:
         if isinstance(part, int):
             continue
@@ -124,7 +131,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _locate(node: yaml.Node | None, loc: Sequence[str | int]) -> int:
-    """Return the line, from 1, of the deepest part of a location that the file has."""
+    """Return the line, from 1, of the deepest part of a location found in the file."""
     line = 1 if node is None else node.start_mark.line + 1
     for part in loc:
         if isinstance(node, yaml.MappingNode):

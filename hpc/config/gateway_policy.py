@@ -1,4 +1,4 @@
-"""What models.yaml says to the gateway, as the gateway takes it."""
+"""The gateway's policy, made from the entries of models.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resolved(file: ModelsFile) -> GatewayPolicy:
-    """Return what a file says of requests."""
+    """Return the gateway's policy from a validated models.yaml."""
     said = file.gateway
     every = {entry.name: _model(entry) for entry in file.models}
     return GatewayPolicy(

@@ -1,4 +1,4 @@
-"""The shape of what models.yaml says to the gateway, and what of it must fit together."""
+"""The schema of the gateway's part of models.yaml, and its cross-checks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ def _check_header(name: str) -> str:
     lower = name.lower()
     if not _HEADER.fullmatch(lower):
         raise ValueError(f"{name!r} is not the name of a header; allowed: letters, digits, '-'")
+    # The value would be a client's key, in a file that is not closed to others.
     if lower == "authorization":
         raise ValueError("name a key under 'keys'; its text does not belong into a file")
     return lower
 
 
 def _check_value(text: str) -> str:
+    # HTTP strips blanks around a value: a rule with such blanks would never match.
     if not (text.isascii() and (text.isprintable() or not text)) or text != text.strip():
         raise ValueError(f"{text!r} is not a value of a header")
     return text
@@ -64,7 +66,7 @@ Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
 def _one(value: object) -> object:
-    """Let one name stand for a list of one."""
+    """Convert a single name to a list with the name."""
     return [value] if isinstance(value, str) else value
 
 
@@ -73,20 +75,20 @@ KeyNames = Annotated[list[KeyName], BeforeValidator(_one)]
 
 
 class RuleEntry(Strict):
-    """One entry of gateway.rules."""
+    """One entry of gateway.rules: conditions, and the model for the requests that meet all."""
 
-    use: Alias = Field(description="model that gets the request")
+    use: Alias = Field(description="model that gets the matching requests")
     models: Aliases = Field(
-        default_factory=list, description="names asked for, or what they stand for"
+        default_factory=list, description="requested model names, or the models behind these names"
     )
-    keys: KeyNames = Field(default_factory=list, description="names of keys")
+    keys: KeyNames = Field(default_factory=list, description="names of client keys")
     headers: dict[Header, Value] = Field(
-        default_factory=dict, description='values of headers; "" asks only that it is there'
+        default_factory=dict, description='required header values; "" accepts any value'
     )
     prompt_tokens_over: int | None = Field(
-        None, ge=0, description="the prompt has more tokens, at 4 bytes each"
+        None, ge=0, description="matches prompts of more tokens, counted as 4 bytes each"
     )
-    max_tokens_over: int | None = Field(None, ge=0, description="the request asks for more tokens")
+    max_tokens_over: int | None = Field(None, ge=0, description="matches requests for more tokens")
 
     @model_validator(mode="after")
     def _has_condition(self) -> RuleEntry:
@@ -96,23 +98,23 @@ class RuleEntry(Strict):
 
 
 class CacheEntry(Strict):
-    """Keep answers that are sure to come again."""
+    """The response cache, for requests with repeatable answers."""
 
-    mib: int = Field(64, ge=1, le=65536, description="memory, in MiB")
-    ttl: int = Field(3600, ge=1, description="seconds that an answer stays good")
-    vectors: bool = Field(default=True, description="keep embeddings and rankings too")
+    mib: int = Field(64, ge=1, le=65536, description="memory of the cache, in MiB")
+    ttl: int = Field(3600, ge=1, description="seconds until a cached answer expires")
+    vectors: bool = Field(default=True, description="cache embeddings and rankings too")
 
 
 class RedactEntry(Strict):
-    """Hide what is personal or secret."""
+    """The redaction of personal data and secrets in prompts and answers."""
 
     kinds: list[RedactKind] = Field(
-        default_factory=list, description="what is known by form and checksum"
+        default_factory=list, description="built-in kinds of data, recognised by form and checksum"
     )
     patterns: dict[Label, Pattern] = Field(
-        default_factory=dict, description="regular expressions, by the name that takes their place"
+        default_factory=dict, description="regular expressions by label; the label replaces a match"
     )
-    answers: bool = Field(default=False, description="hide it in answers too")
+    answers: bool = Field(default=False, description="redact answers too")
 
     @model_validator(mode="after")
     def _has_one(self) -> RedactEntry:
@@ -122,20 +124,20 @@ class RedactEntry(Strict):
 
 
 class GatewayEntry(Strict):
-    """What models.yaml says to the gateway beside its models."""
+    """The gateway's settings in models.yaml, beside the models."""
 
     aliases: dict[Alias, Alias] = Field(
-        default_factory=dict, description="further names, each with the model that it stands for"
+        default_factory=dict, description="further model names, each with the model behind the name"
     )
     rules: list[RuleEntry] = Field(
-        default_factory=list, description="see below; the first that fits decides"
+        default_factory=list, description="routing rules (see below); the first match decides"
     )
-    routing: Routing = Field("prefix", description="how a replica is chosen")
+    routing: Routing = Field("prefix", description="how a replica is chosen for a request")
     cors: list[Origin] = Field(
-        default_factory=list, description="origins of web pages that may call; '*' is all"
+        default_factory=list, description="web origins that may call the gateway; '*' is all"
     )
-    cache: CacheEntry | None = Field(None, description="see below; without it nothing is kept")
-    redact: RedactEntry | None = Field(None, description="see below; without it texts stay")
+    cache: CacheEntry | None = Field(None, description="response cache (see below); default: none")
+    redact: RedactEntry | None = Field(None, description="redaction (see below); none by default")
     anonymous: bool = Field(
         default=False, description="serve without a key, on loopback and Unix sockets only"
     )
@@ -145,10 +147,14 @@ class GatewayEntry(Strict):
 
 
 def check(models: Sequence[ModelEntry], gateway: GatewayEntry) -> None:
-    """Check what no single entry can know.
+    """Check the contradictions between entries, which no single entry can see.
+
+    Args:
+        models: the entries under ``models``.
+        gateway: the entry ``gateway``.
 
     Raises:
-        MisplacedError: two entries do not fit together; says where.
+        MisplacedError: two entries contradict each other; names the location.
     """
     names = {entry.name for entry in models}
     for alias, target in gateway.aliases.items():

@@ -1,4 +1,4 @@
-"""Default < site < file < environment < flag, resolved once."""
+"""Merging of the layers: default < site file < models.yaml < environment < flag."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 VARIABLE = "HPC_SERVE_"
 MODELS_NAME = "models.yaml"
 SCALARS = ("container", "server", "image", "accelerator", "replicas", "hf_home", "python")
-"""Settings that a variable or a flag may carry, beside every resource but ``extra``."""
+"""Settings that a variable or a flag may set, beside every resource except ``extra``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A server that somebody else runs.
+    """A static backend: a server that runs outside hpc-serve.
 
     Attributes:
-        url: its address, without ``/v1``.
-        api_key_env: the gateway's variable that holds its key.
-        revision: what somebody says of the model it serves.
+        url: the server's address, without ``/v1``.
+        api_key_env: the gateway's variable that holds the server's key.
+        revision: the revision of the served model, according to models.yaml.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What holds for the whole site."""
+    """The settings of a whole site."""
 
     apptainer: str = "apptainer"
     templates: Path | None = None
@@ -58,14 +58,14 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that was said, resolved.
+    """The complete configuration, resolved.
 
     Attributes:
         home: state directory.
         models_file: the models.yaml that was read, or None.
-        services: what can be submitted, by name.
-        backends: what only needs a route.
-        gateway: what holds for requests.
+        services: services that can be submitted, by name.
+        backends: static backends, which only need a route.
+        gateway: the gateway's policy for requests.
     """
 
     home: Path
@@ -86,13 +86,13 @@ def load(
     """Read the site file, models.yaml and the environment, and put the flags on top.
 
     Args:
-        models_file: path of models.yaml; None looks where ``find_models`` says.
+        models_file: path of models.yaml; None searches as ``find_models`` says.
         flags: settings by flag, such as ``{"partition": "gpu", "mem": "64G"}``; None is unset.
         home: state directory; None is ``HPC_SERVE_HOME`` or the user's own.
-        adhoc: keys of one more entry that stands in no file: ``name``, ``backend``, ``model``.
+        adhoc: keys of one more entry beside the file's: ``name``, ``backend``, ``model``.
 
     Raises:
-        ConfigError: something says what is not allowed; names file and line, variable or flag.
+        ConfigError: a value is not allowed; names file and line, variable or flag.
         StateError: the state directory cannot be used.
     """
     site_file, site_path = _site()
@@ -104,6 +104,7 @@ def load(
     base = (path.parent if path else Path.cwd()).absolute()
     specs: dict[str, ServiceSpec] = {}
     for entry in (e for e in entries if e.model is not None):
+        # Paths in models.yaml are relative to the file, paths on the command line to the caller.
         folder = Path.cwd() if adhoc and entry.name == adhoc["name"] else base
         layers = [site_file, entry, *over]
         specs[entry.name] = _Resolver(root, folder, layers).spec(entry)
@@ -120,7 +121,7 @@ def find_models(given: str | None) -> Path | None:
     """Return the models.yaml to read: given, ``HPC_SERVE_MODELS``, here, or the user's own.
 
     Raises:
-        ConfigError: one was named and is not there.
+        ConfigError: the named file does not exist.
     """
     named = given or os.environ.get(VARIABLE + "MODELS")
     if named:
@@ -139,7 +140,7 @@ def config_folder() -> Path:
 
 
 def site_path() -> Path:
-    """Return where the site file is, or would be."""
+    """Return the path of the site file, whether the file exists or not."""
     named = os.environ.get(VARIABLE + "SITE")
     return Path(named).expanduser().absolute() if named else config_folder() / "site.yaml"
 
@@ -180,7 +181,7 @@ def _resource_keys() -> list[str]:
 
 
 def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
-    """Validate flat settings of one origin, naming the origin in an error."""
+    """Validate the flat settings of one origin, and name the origin in errors."""
     given = {key: value for key, value in said.items() if value is not None}
     resources = {key: given.pop(key) for key in list(given) if key in _resource_keys()}
     try:
@@ -192,10 +193,10 @@ def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
 
 
 def changed(resources: Resources, flags: Mapping[str, Any]) -> Resources:
-    """Return what is asked of the scheduler with some flags on top.
+    """Return the requested resources with some flags on top.
 
     Args:
-        resources: as they were asked for before.
+        resources: the resources of the previous request.
         flags: as for ``load``; None is unset.
 
     Raises:
@@ -212,7 +213,7 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Resolver:
-    """Merges the layers of one entry; the last that says something wins."""
+    """The merging of one entry's layers; the last layer with a value wins."""
 
     root: Path
     base: Path
@@ -277,9 +278,10 @@ class _Resolver:
         return self.base / Path(text).expanduser()
 
     def _model(self, text: str, engine: Engine) -> str:
-        """Return an absolute path for a file or folder, and a Hugging Face id as it stands."""
+        """Return an absolute path for a file or folder, and a Hugging Face id unchanged."""
         path = self._path(text)
         says_path = text.startswith(("/", "./", "../", "~")) or path.exists()
+        # A file name alone is a path even where the file is missing, so that the error names it.
         bare_file = engine == "llamacpp" and re.fullmatch(r"[^/:]+\.gguf", text) is not None
         return str(path) if says_path or bare_file else text
 
@@ -291,7 +293,7 @@ class _Resolver:
 
 
 def default_image(server: Server, accelerator: str) -> str:
-    """Return which of our images holds a server, as ``hpc-serve build`` names it."""
+    """Return the name of the bundled image that holds a server, as ``hpc-serve build`` lists it."""
     if server == "vllm":
         return {"rocm": "vllm-rocm", "none": "vllm-cpu"}.get(accelerator, "vllm")
     if accelerator == "cuda":

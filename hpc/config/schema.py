@@ -1,4 +1,4 @@
-"""The shape of models.yaml and of the site file."""
+"""The schema of models.yaml and of the site file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hpc.policy import Routing  # noqa: TC001 - the same
 
 
 class ResourcesEntry(Strict):
-    """What one replica asks of Slurm."""
+    """The Slurm resources of one replica."""
 
     partition: Line | None = Field(None, description="Slurm partition")
-    account: Line | None = Field(None, description="account that is charged")
-    qos: Line | None = Field(None, description="quality of service")
-    constraint: Line | None = Field(None, description="features a node must have")
+    account: Line | None = Field(None, description="Slurm account that is charged")
+    qos: Line | None = Field(None, description="Slurm quality of service")
+    constraint: Line | None = Field(None, description="required node features")
     gpus: int | None = Field(
         None, ge=0, description="GPUs per replica; 1 for vllm unless accelerator is none"
     )
@@ -32,24 +32,26 @@ class ResourcesEntry(Strict):
 
 
 class Settings(Strict):
-    """What a site, a file, a variable or a flag may say of a service."""
+    """The settings of a service that a site, a file, a variable or a flag may carry."""
 
-    container: Container | None = Field(None, description="apptainer, or none")
+    container: Container | None = Field(None, description="container runtime: apptainer or none")
     server: Server | None = Field(None, description="program that serves the model")
-    image: Line | None = Field(None, description="SIF file")
-    accelerator: Accelerator | None = Field(None, description="cuda (--nv), rocm (--rocm) or none")
+    image: Line | None = Field(None, description="container image, a SIF file")
+    accelerator: Accelerator | None = Field(
+        None, description="GPU libraries: cuda (--nv), rocm (--rocm) or none"
+    )
     replicas: int | None = Field(None, ge=1, le=1000, description="jobs that serve the model")
     resources: ResourcesEntry = Field(default_factory=ResourcesEntry)
     engine_args: dict[str, Scalar] | None = Field(None, description="the server's long options")
-    env: dict[Variable, Text] | None = Field(None, description="variables of the engine")
+    env: dict[Variable, Text] | None = Field(None, description="the engine's environment variables")
     binds: list[Line] | None = Field(None, description="Apptainer binds, SRC[:DEST[:ro]]")
     apptainer_args: list[Line] | None = Field(None, description="arguments of apptainer exec")
     setup: list[str] | None = Field(None, description="shell lines at the start of the job")
     hf_home: Line | None = Field(None, description="Hugging Face cache")
     python: Line | None = Field(None, description="interpreter of an engine without a container")
-    load_timeout: int | None = Field(None, ge=1, description="seconds from start to ready")
-    grace: int | None = Field(None, ge=5, description="seconds to drain before the walltime")
-    max_restarts: int | None = Field(None, ge=0, description="requeues at walltime")
+    load_timeout: int | None = Field(None, ge=1, description="seconds from engine start to ready")
+    grace: int | None = Field(None, ge=5, description="seconds to drain before the walltime ends")
+    max_restarts: int | None = Field(None, ge=0, description="requeues at the walltime's end")
 
 
 class ModelEntry(Settings):
@@ -57,7 +59,7 @@ class ModelEntry(Settings):
 
     name: Name = Field(description="the model's name at the gateway")
     backend: Engine = Field(description="vllm or llamacpp")
-    format: Literal["chat_completions"] = Field("chat_completions", description="API it speaks")
+    format: Literal["chat_completions"] = Field("chat_completions", description="API of the server")
     backend_url: str | None = Field(
         None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$", description="address of a static backend"
     )
@@ -68,11 +70,11 @@ class ModelEntry(Settings):
         default_factory=list, description="models tried in order while this one cannot serve"
     )
     routing: Routing | None = Field(
-        None, description="how a replica is chosen, if not as the gateway says"
+        None, description="how a replica is chosen; default: gateway.routing"
     )
-    max_tokens: int | None = Field(None, ge=1, description="tokens a request may ask for")
+    max_tokens: int | None = Field(None, ge=1, description="most tokens a request may ask for")
     max_prompt_tokens: int | None = Field(
-        None, ge=1, description="tokens of a prompt, at 4 bytes each"
+        None, ge=1, description="most tokens of a prompt, counted as 4 bytes each"
     )
 
     @model_validator(mode="after")
@@ -89,6 +91,7 @@ class ModelEntry(Settings):
 class ModelsFile(Strict):
     """The whole of models.yaml."""
 
+    # A file of a later format is refused, not misread.
     version: Literal[1] = Field(1, description="format of this file")
     models: list[ModelEntry] = Field(default_factory=list)
     gateway: GatewayEntry = Field(default_factory=GatewayEntry)
@@ -104,10 +107,12 @@ class ModelsFile(Strict):
 
 
 class SiteFile(Settings):
-    """What holds for all services of one site."""
+    """The site file: settings of all services of one site."""
 
-    apptainer: Line = Field("apptainer", description="the container program")
-    templates: Line | None = Field(None, description="folder with templates that win over ours")
+    apptainer: Line = Field("apptainer", description="Apptainer's program")
+    templates: Line | None = Field(None, description="folder of templates to prefer to the bundled")
     debian_mirror: Line | None = Field(None, description="mirror for image builds")
-    definition: dict[str, Text] = Field(default_factory=dict, description="definition variables")
+    definition: dict[str, Text] = Field(
+        default_factory=dict, description="variables of image definitions"
+    )
     gateway_port: int = Field(8081, ge=0, le=65535, description="port of the gateway")

@@ -1,4 +1,4 @@
-"""Slurm's ways of writing times and memory."""
+"""Slurm's notations of times and memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 
 UNLIMITED = 0
-"""Minutes that stand for no limit."""
+"""The number of minutes that means no limit."""
 
 TIME_FORMS = "MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED"
 MEMORY_FORMS = "a number with K, M, G or T, such as 64G (MiB without a unit)"
@@ -23,7 +23,7 @@ def parse_time(text: str | int) -> int:
         text: any form that sbatch reads or squeue writes; a bare number is minutes.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the text is not a Slurm time.
     """
     seconds = parse_seconds(text)
     return UNLIMITED if seconds is None else math.ceil(seconds / 60)
@@ -33,7 +33,7 @@ def parse_seconds(text: str | int) -> int | None:
     """Return a Slurm time in seconds; None is UNLIMITED.
 
     Raises:
-        ValueError: it is no Slurm time.
+        ValueError: the text is not a Slurm time.
     """
     plain = str(text).strip()
     if plain.upper() in {"UNLIMITED", "INFINITE"}:
@@ -42,18 +42,19 @@ def parse_seconds(text: str | int) -> int | None:
     if match is None:
         raise ValueError(f"{plain!r} is not a Slurm time; allowed: {TIME_FORMS}")
     parts = [int(part) for part in match["rest"].split(":")]
+    # After days the first number is hours; without days one number is minutes, two are MM:SS.
     if match["days"] is not None:
         hours, minutes, seconds = (*parts, 0, 0)[:3]
     else:
         hours, minutes, seconds = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
     total = ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
     if total == 0:
-        raise ValueError(f"{plain!r} is no time at all; allowed: {TIME_FORMS}")
+        raise ValueError(f"{plain!r} is a time of zero; allowed: {TIME_FORMS}")
     return total
 
 
 def format_time(minutes: int) -> str:
-    """Return minutes as sbatch reads them, ``D-HH:MM:SS`` from one day on."""
+    """Return minutes in the form that sbatch reads, ``D-HH:MM:SS`` from one day on."""
     if minutes == UNLIMITED:
         return "UNLIMITED"
     days, rest = divmod(minutes, 24 * 60)
@@ -65,15 +66,15 @@ def parse_memory(text: str | int) -> int:
     """Return an amount of memory in MiB, rounded up.
 
     Args:
-        text: as sbatch reads it; a bare number is MiB.
+        text: any form that sbatch reads; a bare number is MiB.
 
     Raises:
-        ValueError: it is no amount of memory.
+        ValueError: the text is not an amount of memory.
     """
     match = _MEMORY.fullmatch(str(text).strip())
     if match is None:
         raise ValueError(f"{str(text)!r} is not an amount of memory; allowed: {MEMORY_FORMS}")
     mib = math.ceil(float(match["number"]) * _MIB[match["unit"].upper()])
     if mib == 0:
-        raise ValueError(f"{str(text)!r} is no memory at all; allowed: {MEMORY_FORMS}")
+        raise ValueError(f"{str(text)!r} is zero memory; allowed: {MEMORY_FORMS}")
     return mib

@@ -1,4 +1,4 @@
-"""Model servers: from what was asked for to a command, its variables and its probe. Pure."""
+"""Model servers: command line, environment variables and readiness probe of each. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ LAUNCHERS = {
 
 
 def launch(spec: ServiceSpec, place: Place) -> Launch:
-    """Return how to start a model's server in a place.
+    """Return the command, variables and probe that start a model's server.
+
+    Args:
+        spec: the model.
+        place: the engine's surroundings on the node.
 
     Raises:
-        ConfigError: the model or its engine arguments are not what the server takes.
+        ConfigError: the server does not accept the model or one of its engine arguments.
         EngineError: the run folder's path is too long for a Unix socket.
     """
     check(place)

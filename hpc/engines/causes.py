@@ -1,7 +1,7 @@
-"""Why a model server ended, in one sentence, from its exit status and what it wrote last.
+"""The cause of a model server's failure, from its exit status and the end of its log.
 
-Only a server that failed has a cause, and only lines that are errors speak: a healthy server's log
-is full of warnings that name errors.
+Only a server that failed has a cause, and only lines with errors are searched: the log of a
+healthy server is full of warnings that name errors.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ EMPTY_ERROR = re.compile(r"Engine core initialization failed|ChildProcessError")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a piece of log means.
+    """A log pattern of a known failure, and the sentence that explains the failure.
 
     Attributes:
-        pattern: how servers say it; a first group is what they say it of.
-        sentence: what we say; ``{found}`` is that group, other fields see ``explain``.
+        pattern: words of the server; the first group is the thing at fault.
+        sentence: explanation for the user; ``{found}`` is that group, other fields see ``explain``.
     """
 
     pattern: re.Pattern[str]
@@ -36,7 +36,7 @@ def _rule(pattern: str, sentence: str) -> Rule:
     return Rule(re.compile(pattern), sentence)
 
 
-# The first that matches counts, so what names a root cause stands before what follows from it.
+# The first match wins. So a rule for a root cause stands before the rules for its consequences.
 RULES = (
     # Apptainer
     _rule(
@@ -61,7 +61,7 @@ RULES = (
         r"FATAL: .*(?:user namespace|fakeroot|squashfuse|setuid)",
         "Apptainer cannot open images on this node: user namespaces or FUSE are not allowed",
     ),
-    # What was never installed, or is asked for with a wrong option
+    # Missing packages and wrong options
     _rule(
         r"No module named '?(vllm|llama_cpp|fastapi|uvicorn|prometheus_client|huggingface_hub)",
         "the Python package {found} is not installed for the engine",
@@ -182,12 +182,12 @@ SIGNALS = {
 
 
 def explain(spec: ServiceSpec, returncode: int | None, log_tail: str) -> str | None:
-    """Return why a server ended, or None if nothing tells.
+    """Return the cause of a server's end in one sentence, or None if no rule matches.
 
     Args:
         spec: the service.
-        returncode: its exit status, negative or 128 + N for signal N; None while it runs.
-        log_tail: the end of what it wrote since its start.
+        returncode: the server's exit status, negative or 128 + N for signal N; None while running.
+        log_tail: the end of the server's log since its start.
     """
     if returncode in (None, 0):
         return None
@@ -196,6 +196,7 @@ def explain(spec: ServiceSpec, returncode: int | None, log_tail: str) -> str | N
     for rule in RULES:
         if match := rule.pattern.search(said):
             return _sentence(rule.sentence, spec, next(filter(None, match.groups()), ""))
+    # A signal reads -N from Popen, but 128 + N where a shell or Apptainer stands between.
     number = -returncode if returncode < 0 else returncode - 128
     if number in SIGNALS:
         return _sentence(SIGNALS[number], spec, "")
@@ -214,6 +215,6 @@ def _sentence(text: str, spec: ServiceSpec, found: str) -> str:
 
 
 def _last_error(said: str) -> str | None:
-    """Return the last exception that a Python server names, unless it only points at another."""
+    """Return the last exception in the log, unless the exception only points at another line."""
     named = [text for text in LAST_ERROR.findall(said) if not EMPTY_ERROR.search(text)]
     return f"the engine ended with {named[-1][:FOUND_SHOWN]}" if named else None

@@ -1,4 +1,4 @@
-"""What all engines share: variables, binds and where they listen."""
+"""Environment variables, bind mounts and addresses common to all engines."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ INHERITED = (
     "HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
-"""Variables of a job that a download of weights may need."""
+"""Variables of the job that a download of weights may need."""
 SOCKET_BYTES = 107
 """The longest path that a Unix socket can have."""
 ZMQ_NAME_BYTES = 41
-"""What vLLM appends to the run folder for the sockets between its processes: tmp/UUID."""
+"""Length of the path ``/tmp/UUID`` that vLLM appends to the run folder for its own sockets."""
 
 
 def check(place: Place) -> None:
     """Refuse a run folder whose sockets could not be bound.
 
     Raises:
-        EngineError: a socket's path is longer than Linux allows.
+        EngineError: a socket's path would be longer than Linux allows (107 bytes).
     """
     longest = max(len(place.socket or ""), len(place.run_dir) + ZMQ_NAME_BYTES)
     if longest > SOCKET_BYTES:
@@ -41,12 +41,12 @@ def check(place: Place) -> None:
 
 
 def listens(place: Place) -> Address:
-    """Return what kind of address the engine has."""
+    """Return the kind of the engine's address."""
     return "unix" if place.socket else "tcp"
 
 
 def interpreter(spec: ServiceSpec, place: Place) -> str:
-    """Return the Python of an engine: the image's own, or the node's."""
+    """Return the Python interpreter of an engine: the image's, or the node's."""
     return "python3" if spec.container == "apptainer" else spec.python or place.python
 
 
@@ -58,14 +58,14 @@ def environment(
     ours: Mapping[str, str],
     key_env: str,
 ) -> dict[str, str]:
-    """Return an engine's variables; the model's own ``env`` wins, but not over its key.
+    """Return an engine's variables; the model's ``env`` overrides all but the engine's key.
 
     Args:
         spec: the model.
-        place: where it runs.
-        weights: where its weights come from.
-        ours: what this engine needs beyond the common ones.
-        key_env: the variable that takes its key.
+        place: the engine's surroundings on the node.
+        weights: the source of the model's weights.
+        ours: variables of this engine beyond the common ones.
+        key_env: name of the variable for the engine's key.
     """
     offline = weights.repo is None or place.weights_cached
     cache = f"{place.run_dir}/cache"
@@ -81,11 +81,12 @@ def environment(
         found |= {"XDG_CACHE_HOME": cache, "LANG": "C.UTF-8"}
         if weights.repo is None:
             found["HF_HOME"] = f"{cache}/huggingface"
+    # The key comes last: a model's env must not open the engine to the node's other users.
     return found | dict(ours) | dict(spec.env) | {key_env: place.secret}
 
 
 def _devices(spec: ServiceSpec, place: Place) -> dict[str, str]:
-    """Hand on the GPUs of the job; without any, hide those of the node."""
+    """Pass the job's GPUs on to the engine; without GPUs in the job, hide the node's GPUs."""
     if spec.resources.gpus and not place.devices:
         return {}
     name = "HIP_VISIBLE_DEVICES" if spec.accelerator == "rocm" else "CUDA_VISIBLE_DEVICES"
@@ -93,12 +94,12 @@ def _devices(spec: ServiceSpec, place: Place) -> dict[str, str]:
 
 
 def binds(place: Place, weights: Weights, *, scripts: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return what a container must see of the node.
+    """Return the bind mounts of an engine's container.
 
     Args:
-        place: where the engine runs; its run folder is bound read-write.
-        weights: a path is bound read-only, a repository means the cache, read-write.
-        scripts: files that the image does not hold.
+        place: the engine's surroundings; the run folder is bound read-write.
+        weights: a path is bound read-only; for a repository the cache is bound read-write.
+        scripts: files that the image does not hold, bound read-only.
     """
     writable = [place.run_dir, *([place.hf_home] if weights.path is None else [])]
     readable = [path for path in (_model_root(weights.path), *scripts) if path]
@@ -106,7 +107,7 @@ def binds(place: Place, weights: Weights, *, scripts: Sequence[str] = ()) -> tup
 
 
 def _model_root(path: str | None) -> str | None:
-    """Return what must be bound for a model: links and split files lead out of it."""
+    """Return the folder to bind for a model: links and split files lead out of the path itself."""
     if path is None:
         return None
     pure = PurePosixPath(path)
@@ -116,7 +117,7 @@ def _model_root(path: str | None) -> str | None:
 
 
 def _bind(path: str, mode: str = "") -> str:
-    """Return a bind as Apptainer's --mount reads it: CSV, so that colons and commas may be."""
+    """Return a bind in the CSV form of Apptainer's --mount, so that a path may hold colons."""
     fields = [f"source={path}", f"destination={path}"]
     quoted = [f'"{field.replace(chr(34), 2 * chr(34))}"' for field in fields]
     return f"type=bind,{','.join(quoted)}{mode}"

@@ -1,4 +1,4 @@
-"""llama.cpp: its own llama-server, and our server over llama-cpp-python."""
+"""llama.cpp's llama-server, and the bundled server over llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RESERVED = frozenset(
 )  # fmt: skip
 SLOTS = 4
 CONTEXT = 4096
-"""Tokens that one request may have, unless the model's engine_args say otherwise."""
+"""Context of one request in tokens, unless the model's engine_args set another."""
 ALL_LAYERS = 999
 LOADING = Probe(loading_statuses=(503,))
 SYNONYMS = {"c": "ctx-size", "np": "parallel", "ngl": "n-gpu-layers", "t": "threads"}
@@ -33,24 +33,26 @@ GGUF_SERVER = {
     "queue-size": "QUEUE_SIZE",
     "chat-format": "CHAT_FORMAT",
 }
-"""What engine_args may say to gguf_api_server.py, and the variable that says it."""
+"""Keys of engine_args for gguf_api_server.py, each with its environment variable."""
 MODULES = ("gguf_schema.py", "gguf_worker.py")
-"""What gguf_api_server.py imports from its own folder."""
+"""Modules that gguf_api_server.py imports from its own folder."""
 
 
 def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
-    """Return how to start llama-server; llama.cpp counts a machine's cores, not a job's.
+    """Return the command that starts llama-server.
 
     Raises:
-        ConfigError: an engine argument has a value that it cannot have.
+        ConfigError: the value of an engine argument is not allowed.
     """
     given = _given(spec)
     parallel = _whole(spec, given, "parallel", SLOTS)
     ours: dict[str, Scalar] = {
         **_source(weights, place),
         "alias": spec.name,
+        # llama-server divides the context among its slots.
         "ctx-size": CONTEXT * parallel,
         "parallel": parallel,
+        # By default llama.cpp counts the cores of the machine, not those of the job.
         "threads": spec.resources.cpus,
         "metrics": True,
         **({"n-gpu-layers": ALL_LAYERS} if spec.resources.gpus else {}),
@@ -70,10 +72,10 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
 
 
 def launch_python(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
-    """Return how to start gguf_api_server.py, which answers one request at a time.
+    """Return the command that starts gguf_api_server.py; the server handles one request at a time.
 
     Raises:
-        ConfigError: an engine argument is none of ``GGUF_SERVER``.
+        ConfigError: an engine argument is not a key of ``GGUF_SERVER``.
     """
     given = _given(spec)
     for key in given:

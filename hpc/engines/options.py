@@ -1,4 +1,4 @@
-"""A model's ``engine_args`` as a server's command line."""
+"""A model's ``engine_args`` as command-line options of a server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def given(spec: ServiceSpec, *, reserved: Collection[str]) -> dict[str, Scalar]:
-    """Return a model's engine arguments under the names that servers use.
+    """Return a model's engine arguments under the servers' own option names.
 
     Args:
         spec: the model; ``max_model_len`` and ``--max-model-len`` both mean ``max-model-len``.
-        reserved: options that only this program may set.
+        reserved: options that only hpc-serve may set.
 
     Raises:
         ConfigError: an argument is reserved.
@@ -35,11 +35,11 @@ def given(spec: ServiceSpec, *, reserved: Collection[str]) -> dict[str, Scalar]:
 
 
 def flags(options: Mapping[str, Scalar], *, negate: bool) -> tuple[str, ...]:
-    """Return options as arguments, in the order given.
+    """Return options as command-line words, in the given order.
 
     Args:
-        options: names without dashes; a one-letter name gets one dash, True is a bare flag.
-        negate: write False as ``--no-NAME``; else it leaves the option out.
+        options: values by name; a one-letter name gets one dash, True becomes a bare flag.
+        negate: write False as ``--no-NAME``; otherwise a False option is left out.
     """
     words: list[str] = []
     for key, value in options.items():

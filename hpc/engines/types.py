@@ -1,4 +1,4 @@
-"""What an engine is told about its node, and what it answers."""
+"""The surroundings of an engine on its node, and the command that starts the engine."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Address = Literal["unix", "tcp"]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one replica's engine runs.
+    """The surroundings of one replica's engine on its node.
 
     Attributes:
-        socket: Unix socket to listen on, ending in ``.sock``; None listens on ``port``.
-        port: TCP port of 127.0.0.1, where there is no socket.
-        secret: the engine's own key, known to its node only.
-        devices: entries of CUDA_VISIBLE_DEVICES as the scheduler gave them; may be empty.
-        weights_cached: whether a Hugging Face model is whole in ``hf_home``.
-        hf_home: Hugging Face cache, absolute; must exist for a model of Hugging Face.
+        socket: Unix socket to listen on, ending in ``.sock``; None means ``port``.
+        port: TCP port on 127.0.0.1 for an engine without a socket.
+        secret: the engine's own key, known on this node only.
+        devices: entries of CUDA_VISIBLE_DEVICES as the scheduler set them; may be empty.
+        weights_cached: whether ``hf_home`` holds the Hugging Face model completely.
+        hf_home: Hugging Face cache, absolute; must exist for a Hugging Face model.
         run_dir: private folder of this start, absolute and short; see ``Launch.folders``.
         gguf_server: path of gguf_api_server.py on the node.
         python: interpreter of an engine without a container.
-        inherited: those variables of the job that ``INHERITED`` names.
+        inherited: the job's variables that ``INHERITED`` names.
     """
 
     socket: str | None
@@ -42,10 +42,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How to see that an engine is ready.
+    """The HTTP request that shows whether an engine is ready.
 
     Attributes:
-        path: GET answers 200 there when it is.
+        path: path of the GET request; a ready engine answers 200.
         loading_statuses: answers that mean "not yet", as a refused connection does.
     """
 
@@ -55,17 +55,17 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start an engine.
+    """The command of an engine and everything around the command.
 
     Attributes:
-        argv: the program, as its container or the node's environment knows it; no secret in it.
-        env: every variable that it gets in a container; the engine's key is one of them.
+        argv: the program, as its container or the node's environment knows it; holds no secret.
+        env: every variable of the engine, its key included; a container gets no others.
         folders: folders to make in ``Place.run_dir``, mode 0700.
-        binds: what the container sees, as ``hpc.apptainer.exec_argv`` takes it.
-        probe: how to see that it is ready.
-        slots: requests served at once; None where the engine batches as it likes.
-        address: whether it listens on a Unix socket or on 127.0.0.1.
-        key_env: the variable of ``env`` that holds the engine's key.
+        binds: bind mounts of the container, as ``hpc.apptainer.exec_argv`` takes them.
+        probe: the readiness probe.
+        slots: requests served at once; None for an engine that batches without a fixed limit.
+        address: whether the engine listens on a Unix socket or on 127.0.0.1.
+        key_env: the variable in ``env`` that holds the engine's key.
     """
 
     argv: tuple[str, ...]

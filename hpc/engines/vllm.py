@@ -1,4 +1,4 @@
-"""vLLM's OpenAI server, on GPUs or, built for it, on CPUs."""
+"""vLLM's OpenAI server, on GPUs or, in its CPU build, on CPUs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ RESERVED = frozenset(
 PARALLEL = ("data-parallel-size", "pipeline-parallel-size", "tensor-parallel-size")
 KEY_ENV = "VLLM_API_KEY"
 VARIABLES = {
-    "VLLM_HOST_IP": "127.0.0.1",  # else it asks an outside address which network it has
+    "VLLM_HOST_IP": "127.0.0.1",  # without it vLLM asks an outside address for its network
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
 KV_CACHE_SHARE = 4
-"""One part in this many of a CPU job's memory goes to the KV cache."""
+"""Divisor of a CPU job's memory: this share (a quarter) becomes the KV cache."""
 KV_CACHE_DEFAULT = 1 << 30
 
 
 def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
-    """Return how to start vLLM; a 503 of its /health means dead, as it listens once loaded."""
+    """Return the command that starts vLLM.
+
+    A 503 of vLLM's /health means dead, not loading: vLLM listens only once the model is loaded.
+    """
     given = options.given(spec, reserved=RESERVED)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
     ours: dict[str, Scalar] = {
@@ -60,14 +63,17 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
 
 
 def _program(spec: ServiceSpec, place: Place) -> tuple[str, ...]:
-    """Return vLLM's command; without a container, that of an interpreter and not of PATH."""
+    """Return vLLM's command; without a container, the interpreter's vLLM instead of PATH's."""
     if spec.container == "apptainer":
         return ("vllm",)
     return (interpreter(spec, place), "-m", "vllm.entrypoints.cli.main")
 
 
 def _kv_cache(spec: ServiceSpec, given: dict[str, Scalar]) -> dict[str, Scalar]:
-    """On CPUs vLLM wants nearly all memory of the machine unless told, and refuses to share."""
+    """Return the size of a CPU job's KV cache, unless the model sets the size itself.
+
+    By default vLLM on CPUs claims nearly all memory of the machine and refuses to share.
+    """
     chosen = {"kv-cache-memory-bytes", "gpu-memory-utilization"} & given.keys()
     if spec.resources.gpus or chosen or "VLLM_CPU_KVCACHE_SPACE" in spec.env:
         return {}

@@ -1,4 +1,4 @@
-"""Where a model's weights come from, and whether the Hugging Face cache holds them."""
+"""The source of a model's weights, and the check for complete weights in the cache."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SPLIT_GGUF = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Either a path on this cluster, or a repository of Hugging Face.
+    """The source of a model's weights: a path on this cluster, or a Hugging Face repository.
 
     Attributes:
         path: absolute path, or None.
         repo: ``ORG/NAME``, or None.
-        file: the GGUF file in the repository; None takes what the engine wants of it.
+        file: the GGUF file in the repository; None leaves the choice of files to the engine.
     """
 
     path: str | None = None
@@ -35,10 +35,10 @@ class Weights:
 
 
 def of(spec: ServiceSpec) -> Weights:
-    """Return where a model's weights come from.
+    """Return the source of a model's weights.
 
     Raises:
-        ConfigError: it is neither an absolute path nor a name that the engine understands.
+        ConfigError: ``model`` is neither an absolute path nor a repository in the engine's form.
     """
     if spec.model.startswith("/"):
         return Weights(path=spec.model)
@@ -53,7 +53,7 @@ def of(spec: ServiceSpec) -> Weights:
 
 
 def hf_home(spec: ServiceSpec, environ: Mapping[str, str]) -> str:
-    """Return the Hugging Face cache of a model: its own, else the one of the environment."""
+    """Return the Hugging Face cache of a model: from its entry, else from the environment."""
     if spec.hf_home:
         return spec.hf_home
     if environ.get("HF_HOME"):
@@ -63,17 +63,17 @@ def hf_home(spec: ServiceSpec, environ: Mapping[str, str]) -> str:
 
 
 def cached(spec: ServiceSpec, home: str) -> bool:
-    """Tell whether an engine can load a model without the network.
+    """Return whether an engine can load a model without the network.
 
     Args:
-        spec: the model; one with a path always can.
+        spec: the model; always true for a path.
         home: Hugging Face cache.
     """
     weights = of(spec)
     if weights.repo is None:
         return True
     snapshot = _snapshot(Path(home) / "hub" / f"models--{weights.repo.replace('/', '--')}", spec)
-    if snapshot is None:
+    if snapshot is None:  # never downloaded, or another revision
         return False
     if weights.file is not None:
         return all((snapshot / part).is_file() for part in parts(weights.file))
@@ -81,7 +81,7 @@ def cached(spec: ServiceSpec, home: str) -> bool:
 
 
 def parts(file: str) -> list[str]:
-    """Return the names of all files of a GGUF model, which may be split."""
+    """Return the names of all files of a GGUF model, which may be split into several."""
     match = SPLIT_GGUF.search(file)
     if match is None:
         return [file]
@@ -90,7 +90,7 @@ def parts(file: str) -> list[str]:
 
 
 def _snapshot(folder: Path, spec: ServiceSpec) -> Path | None:
-    """Return the folder of a revision, which is a commit or the name of one."""
+    """Return the folder of a revision, given as a commit or as a branch or tag."""
     revision = spec.revision or "main"
     try:
         commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
@@ -101,7 +101,8 @@ def _snapshot(folder: Path, spec: ServiceSpec) -> Path | None:
 
 
 def _whole(snapshot: Path) -> bool:
-    """Tell whether every file of weights is there: links to unfinished downloads dangle."""
+    """Return whether every weight file is complete: links to unfinished downloads dangle."""
+    # An index lists every shard: a download in progress has the index before its shards.
     names: set[str] = set()
     for index in snapshot.glob("*.index.json"):
         try:

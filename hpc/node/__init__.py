@@ -1,4 +1,4 @@
-"""What runs inside a job: the engine, its sidecar, heartbeats, the way out."""
+"""The processes inside a job: engine, sidecar, heartbeats and shutdown."""
 
 from hpc.node.replica import ServeReplica
 

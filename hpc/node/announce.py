@@ -1,4 +1,4 @@
-"""A replica's word about itself: one JSON file, rewritten at each phase and heartbeat."""
+"""A replica's endpoint record: one JSON file, rewritten at each phase and heartbeat."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Publishes the endpoint of one replica.
+    """The publisher of a replica's endpoint record.
 
-    A state directory that cannot be written for a while is logged and survived: a full or hanging
-    file system must not end a model that serves.
+    An unwritable state directory is logged and survived: a full or hanging file system must not
+    end a serving model.
 
     Args:
         root: state directory.
-        endpoint: the first thing to say.
+        endpoint: the first record.
     """
 
     def __init__(self, root: Path, endpoint: Endpoint) -> None:
@@ -47,10 +47,10 @@ class Announcer:
         """Publish a new phase.
 
         Args:
-            phase: what the replica does from now on.
-            port: the sidecar's port, once it is known.
-            slots: requests the engine serves at once, once that is known.
-            cause: why it failed, in one sentence.
+            phase: the replica's phase from now on.
+            port: the sidecar's port, once known.
+            slots: requests the engine serves at once, once known.
+            cause: the reason of a failure, in one sentence.
         """
         now = time.time()
         self.endpoint = replace(
@@ -66,7 +66,7 @@ class Announcer:
         self._publish()
 
     def beat(self) -> None:
-        """Publish a heartbeat if the last is old enough."""
+        """Publish a heartbeat if the last is older than ``BEAT_S`` seconds."""
         if time.time() - self.endpoint.beat_at >= state.BEAT_S:
             self.endpoint = replace(self.endpoint, beat_at=time.time())
             self._publish()

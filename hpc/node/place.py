@@ -1,4 +1,4 @@
-"""What a job finds out about where it landed."""
+"""The surroundings of a job on its node: private folder, GPUs, ids and walltime."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SOCKET = "engine.sock"
 BASE = Path("/tmp")  # noqa: S108 - every folder below it is made with mode 0700
 PREFIX = "hpc-serve-"
 OWNER = "owner"
-"""File that names the process which a private folder belongs to."""
+"""File with the identity of the process that owns a private folder."""
 
 
 @contextmanager
 def private_folder(base: Path = BASE) -> Iterator[Path]:
-    """Yield a folder on the node that only we can enter; it goes with the job.
+    """Yield a folder on the node, open to this user only and removed with the job.
 
-    It lies in /tmp rather than in $TMPDIR, since the path of a Unix socket may have 107 bytes.
+    The folder lies in /tmp rather than in $TMPDIR, since a Unix socket's path may have 107 bytes.
 
     Args:
-        base: folder of the node to make it in.
+        base: parent folder on the node.
     """
     sweep(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
@@ -48,21 +48,23 @@ def private_folder(base: Path = BASE) -> Iterator[Path]:
 
 
 def sweep(base: Path = BASE) -> None:
-    """Remove what jobs of ours that were killed with SIGKILL have left on this node.
+    """Remove the folders of our SIGKILLed jobs on this node.
 
     Args:
-        base: folder of the node that holds them.
+        base: parent folder on the node.
     """
     for folder in base.glob(f"{PREFIX}*"):
         owner = _owner(folder)
+        # A folder without an owner is just being made, or foreign: both stay.
         pid = owner.partition(" ")[0]
         if pid.isdecimal() and pids.identity(int(pid)) != owner:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _owner(folder: Path) -> str:
-    """Return what OWNER says in a folder of ours; nothing in somebody else's is opened."""
+    """Return the owner named in our own folder, or ""; foreign folders are not opened."""
     try:
+        # lstat, and no read before the owner is known: /tmp is shared with hostile neighbours.
         found = folder.lstat()
     except OSError:
         return ""
@@ -72,12 +74,12 @@ def _owner(folder: Path) -> str:
 
 
 def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]) -> Place:
-    """Return what an engine is told about this node.
+    """Return an engine's surroundings on the node.
 
     Args:
         spec: the service.
         folder: the job's private folder.
-        secret: key the engine is to ask for.
+        secret: the engine's key.
         env: the job's environment.
     """
     hf_home = weights.hf_home(spec, env)
@@ -96,15 +98,15 @@ def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, s
 
 
 def devices(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the GPUs that Slurm gave the job, as it names them."""
+    """Return the job's GPUs under Slurm's names."""
     named = next((env[name] for name in DEVICE_VARIABLES if env.get(name)), "")
     return tuple(device for device in named.split(",") if device)
 
 
 def job_id(env: Mapping[str, str]) -> str:
-    """Return the id of the job's handle; "" where this is no job.
+    """Return the id of the job's handle; "" outside a job.
 
-    An element of an array has ``SLURM_JOB_ID`` too, another number, by which nobody else knows it.
+    An element of an array has its own ``SLURM_JOB_ID`` too, a number that no handle uses.
     """
     array, index = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
     if array and index:
@@ -121,9 +123,9 @@ def node_name(env: Mapping[str, str]) -> str:
 
 
 def walltime_end(spec: ServiceSpec, env: Mapping[str, str]) -> float | None:
-    """Return the Unix time at which the job is ended; None without a limit.
+    """Return the Unix time of the job's walltime end; None without a limit.
 
-    ``SLURM_JOB_END_TIME`` is set from Slurm 23.02 on; before, we count from now.
+    ``SLURM_JOB_END_TIME`` exists from Slurm 23.02 on; older versions count from now.
     """
     told = env.get("SLURM_JOB_END_TIME", "")
     if told.isdigit():

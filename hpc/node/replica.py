@@ -1,4 +1,4 @@
-"""One replica's life in its job, from the first phase to the last."""
+"""The life of a replica in its job, from the first phase to the last."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TERM_DRAIN_S = 20.0
-"""Seconds that streams in flight get after SIGTERM; Slurm's default KillWait is 30."""
+"""Seconds for streams in flight after SIGTERM; Slurm's default KillWait is 30 s."""
 ENGINE_STOP_S = 5.0
 SIDECAR_EXIT_S = 4.0
-"""Seconds a sidecar may take to exit once its streams have ended."""
+"""Seconds for a sidecar's exit once its streams have ended."""
 MAX_CRASHES = 3
-"""Engine crashes after it was ready that a job survives by starting it again."""
+"""Crashes of an engine, after its first ready, that a job answers with a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeReplica:
-    """The job of one replica; submitit pickles it.
+    """The job of one replica; submitit pickles the object.
 
     Attributes:
         home: state directory.
         service: name of the service.
         replica: number of the replica, from 0.
-        program: the container program.
+        program: Apptainer's program.
     """
 
     home: str
@@ -49,7 +49,7 @@ class ServeReplica:
     program: str = "apptainer"
 
     def __call__(self) -> None:
-        """Serve until told to end.
+        """Serve until the job is told to end.
 
         Raises:
             EngineError: the model server did not start, or crashed too often.
@@ -59,7 +59,7 @@ class ServeReplica:
         serve(Path(self.home), self.service, self.replica, program=self.program)
 
     def checkpoint(self) -> Any:
-        """Drain before the walltime or a preemption, and hand submitit the job to requeue."""
+        """Drain before the walltime or a preemption, and return the job for submitit's requeue."""
         from submitit.core.utils import DelayedSubmission  # noqa: PLC0415 - only in a job
 
         if _current is not None:
@@ -68,16 +68,16 @@ class ServeReplica:
 
 
 def serve(root: Path, service: str, replica: int, *, program: str = "apptainer") -> None:
-    """Run one replica in this process until SIGTERM, a crash, or the walltime.
+    """Run a replica in this process until SIGTERM, a crash, or the walltime.
 
     Args:
         root: state directory.
         service: name of the service.
         replica: number of the replica, from 0.
-        program: the container program.
+        program: Apptainer's program.
 
     Raises:
-        StateError: nobody asked for such a replica.
+        StateError: the state directory has no such service.
         EngineError: the model server did not start, or crashed too often.
     """
     spec = state.load_spec(root, service)
@@ -93,7 +93,7 @@ _current: _Life | None = None
 
 
 class _Life:
-    """Holds what must be ended, whichever way the job ends."""
+    """A run of a replica's job: everything to close at the job's end, however the job ends."""
 
     def __init__(
         self, root: Path, spec: ServiceSpec, replica: int, folder: Path, program: str
@@ -125,7 +125,7 @@ class _Life:
         )
 
     def run(self) -> None:
-        """Serve; publish how it ended."""
+        """Serve, and publish the way the replica ended."""
         try:
             self._serve()
         except term.Terminated:
@@ -162,6 +162,7 @@ class _Life:
             self.spec, launch, run_dir=self.folder, log_path=log_path, program=self.program
         )
         self.announcer.enter(Phase.LOADING)
+        # The sidecar starts after the engine is ready, so no request reaches a loading engine.
         self._wait_ready(self.engine)
         self.sidecar, port = server.start_sidecar(
             self.engine,
@@ -195,13 +196,14 @@ class _Life:
         while self.engine is not None and self.sidecar is not None:
             server.check_alive(self.engine, self.spec)
             if self.sidecar.poll() is not None:
+                # Slurm signals the whole job at once: our SIGTERM may arrive after the sidecar's.
                 time.sleep(server.SIGNALS_SETTLE_S)
                 raise EngineError(f"the sidecar ended with exit status {self.sidecar.returncode}")
             self.announcer.beat()
             time.sleep(1)
 
     def _walltime_drain_s(self) -> float:
-        """Leave a part of the grace time for stopping the engine and for the requeue."""
+        """Return 70 % of the grace time; the rest is for the engine's stop and the requeue."""
         return self.spec.grace_s * 0.7
 
     def close_at_walltime(self) -> None:
@@ -210,12 +212,13 @@ class _Life:
         self.announcer.enter(Phase.QUEUED)
 
     def close(self, phase: Phase | None, *, drain_s: float) -> None:
-        """End everything this replica started; once.
+        """End all processes of the replica; a second call does nothing.
 
         Args:
-            phase: what to publish before, or None.
-            drain_s: seconds that streams in flight get.
+            phase: phase to publish before, or None.
+            drain_s: seconds for streams in flight.
         """
+        # Both run() and submitit's checkpoint() close: the second must not publish another phase.
         if self.closed:
             return
         self.closed = True
@@ -226,6 +229,7 @@ class _Life:
         state.drop_secret(self.root, self.spec.name, self.replica)
 
     def _stop_processes(self, *, drain_s: float) -> None:
+        # The stack unwinds in reverse: the sidecar drains before its engine ends.
         with ExitStack() as stack:
             if self.engine is not None:
                 stack.callback(process.stop, self.engine.process, grace_s=ENGINE_STOP_S)

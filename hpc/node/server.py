@@ -1,4 +1,4 @@
-"""One model server and its sidecar: start, probe, drain, end."""
+"""A model server and its sidecar: start, probe, drain, end."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ ENGINE_KEY = "HPC_SERVE_ENGINE_KEY"
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A model server that was started.
+    """A started model server.
 
     Attributes:
-        process: its first process.
-        launch: how it was started.
-        log: the file with its output.
-        socket: the Unix socket it listens on.
-        log_start: where its own output begins in the log.
+        process: the server's first process.
+        launch: the command it was started with.
+        log: the file with the server's output.
+        socket: the server's Unix socket.
+        log_start: byte offset of this start's output in the log.
     """
 
     process: Process[str]
@@ -57,18 +57,18 @@ class Running:
 def start_engine(
     spec: ServiceSpec, launch: Launch, *, run_dir: Path, log_path: Path, program: str
 ) -> Running:
-    """Start a model server, in its container where it has one.
+    """Start a model server, in a container if the service has one.
 
     Args:
         spec: the service.
-        launch: its command line and needs.
+        launch: the server's command and needs.
         run_dir: the job's private folder.
-        log_path: file that gets its output.
-        program: the container program.
+        log_path: file for the server's output.
+        program: Apptainer's program.
 
     Raises:
         CommandError: the container program or the engine is not installed.
-        EngineError: the image or the model is not there.
+        EngineError: the image or the model is missing.
     """
     preflight.check_files(spec)
     if not spec.model.startswith("/"):
@@ -76,7 +76,7 @@ def start_engine(
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
     door = run_dir / "engine.sock"
-    door.unlink(missing_ok=True)  # a killed engine's; the next could not bind
+    door.unlink(missing_ok=True)  # of a killed engine: the next engine could not bind
     argv, env = launch.argv, {**_inherited(), **launch.env}
     if spec.container == "apptainer":
         argv = apptainer.exec_argv(
@@ -89,18 +89,23 @@ def start_engine(
             program=program,
         )
         env = apptainer.container_env(launch.env, os.environ)
+    # The log is appended to: an old start's error must not explain this start's failure.
     log_start = log_path.stat().st_size if log_path.exists() else 0
     started = process.spawn(argv, log=log_path, env=env, cwd=run_dir, leashed=True)
     return Running(started, launch, log_path, str(door), log_start)
 
 
 def _inherited() -> dict[str, str]:
-    """Return our variables for an engine; its modules lie beside it, its working folder is ours."""
+    """Return the process's variables for an engine, without PYTHONSAFEPATH.
+
+    A job may run with PYTHONSAFEPATH, against modules in a foreign working folder. An engine's
+    modules lie beside its script, and its working folder is private.
+    """
     return {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
 
 
 def _make_cache(folder: Path) -> None:
-    """Make the Hugging Face cache, since Apptainer binds no folder that is missing."""
+    """Make the Hugging Face cache, since Apptainer refuses to bind a missing folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -117,17 +122,17 @@ def wait_ready(
     late: str,
     tick: Callable[[], None],
 ) -> None:
-    """Wait until a model server answers its probe.
+    """Wait for a model server's answer to its probe.
 
     Args:
         running: the server.
         spec: the service, for the cause of a failure.
-        deadline: Unix time at which waiting ends.
-        late: the cause to give then.
+        deadline: Unix time at which the wait ends.
+        late: the error's text after the deadline.
         tick: called between two probes; may raise to end the wait.
 
     Raises:
-        EngineError: it ended, or was not ready in time; says why.
+        EngineError: the server ended, or was not ready in time; names the cause.
     """
     transport = httpx.HTTPTransport(uds=running.socket)
     with httpx.Client(transport=transport, base_url="http://engine") as client:
@@ -150,22 +155,22 @@ def _answers(client: httpx.Client, running: Running) -> bool:
 
 
 def _listens(path: str) -> bool:
-    """Try a connection, since httpx leaves a Unix socket that was refused unclosed."""
+    """Return whether a socket accepts connections; httpx would leak a refused socket."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_TIMEOUT_S)
         return probe.connect_ex(path) == 0
 
 
 def check_alive(running: Running, spec: ServiceSpec) -> None:
-    """Return if the server still runs.
+    """Do nothing if the server still runs.
 
     Raises:
-        EngineError: it does not; says why, from its exit status and its log.
+        EngineError: the server has ended; names the cause from exit status and log.
     """
     code = running.process.poll()
     if code is None:
         return
-    # Slurm signals all of a job at once: our own SIGTERM may come a moment after the engine's.
+    # Slurm signals the whole job at once: our own SIGTERM may arrive a moment after the engine's.
     time.sleep(SIGNALS_SETTLE_S)
     tail = read_tail(running.log, running.log_start)
     cause = causes.explain(spec, code, tail)
@@ -184,7 +189,7 @@ def read_tail(path: Path, start: int = 0) -> str:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something."""
+    """Return the last non-empty line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it printed nothing"
 
@@ -192,18 +197,18 @@ def last_line(text: str) -> str:
 def start_sidecar(
     running: Running, *, secret_file: Path, host: str, run_dir: Path, log_path: Path, drain_s: float
 ) -> tuple[Process[str], int]:
-    """Start the only door of a replica and return it with the port it bound.
+    """Start the sidecar, a replica's only outside access; return process and port.
 
     Args:
-        running: the server behind it.
-        secret_file: file with the key that the sidecar asks for.
+        running: the server behind the sidecar.
+        secret_file: file with the key that the sidecar demands.
         host: address to bind.
         run_dir: the job's private folder.
-        log_path: file that gets its output.
-        drain_s: seconds that it lets streams end.
+        log_path: file for the sidecar's output.
+        drain_s: seconds for streams to end.
 
     Raises:
-        EngineError: it did not come up.
+        EngineError: the sidecar did not start.
     """
     ready = run_dir / "sidecar.json"
     ready.unlink(missing_ok=True)
@@ -211,6 +216,7 @@ def start_sidecar(
     argv += ["--secret-file", str(secret_file), "--engine-key-env", ENGINE_KEY]
     argv += ["--host", host, "--port", "0", "--ready-file", str(ready)]
     argv += ["--drain-timeout", f"{drain_s:g}"]
+    # The key travels in the environment: the argument list is readable by every user of the node.
     env = {**os.environ, ENGINE_KEY: running.launch.env[running.launch.key_env]}
     started = process.spawn(argv, log=log_path, env=env, cwd=run_dir)
     deadline = time.monotonic() + SIDECAR_START_S

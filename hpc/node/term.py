@@ -1,4 +1,4 @@
-"""SIGTERM in a job of ours: Slurm's way to say that it ends."""
+"""SIGTERM in a job, by which Slurm announces the job's end."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import signal
 
 
 class Terminated(BaseException):
-    """Slurm, or somebody else, asked this job to end.
+    """A request by Slurm or a user to end the job.
 
-    No ``Exception``, as KeyboardInterrupt is none: Slurm sends SIGCONT just before, and a log line
-    that is being written about that would swallow it.
+    Not an ``Exception``, just as KeyboardInterrupt: Slurm sends SIGCONT just before, and the
+    handler of a log line being written about SIGCONT would swallow an ``Exception``.
     """
 
 
 def listen() -> None:
-    """Make the first SIGTERM leave the main loop; the rest happens outside the handler.
+    """Make the first SIGTERM leave the main loop; all cleaning up happens outside the handler.
 
     Raises:
-        Terminated: later, from wherever the main thread is.
+        Terminated: later, from any point of the main thread.
     """
     signal.signal(signal.SIGTERM, _leave)
 
 
 def deaf() -> None:
-    """Ignore SIGTERM from now on: a second end would leave the first half-done."""
+    """Ignore SIGTERM from now on: a second SIGTERM would leave the shutdown half-done."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""Text for others to run: batch scripts and container definitions, from Jinja2 templates."""
+"""Rendered text from Jinja2 templates: batch scripts and container definitions."""
 
 from hpc.render.definition import BUILD_FOLDER, DEFINITIONS, WHEEL_FOLDER, definition
 from hpc.render.sbatch import SbatchJob, directive, sbatch, script

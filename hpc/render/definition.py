@@ -1,4 +1,4 @@
-"""Apptainer definitions: what each image holds, pinned, and what a site may change."""
+"""Apptainer definitions: the pinned contents of each image, and the variables of a site."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUILD_FOLDER = "/opt/hpc-serve-build"
-"""Where a build sees pip's settings of this machine; empty in the image."""
+"""Bind point for this machine's pip settings during a build; empty in the image."""
 WHEEL_FOLDER = "/opt/hpc-serve-wheels"
-"""Where a build sees a folder of wheels; empty in the image."""
+"""Bind point for a folder of wheels during a build; empty in the image."""
 PYTHON_PACKAGES = {
     "llama_cpp_python": "0.3.36",
     "fastapi": "0.165.0",
@@ -25,18 +25,18 @@ PYTHON_PACKAGES = {
     "uvicorn": "0.54.0",
 }
 LLAMA_CMAKE = "-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF"
-"""No image input; any x86-64 machine with AVX2 and not only the one that builds."""
+"""Options of llama.cpp: no image input; runs on any x86-64 with AVX2, not just the builder's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What one image is made of.
+    """The definition of an image.
 
     Attributes:
-        template: name of the file without ``.def.j2``.
-        about: what it is for.
-        variables: what a site may change, and its default; ``{name}`` stands for another.
-        suite: Debian release to bootstrap; None where only ready images will do.
+        template: name of the template's file without ``.def.j2``.
+        about: purpose of the image.
+        variables: variables with defaults, for a site to override; ``{name}`` stands for another.
+        suite: Debian release to bootstrap; None if only ready images will do.
     """
 
     template: str
@@ -104,17 +104,17 @@ def definition(
     """Return the text of a definition.
 
     Args:
-        name: one of ``DEFINITIONS``.
-        settings: variables that win over the defaults; besides the definition's own,
+        name: a key of ``DEFINITIONS``.
+        settings: variables that override the defaults; besides the definition's own,
             ``bootstrap`` (docker, localimage, debootstrap), ``mirror`` and ``suite`` of Debian.
         folders: absolute paths in the image that the build binds.
-        templates: a folder whose templates win over ours.
+        templates: a folder whose templates replace the bundled ones.
 
     Raises:
-        ConfigError: there is no such definition or variable, or a value cannot stand in it.
+        ConfigError: the definition or a variable does not exist, or a value is not usable.
     """
     if name not in DEFINITIONS:
-        raise ConfigError(f"there is no definition {name!r}; there are {', '.join(DEFINITIONS)}")
+        raise ConfigError(f"there is no definition {name!r}; allowed: {', '.join(DEFINITIONS)}")
     chosen = DEFINITIONS[name]
     values = _values(name, chosen, settings or {})
     for key, value in (*values.items(), *(("a bind", folder) for folder in folders)):
@@ -142,6 +142,7 @@ def _values(name: str, chosen: Definition, settings: Mapping[str, str]) -> dict[
                 f"the definition {name} has no variable {key!r}", hint=f"it has {', '.join(known)}"
             )
     values = {**known, **settings}
+    # Defaults are formatted last, so that a site which sets "version" changes "from" with it.
     derived = {key: text for key, text in chosen.variables.items() if key not in settings}
     return {**values, **{key: text.format_map(values) for key, text in derived.items()}}
 

@@ -26,15 +26,16 @@ OURS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SbatchJob:
-    """What one batch script runs, apart from what it asks for.
+    """The command of a batch script, beside the requested resources.
 
     Attributes:
-        command: a simple shell command, quoted by whoever made it.
+        command: a simple shell command, quoted by the caller.
         stdout: file name pattern of sbatch for the standard output.
         stderr: the same for the standard error.
+        job_name: Slurm job name.
         signal_s: seconds before the walltime at which the command gets SIGUSR2.
         array: indices as sbatch reads them, such as ``0-9%4``; None is no array.
-        requeue: whether Slurm may start it again.
+        requeue: whether Slurm may start the job again.
     """
 
     command: str
@@ -47,12 +48,12 @@ class SbatchJob:
 
 
 def sbatch(spec: ServiceSpec, job: SbatchJob, templates: Path | None = None) -> str:
-    """Return the batch script of one replica.
+    """Return the batch script of a replica.
 
     Args:
         spec: the service.
-        job: what to run.
-        templates: a folder whose templates win over ours.
+        job: the job's command.
+        templates: a folder whose templates replace the bundled ones.
 
     Raises:
         ConfigError: a value cannot stand in a batch script, or a template is faulty.
@@ -72,14 +73,15 @@ def script(
 
     Args:
         template: vllm, llamacpp, batch or gateway.
-        job: what to run.
-        resources: what it asks of Slurm.
-        setup: shell lines before it.
-        templates: a folder whose templates win over ours.
+        job: the job's command.
+        resources: resources to request from Slurm.
+        setup: shell lines before the command.
+        templates: a folder whose templates replace the bundled ones.
 
     Raises:
         ConfigError: a value cannot stand in a batch script, or a template is faulty.
     """
+    # submitit's log files, the requeue and the signal before the walltime depend on these options.
     for option in resources.extra:
         if option in OURS or not OPTION.fullmatch(option):
             raise ConfigError(f"{option!r} is no sbatch option that a model or site can set")
@@ -94,7 +96,7 @@ def script(
 
 
 def directive(option: str, value: str | int | None = None) -> str:
-    """Return one line of options for sbatch, quoted as sbatch reads it.
+    """Return a line of options for sbatch, quoted as sbatch reads quotes.
 
     sbatch splits these lines itself: quotes group, and unlike in a shell a backslash escapes
     inside single quotes too (Slurm, src/sbatch/opt.c, ``_get_argument``).

@@ -1,4 +1,4 @@
-"""Jinja2 as this project uses it: strict, for shells, the site's templates before ours."""
+"""Jinja2 with this project's settings: strict, for shells, the site's templates first."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-"""What cannot stand in one line of a script."""
+"""Characters that one line of a script cannot hold."""
 
 
 def fill(kind: assets.Kind, name: str, values: Mapping[str, Any], templates: Path | None) -> str:
-    """Return a template's text.
+    """Return a template's rendered text.
 
     Args:
-        kind: which templates.
-        name: file name of one.
-        values: its variables; one that is missing is an error.
-        templates: a folder whose templates win over ours.
+        kind: kind of templates.
+        name: file name of the template.
+        values: the template's variables; a missing variable is an error.
+        templates: a folder whose templates replace the bundled ones.
 
     Raises:
-        ConfigError: a template is missing or faulty, or needs a variable that is not there.
+        ConfigError: a template is missing or faulty, or a variable is missing.
     """
     from jinja2 import TemplateError  # noqa: PLC0415 - most commands render nothing
 

@@ -1,4 +1,4 @@
-"""All that knows squeue, sacct, scancel and sinfo."""
+"""Slurm's programs: the only package that runs squeue, sacct, scancel, sinfo and scrontab."""
 
 from hpc.slurm.command import available, options, without_options
 from hpc.slurm.queue import cancel, drain, has_accounting, just_submitted, statuses

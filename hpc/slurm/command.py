@@ -1,4 +1,4 @@
-"""How Slurm's programs are run: in time, in one language, without the caller's defaults."""
+"""The way Slurm's programs are run: with a time limit, in English, without caller's options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10.0
 """Seconds that a Slurm program gets; by itself squeue takes 20 to give up on a lost slurmctld."""
 LINES = 3
-"""Lines of a complaint that are handed on, from its end."""
+"""Last lines of a program's error that go into our error."""
 
 _OPTIONS = re.compile(r"(SBATCH|SLURM|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCANCEL|SCONTROL|SUBMITIT)_")
 _FINDS_SLURM = re.compile(r"SLURM_(CONF|JWT)(_|$)")
@@ -23,15 +23,15 @@ _PREFIX = re.compile(r"^(\w+: )?(error|fatal): |^slurm_\w+( error)?: ")
 
 
 def options(env: Mapping[str, str]) -> list[str]:
-    """Return the variables by which Slurm and submitit would take options, or see another job.
+    """Return the variables with options for Slurm and submitit, or with another job's identity.
 
-    Those that say where Slurm is are not among them.
+    Variables with the address of Slurm (SLURM_CONF, SLURM_JWT) are not among them.
     """
     return [name for name in env if _OPTIONS.match(name) and not _FINDS_SLURM.match(name)]
 
 
 def without_options(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what ``options`` finds in it."""
+    """Return an environment without the variables of ``options``."""
     hidden = set(options(env))
     return {name: value for name, value in env.items() if name not in hidden}
 
@@ -64,14 +64,14 @@ def run(
 
 
 def said(stderr: str) -> str:
-    """Return what a Slurm program complains of, on one line, without its prefixes."""
+    """Return the error of a Slurm program on one line, without prefixes."""
     lines = (_PREFIX.sub("", line.strip()) for line in stderr.splitlines())
     told = "; ".join(list(dict.fromkeys(line.rstrip(".") for line in lines if line))[-LINES:])
     return told[:1].lower() + told[1:] if told[1:2].islower() else told
 
 
 def unanswered(error: CommandError) -> SchedulerError:
-    """Return the error that says Slurm did not answer, with what to do next."""
+    """Return the error for a silent Slurm, with a hint on the next step."""
     return SchedulerError(
         f"Slurm did not answer: {error}",
         hint="jobs go on without it; try again in a minute",
@@ -79,7 +79,7 @@ def unanswered(error: CommandError) -> SchedulerError:
 
 
 def available() -> bool:
-    """Tell whether this machine can submit to Slurm and ask it; asks nothing."""
+    """Return whether the machine has Slurm's programs, without running any."""
     try:
         for program in ("sbatch", "squeue", "scancel"):
             process.find_program(program)

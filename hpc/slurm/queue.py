@@ -1,4 +1,4 @@
-"""Jobs by their ids: how they are, and how they are ended."""
+"""Jobs by their ids: status, drain and cancel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 QUEUE_FIELDS = ("JobArrayID", "State", "StartTime", "EndTime", "NodeList", "exit_code", "Reason")
 ACCOUNTING_FIELDS = ("JobID", "State", "Start", "End", "NodeList", "ExitCode")
 APPEARS_S = 30.0
-"""Seconds in which a job that was just submitted may not be in the queue yet."""
+"""Seconds until a new job must be visible in the queue."""
 CANCEL_S = 20.0
 
 _LIVELY = (
@@ -41,14 +41,14 @@ _ALREADY_OVER = re.compile(r"Invalid job id|already completing or completed", re
 
 
 def statuses(job_ids: Sequence[str]) -> dict[str, JobStatus]:
-    """Ask Slurm about many of this user's jobs at once: one squeue, then perhaps one sacct.
+    """Return the statuses of the user's jobs, from one squeue, and one sacct for missing jobs.
 
     Args:
         job_ids: ids as sbatch gave them; elements of arrays as ``ID_INDEX``.
 
     Returns:
-        A status for every id: UNKNOWN for all where squeue does not answer, GONE for a job that
-        neither the queue nor the accounting (which many sites lack) knows.
+        A status for every id: UNKNOWN for all if squeue does not answer, GONE for a job unknown to
+        both the queue and the accounting (which many sites lack).
     """
     wanted = dict.fromkeys(job_ids)
     if not wanted:
@@ -67,15 +67,18 @@ def statuses(job_ids: Sequence[str]) -> dict[str, JobStatus]:
 
 
 def _missing(job_id: str, found: Mapping[str, JobStatus]) -> JobStatus:
-    """Slurm forgets an element that is cancelled before it starts, whatever becomes of others."""
+    """Return the status of a job unknown to Slurm.
+
+    Slurm forgets an array's element that is cancelled before its start, whatever happens to others.
+    """
     return _DROPPED if job_id.partition("_")[0] in found else _NOWHERE
 
 
 def just_submitted(answer: JobStatus, submitted_at: float, *, now: float | None = None) -> bool:
-    """Tell whether a job counts as GONE only because Slurm does not show it yet.
+    """Return whether a job is GONE only because Slurm does not show a new job yet.
 
     Args:
-        answer: what ``statuses`` says of it.
+        answer: the job's status from ``statuses``.
         submitted_at: Unix time in seconds.
         now: Unix time in seconds; None is the present.
     """
@@ -84,20 +87,20 @@ def just_submitted(answer: JobStatus, submitted_at: float, *, now: float | None 
 
 
 def drain(job_ids: Sequence[str]) -> None:
-    """Cancel what still waits, and ask the batch command of what runs to end, by SIGTERM.
+    """Cancel waiting jobs, and send SIGTERM to the batch commands of running jobs.
 
     Raises:
         SchedulerError: Slurm did not answer, or refused.
     """
     _scancel(job_ids, "--state=PENDING")
-    # scancel retries for ever to signal a job that waits, and long where one is just starting;
-    # the latter is left to whoever sees that the job has not ended.
+    # scancel retries for ever to signal a waiting job, and for long to signal a starting job:
+    # hence the two calls, and callers check for jobs that have not ended.
     with suppress(SchedulerError):
         _scancel(job_ids, "--state=RUNNING", "--signal=TERM", "--batch")
 
 
 def cancel(job_ids: Sequence[str]) -> None:
-    """End jobs: Slurm sends SIGTERM to all of their processes, and SIGKILL after KillWait.
+    """End jobs: Slurm sends SIGTERM to all their processes, and SIGKILL after KillWait.
 
     Raises:
         SchedulerError: Slurm did not answer, or refused.
@@ -106,7 +109,7 @@ def cancel(job_ids: Sequence[str]) -> None:
 
 
 def _scancel(job_ids: Sequence[str], *options: str) -> None:
-    """Run one scancel; jobs that are over already are fine."""
+    """Run scancel; ended jobs are no error."""
     ids = [job_id for job_id in dict.fromkeys(job_ids) if _JOB_ID.fullmatch(job_id)]
     if not ids:
         return
@@ -122,7 +125,7 @@ def _scancel(job_ids: Sequence[str], *options: str) -> None:
 
 
 def has_accounting() -> bool:
-    """Tell whether sacct answers here."""
+    """Return whether sacct answers."""
     try:
         run(["sacct", "--noheader", "--allocations", "--starttime=now"])
     except CommandError:
@@ -131,15 +134,15 @@ def has_accounting() -> bool:
 
 
 def _queue() -> dict[str, JobStatus]:
-    """Return all of this user's jobs that slurmctld remembers.
+    """Return the user's jobs in slurmctld's memory.
 
-    Asked by user: slurmctld then sends these jobs only, where a list of ids makes it send all,
-    and one id that it has forgotten fails the call. All states: without accounting the end of a
-    job is to be read here, for MinJobAge. No JSON: its shape differs between releases and some
-    builds lack it. The reason is the last field, since its text is free.
+    By user: slurmctld then sends only these jobs; for a list of ids it sends all jobs, and a
+    single forgotten id fails the call. All states: without accounting a job's end is visible only
+    here, for MinJobAge. No JSON: its shape differs between releases, and some builds lack it. The
+    reason is the last field, since its text is free.
 
     Raises:
-        CommandError: squeue failed, also where it exits with 0.
+        CommandError: squeue failed, even with exit status 0.
     """
     result = run(
         [
@@ -158,7 +161,7 @@ def _queue() -> dict[str, JobStatus]:
 
 
 def _accounting(job_ids: Sequence[str]) -> dict[str, JobStatus]:
-    """Return what the accounting knows; nothing where there is none."""
+    """Return the statuses known to the accounting; empty without accounting."""
     if not job_ids:
         return {}
     fields = ",".join(ACCOUNTING_FIELDS)
@@ -171,14 +174,14 @@ def _accounting(job_ids: Sequence[str]) -> dict[str, JobStatus]:
 
 
 def _settled(answer: JobStatus) -> JobStatus:
-    """Return an answer of the accounting on a job that is not in the queue any more."""
+    """Return the accounting's status of a job outside the queue."""
     if answer.state in {JobState.DONE, JobState.FAILED, JobState.UNKNOWN}:
         return answer
     return JobStatus(JobState.UNKNOWN, reason="it left the queue, its accounting is not final yet")
 
 
 def _by_id(text: str) -> dict[str, JobStatus]:
-    """Return the rows by job id; an array as a whole is as alive as the most alive of its jobs."""
+    """Return the rows by job id; an array's state is that of its most active element."""
     found: dict[str, JobStatus] = {}
     for name, answer in _rows(text):
         for job_id in (*array_elements(name), *_whole(name)):
@@ -189,7 +192,7 @@ def _by_id(text: str) -> dict[str, JobStatus]:
 
 
 def _rows(text: str) -> Iterator[tuple[str, JobStatus]]:
-    """Yield id and status of each row; anything else on stdout is not about a job."""
+    """Yield id and status of each row; lines without a job are skipped."""
     for line in text.splitlines():
         parts = line.strip().removesuffix("|").split("|", len(QUEUE_FIELDS) - 1)
         if len(parts) < len(ACCOUNTING_FIELDS) or not parts[0][:1].isdigit():
@@ -201,6 +204,6 @@ def _rows(text: str) -> Iterator[tuple[str, JobStatus]]:
 
 
 def _whole(name: str) -> tuple[str, ...]:
-    """Return the id of the array, or of the heterogeneous job, that a row is a part of."""
+    """Return the id of a row's whole array or heterogeneous job."""
     base = name.partition("_")[0].partition("+")[0]
     return () if base == name else (base,)

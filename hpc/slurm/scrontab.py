@@ -1,4 +1,4 @@
-"""The user's scrontab: entries of ours beside whatever else stands there."""
+"""Entries in the user's scrontab; all other lines stay as they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NONE_YET = "no crontab"
 
 
 def read() -> str | None:
-    """Return the user's scrontab; None where the site has none, or does not let us see it."""
+    """Return the user's scrontab; None if the site has no scrontab or denies access."""
     try:
         return run(["scrontab", "-l"], exact=True).stdout
     except CommandError as error:
@@ -18,14 +18,14 @@ def read() -> str | None:
 
 
 def put(name: str, lines: list[str]) -> None:
-    """Write an entry, in place of an older one of that name; all other lines stay as they are.
+    """Write an entry, in place of an older entry of the name; all other lines stay as they are.
 
     Args:
-        name: of the entry.
-        lines: what scrontab(1) reads.
+        name: name of the entry.
+        lines: lines in the syntax of scrontab(1).
 
     Raises:
-        SchedulerError: Slurm does not take it, or has no scrontab.
+        SchedulerError: Slurm refuses the scrontab, or has no scrontab.
     """
     kept = without(_current(), name)
     block = "\n".join([BEGIN.format(name), *lines, END.format(name)])
@@ -33,10 +33,10 @@ def put(name: str, lines: list[str]) -> None:
 
 
 def drop(name: str) -> None:
-    """Remove an entry, if it is there.
+    """Remove an entry, if present.
 
     Raises:
-        SchedulerError: Slurm does not take the rest, or has no scrontab.
+        SchedulerError: Slurm refuses the remaining scrontab, or has no scrontab.
     """
     text = _current()
     kept = without(text, name)
@@ -48,7 +48,7 @@ def without(text: str, name: str) -> str:
     """Return a scrontab without an entry of ours; every other line is kept byte for byte.
 
     Raises:
-        SchedulerError: a marker of the entry is missing, so that it cannot be told from the rest.
+        SchedulerError: a marker of the entry is missing, so the entry's end or begin is unknown.
     """
     begin, end = BEGIN.format(name), END.format(name)
     kept, ours = [], False
@@ -69,7 +69,7 @@ def without(text: str, name: str) -> str:
 def _unpaired(begin: str, end: str) -> SchedulerError:
     return SchedulerError(
         f"your scrontab has not both of the lines '{begin}' and '{end}' once, in this order",
-        hint="mend it, or remove what is left of the entry, with 'scrontab -e'",
+        hint="repair the entry, or remove the rest of it, with 'scrontab -e'",
     )
 
 

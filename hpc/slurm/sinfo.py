@@ -1,4 +1,4 @@
-"""What sinfo and scontrol report: partitions, their limits and GPUs, and the site's settings."""
+"""Reports of sinfo and scontrol: partitions with limits and GPUs, and the site's settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _GPU = re.compile(r"gpu(?::(?P<type>[^:(,]+))?:(?P<count>\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One partition that this user may see.
+    """A partition visible to the user.
 
     Attributes:
-        default: jobs that name no partition go here.
-        up: it takes and starts jobs.
-        max_minutes: longest walltime; 0 is UNLIMITED.
-        default_minutes: walltime of a job that asks for none; None is ``max_minutes``.
-        nodes: how many it has.
-        cpus: CPUs of its largest node.
-        mem_mb: MiB of memory of its largest node.
+        name: name of the partition.
+        default: whether jobs without a partition go here.
+        up: whether the partition accepts and starts jobs.
+        max_minutes: longest walltime in minutes; 0 is UNLIMITED.
+        default_minutes: walltime of a job that requests none; None is ``max_minutes``.
+        nodes: number of nodes.
+        cpus: CPUs of the largest node.
+        mem_mb: MiB of memory of the largest node.
         gpus: GPUs of the node with most of them.
         gpu_types: GRES types, most common first.
     """
@@ -41,7 +42,7 @@ class Partition:
 
 
 def partitions() -> list[Partition]:
-    """Return the partitions in the order in which sinfo gives them.
+    """Return the partitions in sinfo's order.
 
     Raises:
         SchedulerError: Slurm did not answer.
@@ -60,7 +61,7 @@ def partitions() -> list[Partition]:
 
 
 def site_settings() -> dict[str, str]:
-    """Return slurm.conf as ``scontrol show config`` prints it; empty where it tells us nothing."""
+    """Return slurm.conf from ``scontrol show config``; empty if scontrol fails."""
     try:
         text = run(["scontrol", "show", "config"]).stdout
     except CommandError:
@@ -90,7 +91,7 @@ def _parse(line: str) -> Partition | None:
 
 
 def _merge(one: Partition, other: Partition) -> Partition:
-    """Join two groups of nodes of one partition."""
+    """Join two groups of nodes of a partition."""
     return replace(
         one,
         nodes=one.nodes + other.nodes,

@@ -1,4 +1,4 @@
-"""Slurm's words as ours: states, reasons, times, node lists. Pure."""
+"""Translation of Slurm's states, reasons, times and node lists. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STATES: dict[str, tuple[JobState, str | None]] = {
     "TIMEOUT": (JobState.FAILED, "reached its walltime"),
     "REVOKED": (JobState.UNKNOWN, "it runs on another cluster of the federation"),
 }
-"""Every state of Slurm 25.05 and before."""
+"""All job states of Slurm up to 25.05."""
 
 REASONS = {
     "Resources": "waits for free resources",
@@ -81,7 +81,7 @@ _ENDINGS = {
     "due to preemption": "preempted by another job",
     "due to node failure": "a node failed",
 }
-"""What slurmstepd says when it ends a job, in lower case."""
+"""Texts of slurmstepd at a job's end, in lower case, each with the cause."""
 _NO_REASON = {"", "None", "(null)", "NonZeroExitCode"}
 SIGKILL = 9
 _TIME = "%Y-%m-%dT%H:%M:%S"
@@ -91,11 +91,11 @@ _RANGE = re.compile(r"\[([^\]]*)\]")
 def status(
     word: str, *, reason: str = "", nodes: str = "", start: str = "", end: str = "", code: str = ""
 ) -> JobStatus:
-    """Return Slurm's answer about one job as ours.
+    """Return the status of a job from Slurm's words.
 
     Args:
-        word: its state, in full; sacct adds " by UID" to CANCELLED.
-        reason: Slurm's word on why it waits or ended.
+        word: state in full; sacct adds " by UID" to CANCELLED.
+        reason: Slurm's reason for a wait or an end.
         nodes: a node list, such as ``c[1-3],gpu07``.
         start: UTC time, or N/A and the like.
         end: UTC time, or N/A and the like.
@@ -122,9 +122,9 @@ def status(
 
 
 def last_words(log: str) -> str | None:
-    """Return why Slurm ended a job, from what slurmstepd wrote into the job's own log.
+    """Return Slurm's cause of a job's end, from slurmstepd's lines in the job's own log, or None.
 
-    It is there where accounting is off, and names the memory where the job's state does not.
+    The log exists without accounting too, and names memory when the job's state does not.
 
     Args:
         log: the end of the job's standard error.
@@ -137,7 +137,7 @@ def last_words(log: str) -> str | None:
 
 
 def when(text: str) -> float | None:
-    """Return a UTC time as Unix seconds; None for N/A, NONE, Unknown and whatever else."""
+    """Return a UTC time as Unix seconds; None for N/A, NONE, Unknown and other texts."""
     try:
         return float(calendar.timegm(time.strptime(text.strip(), _TIME)))
     except ValueError:
@@ -148,7 +148,7 @@ def expand_nodes(text: str) -> tuple[str, ...]:
     """Return the nodes of a Slurm node list: ``c[1-2],g07`` is c1, c2, g07.
 
     Args:
-        text: as squeue and sacct write it; also several ranges in one name.
+        text: list as in squeue and sacct; one name may hold several ranges.
     """
     if text.strip() in {"", "(null)", "None", "None assigned", "n/a"}:
         return ()
@@ -157,7 +157,7 @@ def expand_nodes(text: str) -> tuple[str, ...]:
 
 
 def array_elements(job_id: str) -> tuple[str, ...]:
-    """Return the jobs that one squeue row stands for: ``7_[0-1,4%2]`` is 7_0, 7_1, 7_4."""
+    """Return the jobs of a squeue row: ``7_[0-1,4%2]`` is 7_0, 7_1, 7_4."""
     base, _, rest = job_id.partition("_")
     if not rest.startswith("["):
         return (job_id,)
@@ -198,7 +198,8 @@ def _exit(code: str) -> tuple[int | None, int]:
 
 def _failure(exit_code: int | None, signal: int, reason: str) -> str:
     if signal:
-        # Where memory is sampled and not confined by cgroups, Slurm kills and calls it FAILED.
+        # On sites that sample memory instead of confining by cgroups, an out-of-memory kill by
+        # Slurm is reported as FAILED.
         perhaps = ", perhaps for lack of memory" if signal == SIGKILL else ""
         return f"killed by signal {signal}{perhaps}"
     why = _why(reason)
@@ -208,7 +209,7 @@ def _failure(exit_code: int | None, signal: int, reason: str) -> str:
 
 
 def _why(reason: str) -> str | None:
-    """Return a Slurm reason in words with Slurm's own word behind it."""
+    """Return a Slurm reason in plain words, with Slurm's own word in parentheses."""
     plain = reason.strip()
     if plain in _NO_REASON:
         return None

@@ -1,4 +1,4 @@
-"""The way to a login node: one authenticated SSH connection for commands and forwarded ports."""
+"""The tunnel to a login node: one authenticated SSH connection for commands and ports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODULES: dict[TransportName, str] = {
 
 
 def default_transport() -> TransportName:
-    """Return "openssh" where there is an ssh program that can share a connection."""
+    """Return "openssh" on a machine with a connection-sharing ssh, else "paramiko"."""
     try:
         find_program("ssh")
     except CommandError:
@@ -43,17 +43,17 @@ def open_link(
     """Connect to a login node, verify its host key, then authenticate.
 
     Args:
-        login: where to, and as whom.
+        login: account and host.
         transport: "openssh" runs the ssh program, "paramiko" stays in this process.
         interactive: whether passwords and new host keys may be asked for on the terminal.
-        borrow: use a connection that the user's own ssh shares, where one is up.
-        timeout_s: seconds that the login node has to answer.
+        borrow: use a connection that the user's own ssh shares, if up.
+        timeout_s: seconds for the login node to answer.
 
     Raises:
-        TunnelError: the host or its key is not the one expected, or nobody let us in.
+        TunnelError: the host or its key is not the expected one, or the host refused the account.
         Unreachable: the host did not answer; it may later.
     """
-    # Each transport brings in its libraries only where it is chosen.
+    # Lazily: each transport's libraries are slow to import, and paramiko is not everywhere.
     module: Any = import_module(_MODULES[transport])
     link: Link = module.open_link(
         login, interactive=interactive, borrow=borrow, timeout_s=timeout_s

@@ -1,4 +1,4 @@
-"""Paramiko's way in: verify the host, then prove who we are, by key, password or code."""
+"""Paramiko's authentication: the host's key first, then the user's key, password or code."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from hpc.tunnel.sshconfig import Settings
 
 TYPING_S = 120.0
-"""Seconds that somebody has to type a password or code; sshd gives as many."""
+"""Seconds for typing a password or code; sshd allows the same."""
 PASSWORD_TRIES = 3
 
 
 class _UnknownHost(Exception):  # noqa: N818 - says what is the matter
-    """The host is not known, and nobody could be asked or said yes."""
+    """The host's key is unknown, and no user was present to accept the key, or declined."""
 
 
 class _Asking(paramiko.MissingHostKeyPolicy):
-    """Ask about a host that was never seen, with its fingerprint, as ssh does."""
+    """Ask the user about an unknown host, with its fingerprint, as ssh does."""
 
     def __init__(self, path: Path | None, *, interactive: bool) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class _Asking(paramiko.MissingHostKeyPolicy):
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
     ) -> None:
-        """Take the key where the user says yes, and write it down."""
+        """Record the key if the user accepts it."""
         del client
         if not self._interactive or not _confirmed(hostname, key):
             raise _UnknownHost
@@ -49,39 +49,40 @@ class _Asking(paramiko.MissingHostKeyPolicy):
 
 
 class _Silent(paramiko.Transport):
-    """A transport that asks nobody."""
+    """A transport without questions to the user."""
 
     def auth_interactive_dumb(
         self, username: str, handler: Any = None, submethods: str = ""
     ) -> list[str]:
-        """Refuse, where paramiko would read from standard input."""
+        """Refuse, since paramiko would read from standard input."""
         del username, handler, submethods
         raise paramiko.AuthenticationException("a code is asked for")
 
 
 class _Asker(paramiko.Transport):
-    """A transport that asks for the second factor on the terminal."""
+    """A transport with questions on the terminal, for a second factor."""
 
     def auth_interactive_dumb(
         self, username: str, handler: Any = None, submethods: str = ""
     ) -> list[str]:
-        """Have paramiko ask through us where a key alone does not do."""
+        """Pass the server's questions to the user when a key alone does not suffice."""
         del handler
+        # paramiko's own limit of 30 s would end while the user still types a code.
         self.auth_timeout = TYPING_S
         allowed: list[str] = self.auth_interactive(username, _answer, submethods)
         return allowed
 
 
 def connect(login: Login, *, interactive: bool, timeout_s: float) -> list[paramiko.SSHClient]:
-    """Return the client of a host, followed by those of the hosts on the way to it.
+    """Return the client of a host, followed by the clients of its jump hosts.
 
     Args:
-        login: where to, and as whom.
+        login: account and host.
         interactive: whether passwords, codes and new host keys may be asked for.
-        timeout_s: seconds that each host has to answer.
+        timeout_s: seconds for each host to answer.
 
     Raises:
-        TunnelError: a host or its key is not the one expected, or nobody let us in.
+        TunnelError: a host or its key is not the expected one, or a host refused the account.
     """
     found = settings(login)
     before: list[paramiko.SSHClient] = []
@@ -104,10 +105,10 @@ def connect(login: Login, *, interactive: bool, timeout_s: float) -> list[parami
 
 
 def load_known_hosts(client: paramiko.SSHClient, paths: tuple[Path, ...]) -> None:
-    """Read the files of host keys.
+    """Read the files of known host keys.
 
     Raises:
-        ConfigError: one of them cannot be read.
+        ConfigError: a file cannot be read.
     """
     for path in paths:
         try:
@@ -144,6 +145,7 @@ def _enter(
         raise failures.denied(login) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise failures.unreachable(login, reason(error)) from error
+    # Against firewalls that drop idle connections, and for the kernel's timeout (see _dial).
     transport = client.get_transport()
     if transport is not None:
         transport.set_keepalive(ALIVE_S)
@@ -176,7 +178,7 @@ def _with_keys(
 def _with_words(
     client: paramiko.SSHClient, user: str, error: Exception, *, interactive: bool
 ) -> None:
-    """Ask for a password or code where no key was taken and the server lets us."""
+    """Ask for a password or code if the server accepted no key and allows questions."""
     no_keys = "No authentication methods available" in str(error)
     locked = isinstance(error, paramiko.PasswordRequiredException)
     if locked or not (isinstance(error, paramiko.AuthenticationException) or no_keys):
@@ -205,10 +207,11 @@ def _ask_once(transport: paramiko.Transport, user: str, allowed: list[str]) -> N
         word = terminal.ask(f"{user}'s password: ", echo=False)
         transport.auth_password(user, word, fallback=False)
     else:
-        raise paramiko.BadAuthenticationType("no way in that could be asked for", allowed)
+        raise paramiko.BadAuthenticationType("no method that a user could answer", allowed)
 
 
 def _allowed(transport: paramiko.Transport, user: str) -> list[str]:
+    # The protocol lists the allowed methods only in its refusal of an attempt, here of "none".
     try:
         transport.auth_none(user)
     except paramiko.BadAuthenticationType as error:
@@ -251,7 +254,7 @@ def _dial(login: Login, found: Settings, timeout_s: float) -> socket.socket:
     except OSError as error:
         raise failures.unreachable(login, reason(error)) from error
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # paramiko's keep-alives wait for no answer: the kernel notices that none comes.
+    # paramiko's keep-alives do not check for answers, so the kernel must notice a dead peer.
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         dead_ms = ALIVE_S * ALIVE_COUNT * 1000
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_ms)
@@ -273,7 +276,7 @@ def _dial_through(
 
 
 def reason(error: Exception) -> str:
-    """Return why a connection failed, in a few words."""
+    """Return the reason of a failed connection in a few words."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""Ask the login node for its gateway, which it starts where none runs."""
+"""Discovery of the gateway on the login node, which starts a gateway if none runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REMOTE_COMMAND = "hpc-serve"
 START_S = 90.0
-"""Seconds that a gateway has to start, on a login node with a cold file system."""
+"""Seconds for a gateway's start, on a login node with a cold file system."""
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 USAGE = 2
@@ -31,7 +31,11 @@ class RemoteGateway:
     """A gateway as its login node sees it; the key stays out of the repr.
 
     Attributes:
-        socket: path of the Unix socket that it listens on too, or None.
+        host: address of the gateway's TCP port.
+        port: the gateway's TCP port.
+        key: the owner's API key.
+        version: version of hpc-serve on the login node.
+        socket: path of the gateway's Unix socket, or None.
     """
 
     host: str
@@ -41,14 +45,14 @@ class RemoteGateway:
     socket: str | None = None
 
     def ways(self, remote_command: str, *, relay: bool) -> list[Way]:
-        """Return how to get there, the best first.
+        """Return the routes to the gateway, the best first.
 
         A Unix socket comes before a port, which other users of the login node could take over
-        should the gateway end; the relay comes last, or alone.
+        after the gateway's end; the relay comes last, or alone.
 
         Args:
-            remote_command: shell words that run hpc-serve there.
-            relay: whether to try nothing but the relay.
+            remote_command: shell words that run hpc-serve on the login node.
+            relay: whether to try only the relay.
         """
         port = (self.host, self.port)
         places: list[tuple[str, int] | str] = [self.socket, port] if self.socket else [port]
@@ -57,45 +61,49 @@ class RemoteGateway:
 
 
 def ensure_gateway(link: Link, login: Login, *, remote_command: str) -> RemoteGateway:
-    """Return where the gateway listens, starting it first where there is none.
+    """Return the gateway of a login node, after starting a gateway if none runs.
 
     Args:
         link: a connection to the login node.
-        login: whose it is, for messages.
-        remote_command: shell words that run hpc-serve there.
+        login: the connection's account, for messages.
+        remote_command: shell words that run hpc-serve on the login node.
 
     Raises:
-        TunnelError: there is no usable hpc-serve.
-        Unreachable: its gateway did not start, or the connection is gone.
+        TunnelError: the login node has no usable hpc-serve.
+        Unreachable: the gateway did not start, or the connection is gone.
     """
     words = f"{remote_command} gateway ensure --json"
     result = link.run(command_line(words), timeout_s=START_S)
     found = parse_reply(result.stdout) if result.returncode == 0 else None
     if found is None:
+        # An older hpc-serve lacks the command: its version explains the failure best.
         told = link.run(command_line(f"{remote_command} --version"), timeout_s=START_S)
         raise _explain(login, result, remote_command, _version(told))
     return found
 
 
 def relay_words(remote_command: str, to: tuple[str, int] | str) -> str:
-    """Return the shell words that carry one connection there over standard input and output."""
+    """Return the shell words for a relay of one connection over standard input and output."""
     host_port = to if isinstance(to, str) else f"{to[0]}:{to[1]}"
     return f"{remote_command} relay {shlex.quote(host_port)}"
 
 
 def command_line(words: str) -> str:
-    """Return what is sent: a login shell has the user's PATH, and pip --user is often not on it."""
+    """Return the remote command line, run in a login shell for the user's PATH.
+
+    Programs of ``pip install --user`` are often missing from the PATH, so their folder is appended.
+    """
     script = f'PATH="$PATH:$HOME/.local/bin"; {words}'
     return f"bash -lc {shlex.quote(script)}"
 
 
 def other_version(gateway: RemoteGateway, login: Login) -> str | None:
-    """Return a sentence where the login node has another hpc-serve than this machine."""
+    """Return a warning if the login node has another version of hpc-serve, else None."""
     if gateway.version in ("", __version__):
         return None
     return (
-        f"hpc-serve is {__version__} here and {gateway.version} on {login.host}; should something "
-        f"not work, there: python3 -m pip install --user hpc-serve=={__version__}"
+        f"hpc-serve is {__version__} here and {gateway.version} on {login.host}; if something "
+        f"fails, run there: python3 -m pip install --user hpc-serve=={__version__}"
     )
 
 
@@ -105,7 +113,7 @@ def _version(result: Result) -> str:
 
 
 def parse_reply(text: str) -> RemoteGateway | None:
-    """Find the last line that is the answer, among what banners and start-up files print."""
+    """Return the last line's gateway, past the output of banners and start-up files."""
     for line in reversed(text.splitlines()):
         gateway = _read(line.strip())
         if gateway is not None:
@@ -127,6 +135,7 @@ def _read(line: str) -> RemoteGateway | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
+    # The key becomes a header line: no line break may get in from a hostile login node.
     return found if found.key.isascii() and found.key.isprintable() else None
 
 
@@ -152,7 +161,7 @@ def _explain(login: Login, result: Result, remote_command: str, version: str = "
 
 
 def _told(result: Result) -> str:
-    """The remote program's own sentence, which it marks with its name."""
+    """Return the remote program's own error, which begins with the program's name."""
     printable = "".join(c if c.isprintable() else "\n" for c in result.stderr)
     lines = [line.strip() for line in printable.splitlines() if line.strip()]
     marked = [line for line in lines if line.startswith("hpc-serve: ")]

@@ -1,4 +1,4 @@
-"""What can go wrong on the way to a login node, in one sentence each."""
+"""Failures on the way to a login node, each in one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOISE = re.compile(r"Warning: Permanently added|kex_exchange_identification: |^
 
 
 class Unreachable(TunnelError):  # noqa: N818 - says what is the matter
-    """The login node or its gateway does not answer now, and may later; exit code 7."""
+    """The login node or its gateway does not answer now, but may later; exit code 7."""
 
 
 class PortTaken(TunnelError):  # noqa: N818 - says what is the matter
@@ -27,7 +27,7 @@ class PortTaken(TunnelError):  # noqa: N818 - says what is the matter
 
 
 def denied(login: Login) -> TunnelError:
-    """Nobody let us in."""
+    """Return the error for a refused account."""
     return TunnelError(
         f"permission denied by {login}: it accepted no key or password",
         hint="check the user name, or name a private key with --identity",
@@ -35,7 +35,7 @@ def denied(login: Login) -> TunnelError:
 
 
 def unknown_host(login: Login) -> TunnelError:
-    """The host key was never seen here, and nobody could be asked."""
+    """Return the error for an unknown host key, with no user to ask."""
     return TunnelError(
         f"the host key of {login.host} is not known on this machine",
         hint=f"run `ssh {login}` once and compare the fingerprint with the one your site publishes",
@@ -43,7 +43,7 @@ def unknown_host(login: Login) -> TunnelError:
 
 
 def changed_key(login: Login) -> TunnelError:
-    """The host key is not the known one: never overridden."""
+    """Return the error for a changed host key, which is never overridden."""
     return TunnelError(
         f"the host key of {login.host} has changed, so nothing was sent to it",
         hint="somebody may be listening in: ask the site whether it replaced its key, "
@@ -52,7 +52,7 @@ def changed_key(login: Login) -> TunnelError:
 
 
 def not_found(login: Login) -> Unreachable:
-    """No name server knows the host; offline, none knows any."""
+    """Return the error for an unknown host name; offline, every host is unknown."""
     return Unreachable(
         f"cannot find a host named {login.host}",
         hint="check the spelling and that this machine is online",
@@ -60,7 +60,7 @@ def not_found(login: Login) -> Unreachable:
 
 
 def unreachable(login: Login, reason: str) -> Unreachable:
-    """The host is not there, or does not speak SSH."""
+    """Return the error for a host without an SSH server, or without any answer."""
     return Unreachable(
         f"cannot reach {login.host}: {reason}",
         hint="check that this machine is online, and whether the site wants a VPN",
@@ -68,7 +68,7 @@ def unreachable(login: Login, reason: str) -> Unreachable:
 
 
 def too_slow(login: Login, timeout_s: float) -> Unreachable:
-    """A command there did not end; the connection was given up with it."""
+    """Return the error for an unfinished remote command, whose connection was given up."""
     return Unreachable(
         f"a command on {login.host} did not end within {timeout_s:g} s",
         hint="its file system may be slow just now: try again",
@@ -76,15 +76,15 @@ def too_slow(login: Login, timeout_s: float) -> Unreachable:
 
 
 def port_refused(port: int, *, holder: str | None = None) -> PortTaken:
-    """Say why a local port cannot be listened on, by trying it."""
+    """Return the error for a local port, with the reason found by trying the port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
-            reason = "is not to be had"
+            reason = "could not be opened"
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            reason = "is already in use" if taken else f"is not to be had: {error.strerror}"
+            reason = "is already in use" if taken else f"cannot be opened: {error.strerror}"
     by = f" by {holder}" if holder else ""
     return PortTaken(
         f"port {port} of this machine {reason}{by}",
@@ -101,7 +101,7 @@ _SAID: tuple[tuple[re.Pattern[str], Callable[[Login], TunnelError]], ...] = (
 
 
 def from_ssh(login: Login, log: str) -> TunnelError:
-    """Turn what the ssh program wrote into one sentence."""
+    """Return the error for a log of the ssh program."""
     for pattern, failure in _SAID:
         if pattern.search(log):
             return failure(login)

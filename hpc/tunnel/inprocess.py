@@ -1,8 +1,8 @@
-"""The transport inside this process: paramiko for the connection, sshtunnel for what it carries.
+"""The transport inside this process: paramiko for the connection, sshtunnel for its channels.
 
-For machines without an ssh program. sshtunnel by itself sends keys and passwords to whatever
-answers, and listens where nobody may take over; so it neither connects nor listens here. It is
-lent a connection that is verified and authenticated, and handed what came to our own port.
+For machines without an ssh program. sshtunnel by itself sends keys and passwords to any server
+that answers, and opens its own listening port; so sshtunnel neither connects nor listens here. It
+borrows a verified and authenticated connection, and gets the clients of our own port.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class _Unbound(_ThreadingForwardServer):  # type: ignore[misc]  # sshtunnel has no types
-    """Sshtunnel's server, which listens nowhere."""
+    """Sshtunnel's server without a listening socket."""
 
     def server_bind(self) -> None:
-        """Leave the port to whoever keeps it while there is no connection."""
+        """Leave the port to LocalPort, which keeps the port while no connection is up."""
 
     def server_activate(self) -> None:
-        """Wait for nothing: connections are handed over."""
+        """Do not listen: connections are handed over."""
 
 
 class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]
-    """Sshtunnel's forwarder over a connection that is already verified and authenticated."""
+    """Sshtunnel's forwarder over a verified and authenticated connection."""
 
     def __init__(self, transport: paramiko.Transport, to: tuple[str, int]) -> None:
         self._transport = transport
         super().__init__(
             "connected",
             ssh_config_file=None,
+            # A number for sshtunnel's checks; _Unbound never binds the port.
             local_bind_address=(LOOPBACK, 1),
             remote_bind_address=to,
             logger=logger,
@@ -65,7 +66,7 @@ class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]
 
     @staticmethod
     def _consolidate_auth(**_: Any) -> tuple[None, list[paramiko.PKey]]:
-        """Look for no keys: there is nothing left to prove."""
+        """Skip the search for keys: the connection is authenticated."""
         return None, []
 
     def _make_ssh_forward_server_class(self, _: Any) -> type[_Unbound]:
@@ -76,24 +77,24 @@ class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]
             remote_address, ssh_transport, logger = to, self._transport, self.logger
 
             def _redirect(self, chan: paramiko.Channel) -> None:
-                """Carry each direction in a thread: sshtunnel's loop knows no half-closed ones."""
+                """Carry each direction in a thread: sshtunnel's loop cannot half-close."""
                 pump.splice(self.request, chan)
 
         return Handler
 
     def _connect_to_gateway(self) -> None:
-        """Never connect: a lost connection is opened again by whoever verified the first."""
+        """Do not connect: a lost connection is reopened, and verified, by its owner."""
 
     def __del__(self) -> None:
-        """Leave the connection, which sshtunnel would end with this object."""
+        """Leave the connection open; sshtunnel would close the connection with this object."""
 
 
 class InProcess:
     """An SSH connection of this process.
 
     Args:
-        login: whose it is, for messages.
-        clients: connected clients: that of the login node, then those on the way to it.
+        login: the connection's account, for messages.
+        clients: connected clients: the login node's, then those of its jump hosts.
     """
 
     owns_ports = False
@@ -105,7 +106,7 @@ class InProcess:
         self._lock = threading.Lock()
 
     def run(self, command: str, *, timeout_s: float) -> Result:
-        """Run a command line there and return what it said, whatever its exit status."""
+        """Run a remote command line and return its output, whatever the exit status."""
         try:
             stdin, stdout, stderr = self._clients[0].exec_command(command, timeout=timeout_s)
             stdin.close()
@@ -121,10 +122,10 @@ class InProcess:
         )
 
     def forward(self, port: int, way: Way) -> None:
-        """Listen nowhere; see ``owns_ports``."""
+        """Do nothing: the transport opens no ports; see ``owns_ports``."""
 
     def unforward(self, port: int, way: Way) -> None:
-        """Let go of nothing."""
+        """Do nothing, as ``forward``."""
 
     def carry(self, sock: socket.socket, way: Way) -> bool:
         """Carry one connection to its end."""
@@ -158,18 +159,18 @@ class InProcess:
         return True
 
     def alive(self) -> bool:
-        """Tell whether the connection still stands, without a round trip."""
+        """Return whether the connection still stands, without a round trip."""
         transport = self._clients[0].get_transport()
         return transport is not None and transport.is_active()
 
     def wait(self, timeout_s: float) -> None:
-        """Return when the connection has ended, or after so many seconds."""
+        """Wait for the connection's end, at most a number of seconds."""
         transport = self._clients[0].get_transport()
         if transport is not None:
             transport.join(timeout_s)
 
     def close(self) -> None:
-        """End the connection and what it carries."""
+        """Close the connection and its channels."""
         with self._lock:
             self._forwarders.clear()
         for client in self._clients:
@@ -188,16 +189,16 @@ class InProcess:
 def open_link(
     login: Login, *, interactive: bool, borrow: bool = False, timeout_s: float = CONNECT_S
 ) -> InProcess:
-    """Connect with paramiko, through jump hosts where the configuration names some.
+    """Connect with paramiko, through the jump hosts of the SSH configuration.
 
     Args:
-        login: where to, and as whom.
+        login: account and host.
         interactive: whether passwords, codes and new host keys may be asked for.
-        borrow: of no effect: there is no connection to share.
-        timeout_s: seconds that each host has to answer.
+        borrow: without effect, as paramiko has no connection to share.
+        timeout_s: seconds for each host to answer.
 
     Raises:
-        TunnelError: the host or its key is not the one expected, or nobody let us in.
+        TunnelError: the host or its key is not the expected one, or the host refused the account.
     """
     del borrow
     return InProcess(

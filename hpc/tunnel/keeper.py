@@ -1,8 +1,8 @@
-"""Keep a way to a gateway open: notice what breaks, look for the gateway again, take the way back.
+"""The supervisor of a tunnel: notices failures, finds the gateway again, and reconnects.
 
-A connection that fell silent is not given up at once: a login node may be busy for a moment. A new
-one is tried beside it, and takes over only if the old one is still silent then. So a network that
-comes back is used at once, where TCP alone would wait longer the longer it was away.
+A connection that fell silent is not dropped at once: a login node may be busy for a moment. A new
+connection is tried in parallel, and takes over only if the old one is still silent then. So a
+network that comes back is used at once; TCP alone would wait the longer, the longer the outage.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ Event = Literal["connecting", "note", "up", "moved", "down", "failed"]
 LOOK_S = 0.2
 PROBE_EVERY_S = 2.0
 PROBE_S = 3.0
-"""Seconds without an answer after which a connection is doubted."""
+"""Seconds without an answer until a new connection is tried beside the old."""
 FIRST_PROBE_S = 10.0
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 3.0
-"""Longest pause between two attempts to connect again: a laptop that woke up waits no longer."""
+"""Longest pause in seconds between two attempts: an awoken laptop waits no longer than this."""
 AGAIN_S = 4.0
-"""Shortest time that an attempt to connect again has; less would not do on a busy machine."""
+"""Shortest time limit of an attempt in seconds; a busy machine needs as much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to connect.
+    """The options of a connection.
 
     Attributes:
-        transport: what carries it.
-        remote_command: shell words that run hpc-serve there.
-        relay: try nothing but the relay.
+        login: account and host.
+        transport: "openssh" or "paramiko".
+        remote_command: shell words that run hpc-serve on the login node.
+        relay: whether to try only the relay.
         asks: whether passwords, codes and new host keys may be asked for now.
         asks_again: the same, after the connection was lost.
     """
@@ -63,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A connection that leads to a gateway."""
+    """A connection with its route to a gateway."""
 
     link: Link
     gateway: RemoteGateway
@@ -72,13 +73,13 @@ class Session:
 
 
 class Keeper:
-    """Connects, then keeps the port leading to the gateway in a thread of its own.
+    """The supervisor of one tunnel: connects, then keeps the local port leading to the gateway.
 
     Args:
-        plan: how to connect.
-        port: what clients come to.
-        tell: called with what happened and a sentence.
-        found: called with each gateway that was found, before clients are let through.
+        plan: the options of the connection.
+        port: the local port for clients.
+        tell: called with an event and a sentence.
+        found: called with each discovered gateway, before clients are let through.
     """
 
     def __init__(
@@ -100,18 +101,18 @@ class Keeper:
         self._next_probe = 0.0
         began = time.monotonic()
         self.session = self._connect(asks=plan.asks, borrow=True, timeout_s=CONNECT_S)
-        # What took three times as long as a first time, without anybody asked, is lost.
+        # A later attempt asks nobody: taking three times as long as the first, it is lost.
         self._attempt_s = min(max(3 * (time.monotonic() - began), AGAIN_S), CONNECT_S)
         self._lead()
         self._thread = threading.Thread(target=self._watch, name="hpc-connect", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when it was closed or has given up."""
+        """Wait until the tunnel is closed or given up."""
         self._thread.join()
 
     def close(self) -> None:
-        """End the thread, the connection and what it carries."""
+        """End the thread, the connection and all channels."""
         self._closing.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -134,7 +135,7 @@ class Keeper:
             raise
 
     def _find(self, link: Link) -> Session:
-        """Ask for the gateway, and find out how to get there by going there."""
+        """Discover the gateway, and find a working route by trying each."""
         plan = self._plan
         if not self.up and self._next_probe == 0.0:
             self._tell("connecting", f"asking {plan.login.host} for its gateway")
@@ -181,10 +182,11 @@ class Keeper:
 
     def _doubt(self) -> None:
         """Try a new connection beside a silent one, and keep whichever answers."""
+        # Not borrowed: the user's shared connection may be the very one that fell silent.
         try:
             fresh = self._connect(asks=False, borrow=False, timeout_s=self._attempt_s)
         except HpcServeError:
-            return  # the old one ends by its own keep-alives, or is asked again
+            return  # the old connection ends by its keep-alives, or the next probe decides
         if self.session.link.alive() and self.session.probe.look(PROBE_S / 3) == "ok":
             _end(fresh)
             return
@@ -192,7 +194,7 @@ class Keeper:
         self._replace(fresh)
 
     def _moved(self) -> None:
-        """Look for the gateway again: it ended, or listens elsewhere."""
+        """Discover the gateway again after its end or a change of its address."""
         before = self.session.way
         self.up = False
         self._port.hold()
@@ -208,7 +210,7 @@ class Keeper:
         self._tell("moved", f"the gateway on {self._plan.login.host} answers again, {place}")
 
     def _lost(self, text: str) -> None:
-        """Try until the host answers: only its silence is worth another try."""
+        """Reconnect until the host answers; any failure but silence ends the tunnel."""
         self.up = False
         _end(self.session)
         self._port.hold()
@@ -219,6 +221,7 @@ class Keeper:
 
     def _replace(self, fresh: Session) -> None:
         self._port.hold()
+        # The old session ends only after the change: its connections live as long as possible.
         old, self.session = self.session, fresh
         self._lead()
         _end(old)
@@ -254,7 +257,7 @@ class Keeper:
             asks = self._plan.asks_again
             return self._connect(asks=asks, borrow=True, timeout_s=self._attempt_s)
         except Unreachable as error:
-            if "banner" in str(error):  # it is there, and slow
+            if "banner" in str(error):  # the host is there, and slow
                 self._attempt_s = min(2 * self._attempt_s, CONNECT_S)
             raise
 

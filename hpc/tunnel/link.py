@@ -1,4 +1,4 @@
-"""What both transports can do."""
+"""The interface of both transports."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 15.0
-"""Seconds that a login node has to answer."""
+"""Seconds for a login node to answer."""
 ALIVE_S = 5
-"""Seconds between two keep-alives; a connection that misses three is taken for dead."""
+"""Seconds between two keep-alives; a connection that misses three counts as dead."""
 ALIVE_COUNT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How connections get from the login node to the gateway.
+    """The route of connections from the login node to the gateway.
 
     Attributes:
         to: host and port as the login node sees them, or the path of a Unix socket there.
-        relay: command line that carries one connection on its standard input and output, for
-            servers that forward nothing; None lets the server forward.
+        relay: command line that relays one connection on its standard input and output, for
+            servers that forbid forwarding; None lets the server forward.
     """
 
     to: tuple[str, int] | str
@@ -37,44 +37,44 @@ class Way:
 
 
 class Link(Protocol):
-    """An authenticated connection to a login node whose host key was verified.
+    """An authenticated connection to a login node with a verified host key.
 
     Attributes:
-        owns_ports: whether ``forward`` is to be had; without it, somebody else listens here and
-            hands each connection to ``carry``.
+        owns_ports: whether ``forward`` works; otherwise the caller listens on the port and hands
+            each connection to ``carry``.
     """
 
     owns_ports: bool
 
     def run(self, command: str, *, timeout_s: float) -> Result:
-        """Run a command line there and return what it said, whatever its exit status.
+        """Run a remote command line and return its output, whatever the exit status.
 
         Raises:
-            Unreachable: the connection is gone; a command that does not end in time ends it.
+            Unreachable: the connection is gone; a command beyond its time limit ends it too.
         """
 
     def forward(self, port: int, way: Way) -> None:
-        """Let a port of 127.0.0.1 here lead there.
+        """Forward a port of 127.0.0.1 along a route.
 
         Raises:
-            TunnelError: the port is not to be had.
+            TunnelError: the port cannot be opened.
         """
 
     def unforward(self, port: int, way: Way) -> None:
-        """Let go of a port; connections that stand go on."""
+        """Release a forwarded port; established connections go on."""
 
     def carry(self, sock: socket.socket, way: Way) -> bool:
         """Carry one connection to its end, then close it.
 
         Returns:
-            False where it could not begin: nothing was read from it, and it is still open.
+            False if no byte could be carried: the connection is unread and still open.
         """
 
     def alive(self) -> bool:
-        """Tell whether the connection still stands, without a round trip."""
+        """Return whether the connection still stands, without a round trip."""
 
     def wait(self, timeout_s: float) -> None:
-        """Return when the connection has ended, or after so many seconds."""
+        """Wait for the connection's end, at most a number of seconds."""
 
     def close(self) -> None:
         """End the connection, its forwarded ports and every process behind it."""

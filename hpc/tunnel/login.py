@@ -1,4 +1,4 @@
-"""Whom to log in as, where, and with which of the user's own SSH settings."""
+"""The account, the host and the user's SSH settings for a login."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Login:
 
     Attributes:
         host: name of the host, or of its section in the SSH configuration.
-        user: account there; None leaves it to the SSH configuration.
+        user: account on the host; None leaves the account to the SSH configuration.
         identity: private key to use alone; None tries the user's own keys and agent.
-        options: (keyword, value) pairs of ssh_config(5) that win over the configuration.
+        options: (keyword, value) pairs of ssh_config(5) that override the configuration.
         config: SSH configuration to read instead of ``~/.ssh/config``.
     """
 
@@ -45,7 +45,7 @@ def parse_login(
     options: tuple[str, ...] = (),
     config: str | Path | None = None,
 ) -> Login:
-    """Read ``[USER@]HOST`` and what goes with it.
+    """Parse ``[USER@]HOST`` and the options of a login.
 
     Args:
         destination: account and host, or the name of a section of the SSH configuration.
@@ -54,7 +54,7 @@ def parse_login(
         config: SSH configuration file.
 
     Raises:
-        ConfigError: one of them cannot be meant.
+        ConfigError: the destination, an option or a file is not usable.
     """
     match = _DESTINATION.fullmatch(destination)
     if match is None:

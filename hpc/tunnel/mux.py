@@ -1,7 +1,7 @@
-"""The language of an ssh master's control socket: forward a port, give one up, tell its process.
+"""The protocol of an ssh master's control socket: open or close a forward, ask for the process id.
 
-Spoken here, because a port changes hands within a millisecond then, where starting the ssh program
-for it would leave a gap that clients fall into.
+Implemented here, because a port then changes hands within a millisecond; starting the ssh program
+for each change would leave a gap a hundred times as long, in which clients are refused.
 
 Source: PROTOCOL.mux of OpenSSH, version 4.
 """
@@ -22,7 +22,7 @@ ALIVE_CHECK, OPEN_FORWARD, CLOSE_FORWARD = 0x10000004, 0x10000006, 0x10000007
 OK, ALIVE = 0x80000001, 0x80000005
 LOCAL = 1
 STREAMLOCAL = 0xFFFFFFFE
-"""The port that says that the name before it is a path."""
+"""Port number that marks the name before it as a Unix socket's path."""
 ANSWER_S = 15.0
 LARGEST = 256 * 1024
 
@@ -38,7 +38,7 @@ def master_pid(control: Path) -> int:
     """Return the process id of the master behind a control socket.
 
     Raises:
-        MuxError: none answers.
+        MuxError: no master answers.
     """
     kind, rest = _ask(control, ALIVE_CHECK, b"")
     if kind != ALIVE:
@@ -47,7 +47,7 @@ def master_pid(control: Path) -> int:
 
 
 def open_forward(control: Path, listen: Listen, to: tuple[str, int] | str) -> None:
-    """Have the master listen and lead what comes to a host and port, or a Unix socket, there.
+    """Make the master listen, and forward connections to a host and port or a Unix socket.
 
     Raises:
         MuxError: the master is gone, or cannot listen.
@@ -56,7 +56,7 @@ def open_forward(control: Path, listen: Listen, to: tuple[str, int] | str) -> No
 
 
 def close_forward(control: Path, listen: Listen, to: tuple[str, int] | str) -> None:
-    """Have the master stop listening; connections that stand go on.
+    """Make the master stop listening; established connections go on.
 
     Raises:
         MuxError: the master is gone, or did not listen.
@@ -78,7 +78,7 @@ def _end(name: str, port: int) -> bytes:
 
 
 def _ask(control: Path, what: int, body: bytes) -> tuple[int, bytes]:
-    """Send one request on a connection of its own; return the answer's kind and what follows."""
+    """Send one request on a separate connection; return the answer's kind and content."""
     try:
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(ANSWER_S)

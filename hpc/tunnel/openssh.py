@@ -1,9 +1,9 @@
 """The transport through the system's ssh: the user's configuration, agent, jump hosts and codes.
 
 One master connection in a private folder serves the remote command and the forwarded port, so
-that a password or code is asked for once. We hold an open connection to its control socket:
-it ends when the master does, and where we end without a word the master sees that, falls idle
-and leaves (``ControlPersist``).
+that a password or code is asked for once. This process holds a connection to the master's control
+socket, the leash: the leash breaks when the master ends; and when this process dies, the master
+loses its last connection, falls idle and leaves (``ControlPersist``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hpc.tunnel.login import Login
 
 SOCKET_PATH_MAX = 60
-"""Bytes of the folder's path; ssh appends 20 to it, and a socket's path ends at 104 on macOS."""
+"""Bytes of the folder's path: ssh appends 20, and macOS allows 104 bytes for a socket's path."""
 SSH_FAILED = 255
 
 
@@ -39,7 +39,7 @@ class OpenSSH:
     """A master connection of the ssh program.
 
     Args:
-        login: where to, and as whom.
+        login: account and host.
         folder: a fresh private folder, removed at the end.
     """
 
@@ -59,7 +59,7 @@ class OpenSSH:
         """Authenticate, then leave the master in the background.
 
         Raises:
-            TunnelError: the host or its key is not the one expected, or nobody let us in.
+            TunnelError: the host or its key is not the expected one, or the account was refused.
         """
         theirs = _shared_control(self._login) if borrow else None
         if theirs is None:
@@ -72,6 +72,7 @@ class OpenSSH:
         except (OSError, mux.MuxError) as error:
             raise failures.from_ssh(self._login, self._said()) from error
         self._leash.setblocking(False)
+        # Without a pid, close() leaves the master running: it is the user's own.
         self._pid = pid if theirs is None else None
 
     def _authenticate(self, *, interactive: bool, timeout_s: float) -> None:
@@ -84,7 +85,7 @@ class OpenSSH:
             raise failures.from_ssh(self._login, self._said())
 
     def run(self, command: str, *, timeout_s: float) -> Result:
-        """Run a command line there and return what it said, whatever its exit status."""
+        """Run a remote command line and return its output, whatever the exit status."""
         late = threading.Event()
         timer = threading.Timer(timeout_s, self._give_up, (late,))
         timer.start()
@@ -99,7 +100,7 @@ class OpenSSH:
         return result
 
     def forward(self, port: int, way: Way) -> None:
-        """Let a port of 127.0.0.1 here lead there."""
+        """Forward a port of 127.0.0.1 along a route."""
         try:
             mux.open_forward(self._control, port, way.to)
         except mux.MuxError as error:
@@ -109,7 +110,7 @@ class OpenSSH:
         self._forwards.append((port, way.to))
 
     def unforward(self, port: int, way: Way) -> None:
-        """Let go of a port; connections that stand go on."""
+        """Release a forwarded port; established connections go on."""
         with contextlib.suppress(mux.MuxError, ValueError):
             self._forwards.remove((port, way.to))
             mux.close_forward(self._control, port, way.to)
@@ -125,7 +126,8 @@ class OpenSSH:
         return self._relay(sock, way.relay)
 
     def _dial(self, to: tuple[str, int] | str) -> socket.socket:
-        """Connect through a socket in our private folder, which the master leads there."""
+        """Connect through a socket in the private folder, which the master forwards."""
+        # A short name: ssh appends 20 bytes, and the path of a socket is limited.
         path = self._folder / hashlib.sha256(repr(to).encode()).hexdigest()[:8]
         with self._lock:
             if not path.exists():
@@ -156,7 +158,7 @@ class OpenSSH:
         return True
 
     def alive(self) -> bool:
-        """Tell whether the master still runs: its end closes our connection to it."""
+        """Return whether the master still runs; the master's end breaks the leash."""
         try:
             while self._leash.recv(4096):
                 pass
@@ -167,7 +169,7 @@ class OpenSSH:
         return False
 
     def wait(self, timeout_s: float) -> None:
-        """Return when the master has ended, or after so many seconds."""
+        """Wait for the master's end, at most a number of seconds."""
         with contextlib.suppress(OSError, ValueError):
             select.select([self._leash], [], [], timeout_s)
 
@@ -185,23 +187,24 @@ class OpenSSH:
     def _ask(
         self, *arguments: str, command: str | None = None, timeout_s: float | None = 15
     ) -> Result:
-        """Run ssh against the master alone: no configuration, and no way around it."""
+        """Run ssh against the master only: without configuration or a direct connection."""
         argv = self._slave(*arguments, command=command)
         return process.run(argv, timeout_s=timeout_s, check=False)
 
     def _slave(self, *arguments: str, command: str | None = None) -> list[str]:
         argv = ["ssh", "-F", "/dev/null", "-S", str(self._control), "-o", "ControlMaster=no"]
+        # Without a master, ssh would connect by itself: ProxyCommand=false makes that attempt fail.
         argv += ["-o", "ProxyCommand=false", *arguments, "--", "master"]
         return [*argv, command] if command is not None else argv
 
     def _give_up(self, late: threading.Event) -> None:
-        """End the master: it holds the outputs of a command, whose ssh alone would not let go."""
+        """End the master, which holds a command's outputs: ending only ssh frees nothing."""
         late.set()
         if self._pid is not None:
             self._exit()
 
     def _give_back(self) -> None:
-        """Leave the user's own master as it was."""
+        """Remove our forwards from the user's own master."""
         for listen, to in self._forwards:
             with contextlib.suppress(mux.MuxError):
                 mux.close_forward(self._control, listen, to)
@@ -227,13 +230,13 @@ def open_link(
     """Connect with the ssh program.
 
     Args:
-        login: where to, and as whom.
+        login: account and host.
         interactive: whether ssh may ask for passwords and new host keys on the terminal.
-        borrow: use the connection that the user shares already (ControlPath), where one is up.
-        timeout_s: seconds that the login node has to answer.
+        borrow: use a connection that the user shares already (ControlPath), if up.
+        timeout_s: seconds for the login node to answer.
 
     Raises:
-        TunnelError: the host or its key is not the one expected, or nobody let us in.
+        TunnelError: the host or its key is not the expected one, or the host refused the account.
     """
     link = OpenSSH(login, _private_folder())
     try:
@@ -245,7 +248,7 @@ def open_link(
 
 
 def _shared_control(login: Login) -> Path | None:
-    """Return the control socket of a master that the user has open to this very account."""
+    """Return the control socket of the user's own open master for this account, or None."""
     found = process.run(["ssh", "-G", *sshargv.chosen(login)], check=False).stdout
     match = re.search(r"^controlpath (.+)$", found, re.MULTILINE)
     if match is None or match[1] == "none":
@@ -259,7 +262,7 @@ def _shared_control(login: Login) -> Path | None:
 
 
 def _private_folder() -> Path:
-    """A 0700 folder with a path short enough for a socket."""
+    """Return a new 0700 folder with a path short enough for a socket."""
     parent = tempfile.gettempdir()
     return Path(
         tempfile.mkdtemp(prefix="hpc-", dir=parent if len(parent) < SOCKET_PATH_MAX else "/tmp")  # noqa: S108 - mkdtemp makes it private

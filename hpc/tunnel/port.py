@@ -1,7 +1,7 @@
 """The local port: one address for clients, whatever happens to the connection behind it.
 
-Where the ssh program forwards, it listens itself, which costs nothing on the way; the port is ours
-again as soon as that ends. Clients that come meanwhile wait.
+With the ssh program, ssh itself listens on the port, since no Python code could forward as cheaply;
+when ssh ends, this process takes the port back at once. Clients wait in the meantime.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 128
 RETAKE_S = 5.0
-"""Seconds that an ssh which ends may keep the port."""
+"""Seconds that an ending ssh may still hold the port."""
 AGAIN_S = 0.2
 _DOWN = json.dumps(
     {"error": {"message": "the tunnel to the cluster is down", "type": "tunnel_down", "code": 503}}
@@ -36,14 +36,14 @@ UNAVAILABLE = (
 
 
 class LocalPort:
-    """A port of 127.0.0.1 whose clients wait until it leads somewhere.
+    """A port of 127.0.0.1 for clients, who wait while no connection is up.
 
     Args:
-        port: its number; 0 takes a free one.
-        patience_s: seconds that a client waits before it is told that there is no way.
+        port: number of the port; 0 takes a free one.
+        patience_s: seconds until a waiting client gets a 503.
 
     Raises:
-        PortTaken: it cannot be listened on.
+        PortTaken: the port cannot be listened on.
     """
 
     def __init__(self, port: int, *, patience_s: float) -> None:
@@ -60,14 +60,16 @@ class LocalPort:
         self._thread.start()
 
     def lead(self, link: Link, way: Way) -> None:
-        """Let clients through, those who wait first.
+        """Let clients through, the waiting ones first.
 
         Raises:
-            TunnelError: the link is gone, or somebody else took the port.
+            TunnelError: the link is gone, or another process took the port.
         """
         with self._lock:
             self._link, self._way = link, way
             if link.owns_ports and way.relay is None:
+                # Closed just before ssh opens it, a gap of about a millisecond. Clients that came
+                # before are accepted first, and wait.
                 self._unlisten()
                 try:
                     link.forward(self.port, way)
@@ -80,10 +82,10 @@ class LocalPort:
             self._start(since, sock)
 
     def hold(self) -> None:
-        """Let clients wait; those who are through go on.
+        """Make new clients wait; established connections go on.
 
         Raises:
-            PortTaken: somebody else took the port.
+            PortTaken: another process took the port.
         """
         with self._lock:
             link, way = self._link, self._way
@@ -93,7 +95,7 @@ class LocalPort:
             self._listen_again()
 
     def close(self) -> None:
-        """Give up the port and send those who wait away."""
+        """Close the port and answer waiting clients with a 503."""
         with self._lock:
             self._closed = True
             self._unlisten()
@@ -120,7 +122,7 @@ class LocalPort:
     def _unlisten(self) -> None:
         if self._listener is not None:
             self._accept(self._listener)
-            # A thread that waits for it would keep it listening beyond its close.
+            # close() alone would leave the socket listening while select() in _serve waits on it.
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
@@ -133,6 +135,7 @@ class LocalPort:
     def _serve(self) -> None:
         while not self._closed:
             listener = self._listener
+            # The ear wakes select() when the listener changes: no timer without waiting clients.
             watched = [self._ear] if listener is None else [self._ear, listener]
             try:
                 ready, _, _ = select.select(watched, [], [], 1 if self._held else None)
@@ -146,7 +149,7 @@ class LocalPort:
                 self._expire()
 
     def _accept(self, listener: socket.socket) -> None:
-        """Take in all who knock."""
+        """Accept every pending client."""
         while True:
             try:
                 sock, _ = listener.accept()
@@ -172,7 +175,7 @@ class LocalPort:
     def _carry(self, since: float, sock: socket.socket, link: Link, way: Way) -> None:
         if link.carry(sock, way):
             return
-        # Nothing was read from it: it may wait for another way, or for this one to come back.
+        # No byte was read from the client, so the client may wait for another route or this one.
         time.sleep(AGAIN_S)
         if self._closed or time.monotonic() - since > self._patience_s:
             _turn_away(sock)
@@ -180,7 +183,7 @@ class LocalPort:
             self._start(since, sock)
 
     def _expire(self) -> None:
-        """Send those away who have waited long enough."""
+        """Answer clients past their patience with a 503."""
         oldest = time.monotonic() - self._patience_s
         late = [sock for since, sock in self._held if since < oldest]
         self._held = [(since, sock) for since, sock in self._held if since >= oldest]
@@ -198,10 +201,11 @@ def _listen(port: int) -> socket.socket:
 
 
 def _turn_away(sock: socket.socket) -> None:
-    """Answer in the clients' own language; they asked over HTTP."""
+    """Answer a client with a 503 over HTTP, the client's protocol."""
     with contextlib.suppress(OSError), sock:
         sock.settimeout(1)
         sock.sendall(UNAVAILABLE)
+        # Closing with unread input would reset the connection, and the client would see no answer.
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(4096):
             pass

@@ -1,4 +1,4 @@
-"""Ask the gateway through the tunnel whether it is there: a ping from end to end."""
+"""The health probe: a request to the gateway through the tunnel, from end to end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Outcome = Literal["ok", "refused", "silent"]
 
 
 class Probe:
-    """One connection to the gateway that is used again and again.
+    """A connection to the gateway for all probes.
 
     Args:
-        link: what carries it.
-        way: where to.
+        link: the connection to the login node.
+        way: the route to the gateway.
     """
 
     def __init__(self, link: Link, way: Way) -> None:
@@ -28,9 +28,9 @@ class Probe:
         self._http: http.client.HTTPConnection | None = None
 
     def look(self, timeout_s: float) -> Outcome:
-        """Return whether an answer came, the way is closed, or nothing was heard.
+        """Return whether the gateway answered, the route is closed, or no answer came in time.
 
-        A connection that the gateway closed meanwhile is opened again once.
+        A connection that the gateway closed in the meantime is reopened once.
         """
         fresh = self._http is None
         outcome = self._ask(timeout_s)
@@ -39,7 +39,7 @@ class Probe:
         return outcome
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._http is not None:
             self._http.close()
             self._http = None
@@ -67,6 +67,7 @@ class Probe:
         name = "hpc-probe"
         threading.Thread(target=self._carry, args=(theirs,), name=name, daemon=True).start()
         self._http = http.client.HTTPConnection("gateway")
+        # Else http.client would open a TCP connection to a host "gateway" once ours is closed.
         self._http.auto_open = 0
         self._http.sock = ours
         return self._http

@@ -1,4 +1,4 @@
-"""Bytes from one end of a connection to the other, both ways, to the last."""
+"""Copying of bytes between the two ends of a connection, both ways, to the last byte."""
 
 from __future__ import annotations
 
@@ -18,48 +18,49 @@ CHUNK = 64 * 1024
 
 
 class Stream(Protocol):
-    """What sockets, paramiko's channels and a program's pipes have in common."""
+    """The common interface of sockets, paramiko's channels and a program's pipes."""
 
     def recv(self, size: int, /) -> bytes:
-        """Return what is there, at most so many bytes; nothing at its end."""
+        """Return available bytes up to a size; b"" at the end."""
 
     def sendall(self, data: bytes, /) -> object:
-        """Send all of it."""
+        """Send all bytes."""
 
     def shutdown(self, how: int, /) -> object:
-        """Say that nothing more comes from here."""
+        """Announce the end of the bytes from this side."""
 
     def close(self) -> object:
-        """Let go of it."""
+        """Close the stream."""
 
 
 class Pipes:
-    """A program's input and output as one stream."""
+    """A program's input and output as a single stream."""
 
     def __init__(self, program: Process[bytes]) -> None:
         self._program = program
 
     def recv(self, size: int) -> bytes:
-        """Return what it printed."""
+        """Return output of the program."""
         assert self._program.stdout is not None  # noqa: S101 - as it was started
         return self._program.stdout.read(size) or b""
 
     def sendall(self, data: bytes) -> None:
-        """Give it all of it to read."""
+        """Write all bytes to the program's input."""
         assert self._program.stdin is not None  # noqa: S101
+        # An unbuffered pipe may accept only a part of the data.
         view = memoryview(data)
         while view:
             view = view[self._program.stdin.write(view) or 0 :]
 
     def shutdown(self, how: int) -> None:
-        """Close its input, or end it."""
+        """Close the program's input, or end the program."""
         if how == socket.SHUT_WR and self._program.stdin is not None:
             self._program.stdin.close()
         else:
             self._program.terminate()
 
     def close(self) -> None:
-        """End it, whatever it still does."""
+        """End the program, whatever its state."""
         process.stop(self._program, grace_s=2)
         for pipe in (self._program.stdin, self._program.stdout):
             if pipe is not None:
@@ -68,7 +69,7 @@ class Pipes:
 
 
 def splice(one: Stream, other: Stream) -> None:
-    """Carry bytes between two streams until both are at their end, then close both."""
+    """Copy bytes between two streams until both end, then close both."""
     back = threading.Thread(target=_half, args=(other, one), daemon=True)
     back.start()
     try:
@@ -81,7 +82,7 @@ def splice(one: Stream, other: Stream) -> None:
 
 
 def _half(source: Stream, sink: Stream) -> None:
-    """Carry one direction; a broken one ends the other too, an end that was said does not."""
+    """Copy one direction; an error ends both directions, an orderly end only the copied one."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -98,7 +99,7 @@ def _shut(stream: Stream, how: int) -> None:
 
 
 def skip_to(read: Callable[[int], bytes], mark: bytes, *, most: int = 1 << 20) -> bytes | None:
-    """Read past a mark and return what came after it; None where the end came first."""
+    """Read past a mark and return the bytes after the mark; None if the stream ends first."""
     seen = b""
     while mark not in seen:
         piece = read(CHUNK)

@@ -1,4 +1,4 @@
-"""What a tunnel leaves on the laptop while it is open: where it leads, and the key beside it."""
+"""Records of open tunnels on the laptop: the route, and the key in a file beside."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TunnelRecord:
-    """An open tunnel, named by its local port; the key is in a file of its own.
+    """An open tunnel, named by its local port; the key has its own file.
 
     Attributes:
         login: account and login node.
         port: the local port, on 127.0.0.1.
-        pid: the process that holds it.
-        version: of hpc-serve on the login node.
-        state: "up", or "down" while it is being opened again.
-        way: where it leads, as the login node sees it.
+        pid: the process that holds the port.
+        version: version of hpc-serve on the login node.
+        state: "up", or "down" while reconnecting.
+        way: the route's end, as the login node sees it.
         started_at: Unix time.
-        background: whether ``connect --stop`` may end it.
+        background: whether ``connect --stop`` may end the process.
     """
 
     login: str
@@ -41,7 +41,7 @@ class TunnelRecord:
 
 
 def key_path(root: Path, port: int) -> Path:
-    """Return the file that holds the key while the tunnel at a local port is open."""
+    """Return the file with the key of the open tunnel at a local port."""
     return root / "connections" / f"{port}.key"
 
 
@@ -51,12 +51,13 @@ def save(root: Path, record: TunnelRecord, key: str) -> None:
     Raises:
         StateError: the folder cannot be written to.
     """
+    # The key first: whoever finds the record may read the key at once.
     state.write_text(key_path(root, record.port), key + "\n")
     state.write_record(_path(root, record.port), record)
 
 
 def mark(root: Path, port: int, condition: str) -> None:
-    """Write down that the tunnel at a local port is up or down."""
+    """Record the tunnel at a local port as up or down."""
     record = state.read_record(_path(root, port), TunnelRecord)
     if record is not None and record.pid == os.getpid() and record.state != condition:
         with contextlib.suppress(StateError):
@@ -64,7 +65,7 @@ def mark(root: Path, port: int, condition: str) -> None:
 
 
 def living(root: Path) -> list[TunnelRecord]:
-    """Return the open tunnels of this machine, by port; those of killed processes are cleared."""
+    """Return the open tunnels of this machine, by port; records of dead processes are removed."""
     found = []
     for path in sorted((root / "connections").glob("*.json")):
         record = state.read_record(path, TunnelRecord)
@@ -78,14 +79,14 @@ def living(root: Path) -> list[TunnelRecord]:
 
 
 def drop(root: Path, port: int) -> None:
-    """Remove what ``save`` wrote."""
+    """Remove the record and the key."""
     for path in (_path(root, port), key_path(root, port)):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
 
 def holder(root: Path, port: int) -> str | None:
-    """Name the connection of ours that holds a local port, or None."""
+    """Return a description of our own tunnel at a local port, or None."""
     record = state.read_record(_path(root, port), TunnelRecord)
     if record is None or record.pid == os.getpid() or not pids.alive(record.pid, marker=""):
         return None

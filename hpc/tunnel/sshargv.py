@@ -1,4 +1,4 @@
-"""The arguments of ssh: what protects, then what the user set, then our defaults."""
+"""The arguments of ssh: protecting options first, then the user's, then defaults."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ if TYPE_CHECKING:
     from hpc.tunnel.login import Login
 
 ORPHAN_S = 5
-"""Seconds until a master leaves that nobody is connected to."""
+"""Seconds until an idle master without any connection leaves."""
 
 
 def master(
     login: Login, control: Path, log: Path, *, interactive: bool, timeout_s: float = CONNECT_S
 ) -> list[str]:
-    """Ssh takes the first value it meets: ours that protect, the user's, then our defaults."""
+    """Return the arguments for starting a master.
+
+    ssh takes the first value of an option: protecting options come first, then the user's, then
+    defaults.
+    """
+    # Forwards, agents and local commands of the user's configuration belong to the user's own
+    # sessions: here they could take ports or fail the connection.
     ours = {
         "StrictHostKeyChecking": "ask" if interactive else "yes",
         "BatchMode": "no" if interactive else "yes",
@@ -40,7 +46,7 @@ def master(
 
 
 def chosen(login: Login, *more: str) -> list[str]:
-    """Return the arguments that say whom to log in as, with what the user set for it."""
+    """Return the arguments for the account and the user's settings of a login."""
     argv = ["-F", str(login.config)] if login.config is not None else []
     if login.identity is not None:
         argv += ["-i", str(login.identity), "-o", "IdentitiesOnly=yes"]

@@ -1,4 +1,4 @@
-"""What the user's SSH configuration says of a login, for the transport inside this process."""
+"""The user's SSH configuration of a login, for the transport inside this process."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 USER_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
 GLOBAL_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
 NOT_FOR_JUMPS = ("hostname", "port", "proxyjump", "user")
-"""Options given for a login that are not meant for the hosts on the way to it."""
+"""Options of a login that do not apply to its jump hosts."""
 
 _JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?P<host>[^@:]+)(?::(?P<port>\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to get to a host and in.
+    """The resolved settings of a login.
 
     Attributes:
-        jump: the host that it is reached through, or None.
+        host: host name or address.
+        port: SSH port.
+        user: account.
+        identities: files of private keys.
+        known_hosts: files of known host keys.
+        jump: the jump host in front, or None.
     """
 
     host: str
@@ -43,11 +48,11 @@ class Settings:
 
 
 def settings(login: Login) -> Settings:
-    """Join the options given with the SSH configuration, as ssh would.
+    """Merge a login's options with the SSH configuration, as ssh would.
 
     Raises:
         ConfigError: the configuration cannot be read.
-        TunnelError: it asks for something that only the ssh program does.
+        TunnelError: the configuration needs a feature that only the ssh program has.
     """
     found = _configured(login)
     if found.get("proxycommand", "none") != "none":
@@ -72,7 +77,7 @@ def settings(login: Login) -> Settings:
 
 
 def _jump(login: Login, text: str) -> Login | None:
-    """Return the last host before this one; it has those before it as its own ProxyJump."""
+    """Return the last jump host; earlier jump hosts become its own ProxyJump."""
     if text == "none":
         return None
     before, _, last = text.rpartition(",")
@@ -94,6 +99,7 @@ def _configured(login: Login) -> Mapping[str, Any]:
         found: dict[str, Any] = dict(config.lookup(login.host))
     except (paramiko.SSHException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the SSH configuration {path}: {error}") from error
+    # Of a repeated option ssh takes the first: in reverse, the first is the last one written.
     for key, value in reversed(login.options):
         found[key.lower()] = value
     return found

@@ -1,4 +1,4 @@
-"""What is said and asked on the user's terminal, or in a notebook, while a connection opens."""
+"""Messages and questions on the user's terminal, or in a notebook, while connecting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print what the server or we have to tell, stripped of what could drive the terminal."""
+    """Print a message without terminal control characters."""
+    # The text may come from a hostile server: escape sequences could rewrite the screen.
     lines = "".join(c if c.isprintable() or c == "\n" else "?" for c in text).strip()
     if lines:
         sys.stderr.write(lines + "\n")
@@ -24,7 +25,7 @@ def say(text: str) -> None:
 
 
 def ask(prompt: str, *, echo: bool) -> str:
-    """Ask one question; getpass goes to the terminal itself, and to the page of a notebook."""
+    """Ask one question; getpass uses the terminal, or the page of a notebook."""
     shown = "".join(c if c.isprintable() else "?" for c in prompt)
     if not echo:
         return getpass.getpass(shown)
@@ -34,12 +35,12 @@ def ask(prompt: str, *, echo: bool) -> str:
 
 
 def can_ask() -> bool:
-    """Tell whether somebody can answer: a terminal, or the page of a notebook."""
+    """Return whether a user can answer, on a terminal or the page of a notebook."""
     return (sys.stdin is not None and sys.stdin.isatty()) or in_notebook()
 
 
 def in_notebook() -> bool:
-    """Tell whether this is the kernel of a notebook."""
+    """Return whether the process is the kernel of a notebook."""
     shell = sys.modules.get("IPython")
     found = shell.get_ipython() if shell is not None else None
     return found is not None and hasattr(found, "kernel")
@@ -47,7 +48,7 @@ def in_notebook() -> bool:
 
 @contextlib.contextmanager
 def shown(log: Path, *, interactive: bool) -> Iterator[None]:
-    """Show on the terminal what ssh writes while it asks the user things."""
+    """Show ssh's log on the terminal while ssh asks the user questions."""
     if not interactive:
         yield
         return
@@ -75,7 +76,7 @@ def _copy(log: Path, done: threading.Event) -> None:
 
 
 class Progress:
-    """A spinner while connecting, once nobody can be asked for a password any more."""
+    """A spinner while connecting, shown once all questions for passwords are answered."""
 
     def __init__(self, wanted: bool | None, tell: Callable[[Any, str], None]) -> None:
         if wanted is None:
@@ -85,7 +86,7 @@ class Progress:
         self._stack = contextlib.ExitStack()
 
     def tell(self, event: Any, text: str) -> None:
-        """Show it while connecting; hand it on always."""
+        """Show a connecting event as a spinner, and pass every event on."""
         if self._wanted and event == "connecting":
             from rich.console import Console  # noqa: PLC0415 - slow to import
 

@@ -183,7 +183,7 @@ def test_what_cannot_be_meant_is_refused_and_leaves_nothing(
     )
     fake.set(scrontab=False)
     assert "Slurm refused the job" in submit(code=4)
-    assert "goes with --every" in batch(
+    assert "needs --every" in batch(
         *("submit", "in.jsonl", "-oout.jsonl", "--engine=llamacpp", f"--model={MODEL}"),
         "--every-partition=gpu",
         code=2,

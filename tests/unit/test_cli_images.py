@@ -75,7 +75,7 @@ def test_a_variable_needs_its_value() -> None:
 
 @pytest.mark.parametrize("command", [("render", "apptainer"), ("build",)])
 def test_an_engine_nobody_knows_is_refused(command: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match="there is no definition 'nope'; there are vllm, "):
+    with pytest.raises(ConfigError, match="there is no definition 'nope'; allowed: vllm, "):
         CliRunner().invoke(root, [*command, "nope"], catch_exceptions=False)
 
 

@@ -75,7 +75,7 @@ def test_what_a_build_binds_is_there_to_be_bound_over() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("nope", {}, "there is no definition 'nope'; there are vllm, "),
+        ("nope", {}, "there is no definition 'nope'; allowed: vllm, "),
         ("vllm", {"verson": "1"}, "the definition vllm has no variable 'verson'"),
         ("vllm", {"from": "x\n%post"}, "from of the definition vllm cannot hold a line break"),
         ("vllm", {"bootstrap": "yum"}, "bootstrap is 'yum', not one of docker, localimage, "),

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
+from gateway_lite import sidecar
 from gateway_lite.__main__ import _parser
+from gateway_lite.openapi import OPERATIONS
 from hpc import config, errors
 from hpc.batch import ending
 from hpc.batch.model import BatchSpec
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PROSE = [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "CONTRIBUTING.md"]
+LONGEST = 100
+"""Characters of a line, but for a line that a long URL fills."""
+LINES = re.DOTALL | re.MULTILINE
 GENERATOR = runpy.run_path(str(PROJECT / "scripts" / "make_config_reference"))
 
 VALUES = {
@@ -143,13 +149,78 @@ def outcome_variables() -> set[str]:
     return set(ending._variables(PROJECT / "none", spec))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     files = [target.partition("#")[0] for target in targets if "://" not in target]
     missing = [name for name in files if name and not (page.parent / name).exists()]
 
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_every_anchor_is_a_heading(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    pairs = [target.split("#") for target in targets if "#" in target and "://" not in target]
+    missing = [
+        f"{name}#{anchor}"
+        for name, anchor in pairs
+        if anchor not in anchors((page.parent / name) if name else page)
+    ]
+
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to a page's headings."""
+    outside = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=LINES)
+    headings = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_no_line_of_a_page_is_too_long(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    long = [
+        f"{page.name}:{number}: {len(line)}"
+        for number, line in enumerate(lines, 1)
+        if len(line) > LONGEST
+        and not re.search(r"https?://\S{60}", line)
+        # The pictures of the packages, until they show rooms instead of modules.
+        and not (page.name == "architecture.md" and line.startswith("    "))
+    ]
+
+    assert long == []
+
+
+def test_the_reference_of_the_gateway_lists_every_path() -> None:
+    page = (PROJECT / "docs" / "gateway-reference.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Paths\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([A-Z]+)` \| `(\S+)` \|", table, re.MULTILINE)
+
+    assert sorted(listed) == sorted(OPERATIONS)
+
+
+def test_the_reference_of_the_gateway_lists_every_path_of_the_sidecar() -> None:
+    page = (PROJECT / "docs" / "gateway-reference.md").read_text(encoding="utf-8")
+    text = page.partition("\n## Paths of the sidecar\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^- `([A-Z]+)`: (.+)$", text, re.MULTILINE)
+    listed = {method.encode(): tuple(re.findall(r"`(\S+)`", paths)) for method, paths in lines}
+
+    assert listed == sidecar.PATHS
+
+
+def test_the_reference_of_the_gateway_lists_every_error_code() -> None:
+    page = (PROJECT / "docs" / "gateway-reference.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| \d{3} \| `(\w+)` \|", page, re.MULTILINE))
+    sources = (PROJECT / "gateway_lite").rglob("*.py")
+    raised = {
+        code
+        for source in sources
+        for code in re.findall(r"\bcode=\"(\w+)\"", source.read_text(encoding="utf-8"))
+    }
+
+    assert raised == listed
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
@@ -232,7 +303,7 @@ def dependencies() -> list[str]:
     text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
     project = text.partition("\n[project]\n")[2].partition("\n[project.scripts]\n")[0]
     lists = re.findall(
-        r"^(?:dependencies|gateway|llamacpp|vllm|dev) = \[(.*?)\]",
+        r"^(?:dependencies|gateway|llamacpp|otel|parquet|plot|redact|vllm|dev) = \[(.*?)\]",
         project,
         re.MULTILINE | re.DOTALL,
     )
@@ -241,7 +312,7 @@ def dependencies() -> list[str]:
         for one in lists
         for quoted in re.findall(r'"(.+?)"', one)
     ]
-    assert {"submitit", "uvloop", "llama-cpp-python", "vllm", "uv"} <= set(found)
+    assert {"submitit", "uvloop", "llama-cpp-python", "pyarrow", "vllm", "uv"} <= set(found)
     return found
 
 

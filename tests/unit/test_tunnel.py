@@ -126,7 +126,7 @@ def test_what_ssh_says_becomes_one_sentence(log: str, sentence: str, may_pass: b
 
 def test_a_refused_port_is_tried_before_it_is_called_taken() -> None:
     port = free_port()
-    assert str(failures.port_refused(port)) == f"port {port} of this machine is not to be had"
+    assert str(failures.port_refused(port)) == f"port {port} of this machine could not be opened"
     assert issubclass(PortTaken, TunnelError)
 
 

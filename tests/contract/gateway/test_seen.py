@@ -273,8 +273,8 @@ def test_a_sidecar_has_the_engines_metrics_and_no_log(tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_metric(gateway: Running) -> None:
-    page = (REPO / "docs" / "gateway.md").read_text(encoding="utf-8")
-    table = page.partition("| metric | labels | what |")[2].partition("\n\n")[0]
+    page = (REPO / "docs" / "observability.md").read_text(encoding="utf-8")
+    table = page.partition("| metric | labels | meaning |")[2].partition("\n\n")[0]
     named = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
     with gateway.client() as client:
         text = client.get("/metrics").text
