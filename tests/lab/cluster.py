@@ -56,7 +56,7 @@ class Cluster:
         found: list[dict[str, Any]] = self.json("status", name)["replicas"]
         return found
 
-    def wait_until(self, holds: Any, what: str, timeout: float = 60) -> None:
+    def wait_until(self, holds: Any, what: str, timeout: float = 180) -> None:
         """Wait until a function returns something true."""
         deadline = time.monotonic() + timeout
         while not holds():

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -128,9 +127,12 @@ def test_up_clears_what_a_killed_lab_left(other: Lab) -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     argv = [sys.executable, "-m", "slurmlab", "--name", other.name, "up"]
     starter = subprocess.Popen(argv, env={**environ, "HPC_SERVE_LAB_DIR": str(other.root)})
-    wait_until(lambda: other.nodes["c1"].pid() is not None, "the first nodes run", 20, every=0.01)
-    starter.send_signal(signal.SIGKILL)
-    starter.wait()
+    try:
+        first = other.nodes["c1"]
+        wait_until(lambda: first.pid() is not None, "the first nodes run", 120, every=0.01)
+    finally:
+        starter.kill()
+        starter.wait()
     old = ProcessId.read(other.nodes["c1"].record)
     assert old is not None
     assert old.alive()

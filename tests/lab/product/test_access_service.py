@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cluster import Cluster
     from typing_extensions import Self
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 CUT_S = 30.0
 RESUMES_S = 5.0

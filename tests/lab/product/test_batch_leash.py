@@ -13,7 +13,7 @@ from cluster import COMPUTE
 if TYPE_CHECKING:
     from cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 KILLS = 8
 GONE_S = 20.0
