@@ -93,7 +93,7 @@ class Engine:
             part = {"type": "http.response.body", "body": frame(number), "more_body": True}
             await send(part)
             if ask.get("hold") and number == 0:
-                await asyncio.to_thread(self.go.wait, 10)
+                await asyncio.to_thread(self.go.wait, 60)
             await asyncio.sleep(ask.get("gap", 0))
         request.worked_until = time.monotonic()
         done = b"data: [DONE]\n\n"
