@@ -108,5 +108,5 @@ class Cluster:
         self.hpc("gateway", "stop", check=False)
         self.shell("login", "scancel --user=owner", check=False)  # workers of batches
         records = (f"{STATE}/{name}" for name in ("batches", "services", "keys.yaml", "owner.key"))
+        self.lab.wait_idle()  # a job that ends writes what would be half removed
         self.shell("login", f"rm -rf {' '.join(records)}")
-        self.lab.wait_idle()
