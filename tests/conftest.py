@@ -1,10 +1,38 @@
-"""What holds for every test."""
+"""What holds for every test: which signals it knows, and in which order files are handed out."""
 
 from __future__ import annotations
 
 import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
 
 # A test run that a script starts in the background, or under nohup, ignores these signals, and so
 # would all programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Workers take one file after the other: what takes longest is handed out first, so that no worker
+# is left alone with minutes of it at the end, when the quick rest would have filled the others.
+LONG_FIRST = (
+    "tests/lab/product/test_batch.py",
+    "tests/lab/product/test_engine_images.py",
+    "tests/lab/product/test_end_to_end.py",
+    "tests/lab/product/test_failures.py",
+    "tests/lab/product/",
+    "tests/lab/",
+    "tests/contract/",
+    "tests/engine/",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the files for the workers of pytest-xdist; one process alone keeps pytest's order."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _rank(item.nodeid))
+
+
+def _rank(nodeid: str) -> int:
+    found = (rank for rank, start in enumerate(LONG_FIRST) if nodeid.startswith(start))
+    return next(found, len(LONG_FIRST))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -41,14 +43,22 @@ def private_folder(base: Path = BASE) -> Iterator[Path]:
     sweep(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     try:
-        (folder / OWNER).write_text(pids.identity(os.getpid()) or "", encoding="utf-8")
-        yield folder
+        with (folder / OWNER).open("w", encoding="utf-8") as held:
+            # Before the identity, as a file without one is left alone.
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.write(pids.identity(os.getpid()) or "")
+            held.flush()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(base: Path = BASE) -> None:
     """Remove the folders of our SIGKILLed jobs on this node.
+
+    A job in a container may share /tmp and yet see no process of ours, all of which it would take
+    for gone. The lock that each job holds on its owner file is seen from there too.
 
     Args:
         base: parent folder on the node.
@@ -57,8 +67,21 @@ def sweep(base: Path = BASE) -> None:
         owner = _owner(folder)
         # A folder without an owner is just being made, or foreign: both stay.
         pid = owner.partition(" ")[0]
-        if pid.isdecimal() and pids.identity(int(pid)) != owner:
+        gone = pid.isdecimal() and pids.identity(int(pid)) != owner
+        if gone and not _locked(folder / OWNER):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(path: Path) -> bool:
+    """Return whether a process of this machine, in whatever namespace, holds a file's lock."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks, or the folder has just gone
+        return False
+    return False
 
 
 def _owner(folder: Path) -> str:

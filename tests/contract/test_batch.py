@@ -193,7 +193,6 @@ def submitted(tmp_path: Path, engine: Engine) -> Iterator[Callable[..., BatchSpe
         jobs.cancel(launch.handles(state.batch_dir(tmp_path, batch)))
 
 
-@pytest.mark.timeout(180)
 def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
 ) -> None:
@@ -219,7 +218,6 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
         cases.stop(tmp_path, spec.id, word="cancel")
 
 
-@pytest.mark.timeout(120)
 def test_errors_are_asked_again_on_request(
     tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
 ) -> None:

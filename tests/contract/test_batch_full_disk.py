@@ -74,7 +74,6 @@ until(lambda: cases.look(root, spec.id).state == "DONE", "the batch is done")
 """
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_full_state_directory_stops_a_batch_until_there_is_room(tmp_path: Path) -> None:
     lines = [json.dumps({"custom_id": f"r{n}", "prompt": f"good {n}"}) for n in range(ROWS)]

@@ -8,8 +8,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
 from hpc import jobs, state
 from hpc.batch import cases, chunks, launch, outcome
 from hpc.batch.client import Target
@@ -64,7 +62,6 @@ def test_a_limit_uses_up_no_try_and_a_spent_budget_is_final(tmp_path: Path, engi
     assert time.monotonic() - begun < 50
 
 
-@pytest.mark.timeout(120)
 def test_a_batch_whose_model_is_gone_waits_pauses_with_a_reason_and_goes_on(
     tmp_path: Path, engine: Engine
 ) -> None:
@@ -93,7 +90,6 @@ def test_a_batch_whose_model_is_gone_waits_pauses_with_a_reason_and_goes_on(
     assert cases.look(tmp_path, spec.id).why is None
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_that_is_told_to_end_keeps_what_is_answered_and_gives_the_rest_back(
     tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
 ) -> None:

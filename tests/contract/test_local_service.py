@@ -120,7 +120,6 @@ def engine() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(180)
 def test_the_quickstart(user: User, engine: None) -> None:
     submitted = user.read("submit", "demo", *ADHOC, "--wait")
     assert (submitted["name"], submitted["ready"]) == ("demo", 1)
@@ -194,7 +193,6 @@ def ask(url: str, key: str) -> list[str]:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(120)
 def test_a_model_that_does_not_load_fails_the_wait_and_can_be_tried_again(
     user: User, engine: None, tmp_path: Path
 ) -> None:

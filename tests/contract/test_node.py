@@ -31,7 +31,7 @@ serve(pathlib.Path(sys.argv[1]), "demo", 0)
 """
 QUESTION = {"model": "demo", "messages": [{"role": "user", "content": "Who wrote Emma?"}]}
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.engine
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -44,7 +44,6 @@ def over_api(asks: openai.OpenAI, text: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(240)
 def test_a_service_answers_a_batch_over_the_api_and_from_the_command_line(
     user: User, engine: None, tmp_path: Path
 ) -> None:

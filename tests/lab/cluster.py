@@ -56,7 +56,7 @@ class Cluster:
         found: list[dict[str, Any]] = self.json("status", name)["replicas"]
         return found
 
-    def wait_until(self, holds: Any, what: str, timeout: float = 60) -> None:
+    def wait_until(self, holds: Any, what: str, timeout: float = 180) -> None:
         """Wait until a function returns something true."""
         deadline = time.monotonic() + timeout
         while not holds():
@@ -108,5 +108,5 @@ class Cluster:
         self.hpc("gateway", "stop", check=False)
         self.shell("login", "scancel --user=owner", check=False)  # workers of batches
         records = (f"{STATE}/{name}" for name in ("batches", "services", "keys.yaml", "owner.key"))
+        self.lab.wait_idle()  # a job that ends writes what would be half removed
         self.shell("login", f"rm -rf {' '.join(records)}")
-        self.lab.wait_idle()

@@ -46,9 +46,11 @@ def pytest_runtest_makereport(
 def lab() -> Iterator[Lab]:
     """Return a lab that has just started, by default without accounting, and stop it at the end.
 
-    Where it cannot start, the tests are skipped with the reason, and in CI they fail.
+    Each worker of pytest-xdist has a lab of its own, named after it. Where a lab cannot start, the
+    tests are skipped with the reason, and in CI they fail.
     """
-    lab = Lab()
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    lab = Lab(f"{Lab().name}-{worker}" if worker else None)
     with ExitStack() as held:
         try:
             held.enter_context(lab.locked())

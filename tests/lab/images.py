@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpc import assets, render
 from tests.lab.slurmlab import CommandError, debian, images, project
+from tests.lab.slurmlab.host import turn
 from tests.lab.slurmlab.node import Bind
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def build_image(lab: Lab, name: str) -> str:
     image = lab.images / f"{name}.sif"
     stamp = lab.images / f"{name}.key"
     key = _key(name)
-    if not (image.exists() and stamp.exists() and stamp.read_text() == key):
-        lab.images.mkdir(exist_ok=True)
-        stamp.unlink(missing_ok=True)
-        _build(lab, name)
-        stamp.write_text(key)
+    with turn(lab.images / f"{name}.lock"):
+        if not (image.exists() and stamp.exists() and stamp.read_text() == key):
+            stamp.unlink(missing_ok=True)
+            _build(lab, name)
+            stamp.write_text(key)
     return f"{images.FOLDER}/{image.name}"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -54,6 +54,19 @@ def spaces(lab: Lab) -> set[str]:
     return {re.sub(r"\D", "", str((link / kind).readlink())) for link in links for kind in kinds}
 
 
+def inhabitants(lab: Lab) -> set[str]:
+    """Return the numbers of all processes of this machine to whom a lab's files are mounted.
+
+    Namespaces have numbers too, but the kernel gives a free one to the next that anybody makes.
+    """
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
+        with contextlib.suppress(OSError):
+            if f"{lab.folder}/" in path.read_text():
+                found.add(path.parent.name)
+    return found
+
+
 def test_down_leaves_nothing(other: Lab) -> None:
     """After `down` there is no process, mount, link or namespace more than before."""
     before = traces(other)
@@ -62,13 +75,15 @@ def test_down_leaves_nothing(other: Lab) -> None:
     inside = spaces(other)
     holders = [ProcessId.read(node.record) for node in other.nodes.values()]
     assert inside <= set(output("lsns", "--noheadings", "--output=NS").split())
+    firsts = {str(node.pid()) for node in other.nodes.values()}
+    assert firsts < inhabitants(other), "daemons run too"
     other.down()
 
     assert len(inside) == 20
     assert isinstance(during["processes"], list)
     assert len(during["processes"]) >= 4
     assert traces(other) == before
-    assert not inside & set(output("lsns", "--noheadings", "--output=NS").split())
+    assert inhabitants(other) == set()
     assert not any(holder.alive() for holder in holders if holder)
     assert not other.is_up()
 
@@ -113,9 +128,12 @@ def test_up_clears_what_a_killed_lab_left(other: Lab) -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     argv = [sys.executable, "-m", "slurmlab", "--name", other.name, "up"]
     starter = subprocess.Popen(argv, env={**environ, "HPC_SERVE_LAB_DIR": str(other.root)})
-    wait_until(lambda: other.nodes["c1"].pid() is not None, "the first nodes run", 20, every=0.01)
-    starter.send_signal(signal.SIGKILL)
-    starter.wait()
+    try:
+        first = other.nodes["c1"]
+        wait_until(lambda: first.pid() is not None, "the first nodes run", 120, every=0.01)
+    finally:
+        starter.kill()
+        starter.wait()
     old = ProcessId.read(other.nodes["c1"].record)
     assert old is not None
     assert old.alive()
@@ -142,7 +160,7 @@ def test_a_recycled_process_number_is_not_ours(other: Lab) -> None:
 
 def test_a_second_user_of_the_lab_is_refused(lab: Lab) -> None:
     """While this session holds the lab, another command that would change it fails at once."""
-    argv = [str(ROOT / "scripts/lab"), "down"]
+    argv = [str(ROOT / "scripts/lab"), "--name", lab.name, "down"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1

@@ -33,7 +33,7 @@ class Disk:
     """
 
     files: dict[Path, bytes] = field(default_factory=dict)
-    past: list[list[str]] = field(default_factory=list)
+    past: list[list[tuple[str, str]]] = field(default_factory=list)
     faults: list[tuple[str, int]] = field(default_factory=list)
 
     def fault(self) -> tuple[str, int]:
@@ -41,10 +41,10 @@ class Disk:
 
     def names(self, folder: Path) -> list[str]:
         kind, number = self.fault()
-        now = sorted(str(path) for path in self.files)
-        self.past.append(now)
-        seen = self.past[-1 - number % min(len(self.past), 6)] if kind == "stale" else now
-        return [Path(name).name for name in seen if Path(name).parent == folder]
+        now = sorted((str(path.parent), path.name) for path in self.files)
+        self.past = [*self.past[-5:], now]
+        seen = self.past[-1 - number % len(self.past)] if kind == "stale" else now
+        return [name for parent, name in seen if parent == str(folder)]
 
     def move(self, old: Path, new: Path) -> bool:
         kind, _ = self.fault()

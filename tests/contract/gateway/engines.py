@@ -93,7 +93,7 @@ class Engine:
             part = {"type": "http.response.body", "body": frame(number), "more_body": True}
             await send(part)
             if ask.get("hold") and number == 0:
-                await asyncio.to_thread(self.go.wait, 10)
+                await asyncio.to_thread(self.go.wait, 60)
             await asyncio.sleep(ask.get("gap", 0))
         request.worked_until = time.monotonic()
         done = b"data: [DONE]\n\n"
@@ -126,7 +126,7 @@ class Engine:
             change()
             self.changed.notify_all()
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 5.0) -> bool:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 60.0) -> bool:
         """Wait until something holds of what was seen."""
         with self.changed:
             return self.changed.wait_for(condition, timeout)
@@ -135,7 +135,7 @@ class Engine:
         """Wait until so many requests have come."""
         return self.wait_for(lambda: len(self.seen) >= count)
 
-    def wait_left(self, timeout: float = 3.0) -> Seen:
+    def wait_left(self, timeout: float = 60.0) -> Seen:
         """Wait until the client of the last request has left."""
         assert self.wait_for(lambda: bool(self.seen) and self.seen[-1].left_at is not None, timeout)
         return self.seen[-1]

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).parents[3]
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+PATIENCE_S = 60.0
+"""After which a thing that must come about is taken for hung; no statement on how fast it is."""
 
 
-def wait_until(condition: Any, timeout: float = 8.0) -> Any:
+def wait_until(condition: Any, timeout: float = PATIENCE_S) -> Any:
     """Return what a condition gives as soon as it is true."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -59,14 +61,16 @@ class Running:
     def client(self, **more: Any) -> httpx.Client:
         """Return a client that has the key."""
         auth = {"authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=self.url, headers=auth, trust_env=False, timeout=10, **more)
+        return httpx.Client(
+            base_url=self.url, headers=auth, trust_env=False, timeout=PATIENCE_S, **more
+        )
 
     def post(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> httpx.Response:
         """Ask once."""
         with self.client() as client:
             return client.post(path, json={**BODY, **body})
 
-    def terminate(self, timeout: float = 10.0) -> int:
+    def terminate(self, timeout: float = PATIENCE_S) -> int:
         """Ask it to end and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
@@ -91,7 +95,7 @@ def _program(argv: list[str], log: Path, env: dict[str, str]) -> Iterator[subpro
         finally:
             if process.poll() is None:
                 process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -167,7 +171,8 @@ def save_replica(
         phase=phase,
         job_id="1",
         ends_at=None,
-        beat_at=time.time(),
+        # Nobody beats for it; further ahead it is doubted, as it is when it is too long ago.
+        beat_at=time.time() + state.STALE_S - 5,
     )
     state.save_endpoint(home, replace(plain, **more))
     return state.load_secret(home, "m", number) or state.new_secret(home, "m", number)

@@ -11,7 +11,7 @@ import pytest
 
 from hpc import keys, state
 from tests.contract.gateway.engines import Engine, frame, serve
-from tests.contract.gateway.programs import BODY, Running, run_gateway
+from tests.contract.gateway.programs import BODY, PATIENCE_S, Running, run_gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,7 +156,7 @@ def test_a_key_may_be_for_some_models_only(home: Path) -> None:
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_sent(gateway: Running) -> None:
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S) as sock:
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}"
             "\r\ncontent-length: 999999999\r\n\r\n"
@@ -191,7 +191,7 @@ def test_a_stream_is_never_held_back(gateway: Running, engine: Engine) -> None:
 
 def test_the_openai_package_streams(gateway: Running) -> None:
     with openai.OpenAI(
-        base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=10
+        base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=PATIENCE_S
     ) as client:
         stream = client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "hi"}], stream=True
@@ -205,7 +205,7 @@ def test_the_openai_package_streams(gateway: Running) -> None:
 
 def test_a_stream_that_breaks_says_so_and_ends(gateway: Running) -> None:
     with openai.OpenAI(
-        base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=10
+        base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0, timeout=PATIENCE_S
     ) as client:
         stream = client.chat.completions.create(
             model="m",

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from hpc import clerks, keys, orders, state
 from tests.contract.gateway.engines import serve
 from tests.contract.gateway.programs import REPO, Running, environment, wait_until
@@ -43,10 +41,9 @@ def machine(home: Path, name: str, key: str) -> Iterator[Running]:
         yield Running(process, wait_until(port), key, log)
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
-@pytest.mark.timeout(300)
 def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -> None:
     engine = Echo()
     key, entry = keys.add(state.keys_path(home), "tester")
@@ -61,7 +58,7 @@ def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -
             second = second_lives.enter_context(machine(home, "two", key))
             assert engine.wait_for(lambda: len(engine.seen) > 60, PATIENCE_S)
             first.process.kill()  # and with it the clerk and the workers of that machine
-            first.process.wait(10)
+            first.process.wait(PATIENCE_S)
         assert orders.load_progress(home, order).hostname == "one"
         assert clerks.elsewhere(home, order, "two")
         asks = client(second)

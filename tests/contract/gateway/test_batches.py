@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 CHAT: Final = "/v1/chat/completions"
 PATIENCE_S = 90.0
 OVER = ("completed", "failed", "cancelled", "expired")
-pytestmark = pytest.mark.timeout(240)
 
 
 class Echo(Engine):

@@ -14,6 +14,7 @@ from hpc.model import Phase
 from hpc.quota import KeyLimits
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import (
+    PATIENCE_S,
     run_gateway,
     run_sidecar,
     save_replica,
@@ -34,7 +35,7 @@ def look(gateway: Running, key: str | None = None, model: str = "") -> Any:
     """Return what the dashboard shows to a key."""
     auth = {"authorization": f"Bearer {key or gateway.key}"}
     asked = {"model": model} if model else None
-    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=10) as client:
+    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=PATIENCE_S) as client:
         answer = client.get("/dashboard/data", headers=auth, params=asked)
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from tests.contract.gateway.programs import Running
 
-pytestmark = pytest.mark.timeout(120)
 USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
 PATIENCE_MS = 20_000
 STRANGE = '<img src=x onerror="document.title=1">'

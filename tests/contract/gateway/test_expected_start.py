@@ -66,7 +66,7 @@ def test_who_asks_for_a_model_that_waits_is_told_when_it_will_start(
     starts = int(time.time()) + 3600
     queue(fake, home, start=starts)
     with run_gateway(home, None, *more) as gateway:
-        wait_until(lambda: told(gateway.post({})), 20)
+        wait_until(lambda: told(gateway.post({})))
         answers = [gateway.post({}) for _ in range(8)]
         wait_until(lambda: all(told(gateway.post({})) for _ in range(8)), 20)
         with gateway.client() as client:
@@ -103,7 +103,7 @@ def test_a_replica_that_fell_silent_serves_while_its_job_runs(fake: FakeSlurm, h
     with serve(Engine()) as url:
         save_replica(home, url, job_id="100", beat_at=time.time() - 3600)
         with run_gateway(home) as gateway:
-            wait_until(lambda: gateway.post({}).status_code == 200, 20)
+            wait_until(lambda: gateway.post({}).status_code == 200)
 
 
 def test_a_slurm_that_does_not_answer_changes_nothing(fake: FakeSlurm, home: Path) -> None:
@@ -131,9 +131,9 @@ def test_a_job_is_followed_from_the_queue_to_its_end(
         return scanner.scan(time.time()).models["m"].members[0].start_at
 
     assert phase() is Phase.QUEUED
-    wait_until(start, 20)
+    wait_until(start)
     fake.change("100", state="RUNNING", start=time.time())
-    wait_until(lambda: phase() is Phase.STARTING, 20)
+    wait_until(lambda: phase() is Phase.STARTING)
     fake.set(controller="down")
     asked = len(fake.calls("squeue"))
 
@@ -145,7 +145,7 @@ def test_a_job_is_followed_from_the_queue_to_its_end(
     assert phase() is Phase.STARTING
     fake.set(controller="up")
     fake.change("100", state="FAILED", end=time.time(), code=256)
-    wait_until(lambda: phase() is Phase.FAILED, 20)
+    wait_until(lambda: phase() is Phase.FAILED)
     (fake.folder / "jobs" / "100.json").unlink()
     asked = len(fake.calls("squeue"))
     for _ in range(10):

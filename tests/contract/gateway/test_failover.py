@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from tests.contract.gateway.engines import Engine, Raw, frame, read_request, send_json, serve
-from tests.contract.gateway.programs import run_gateway, run_over
+from tests.contract.gateway.programs import run_gateway, run_over, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -168,10 +168,14 @@ def test_a_silent_engine_is_given_up(home: Path) -> None:
 def test_two_replicas_share_the_work(home: Path) -> None:
     one, two = Engine("one"), Engine("two")
     with serve(one) as a, serve(two) as b, run_over(home, [a, b]) as gateway:
-        asked = {"wait": 0.5, "messages": []}  # nothing that one of them may have seen before
+        # Nothing that one of them may have seen before, and none ends before all have begun.
+        asked = {"stream": True, "hold": True, "messages": []}
         threads = [threading.Thread(target=gateway.post, args=(asked,)) for _ in range(10)]
         for thread in threads:
             thread.start()
+        wait_until(lambda: len(one.seen) + len(two.seen) == len(threads))
+        one.go.set()
+        two.go.set()
         for thread in threads:
             thread.join()
     assert (len(one.seen), len(two.seen)) == (5, 5)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.contract.gateway.engines import Raw, read_request
 from tests.contract.gateway.hostile import door, front, gate, gateway_only, running, worker
-from tests.contract.gateway.programs import run_gateway, wait_until
+from tests.contract.gateway.programs import PATIENCE_S, run_gateway, wait_until
 from tests.contract.gateway.wire import HI, Wire, rss_mib, steady_rss_mib, unharmed
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def test_ten_thousand_idle_connections_are_little(many_files: int, front: Runnin
         levels.append(rss_mib(front.process.pid))
         for one in idle:
             one.close()
-        wait_until(lambda: len(list_files(front)) < many_files / 2, timeout=20)
+        wait_until(lambda: len(list_files(front)) < many_files / 2)
         if len(levels) == 1:
             assert (levels[0] - before) * 1024 / many_files < 16
 
@@ -172,7 +172,7 @@ def test_who_does_not_read_slows_the_engine_and_fills_nothing(tmp_path: Path) ->
             wait_until(lambda: stands_still(sent))
             assert sent[0] < 40
             assert rss_mib(front.process.pid) < before + 10
-        assert cut.wait(5)
+        assert cut.wait(PATIENCE_S)
     engine.close()
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
     BODY,
+    PATIENCE_S,
     Running,
     run_gateway,
     run_sidecar,
@@ -24,13 +25,15 @@ from tests.contract.gateway.programs import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROMPTLY_S = 0.5
+LONG_S = 20
+"""For which the engine would work on; nobody who leaves is noticed by the end of that."""
+PROMPTLY_S = LONG_S / 4
 WINDOWS: dict[str, dict[str, Any]] = {
-    "unary": {"wait": 20},
-    "before headers": {"stream": True, "wait": 20},
-    "in prefill": {"stream": True, "prefill": 20},
+    "unary": {"wait": LONG_S},
+    "before headers": {"stream": True, "wait": LONG_S},
+    "in prefill": {"stream": True, "prefill": LONG_S},
     "in mid-stream": {"stream": True, "n": 1000, "gap": 0.02},
-    "in a pause": {"stream": True, "n": 2, "gap": 20},
+    "in a pause": {"stream": True, "n": 2, "gap": LONG_S},
 }
 
 
@@ -59,7 +62,7 @@ def front(request: Any, home: Path, engine: Engine, tmp_path: Path) -> Iterator[
 def send(front: Running, body: dict[str, Any]) -> socket.socket:
     """Send a request and leave the connection open."""
     content = json.dumps({**BODY, **body}).encode()
-    sock = socket.create_connection(("127.0.0.1", front.port), timeout=5)
+    sock = socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE_S)
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
         f"authorization: Bearer {front.key}\r\ncontent-length: {len(content)}\r\n\r\n"

@@ -76,7 +76,13 @@ def run(front: Running, folder: Path, served: tuple[tuple[str, str], ...]) -> st
     words = [f"--{name}={value}" for name, value in options.items()]
     argv = [sys.executable, "-c", CLI, "run", str(file), *words, "--no-color"]
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=55, cwd=folder, env=environment(), check=False
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=folder,
+        env=environment(),
+        check=False,
     )
     return "" if done.returncode == 0 else (done.stdout + done.stderr)[-12000:]
 

@@ -15,7 +15,7 @@ import pytest
 
 from hpc import pids, state
 from tests.contract.gateway.engines import Engine, serve
-from tests.contract.gateway.programs import environment, wait_until
+from tests.contract.gateway.programs import PATIENCE_S, environment, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,17 +84,17 @@ def test_two_at_once_start_one_gateway(run: Run) -> None:
         found = list(pool.map(lambda _: run("gateway", "ensure", "--json").stdout, range(3)))
     accesses = [json.loads(text) for text in found]
     assert len({access["port"] for access in accesses}) == 1
-    wait_until(lambda: {ask(access).status_code for access in accesses} == {200}, timeout=5)
+    wait_until(lambda: {ask(access).status_code for access in accesses} == {200})
 
 
 def test_a_revoked_owner_key_is_replaced(run: Run) -> None:
     access = json.loads(run("gateway", "ensure", "--json").stdout)
     run("keys", "revoke", "owner")
-    wait_until(lambda: ask(access).status_code == 401, timeout=3)
+    wait_until(lambda: ask(access).status_code == 401)
     renewed = json.loads(run("gateway", "ensure", "--json").stdout)
     assert renewed["key"] != access["key"]
     assert renewed["port"] == access["port"]
-    wait_until(lambda: ask(renewed).status_code == 200, timeout=3)
+    wait_until(lambda: ask(renewed).status_code == 200)
 
 
 def test_start_status_stop(run: Run, home: Path) -> None:
@@ -170,7 +170,7 @@ def test_run_stays_in_the_foreground(run: Run, home: Path, tmp_path: Path) -> No
     second = run("gateway", "run", check=False)
     assert (second.returncode, "already" in second.stderr) == (8, True)
     child.terminate()
-    assert child.wait(10) == 0
+    assert child.wait(PATIENCE_S) == 0
     assert state.load_gateway(home, socket.gethostname()) is None
 
 

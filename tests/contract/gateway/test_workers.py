@@ -19,7 +19,14 @@ import pytest
 from hpc import keys, state, use
 from hpc.quota import KeyLimits
 from tests.contract.gateway.engines import Engine, serve
-from tests.contract.gateway.programs import BODY, Running, run_gateway, wait_until, workers
+from tests.contract.gateway.programs import (
+    BODY,
+    PATIENCE_S,
+    Running,
+    run_gateway,
+    wait_until,
+    workers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +130,7 @@ def test_all_finish_their_streams_at_the_end(gateway: Running, engine: Engine, h
 
     assert all(text.endswith("data: [DONE]\n\n") for text in texts)
     assert not any('"error"' in text for text in texts)
-    assert gateway.process.wait(10) == 0
+    assert gateway.process.wait(PATIENCE_S) == 0
     assert state.load_gateway(home, socket.gethostname()) is None
 
 
@@ -156,7 +163,7 @@ def test_a_hangup_reloads_every_worker(gateway: Running, home: Path) -> None:
 def test_workers_end_with_the_process_that_looks_after_them(gateway: Running) -> None:
     left = workers(gateway)
     gateway.process.kill()
-    gateway.process.wait(10)
+    gateway.process.wait(PATIENCE_S)
 
     wait_until(lambda: not any(_alive(pid) for pid in left))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.contract.gateway.programs import BODY
+from tests.contract.gateway.programs import BODY, PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.contract.gateway.programs import Running
@@ -85,7 +85,7 @@ class Wire:
                 break
             if self._answer_waits():
                 break
-        self.sock.settimeout(15)
+        self.sock.settimeout(PATIENCE_S)
 
     def _answer_waits(self) -> bool:
         return bool(select.select([self.sock], [], [], 0)[0])

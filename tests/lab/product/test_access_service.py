@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 CUT_S = 30.0
 RESUMES_S = 5.0
@@ -179,9 +179,7 @@ def test_a_service_that_moves_to_another_node_stays_at_the_same_address(served: 
         try:
             job = str(replica["job"]["job_id"])
             served.lab.run("login", ["scontrol", "requeue", job])
-            served.wait_until(
-                lambda: moved(served, job, node), "it is ready on the other node", 120
-            )
+            served.wait_until(lambda: moved(served, node), "it is ready on the other node", 120)
             served.wait_until(lambda: on_laptop(served, opened) == "done", "it answers", 30)
             assert [event["event"] for event in opened.events if event["event"] != "up"] == []
         finally:
@@ -189,10 +187,8 @@ def test_a_service_that_moves_to_another_node_stays_at_the_same_address(served: 
             served.lab.run("login", resume, user="root")
 
 
-def moved(cluster: Cluster, job: str, node: str) -> bool:
+def moved(cluster: Cluster, node: str) -> bool:
     """Tell whether the replica is ready elsewhere."""
-    # Slurm lets a requeued job wait two minutes.
-    cluster.shell("login", f"scontrol update jobid={job} starttime=now", check=False)
     (replica,) = cluster.replicas("demo")
     return bool(replica["phase"] == "READY" and replica["endpoint"]["host"] != node)
 

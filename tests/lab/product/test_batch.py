@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 FULL = bool(os.environ.get("HPC_SERVE_TEST_BATCH_FULL"))
 REQUESTS, FAULTS = (2000, 24) if FULL else (2000, 5)
@@ -102,7 +102,7 @@ def submit(cluster: Cluster, image: str, output: str, *more: str) -> str:
     made = cluster.json(
         *("batch", "submit", "in.jsonl", "-o", output, "--workers", "3"),
         *("--engine", "llamacpp", "--model", "models/demo-f16.gguf", "--image", image),
-        *("--partition", "cpu", "--cpus", "2", "--mem", "1G", "--time", "10", *more),
+        *("--partition", "cpu", "--cpus", "2", "--mem", "1G", "--time", "60", *more),
     )
     return str(made["id"])
 
@@ -111,13 +111,13 @@ def test_faults_leave_every_answer_once(clean: Cluster, llamacpp_image: str) -> 
     """Three workers on two nodes; jobs and engines are killed, requeued, cancelled and resumed."""
     clean.lab.write_file("/home/owner/in.jsonl", "".join(line(n) + "\n" for n in range(REQUESTS)))
     calm = submit(clean, llamacpp_image, "calm.jsonl")
-    clean.wait_until(lambda: look(clean, calm)["state"] == "DONE", "the calm run", 240)
+    clean.wait_until(lambda: look(clean, calm)["state"] == "DONE", "the calm run", 900)
     assert {one["job_id"] for one in look(clean, calm)["workers"]} <= set(elements(clean, calm))
     batch = submit(clean, llamacpp_image, "answers.jsonl", "--in-flight", "1")
-    clean.wait_until(lambda: look(clean, batch)["done"] > 0, "a chunk is done", timeout=180)
+    clean.wait_until(lambda: look(clean, batch)["done"] > 0, "a chunk is done", timeout=600)
     hurt_array(clean, batch)
     partitions = hurt(clean, batch)
-    clean.wait_until(lambda: look(clean, batch)["state"] == "DONE", "it is done", timeout=300)
+    clean.wait_until(lambda: look(clean, batch)["state"] == "DONE", "it is done", timeout=900)
     texts = answers(clean, "answers.jsonl")
 
     assert texts == answers(clean, "calm.jsonl")
@@ -216,7 +216,7 @@ def test_a_full_state_directory_holds_a_batch_up_and_loses_nothing(
     with small_disk(clean, folder, tmp_path / "small.img", mib=24):
         batch = submit(clean, llamacpp_image, "full.jsonl", "--in-flight", "1", *home)
         try:
-            clean.wait_until(lambda: look(clean, batch, *home)["done"] > 0, "a chunk is done", 180)
+            clean.wait_until(lambda: look(clean, batch, *home)["done"] > 0, "a chunk is done", 600)
             full = clean.shell("login", f"dd if=/dev/zero of={folder}/fill bs=4k", check=False)
             assert "No space left on device" in full.stderr
             clean.wait_until(Still(lambda: look(clean, batch, *home)["done"]), "it stands still")
@@ -225,7 +225,7 @@ def test_a_full_state_directory_holds_a_batch_up_and_loses_nothing(
             assert stood["state"] == "RUNNING"
             kill_engine(clean, batch, stood["jobs"][0]["job"]["job_id"])
             clean.shell("login", f"rm {folder}/fill")
-            clean.wait_until(lambda: look(clean, batch, *home)["state"] == "DONE", "it ends", 300)
+            clean.wait_until(lambda: look(clean, batch, *home)["state"] == "DONE", "it ends", 900)
         finally:
             clean.shell("login", "scancel --user=owner", check=False)
             clean.lab.wait_idle()
@@ -267,10 +267,10 @@ def test_vllm_answers_a_batch_and_is_started_again(clean: Cluster, vllm_image: s
         *("--engine-arg", "max-model-len=1024", "--engine-arg", "enforce-eager", "--time", "20"),
         *("--engine-arg", "dtype=float32", "--engine-arg", "kv-cache-memory-bytes=67108864"),
     )["id"]
-    clean.wait_until(lambda: look(clean, batch)["good"] > 0, "the first answers", timeout=240)
+    clean.wait_until(lambda: look(clean, batch)["good"] > 0, "the first answers", timeout=600)
     node = look(clean, batch)["workers"][0]["host"]
     clean.shell(node, "kill -9 $(pgrep -u owner -f '[V]LLM::EngineCore|[v]llm serve')", check=False)
-    clean.wait_until(lambda: look(clean, batch)["state"] == "DONE", "it is done", timeout=300)
+    clean.wait_until(lambda: look(clean, batch)["state"] == "DONE", "it is done", timeout=900)
     text = clean.shell("login", "cat few-answers.jsonl").stdout
     found = [json.loads(one) for one in text.splitlines()]
     texts = {one["response"]["body"]["choices"][0]["message"]["content"].strip() for one in found}

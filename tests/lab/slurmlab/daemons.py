@@ -50,13 +50,13 @@ def start(node: Node, name: str) -> None:
     """
     daemon = _lookup(name)
     node.run(["sh", "-c", daemon.start], user=daemon.user, cwd="/")
-    wait_until(lambda: pid(node, name) is not None, f"{name} runs on {node.name}", timeout=30)
+    wait_until(lambda: pid(node, name) is not None, f"{name} runs on {node.name}", timeout=120)
 
 
 def stop(node: Node, name: str, sig: int = signal.SIGTERM) -> None:
     """Stop a daemon and wait until it is gone; one that does not run is left as it is."""
     send_signal(node, name, sig)
-    wait_until(lambda: pid(node, name) is None, f"{name} on {node.name} is gone", timeout=30)
+    wait_until(lambda: pid(node, name) is None, f"{name} on {node.name} is gone", timeout=120)
     node.run(["rm", "-f", _lookup(name).pidfile], user="root")
 
 

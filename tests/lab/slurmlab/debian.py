@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hpc.build import apt_settings
 
-from .host import FILES, LabError, install_programs, locked, remove_tree, sh
+from .host import FILES, LabError, install_programs, remove_tree, sh, turn
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def build_rootfs(cache: Path, suite: Suite, in_use: frozenset[Path] = frozenset(
     final = rootfs_path(cache, suite)
     if final.is_dir():
         return final
-    with locked(cache / f"lock-{suite.name}", f"the lab's root file system of {suite.name}"):
+    with turn(cache / f"lock-{suite.name}"):
+        if final.is_dir():  # another lab has built it meanwhile
+            return final
         install_programs()
         for old in cache.glob(f"rootfs-{suite.name}-*"):
             if old not in in_use:

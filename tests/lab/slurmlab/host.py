@@ -119,6 +119,10 @@ def wait_until(true: Callable[[], bool], what: str, timeout: float, every: float
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file, refusing at once when somebody else does.
 
+    Args:
+        path: the lock file.
+        what: what it guards, for the error.
+
     Raises:
         LabError: another process holds it.
     """
@@ -129,6 +133,19 @@ def locked(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError as error:
             msg = f"{what} is in use by another process (it holds {path})"
             raise LabError(msg) from error
+        yield
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Hold a lock file, after waiting for whoever does.
+
+    Args:
+        path: the lock file of what several labs share and one of them makes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

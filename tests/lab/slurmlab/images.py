@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from . import debian
+from .host import turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,9 +38,10 @@ def base_image(lab: Lab, suite: str) -> str:
     text = _DEFINITION.format(suite=suite, mirror=debian.mirror())
     image = lab.images / f"base-{suite}.sif"
     recipe = image.with_suffix(".def")
-    if not (image.exists() and recipe.exists() and recipe.read_text() == text):
-        _build(lab, text, image)
-        recipe.write_text(text)
+    with turn(image.with_suffix(".lock")):
+        if not (image.exists() and recipe.exists() and recipe.read_text() == text):
+            _build(lab, text, image)
+            recipe.write_text(text)
     return f"{FOLDER}/{image.name}"
 
 

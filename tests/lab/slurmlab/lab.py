@@ -216,7 +216,7 @@ class Lab:
         if on != (daemons.pid(self.nodes["login"], "slurmdbd") is not None):
             slurm.switch_accounting(self.nodes, accounting=on)
 
-    def wait_idle(self, timeout: float = 60) -> None:
+    def wait_idle(self, timeout: float = 120) -> None:
         """Wait until no job runs or ends on either compute node."""
         slurm.wait_idle(self.nodes["login"], timeout)
 

@@ -139,7 +139,7 @@ class Node:
         if holder and first:
             os.kill(first, signal.SIGKILL)
         if holder:
-            wait_until(lambda: not _running(holder), f"node {self.name} is gone", timeout=20)
+            wait_until(lambda: not _running(holder), f"node {self.name} is gone", timeout=60)
         self.record.unlink(missing_ok=True)
 
     def enter(self, argv: Sequence[str], user: str, cwd: str | None, network: Network) -> list[str]:
@@ -197,7 +197,7 @@ class Node:
         argv: Sequence[str],
         *,
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = 120,
         input: str | None = None,  # noqa: A002
         **options: object,
     ) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hpc.build import pip_settings
 
-from .host import LabError, remove_tree
+from .host import LabError, remove_tree, sh, turn
 from .node import Bind
 
 if TYPE_CHECKING:
@@ -76,19 +76,30 @@ def install(lab: Lab, wanted: Wanted) -> bool:
         msg = f"no wheel at {wanted.wheel}"
         raise LabError(msg)
     final = lab.folder / "opt" / "hpc-serve"
-    stamp = final / "stamp"
     key = wanted.stamp(lab.build())
-    if stamp.exists() and stamp.read_text() == key:
+    if _has(final, key):
         return False
     building = lab.folder / "opt-building"
     remove_tree(building)
-    building.mkdir(parents=True)
     final.parent.mkdir(exist_ok=True)
-    _build(lab, wanted, building)
-    (building / "stamp").write_text(key)
-    remove_tree(final)
-    building.rename(final)
+    # One lab installs while the others wait; then each has a copy, in seconds instead of a minute.
+    with turn(lab.cache / "project.lock"):
+        same = next((p for p in lab.root.glob("labs/*/opt/hpc-serve") if _has(p, key)), None)
+        if same:
+            sh(["cp", "--archive", "--reflink=auto", str(same), str(building)])
+        else:
+            building.mkdir(parents=True)
+            _build(lab, wanted, building)
+            (building / "stamp").write_text(key)
+        remove_tree(final)
+        building.rename(final)
     return True
+
+
+def _has(folder: Path, key: str) -> bool:
+    """Say whether a folder holds the installation with a stamp, which is written last."""
+    stamp = folder / "stamp"
+    return stamp.exists() and stamp.read_text() == key
 
 
 def _build(lab: Lab, wanted: Wanted, target: Path) -> None:

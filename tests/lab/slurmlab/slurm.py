@@ -61,7 +61,7 @@ def start_accounting(login: Node) -> None:
     login.run(install, user="root", input=conf)
     daemons.start(login, "mariadbd")
     ready = ["mariadb-admin", "--silent", "ping"]
-    wait_until(lambda: _succeeds(login, ready), "mariadbd answers", timeout=60)
+    wait_until(lambda: _succeeds(login, ready), "mariadbd answers", timeout=120)
     login.run(["mariadb"], user="root", input=_DATABASE)
     daemons.start(login, "slurmdbd")
     ready = ["sacctmgr", "-n", "list", "cluster"]
@@ -87,12 +87,12 @@ def switch_accounting(nodes: Mapping[str, Node], *, accounting: bool) -> None:
     # It names the cluster by a number, which slurmdbd would find to be another one.
     login.run(["rm", "-f", "/var/lib/slurm/slurmctld/clustername"], user="root")
     daemons.start(login, "slurmctld")
-    wait_until(lambda: _nodes_answer(login), "both compute nodes have reported", timeout=60)
+    wait_until(lambda: _nodes_answer(login), "both compute nodes have reported", timeout=120)
     if not accounting:
         stop_accounting(login)
 
 
-def wait_idle(login: Node, timeout: float = 60) -> None:
+def wait_idle(login: Node, timeout: float = 120) -> None:
     """Wait until both compute nodes are idle, with no job left on them."""
     wait_until(lambda: _states(login) == ["idle", "idle"], "both compute nodes are idle", timeout)
 
