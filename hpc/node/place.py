@@ -26,7 +26,7 @@ SOCKET = "engine.sock"
 BASE = Path("/tmp")  # noqa: S108 - every folder below it is made with mode 0700
 PREFIX = "hpc-serve-"
 OWNER = "owner"
-"""File with the identity of the process that owns a private folder."""
+"""File with the identity of a private folder's process, and with its PID namespace."""
 
 
 @contextmanager
@@ -41,7 +41,8 @@ def private_folder(base: Path = BASE) -> Iterator[Path]:
     sweep(base)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     try:
-        (folder / OWNER).write_text(pids.identity(os.getpid()) or "", encoding="utf-8")
+        owner = f"{pids.identity(os.getpid()) or ''}\n{pid_namespace()}"
+        (folder / OWNER).write_text(owner, encoding="utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -54,11 +55,17 @@ def sweep(base: Path = BASE) -> None:
         base: parent folder on the node.
     """
     for folder in base.glob(f"{PREFIX}*"):
-        owner = _owner(folder)
-        # A folder without an owner is just being made, or foreign: both stay.
+        owner, _, namespace = _owner(folder).partition("\n")
+        # A folder without an owner is just being made, or foreign: both stay. So does a folder from
+        # another PID namespace, whose living owner looks dead from here, while /tmp is shared.
         pid = owner.partition(" ")[0]
-        if pid.isdecimal() and pids.identity(int(pid)) != owner:
+        if pid.isdecimal() and namespace == pid_namespace() and pids.identity(int(pid)) != owner:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def pid_namespace() -> str:
+    """Return the name of this process's PID namespace, such as ``pid:[4026531836]``."""
+    return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path, but a name
 
 
 def _owner(folder: Path) -> str:

@@ -36,13 +36,13 @@ def spec(*, minutes: int | None = None, **given: str | None) -> ServiceSpec:
     )
 
 
-def folder_of(base: Path, owner: str | None, name: str = "x") -> Path:
+def folder_of(base: Path, owner: str | None, name: str = "x", space: str | None = None) -> Path:
     """Make a private folder as a job with that identity would have left it."""
     made = base / f"{place.PREFIX}{name}"
     made.mkdir(mode=0o700)
     (made / "engine.sock").touch()
     if owner is not None:
-        (made / place.OWNER).write_text(owner)
+        (made / place.OWNER).write_text(f"{owner}\n{space or place.pid_namespace()}")
     return made
 
 
@@ -58,7 +58,10 @@ def test_a_private_folder_is_ours_alone_and_goes(tmp_path: Path) -> None:
     with place.private_folder(tmp_path) as folder:
         assert folder.parent == tmp_path
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert (folder / place.OWNER).read_text() == pids.identity(os.getpid())
+        assert (folder / place.OWNER).read_text().splitlines() == [
+            pids.identity(os.getpid()),
+            place.pid_namespace(),
+        ]
         (folder / "deep").mkdir()
         (folder / "deep" / "file").touch()
     assert list(tmp_path.iterdir()) == []
@@ -92,6 +95,7 @@ def test_what_belongs_to_a_living_job_or_says_nothing_stays(tmp_path: Path) -> N
         folder_of(tmp_path, None, "young"),
         folder_of(tmp_path, "", "younger"),
         folder_of(tmp_path, "no process id", "odd"),
+        folder_of(tmp_path, f"{GONE} boot 1", "elsewhere", "pid:[1]"),
     ]
     binary = folder_of(tmp_path, None, "binary")
     (binary / place.OWNER).write_bytes(b"\xff\xfe")
