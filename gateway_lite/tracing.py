@@ -218,7 +218,7 @@ class Tracer:
     def close(self, timeout_s: float = 5.0) -> None:
         """Send the remaining spans within a time limit, and stop."""
         # A collector that hangs must not keep the gateway from ending.
-        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        ending = threading.Thread(target=self._provider.shutdown, name="tracer-close", daemon=True)
         ending.start()
         ending.join(timeout_s)
 
