@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> None:
-    from gateway_lite.listeners import Address, Tls
-    from gateway_lite.prefork import run
+    from gateway_lite.http.listeners import Address, Tls
+    from gateway_lite.process.supervisor import run
     from hpc import config
 
     resolved = config.load(models_file=options.models, home=options.home)
@@ -68,8 +68,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _sidecar(options: argparse.Namespace, settings: Settings) -> None:
-    from gateway_lite.server import run_loop
-    from gateway_lite.sidecar import Door, serve
+    from gateway_lite.http.server import run_loop
+    from gateway_lite.process.sidecar import Door, serve
 
     door = Door(
         unix=options.upstream_unix,

@@ -9,44 +9,47 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
-from gateway_lite import errors, ollama, tracing
-from gateway_lite.accesslog import AccessLog
-from gateway_lite.admit import GatewayDesk
-from gateway_lite.auth import Keys
-from gateway_lite.batches import Batches
-from gateway_lite.catalog import Scanner
-from gateway_lite.clerk import Starter
-from gateway_lite.cors import Cors
-from gateway_lite.dashboard import PAGE, Dashboard, Sources
-from gateway_lite.edge import HEALTH, Edge
-from gateway_lite.files import MIB, Files
-from gateway_lite.gate import Gate
-from gateway_lite.gather import DASHBOARD, METRICS, Gather
-from gateway_lite.history import History
-from gateway_lite.limits import Limits
-from gateway_lite.metrics import Metrics
-from gateway_lite.ollama_pages import OllamaPages
-from gateway_lite.openapi import Documents
-from gateway_lite.outbox import Outbox
-from gateway_lite.place import Balancer
-from gateway_lite.routes import Pages
-from gateway_lite.routing import Table
-from gateway_lite.scheduler import NAME, Scheduler
-from gateway_lite.seen import Seen
-from gateway_lite.upstream import Upstream
-from gateway_lite.watch import Watcher
-from hpc import passes, state
+from gateway_lite import errors
+from gateway_lite.api.batches.batches import Batches
+from gateway_lite.api.batches.files import MIB, Files
+from gateway_lite.api.batches.processor import Starter
+from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
+from gateway_lite.api.middleware import HEALTH, Edge
+from gateway_lite.api.ollama import OllamaPages
+from gateway_lite.api.openapi.document import Documents
+from gateway_lite.api.status import Pages
+from gateway_lite.auth.client_keys import Keys
+from gateway_lite.auth.rate_limits import Limits
+from gateway_lite.catalog.job_status import NAME, Scheduler
+from gateway_lite.catalog.scanner import Scanner
+from gateway_lite.catalog.watcher import Watcher
+from gateway_lite.features import tracing
+from gateway_lite.features.cors import Cors
+from gateway_lite.features.ollama import requests as ollama_requests
+from gateway_lite.in_flight import Gate
+from gateway_lite.request.gateway_handler import GatewayDesk
+from gateway_lite.routing.balancer import Balancer
+from gateway_lite.routing.model_rules import Table
+from gateway_lite.telemetry.access_log import AccessLog
+from gateway_lite.telemetry.history import History
+from gateway_lite.telemetry.metrics import Metrics
+from gateway_lite.telemetry.observer import Seen
+from gateway_lite.telemetry.workers import DASHBOARD, METRICS, Gather
+from gateway_lite.upstream.pool import Upstream
+from gateway_lite.wire.write_batching import Outbox
+from hpc.keys import batch_tokens
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gateway_lite.asgi import App, Receive, Scope, Send
-    from gateway_lite.catalog import Catalog
-    from gateway_lite.gather import Crew
-    from gateway_lite.reload import Models
+    from gateway_lite.catalog.models_file import Models
+    from gateway_lite.catalog.scanner import Catalog
+    from gateway_lite.routing.shared_slots import SlotTable
     from gateway_lite.settings import Settings
-    from gateway_lite.slots import SlotTable
+    from gateway_lite.telemetry.workers import Crew
+    from gateway_lite.wire.asgi import App, Receive, Scope, Send
 
 POST_PATHS = (
     "/v1/chat/completions",
@@ -55,7 +58,7 @@ POST_PATHS = (
     "/v1/responses",
     "/v1/rerank",
 )
-POSTS = (*POST_PATHS, *ollama.PATHS)
+POSTS = (*POST_PATHS, *ollama_requests.PATHS)
 HOT = {(b"POST", path.encode()): path for path in POSTS}
 
 
@@ -95,7 +98,9 @@ class Gateway:
         self._upstream = Upstream(settings, outbox)
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
-        keys = Keys(state.keys_path(root), anonymous=anonymous, passes_file=passes.path(root))
+        keys = Keys(
+            directory.keys_path(root), anonymous=anonymous, passes_file=batch_tokens.path(root)
+        )
         self._clerk = Starter(root, socket.gethostname())
         self._table = Table(models.policy, ())
         self._scheduler = _scheduler(root, crew)
@@ -224,7 +229,7 @@ def _scheduler(root: Path, crew: Crew | None) -> Scheduler:
     """Return the source of job states; of several workers the first one queries Slurm."""
     if crew is None:
         return Scheduler()
-    return Scheduler(state.gateway_dir(root, socket.gethostname()) / NAME, asks=not crew.worker)
+    return Scheduler(directory.gateway_dir(root, socket.gethostname()) / NAME, asks=not crew.worker)
 
 
 def _served(pages: Sequence[Route]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hpc.batch.history import Pace
+    from hpc.batch.throughput import Pace
 
 KINDS = (".svg", ".png", ".pdf")
 INCHES = (8.0, 6.0)

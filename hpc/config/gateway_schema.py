@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hpc.config.fields import Alias, KeyName, MisplacedError, Strict, Text
-from hpc.policy import RedactKind, Routing  # noqa: TC001 - pydantic reads them
+from hpc.gateway_policy import RedactKind, Routing  # noqa: TC001 - pydantic reads them
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from hpc.config.fields import Line, Mib, Minutes, Name, Strict, Text, Variable
 from hpc.config.gateway_schema import Aliases, GatewayEntry, check
+from hpc.gateway_policy import Routing  # noqa: TC001 - the same
 from hpc.model import Accelerator, Container, Engine, Scalar, Server  # noqa: TC001 - pydantic reads them
-from hpc.policy import Routing  # noqa: TC001 - the same
 
 
 class ResourcesEntry(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpc.engines import options
+from hpc.engines import arguments
 from hpc.engines.common import binds, environment, interpreter, listens
 from hpc.engines.types import Launch, Probe
 from hpc.errors import ConfigError
@@ -60,7 +60,7 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
         **({} if place.socket else {"port": place.port or 0}),
     }
     return Launch(
-        argv=("llama-server", *options.flags(ours | given, negate=False)),
+        argv=("llama-server", *arguments.flags(ours | given, negate=False)),
         env=environment(spec, place, weights, ours={}, key_env="LLAMA_API_KEY"),
         folders=("home", "tmp", "cache"),
         binds=binds(place, weights),
@@ -110,7 +110,7 @@ def launch_python(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
 
 
 def _given(spec: ServiceSpec) -> dict[str, Scalar]:
-    given = options.given(spec, reserved=RESERVED)
+    given = arguments.given(spec, reserved=RESERVED)
     return {SYNONYMS.get(key, key): value for key, value in given.items()}
 
 

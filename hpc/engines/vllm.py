@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpc.engines import options
+from hpc.engines import arguments
 from hpc.engines.common import binds, environment, interpreter, listens
 from hpc.engines.types import Launch, Probe
 
@@ -36,7 +36,7 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
 
     A 503 of vLLM's /health means dead, not loading: vLLM listens only once the model is loaded.
     """
-    given = options.given(spec, reserved=RESERVED)
+    given = arguments.given(spec, reserved=RESERVED)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
     ours: dict[str, Scalar] = {
         "served-model-name": spec.name,
@@ -50,7 +50,7 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
         argv=(
             *_program(spec, place),
             *("serve", weights.path or weights.repo or ""),
-            *options.flags(ours | given, negate=True),
+            *arguments.flags(ours | given, negate=True),
         ),
         env=environment(spec, place, weights, ours=VARIABLES, key_env=KEY_ENV),
         folders=("home", "tmp", "cache"),

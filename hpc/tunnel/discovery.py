@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from hpc import __version__
 from hpc.errors import TunnelError
-from hpc.tunnel.failures import Unreachable
-from hpc.tunnel.link import Way
+from hpc.tunnel.errors import Unreachable
+from hpc.tunnel.transport import Way
 
 if TYPE_CHECKING:
-    from hpc.process import Result
-    from hpc.tunnel.link import Link
+    from hpc.processes.programs import Result
     from hpc.tunnel.login import Login
+    from hpc.tunnel.transport import Link
 
 REMOTE_COMMAND = "hpc-serve"
 START_S = 90.0

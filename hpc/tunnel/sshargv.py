@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpc.tunnel.link import ALIVE_COUNT, ALIVE_S, CONNECT_S
+from hpc.tunnel.transport import ALIVE_COUNT, ALIVE_S, CONNECT_S
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[2]
 HEAD = """
 import dataclasses, functools, json, os, pathlib, subprocess, sys, time
-from hpc import jobs, records, slurm, state, submit
+from hpc.jobs import api as jobs, records, slurm, state, submit
 from hpc.errors import HpcServeError
 from hpc.model import JobHandle, Resources, ServiceSpec
 

@@ -1,4 +1,4 @@
-"""What hpc.slurm, hpc.submit and hpc.jobs promise of a cluster.
+"""What hpc.slurm, hpc.jobs.submission and hpc.jobs promise of a cluster.
 
 The tests are taken over by a module for each cluster, which says what the fixture `slurm` is.
 """

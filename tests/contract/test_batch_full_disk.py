@@ -21,9 +21,9 @@ DRIVER = """
 import atexit, json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from hpc import jobs, state
+from hpc.jobs import api as jobs, state
 from hpc.batch import cases, launch
-from hpc.batch.client import Target
+from hpc.batch.worker.http_client import Target
 from hpc.config import Site
 
 class Engine(BaseHTTPRequestHandler):

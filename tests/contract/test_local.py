@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpc import jobs, local
 from hpc.errors import SchedulerError, SubmitError
+from hpc.jobs import api as jobs
+from hpc.jobs import local
 from hpc.model import JobHandle, JobState, JobStatus, Resources
 from tests.contract.local_tasks import Again, Drain, Fail, Show, Stubborn
 
@@ -172,7 +173,7 @@ def test_a_job_outlives_the_command_and_its_terminal(machine: Machine, tmp_path:
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from hpc import jobs
+from hpc.jobs import api as jobs
 from hpc.model import Resources
 from tests.contract.local_tasks import Drain
 handle = jobs.submit_callable(Drain({str(tmp_path / "drained")!r}), name="test",

@@ -14,8 +14,8 @@ import pytest
 from hpc.errors import TunnelError
 from hpc.tunnel import Unreachable, open_link
 from hpc.tunnel.discovery import ensure_gateway
-from hpc.tunnel.link import Way
-from hpc.tunnel.port import LocalPort
+from hpc.tunnel.local_port import LocalPort
+from hpc.tunnel.transport import Way
 from tests.fakes.login_node import (
     CHUNKS,
     KEY,
@@ -29,8 +29,8 @@ from tests.fakes.login_node import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hpc.tunnel.link import Link
     from hpc.tunnel.login import TransportName
+    from hpc.tunnel.transport import Link
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 

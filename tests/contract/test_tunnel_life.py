@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hpc.connection import Connection
+    from hpc.connection.connection import Connection
 
 COMMAND = [sys.executable, "-m", "hpc", "connect"]
 WAYS = ["openssh", "paramiko", "openssh relay", "paramiko relay"]

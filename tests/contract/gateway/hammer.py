@@ -7,11 +7,11 @@ import json
 import sys
 from datetime import datetime, timezone
 
+from gateway_lite.auth.rate_limits import Limits
+from gateway_lite.auth.usage_store import Ledger, Shared
 from gateway_lite.errors import ApiError
-from gateway_lite.ledger import Ledger, Shared
-from gateway_lite.limits import Limits
-from hpc.keys import ClientKey
-from hpc.quota import KeyLimits
+from hpc.keys.limits import KeyLimits
+from hpc.keys.store import ClientKey
 
 TRIES = 2000
 TOKENS = 7

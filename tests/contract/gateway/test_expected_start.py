@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.catalog import Scanner
-from gateway_lite.scheduler import Scheduler
-from hpc import state
+from gateway_lite.catalog.job_status import Scheduler
+from gateway_lite.catalog.scanner import Scanner
 from hpc.model import JobHandle, Phase
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway, save_replica, save_service, wait_until
 from tests.fakes.slurm import FakeSlurm
@@ -51,7 +51,7 @@ def queue(fake: FakeSlurm, home: Path, number: int = 0, **more: Any) -> None:
     }
     plain |= {"start": None, "end": None, "minutes": 60, "code": 0, **more}
     (fake.folder / "jobs" / f"{job_id}.json").write_text(json.dumps(plain))
-    state.save_job(home, "m", number, JobHandle(job_id, "slurm", str(home)))
+    directory.save_job(home, "m", number, JobHandle(job_id, "slurm", str(home)))
 
 
 def told(answer: httpx.Response) -> bool:

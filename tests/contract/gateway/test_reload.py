@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.reload import SETTLE_S
+from gateway_lite.catalog.models_file import SETTLE_S
 from gateway_lite.settings import Settings
-from hpc import state
+from hpc.state import directory
 from tests.contract.gateway.editor import EDITS, edit_all, written
 from tests.contract.gateway.engines import Engine, Raw, read_request, serve
 from tests.contract.gateway.programs import (
@@ -201,7 +201,7 @@ def test_a_gateway_ends_with_the_terminal_it_runs_in(home: Path) -> None:
         )
     try:
         os.close(theirs)
-        wait_until(lambda: state.load_gateway(home, socket.gethostname()))
+        wait_until(lambda: directory.load_gateway(home, socket.gethostname()))
         process.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.ledger import NUMBERS, Ledger, Shared
-from gateway_lite.mapped import make
+from gateway_lite.auth.usage_store import NUMBERS, Ledger, Shared
+from gateway_lite.shared_memory import make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

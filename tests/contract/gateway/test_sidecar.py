@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from gateway_lite.settings import Settings
-from hpc import pids
+from hpc.processes import by_pid
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
     BODY,
@@ -180,7 +180,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path, unix: str) -> 
     argv = [sys.executable, "-m", "gateway_lite", "sidecar", "--upstream-unix", unix]
     argv += ["--secret-file", str(secret), "--ready-file", str(ready)]
     code = (
-        "import sys; from hpc import process; child = process.spawn(sys.argv[1:]);"
+        "import sys; from hpc.processes.programs import spawn; child = spawn(sys.argv[1:]);"
         "print(child.pid, flush=True); child.wait()"
     )
     parent = subprocess.Popen(
@@ -189,11 +189,11 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path, unix: str) -> 
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     wait_until(ready.exists)
-    assert pids.alive(child, marker="sidecar")
+    assert by_pid.alive(child, marker="sidecar")
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    wait_until(lambda: not pids.alive(child, marker="sidecar"))
+    wait_until(lambda: not by_pid.alive(child, marker="sidecar"))
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
@@ -212,7 +212,9 @@ def test_no_secret_no_door(tmp_path: Path, text: str | None) -> None:
 
 
 def test_it_imports_neither_pydantic_nor_yaml() -> None:
-    code = "import sys, gateway_lite.sidecar; print({'pydantic', 'yaml'} & set(sys.modules))"
+    code = (
+        "import sys, gateway_lite.process.sidecar; print({'pydantic', 'yaml'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), cwd=REPO, capture_output=True, check=True
     )

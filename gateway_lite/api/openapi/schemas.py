@@ -1,0 +1,99 @@
+"""JSON schemas of the gateway's requests and answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway_lite.api.openapi import schemas_files
+from hpc.model import Phase
+
+Json = dict[str, Any]
+
+TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+TIME: Json = {"type": ["number", "null"], "description": "Seconds since 1970"}
+LIMIT: Json = {"type": ["integer", "null"], "minimum": 1, "description": "Most tokens to generate"}
+NAME: Json = {**TEXT, "minLength": 1, "description": "A model or alias listed by /v1/models"}
+STREAM: Json = {"type": ["boolean", "null"], "description": "True sends the answer as a stream"}
+
+
+def _closed(**properties: Json) -> Json:
+    """Return the schema of a gateway object: all fields are required, and no others allowed."""
+    shape = {"type": "object", "properties": properties, "required": [*properties]}
+    return {**shape, "additionalProperties": False}
+
+
+def _open(example: Json, **properties: Json) -> Json:
+    """Return the schema of a request; further fields are passed on to the engine."""
+    known = {"model": NAME, **properties}
+    return {"type": "object", "properties": known, "required": ["model"], "examples": [example]}
+
+
+ERROR = _closed(
+    message={**TEXT, "description": "The failure and its object, in words"},
+    type={
+        "enum": ["invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"]
+    },
+    param={"type": ["string", "null"], "description": "The request's field at fault"},
+    code={**TEXT, "description": "A stable code, for programs"},
+)
+REPLICAS = _closed(ready=COUNT, asked=COUNT)
+MODEL = _closed(
+    id=TEXT,
+    object={"const": "model"},
+    created=COUNT,
+    owned_by=TEXT,
+    phase={"enum": [phase.value for phase in Phase]},
+    replicas=REPLICAS,
+)
+FILE = _closed(taken_at=TIME, refused={"type": ["string", "null"]}, refused_at=TIME)
+MESSAGES: Json = {"type": "array", "items": {"type": "object"}}
+HELLO = [{"role": "user", "content": "Hello"}]
+SAMPLING: Json = {
+    "stream": STREAM,
+    "max_tokens": LIMIT,
+    "temperature": {"type": ["number", "null"]},
+    "user": {"type": ["string", "null"]},
+}
+MANY: Json = {"description": "A text, or a list of texts"}
+
+SCHEMAS: Json = {
+    "Error": _closed(error=ERROR),
+    "EngineError": {"type": "object", "description": "An error in the engine's own form"},
+    "OllamaError": {"type": "object", "properties": {"error": TEXT}, "required": ["error"]},
+    "Health": _closed(status={"const": "ok"}),
+    "Ready": _closed(status=TEXT, models=COUNT, ready=COUNT),
+    "Version": {
+        **_closed(name={"const": "hpc-serve"}, version=TEXT, models_file=FILE),
+        "additionalProperties": True,
+    },
+    "Dashboard": {
+        "type": "object",
+        "required": [
+            *("time", "gateway", "you", "models_file", "model"),
+            *("models", "windows", "chart", "keys"),
+        ],
+    },
+    "Model": {**MODEL, "additionalProperties": True},
+    "ModelList": _closed(
+        object={"const": "list"},
+        data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
+    ),
+    "ChatRequest": _open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES, **SAMPLING),
+    "CompletionRequest": _open({"model": "MODEL", "prompt": "Once"}, prompt=MANY, **SAMPLING),
+    "ResponseRequest": _open(
+        {"model": "MODEL", "input": "Hello"}, input=MANY, stream=STREAM, max_output_tokens=LIMIT
+    ),
+    "EmbeddingRequest": _open({"model": "MODEL", "input": "Hello"}, input=MANY),
+    "RerankRequest": _open(
+        {"model": "MODEL", "query": "tea", "documents": ["tea", "coal"]},
+        query=TEXT,
+        documents={"type": "array"},
+    ),
+    "OllamaChatRequest": _open(
+        {"model": "MODEL", "messages": HELLO}, messages=MESSAGES, stream=STREAM
+    ),
+    "OllamaRequest": _open({"model": "MODEL", "prompt": "Hello"}, stream=STREAM),
+    "Completion": {"type": "object", "description": "The engine's answer, unchanged"},
+    **schemas_files.SCHEMAS,
+}

@@ -1,0 +1,281 @@
+"""A request's way to a replica and back, without a task: every step is a callback.
+
+No byte is sent to the client before the first byte of the answer has arrived; until then the
+request may go to another replica, afterwards never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from gateway_lite import errors
+from gateway_lite.request import failover
+from gateway_lite.request.context import Progress
+from gateway_lite.request.outlet import Outlet
+from gateway_lite.request.response import answer_of
+from gateway_lite.telemetry.request_record import Record, request_id
+from gateway_lite.upstream.connection import Fault
+from gateway_lite.wire import response_head
+
+if TYPE_CHECKING:
+    from gateway_lite.request.desk import Client, Desk, Place
+    from gateway_lite.request.request import Request
+    from gateway_lite.routing.balancer import Outcome
+    from gateway_lite.upstream.connection import Link
+
+log = logging.getLogger(__name__)
+clock = time.perf_counter
+
+LAST_BYTES_S = 1.0
+"""Seconds for a replica to end an answer after the client has got the terminator."""
+FAILED = 400
+
+
+class Exchange(Progress, eq=False):
+    """A request during service; takes the place of a cycle in uvicorn's pipeline."""
+
+    # Arrival of the request.
+
+    def open(self) -> None:
+        """Begin the request, once all earlier requests of the connection are answered."""
+        self.opened = True
+        self.desk.gate.enter(self)
+        try:
+            self.desk.check(self)
+        except errors.ApiError as error:
+            if self.request.waits:
+                self.keep_alive = False
+            self.fail(error)
+            return
+        if self.request.whole:
+            self.admit()
+        elif self.request.waits:
+            self.outlet.go_on()
+
+    def admit(self) -> None:
+        """Admit the complete request, and choose a replica."""
+        try:
+            self.desk.admit(self)
+            if not self.response_complete:
+                self._place()
+        except errors.ApiError as error:
+            self.fail(error)
+        except Exception:
+            log.exception("request %s failed", self.record.name)
+            self.fail(errors.internal())
+
+    # Choice of a replica.
+
+    def _place(self) -> None:
+        lease = self.desk.place(self)
+        if lease is not None:
+            self.send(lease)
+            return
+        self._waited_at = clock()
+        self.held.waiting = self.desk.wait(self, self._placed)
+
+    def _placed(self, found: Place | Exception) -> None:
+        self.held.waiting = None
+        self.record.queue_s += clock() - self._waited_at
+        if isinstance(found, errors.ApiError):
+            self.fail(found)
+        elif isinstance(found, Exception):
+            self.again()
+        else:
+            self.send(found)
+
+    def again(self) -> None:
+        """Make one more attempt, beginning with the choice of a replica."""
+        if self.response_complete:
+            return
+        try:
+            self._place()
+        except errors.ApiError as error:
+            self.fail(error)
+
+    def send(self, lease: Place, *, fresh: bool = False) -> None:
+        """Send the request to a replica.
+
+        Args:
+            lease: lease at the replica.
+            fresh: use a new connection, as a kept connection was closed.
+        """
+        self.held.lease = lease
+        lease.on_stall = self.stalled
+        record = self.record
+        # A fresh connection repeats the attempt: the kept one closed before a byte of an answer.
+        record.attempts += not fresh
+        record.replica = lease.replica.name
+        self._sent_at = clock()
+        self.held.link = self.desk.send(self, lease.replica, fresh=fresh)
+
+    # Arrival of the answer.
+
+    def whole(self, link: Link, body: bytes) -> None:
+        """Handle an answer with head and body in a single read, as most unary answers are."""
+        kind = link.headers.get(b"content-type", response_head.JSON)
+        plain = self.extra is None and link.status < FAILED and kind.startswith(response_head.JSON)
+        if not plain or len(body) > self.desk.settings.body_bytes:
+            self.answered(link)
+            self.came(body)
+            self.ended()
+            return
+        record = self.record
+        record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
+        lines = response_head.passed_back(link.headers, kind) + self.desk.lines(self)
+        record.whole(body)
+        self.outlet.whole(link.status, lines, body)
+        self.finish("ok")
+
+    def answered(self, link: Link) -> None:
+        """Decide by the head whether the client gets the answer or another attempt is made."""
+        status = link.status
+        if status >= FAILED and failover.refused(self, link, status):
+            return
+        record = self.record
+        record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
+        limit = self.desk.settings.body_bytes
+        lines = self.desk.lines(self)
+        self._answer = answer_of(link, self.outlet, record, self.extra, lines=lines, limit=limit)
+
+    def came(self, data: bytes) -> None:
+        """Pass on bytes of the answer's body."""
+        lease, answer = self.held.lease, self._answer
+        if lease is None or answer is None:
+            return
+        lease.moved()
+        try:
+            fits = answer.take(data)
+        except errors.ApiError as error:
+            self.held.abort()
+            self.fail(error)
+            return
+        if not fits:
+            self.held.abort()
+            self.broke(Fault.TOO_LARGE, "a whole answer")
+        elif self.body and self.outlet.begun:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the data for another attempt, once no further attempt is possible."""
+        self.request.drop()
+        self.body = b""
+        self.ask = None
+
+    def ended(self) -> None:
+        """Send the rest of the answer."""
+        if self._answer is None:
+            return
+        try:
+            self._answer.end()
+        except errors.ApiError as error:
+            self.fail(error)
+        else:
+            self.finish("ok")
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Answer at once, without a replica.
+
+        Args:
+            status: HTTP status.
+            lines: header lines.
+            body: the complete body.
+        """
+        self.outlet.whole(status, lines, body)
+        self.record.complete = True
+        self.finish("ok")
+
+    # Failures.
+
+    def broke(self, fault: Fault, detail: str) -> None:
+        """Retry if safe, else answer with an error."""
+        failover.broke(self, fault, detail)
+
+    def stalled(self) -> None:
+        """Leave a stalled replica; a begun answer ends with an error."""
+        self.held.abort()
+        self.broke(Fault.STUCK, "nothing moves")
+
+    def fail(self, error: errors.ApiError) -> None:
+        """Answer with an error, end a begun event stream with one, or cut off another answer."""
+        if self.response_complete:
+            return
+        self.record.failed(error.status, error.code)
+        self.record.limited = error.limit
+        if not self.outlet.begun:
+            self._refuse(error)
+        elif not self.outlet.said:
+            self.outlet.spoil(error)
+        self.finish("failed")
+
+    def _refuse(self, error: errors.ApiError) -> None:
+        if error.closes:
+            self.keep_alive = False
+        lines, body = self.desk.refusal(error, self)
+        self.outlet.whole(error.status, lines, body)
+
+    def expire(self) -> None:
+        """End the request, as the server must end."""
+        self.held.abort()
+        self.fail(errors.draining())
+
+    def left(self) -> None:
+        """End the request, as the client has left."""
+        self.disconnected = True
+        if self.response_complete or not self.opened:
+            return
+        if self.outlet.said:  # it has all it wanted; the replica's last bytes are on their way
+            asyncio.get_running_loop().call_later(LAST_BYTES_S, self._leave)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.response_complete:
+            return
+        self.held.abort()
+        self.record.left()
+        self.finish("left")
+
+    def pause(self) -> None:
+        """Stop reading from the replica while the client does not read."""
+        if self.outlet.begun:
+            self.held.pause()
+
+    def resume(self) -> None:
+        """Read from the replica again."""
+        self.held.resume()
+
+    def finish(self, outcome: Outcome) -> None:
+        """Release all held resources, and let the next request of the connection begin."""
+        if self.response_complete:
+            return
+        # Set first: releasing the lease runs callbacks of queued requests, and no callback may
+        # finish this request a second time.
+        self.response_complete = True
+        self._forget()
+        self.held.release(outcome)
+        self.held.link = None
+        self.desk.gate.leave(self)
+        self.desk.finished(self)
+        # Last: the connection may now close, or begin its next request.
+        self.client.answered(self)
+
+
+def exchange_of(
+    client: Client, desk: Desk, request: Request, *, keep_alive: bool, plain: bool
+) -> Exchange:
+    """Return the exchange of a request, not yet begun.
+
+    Args:
+        client: the client's connection.
+        desk: the request handler.
+        request: the request.
+        keep_alive: the connection may serve a further request afterwards.
+        plain: the client speaks HTTP/1.0, without chunks.
+    """
+    record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
+    outlet = Outlet(client, record, keep_alive=keep_alive, plain=plain)
+    return Exchange(client, desk, request, record, outlet, request.path)

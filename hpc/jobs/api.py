@@ -1,0 +1,275 @@
+"""Jobs on Slurm or on this machine, behind one interface."""
+
+# ruff: noqa: PLC0415 - submitit costs more than a squeue
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc import slurm
+from hpc.errors import ConfigError
+from hpc.jobs import local
+from hpc.model import JobHandle, JobState, JobStatus, Phase, Resources
+from hpc.state import directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hpc.config import Site
+    from hpc.jobs.submission import Cluster
+    from hpc.model import ServiceSpec
+
+VARIABLE = "HPC_SERVE_CLUSTER"
+LOG_TAIL = 20_000
+START_MARK = f"phase {Phase.STARTING.value}"
+"""Log line at a replica's start, from ``hpc.node.heartbeat``."""
+
+
+def default_cluster() -> Cluster:
+    """Return the cluster for new jobs: HPC_SERVE_CLUSTER, else "slurm" if Slurm is installed.
+
+    Raises:
+        ConfigError: the variable has another value.
+    """
+    said = os.environ.get(VARIABLE)
+    choices: dict[str, Cluster] = {"slurm": "slurm", "local": "local"}
+    if said in choices:
+        return choices[said]
+    if said:
+        raise ConfigError(f"{VARIABLE}={said!r} is not allowed; allowed: slurm, local")
+    return "slurm" if slurm.available() else "local"
+
+
+def submit_replica(
+    spec: ServiceSpec, root: Path, replica: int, *, cluster: Cluster, site: Site
+) -> JobHandle:
+    """Submit the job of one replica.
+
+    Args:
+        spec: the service.
+        root: state directory.
+        replica: number of the replica, from 0.
+        cluster: "slurm" or "local".
+        site: names the container program and a folder of templates.
+
+    Raises:
+        SubmitError: the job was refused; nothing is left of the attempt.
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc.jobs import submission
+    from hpc.node import ServeReplica
+
+    task = ServeReplica(str(root), spec.name, replica, site.apptainer)
+    folder = directory.jobs_dir(root, spec.name)
+    if cluster == "slurm":
+        return submission.to_slurm(
+            task,
+            folder=folder,
+            text=submission.script(spec, root, replica, templates=site.templates),
+            minutes=spec.resources.time_min,
+            restarts=spec.max_restarts,
+            hide=slurm.options(os.environ),
+        )[0]
+    gpus = local.pick_gpus(spec.resources.gpus, replica, os.environ)
+    return _submit_here(
+        task,
+        folder,
+        spec.resources,
+        setup=spec.setup,
+        gpus=gpus,
+        grace_s=spec.grace_s,
+        restarts=spec.max_restarts,
+    )
+
+
+def submit_callable(  # noqa: PLR0913 - a scheduler's options
+    task: Callable[[], Any],
+    *,
+    name: str,
+    resources: Resources,
+    root: Path,
+    setup: Sequence[str] = (),
+    cluster: Cluster = "slurm",
+    site: Site | None = None,
+    restarts: int = 0,
+    grace_s: int = 90,
+) -> JobHandle:
+    """Submit a job without a service, such as the build of an image.
+
+    The arguments and errors are those of ``submit_several``.
+    """
+    return submit_several(
+        task,
+        1,
+        name=name,
+        resources=resources,
+        root=root,
+        setup=setup,
+        cluster=cluster,
+        site=site,
+        restarts=restarts,
+        grace_s=grace_s,
+    )[0]
+
+
+def submit_several(  # noqa: PLR0913 - a scheduler's options
+    task: Callable[[], Any],
+    count: int,
+    *,
+    name: str,
+    resources: Resources,
+    root: Path,
+    setup: Sequence[str] = (),
+    cluster: Cluster = "slurm",
+    site: Site | None = None,
+    restarts: int = 0,
+    grace_s: int = 90,
+) -> list[JobHandle]:
+    """Submit a number of runs of a task, all or none; on Slurm as one array.
+
+    Args:
+        task: picklable by reference.
+        count: number of runs, from 1.
+        name: name of the job and its folder.
+        resources: resources to request.
+        root: state directory.
+        setup: shell lines before the task.
+        cluster: "slurm" or "local".
+        site: names a folder of templates.
+        restarts: requeues at walltime; 0 also forbids Slurm to start the job again.
+        grace_s: seconds before the walltime at which the task gets SIGUSR2.
+
+    Raises:
+        SubmitError: the job was refused; nothing is left of the attempt.
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc.jobs import submission
+
+    folder = root / "jobs" / name
+    if cluster == "slurm":
+        return submission.to_slurm(
+            task,
+            folder=folder,
+            text=submission.plain_script(
+                name,
+                resources,
+                folder,
+                setup=setup,
+                templates=site.templates if site else None,
+                signal_s=grace_s,
+                requeue=restarts > 0,
+                count=count,
+            ),
+            minutes=resources.time_min,
+            restarts=restarts,
+            hide=slurm.options(os.environ),
+            count=count,
+        )
+    made: list[JobHandle] = []
+    try:
+        for number in range(count):
+            gpus = local.pick_gpus(resources.gpus, number, os.environ)
+            made.append(
+                _submit_here(
+                    task,
+                    folder,
+                    resources,
+                    setup=setup,
+                    gpus=gpus,
+                    grace_s=grace_s,
+                    restarts=restarts,
+                )
+            )
+    except BaseException:
+        cancel(made)
+        raise
+    return made
+
+
+def _submit_here(
+    task: Callable[[], Any],
+    folder: Path,
+    resources: Resources,
+    *,
+    setup: Sequence[str],
+    gpus: Sequence[str],
+    grace_s: int = 30,
+    restarts: int = 0,
+) -> JobHandle:
+    from hpc.jobs import submission, submitit_executors
+
+    minutes = resources.time_min or submission.ENDLESS_MIN
+
+    def start(command: str) -> int:
+        return local.start(
+            folder,
+            command,
+            env=slurm.without_options(os.environ) | submitit_executors.safe_path(),
+            devices=gpus,
+            minutes=minutes,
+            grace_s=grace_s,
+            setup=setup,
+        )
+
+    return submission.to_local(task, folder=folder, start=start, minutes=minutes, restarts=restarts)
+
+
+def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
+    """Return the statuses of jobs, by job id, with a single squeue for all Slurm jobs.
+
+    Args:
+        handles: jobs of either kind. A job not yet visible in Slurm is PENDING.
+    """
+    here, there = _split(handles)
+    found = slurm.statuses([handle.job_id for handle in there])
+    for handle in there:
+        if slurm.just_submitted(found[handle.job_id], handle.submitted_at):
+            found[handle.job_id] = JobStatus(JobState.PENDING, reason="just submitted")
+    return found | local.statuses(here)
+
+
+def drain(handles: Sequence[JobHandle]) -> None:
+    """Ask jobs to end by themselves; jobs that have not started are cancelled.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or a job runs on another machine.
+    """
+    here, there = _split(handles)
+    local.drain(here)
+    slurm.drain([handle.job_id for handle in there])
+
+
+def cancel(handles: Sequence[JobHandle]) -> None:
+    """End jobs with all their processes.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or a job runs on another machine.
+    """
+    here, there = _split(handles)
+    local.cancel(here)
+    slurm.cancel([handle.job_id for handle in there])
+
+
+def logs(handle: JobHandle) -> tuple[Path, Path]:
+    """Return the files with a job's standard output and standard error."""
+    folder = Path(handle.folder)
+    return folder / f"{handle.job_id}_0_log.out", folder / f"{handle.job_id}_0_log.err"
+
+
+def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandle]]:
+    here = [handle for handle in handles if handle.cluster == "local"]
+    return here, [handle for handle in handles if handle.cluster != "local"]
+
+
+def last_words(job: JobHandle) -> str | None:
+    """Return Slurm's reason for a job's end, if the job's log holds one.
+
+    Args:
+        job: a job that has ended.
+    """
+    path = Path(job.folder) / f"{job.job_id}_0_log.err"
+    text = directory.read_text(path) if job.cluster == "slurm" else None
+    # A requeued job appends to the same log: only the last run counts.
+    return slurm.last_words(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None

@@ -1,0 +1,285 @@
+"""Paramiko's authentication: the host's key first, then the user's key, password or code."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+from paramiko.hostkeys import InvalidHostKey
+
+from hpc.errors import ConfigError, TunnelError
+from hpc.tunnel import errors as tunnel_errors
+from hpc.tunnel import prompts
+from hpc.tunnel.sshconfig import settings
+from hpc.tunnel.transport import ALIVE_COUNT, ALIVE_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpc.tunnel.login import Login
+    from hpc.tunnel.sshconfig import Settings
+
+TYPING_S = 120.0
+"""Seconds for typing a password or code; sshd allows the same."""
+PASSWORD_TRIES = 3
+
+
+class _UnknownHost(Exception):  # noqa: N818 - says what is the matter
+    """The host's key is unknown, and no user was present to accept the key, or declined."""
+
+
+class _Asking(paramiko.MissingHostKeyPolicy):
+    """Ask the user about an unknown host, with its fingerprint, as ssh does."""
+
+    def __init__(self, path: Path | None, *, interactive: bool) -> None:
+        self._path = path
+        self._interactive = interactive
+
+    def missing_host_key(
+        self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
+    ) -> None:
+        """Record the key if the user accepts it."""
+        del client
+        if not self._interactive or not _confirmed(hostname, key):
+            raise _UnknownHost
+        if self._path is not None:
+            _remember(self._path, hostname, key)
+
+
+class _Silent(paramiko.Transport):
+    """A transport without questions to the user."""
+
+    def auth_interactive_dumb(
+        self, username: str, handler: Any = None, submethods: str = ""
+    ) -> list[str]:
+        """Refuse, since paramiko would read from standard input."""
+        del username, handler, submethods
+        raise paramiko.AuthenticationException("a code is asked for")
+
+
+class _Asker(paramiko.Transport):
+    """A transport with questions on the terminal, for a second factor."""
+
+    def auth_interactive_dumb(
+        self, username: str, handler: Any = None, submethods: str = ""
+    ) -> list[str]:
+        """Pass the server's questions to the user when a key alone does not suffice."""
+        del handler
+        # paramiko's own limit of 30 s would end while the user still types a code.
+        self.auth_timeout = TYPING_S
+        allowed: list[str] = self.auth_interactive(username, _answer, submethods)
+        return allowed
+
+
+def connect(login: Login, *, interactive: bool, timeout_s: float) -> list[paramiko.SSHClient]:
+    """Return the client of a host, followed by the clients of its jump hosts.
+
+    Args:
+        login: account and host.
+        interactive: whether passwords, codes and new host keys may be asked for.
+        timeout_s: seconds for each host to answer.
+
+    Raises:
+        TunnelError: a host or its key is not the expected one, or a host refused the account.
+    """
+    found = settings(login)
+    before: list[paramiko.SSHClient] = []
+    client = paramiko.SSHClient()
+    try:
+        if found.jump is None:
+            sock: Any = _dial(login, found, timeout_s)
+        else:
+            before = connect(found.jump, interactive=interactive, timeout_s=timeout_s)
+            sock = _dial_through(before[0], login, found, timeout_s)
+        path = found.known_hosts[0] if found.known_hosts else None
+        client.set_missing_host_key_policy(_Asking(path, interactive=interactive))
+        load_known_hosts(client, found.known_hosts)
+        _enter(client, sock, login, found, interactive=interactive, timeout_s=timeout_s)
+    except BaseException:
+        for each in (client, *before):
+            each.close()
+        raise
+    return [client, *before]
+
+
+def load_known_hosts(client: paramiko.SSHClient, paths: tuple[Path, ...]) -> None:
+    """Read the files of known host keys.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    for path in paths:
+        try:
+            if path.is_file():
+                client.get_host_keys().load(str(path))
+        except (InvalidHostKey, OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the known hosts in {path}: {error}") from error
+
+
+def _enter(
+    client: paramiko.SSHClient,
+    sock: Any,
+    login: Login,
+    found: Settings,
+    *,
+    interactive: bool,
+    timeout_s: float,
+) -> None:
+    try:
+        try:
+            _with_keys(client, sock, login, found, interactive=interactive, timeout_s=timeout_s)
+        except (paramiko.AuthenticationException, paramiko.SSHException) as error:
+            _with_words(client, found.user, error, interactive=interactive)
+    except _UnknownHost as error:
+        raise tunnel_errors.unknown_host(login) from error
+    except paramiko.BadHostKeyException as error:
+        raise tunnel_errors.changed_key(login) from error
+    except paramiko.PasswordRequiredException as error:
+        raise TunnelError(
+            f"the private key for {login} has a passphrase",
+            hint="add it to your agent with ssh-add, or use --transport openssh",
+        ) from error
+    except paramiko.AuthenticationException as error:
+        raise tunnel_errors.denied(login) from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise tunnel_errors.unreachable(login, reason(error)) from error
+    # Against firewalls that drop idle connections, and for the kernel's timeout (see _dial).
+    transport = client.get_transport()
+    if transport is not None:
+        transport.set_keepalive(ALIVE_S)
+
+
+def _with_keys(
+    client: paramiko.SSHClient,
+    sock: Any,
+    login: Login,
+    found: Settings,
+    *,
+    interactive: bool,
+    timeout_s: float,
+) -> None:
+    client.connect(
+        found.host,
+        found.port,
+        found.user,
+        key_filename=list(found.identities),  # type: ignore[arg-type]  # stubs forget lists
+        allow_agent=login.identity is None,
+        look_for_keys=login.identity is None,
+        sock=sock,
+        timeout=timeout_s,
+        banner_timeout=timeout_s,
+        auth_timeout=TYPING_S if interactive else timeout_s,
+        transport_factory=_Asker if interactive else _Silent,  # type: ignore[arg-type]  # stubs want keywords
+    )
+
+
+def _with_words(
+    client: paramiko.SSHClient, user: str, error: Exception, *, interactive: bool
+) -> None:
+    """Ask for a password or code if the server accepted no key and allows questions."""
+    no_keys = "No authentication methods available" in str(error)
+    locked = isinstance(error, paramiko.PasswordRequiredException)
+    if locked or not (isinstance(error, paramiko.AuthenticationException) or no_keys):
+        raise error
+    transport = client.get_transport()
+    if not interactive or transport is None or not transport.is_active():
+        raise paramiko.AuthenticationException(str(error)) from error
+    transport.auth_timeout = TYPING_S
+    allowed = _allowed(transport, user)
+    for _ in range(PASSWORD_TRIES if allowed else 0):
+        try:
+            _ask_once(transport, user, allowed)
+        except paramiko.BadAuthenticationType:
+            raise
+        except paramiko.AuthenticationException as again:
+            error = again
+        else:
+            return
+    raise error
+
+
+def _ask_once(transport: paramiko.Transport, user: str, allowed: list[str]) -> None:
+    if "keyboard-interactive" in allowed:
+        transport.auth_interactive(user, _answer)
+    elif "password" in allowed:
+        word = prompts.ask(f"{user}'s password: ", echo=False)
+        transport.auth_password(user, word, fallback=False)
+    else:
+        raise paramiko.BadAuthenticationType("no method that a user could answer", allowed)
+
+
+def _allowed(transport: paramiko.Transport, user: str) -> list[str]:
+    # The protocol lists the allowed methods only in its refusal of an attempt, here of "none".
+    try:
+        transport.auth_none(user)
+    except paramiko.BadAuthenticationType as error:
+        return list(error.allowed_types)
+    return []
+
+
+def _answer(title: str, instructions: str, questions: list[tuple[str, bool]]) -> list[str]:
+    """Put the server's questions to the user."""
+    prompts.say(title)
+    prompts.say(instructions)
+    return [prompts.ask(text, echo=echo) for text, echo in questions]
+
+
+def _confirmed(hostname: str, key: paramiko.PKey) -> bool:
+    digest = hashlib.sha256(key.asbytes()).digest()
+    shown = base64.b64encode(digest).decode().rstrip("=")
+    kind = key.get_name().removeprefix("ssh-").upper()
+    prompts.say(
+        f"The authenticity of host '{hostname}' can't be established.\n"
+        f"{kind} key fingerprint is SHA256:{shown}."
+    )
+    return prompts.ask("Continue connecting (yes/no)? ", echo=True).strip().lower() == "yes"
+
+
+def _remember(path: Path, hostname: str, key: paramiko.PKey) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write the known hosts in {path}: {error.strerror}") from error
+
+
+def _dial(login: Login, found: Settings, timeout_s: float) -> socket.socket:
+    try:
+        connection = socket.create_connection((found.host, found.port), timeout_s)
+    except socket.gaierror as error:
+        raise tunnel_errors.not_found(login) from error
+    except OSError as error:
+        raise tunnel_errors.unreachable(login, reason(error)) from error
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # paramiko's keep-alives do not check for answers, so the kernel must notice a dead peer.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        dead_ms = ALIVE_S * ALIVE_COUNT * 1000
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_ms)
+    return connection
+
+
+def _dial_through(
+    jump: paramiko.SSHClient, login: Login, found: Settings, timeout_s: float
+) -> paramiko.Channel:
+    transport = jump.get_transport()
+    try:
+        if transport is None:
+            raise EOFError
+        return transport.open_channel(
+            "direct-tcpip", (found.host, found.port), ("127.0.0.1", 0), timeout=timeout_s
+        )
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise tunnel_errors.unreachable(login, reason(error)) from error
+
+
+def reason(error: Exception) -> str:
+    """Return the reason of a failed connection in a few words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or "the connection was closed"
