@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway_lite.settings import Settings
-from hpc import __version__
 from hpc.errors import ConfigError, HpcServeError
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
 
 def _sidecar(options: argparse.Namespace, settings: Settings) -> None:
     from gateway_lite.http.server import run_loop
-    from gateway_lite.process.sidecar import Door, serve
+    from gateway_lite.process.sidecar import serve
+    from gateway_lite.request.sidecar_handler import Door
 
     door = Door(
         unix=options.upstream_unix,

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from gateway_lite.catalog.models import Catalog
     from gateway_lite.catalog.models_file import Models
-    from gateway_lite.catalog.scanner import Catalog
     from gateway_lite.routing.shared_slots import SlotTable
     from gateway_lite.settings import Settings
     from gateway_lite.telemetry.workers import Crew

@@ -11,7 +11,7 @@ from hpc import config, slurm
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.jobs import api as jobs
 from hpc.processes import programs
-from hpc.state import directory
+from hpc.state import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,9 +85,9 @@ def init(folder: Path, *, force: bool = False) -> Written:
         raise ConfigError(f"{existing} exists already", hint="replace it with --force")
     facts = ask()
     new = not models.exists()
-    directory.write_text(models, models_text(facts))
+    files.write_text(models, models_text(facts))
     try:
-        directory.write_text(site, site_text(facts))
+        files.write_text(site, site_text(facts))
     except StateError:
         if new:
             models.unlink()

@@ -21,9 +21,9 @@ from starlette.routing import Route
 from gateway_lite import errors
 from gateway_lite.api import dashboard_data
 from gateway_lite.api.dashboard_data import Overview, Share
-from hpc import __version__
 from hpc.errors import GatewayError
 from hpc.keys.store import ALL, OWNER
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

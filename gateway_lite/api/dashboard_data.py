@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway_lite.catalog.models import Member
-from gateway_lite.catalog.scanner import identity
+from gateway_lite.catalog.models import Member, identity
 from gateway_lite.telemetry.history import STEP_S, STEPS, Step, flow, joined, quantile
 from hpc.model import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from gateway_lite.catalog.scanner import Model
+    from gateway_lite.catalog.models import Model
     from gateway_lite.routing.replica_state import Seen
     from gateway_lite.telemetry.history import Flow
     from gateway_lite.telemetry.metrics import Live

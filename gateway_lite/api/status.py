@@ -4,21 +4,108 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.api import about
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from starlette.requests import Request
 
+    from gateway_lite.catalog.models import Catalog, Model
     from gateway_lite.catalog.models_file import Models
-    from gateway_lite.catalog.scanner import Catalog
+    from hpc.model import Reload
+
+
+def version(
+    catalog: Catalog,
+    outcome: Reload,
+    *,
+    digest: str,
+    path: Path | None,
+    allows: Callable[[str], bool],
+) -> dict[str, Any]:
+    """Return the running version, the configuration in force, and the server of each model.
+
+    Args:
+        catalog: the known models.
+        outcome: outcome of the last read of models.yaml.
+        digest: digest of the configuration in force.
+        path: path of models.yaml; users need not learn its folder.
+        allows: returns whether the requesting key may use a model.
+    """
+    refused = outcome.refused
+    if refused is not None and path is not None:
+        refused = refused.replace(f"{path.parent}/", "")
+    return {
+        "name": "hpc-serve",
+        "version": __version__,
+        "config": digest,
+        "models_file": {
+            "taken_at": outcome.taken_at,
+            "refused": refused,
+            "refused_at": outcome.refused_at,
+        },
+        "models": {
+            model.name: {
+                "engine": model.engine,
+                "revision": model.revision,
+                "phase": model.phase.value,
+                "jobs": [one.job_id for one in model.members if one.job_id is not None],
+            }
+            for model in catalog.models.values()
+            if allows(model.name)
+        },
+    }
+
+
+def listing(
+    catalog: Catalog, aliases: Mapping[str, str], *, created: int, allows: Callable[[str], bool]
+) -> dict[str, Any]:
+    """Return OpenAI's list of the models that a key may use, with their aliases.
+
+    Args:
+        catalog: the known models.
+        aliases: model by alias.
+        created: Unix time given for all models.
+        allows: returns whether the requesting key may use a name.
+    """
+    names = {name: name for name in catalog.models} | {
+        alias: name for alias, name in aliases.items() if name in catalog.models
+    }
+    data = [
+        described(catalog.models[model], name, created=created)
+        for name, model in names.items()
+        if allows(name) or allows(model)
+    ]
+    return {"object": "list", "data": data}
+
+
+def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
+    """Return OpenAI's description of a model.
+
+    Args:
+        model: the model.
+        name: the model's own name, or an alias.
+        created: Unix time given for the model.
+    """
+    alias = {} if name == model.name else {"alias_of": model.name}
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "hpc-serve",
+        **alias,
+        "phase": model.phase.value,
+        "replicas": {"ready": len(model.replicas), "asked": model.asked},
+    }
+
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -60,7 +147,7 @@ class Pages:
         """List the models that the key may use."""
         allows = request.scope["principal"].allows
         catalog = self._catalog()
-        told = about.listing(catalog, self._aliases(), created=self._created, allows=allows)
+        told = listing(catalog, self._aliases(), created=self._created, allows=allows)
         return JSONResponse(told)
 
     async def model(self, request: Request) -> JSONResponse:
@@ -77,7 +164,7 @@ class Pages:
         model = self._catalog().models.get(target)
         if model is None:
             raise errors.model_not_found(name)
-        return JSONResponse(about.described(model, name, created=self._created))
+        return JSONResponse(described(model, name, created=self._created))
 
     async def ready(self, request: Request) -> JSONResponse:
         """Answer 200 if a model is ready to serve, else 503."""
@@ -90,7 +177,7 @@ class Pages:
 
     async def version(self, request: Request) -> JSONResponse:
         """Describe the version, and the state of models.yaml."""
-        told = about.version(
+        told = version(
             self._catalog(),
             self._models.outcome,
             digest=self._models.digest,

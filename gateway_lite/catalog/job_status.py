@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
 from hpc.model import JobState, JobStatus
-from hpc.state import directory, records
+from hpc.state import files, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -128,14 +128,14 @@ class Scheduler:
         if self._file is not None:
             plain = {name: records.encode(one) for name, one in self._answers.items()}
             try:
-                directory.write_text(self._file, json.dumps(plain))
+                files.write_text(self._file, json.dumps(plain))
             except StateError as error:
                 return str(error)
         return ""
 
     def _told(self) -> Mapping[str, JobStatus]:
         """Return the states that the first worker wrote, or the last known states if unreadable."""
-        text = directory.read_text(self._file) if self._file is not None else None
+        text = files.read_text(self._file) if self._file is not None else None
         try:
             found = json.loads(text or "")
             self._answers = {

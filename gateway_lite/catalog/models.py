@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway_lite import errors
-from hpc.model import JobState, Phase
+from hpc.model import Endpoint, JobState, Phase, ServiceSpec
 from hpc.services.phase import verdict
 from hpc.state import directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from gateway_lite.catalog.scanner import Model
+    from gateway_lite.catalog.replica import Replica
+    from hpc.config import Backend
     from hpc.model import Endpoint, JobHandle, JobStatus
+
+    Endpoints = Mapping[tuple[str, int], Endpoint | None]
+    Look = Callable[[Sequence[JobHandle]], Mapping[str, JobStatus]]
 
 BEST_FIRST = (
     Phase.READY,
@@ -145,3 +150,99 @@ def not_ready(name: str, model: Model | None, now: float) -> errors.ApiError:
     return errors.ApiError(
         plain.status, message, code=plain.code, kind=plain.kind, headers=tuple(headers.items())
     )
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model name at the gateway.
+
+    Attributes:
+        name: name in clients' requests.
+        phase: phase of the replica nearest to serving.
+        asked: number of requested replicas.
+        replicas: replicas that take requests.
+        members: status of each replica of the service.
+        spec: the submitted service; None with static servers only.
+        endpoints: last reports of the replicas.
+        servers: static servers, run outside hpc-serve.
+        identity: fingerprint of the model; empty if unknown.
+    """
+
+    name: str
+    phase: Phase
+    asked: int
+    replicas: tuple[Replica, ...]
+    members: tuple[Member, ...] = ()
+    spec: ServiceSpec | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    servers: tuple[Backend, ...] = ()
+    identity: str = ""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the phases of all replicas."""
+        return (*[Phase.READY] * len(self.servers), *(one.phase for one in self.members))
+
+    @property
+    def stale(self) -> int:
+        """Return the number of replicas with a stopped heartbeat."""
+        return sum(one.stale for one in self.members)
+
+    @property
+    def engine(self) -> str | None:
+        """Return the engine of all servers, or None if they differ."""
+        found = {server.backend for server in self.servers}
+        return _only(found | ({self.spec.engine} if self.spec else set()))
+
+    @property
+    def revision(self) -> str | None:
+        """Return the configured revision of the weights, or None."""
+        found = {server.revision for server in self.servers}
+        return _only(found | ({self.spec.revision} if self.spec else set()))
+
+
+def _only(found: Collection[T]) -> T | None:
+    """Return the common value of all, or None."""
+    return next(iter(found)) if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All models at one moment."""
+
+    models: Mapping[str, Model] = field(default_factory=dict)
+
+    def pools(self) -> dict[str, Sequence[Replica]]:
+        """Return the replicas that take requests, by model."""
+        return {name: model.replicas for name, model in self.models.items()}
+
+    def addresses(self) -> set[str]:
+        """Return the addresses of all replicas that take requests."""
+        return {replica.url for model in self.models.values() for replica in model.replicas}
+
+
+def identity(endpoint: Endpoint) -> str:
+    """Return a replica's key for the balancer: another job or port is another replica."""
+    place = f"{endpoint.host}:{endpoint.port}"
+    return f"{endpoint.service}/{endpoint.replica}@{endpoint.job_id}/{place}"
+
+
+def mark(told: ServiceSpec | Backend) -> str:
+    """Return a fingerprint of the model.
+
+    The fingerprint stays equal as long as engine, weights, revision, image and arguments are equal.
+
+    Args:
+        told: a service, or a static server; the fingerprint of a server without revision is empty.
+    """
+    if isinstance(told, ServiceSpec):
+        parts = [told.engine, told.server, told.model, told.revision, told.image]
+        parts += [repr(sorted(told.engine_args.items()))]
+    elif told.revision is None:
+        return ""
+    else:
+        parts = [told.backend, told.url, told.revision]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]

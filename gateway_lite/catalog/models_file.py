@@ -15,14 +15,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from gateway_lite.features import pipeline
-from gateway_lite.routing.model_rules import doubts
 from hpc import config
 from hpc.errors import ConfigError, HpcServeError, StateError
 from hpc.keys import store as key_store
 from hpc.model import Reload
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from hpc.config import Backend, Config
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from hpc.keys.store import Stamp
 
 log = logging.getLogger(__name__)
-
 SETTLE_S = 0.4
 """Seconds without a change before a read, as editors empty a file before they write."""
 RETRY_S = 2.0
@@ -236,3 +234,35 @@ def _text(path: Path | None) -> str:
         return path.read_text(encoding="utf-8") if path is not None else ""
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
+    """Return the parts of a policy without a target, one sentence each.
+
+    Args:
+        policy: the gateway policy of models.yaml.
+        known: names of served models and of models in models.yaml.
+    """
+    names = {*known, *policy.aliases}
+    nowhere = [
+        f"{who} {model!r}, which nobody serves"
+        for who, model in _mentions(policy)
+        if model not in names
+    ]
+    hidden = [
+        f"the alias {alias!r} is not used, as a model has that name"
+        for alias in policy.aliases
+        if alias in known
+    ]
+    return (*hidden, *nowhere)
+
+
+def _mentions(policy: GatewayPolicy) -> Iterator[tuple[str, str]]:
+    """Yield each model named by a policy, after the words for the place of the name."""
+    for alias, model in policy.aliases.items():
+        yield f"the alias {alias!r} stands for", model
+    for number, rule in enumerate(policy.rules, 1):
+        yield f"rule {number} uses", rule.use
+        yield from ((f"rule {number} waits for", model) for model in rule.models)
+    for name, own in policy.models.items():
+        yield from ((f"the model {name!r} falls back to", model) for model in own.fallback)

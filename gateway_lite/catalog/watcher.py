@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway_lite.auth.client_keys import Keys
+    from gateway_lite.catalog.models import Catalog
     from gateway_lite.catalog.models_file import Models
-    from gateway_lite.catalog.scanner import Catalog, Scanner
+    from gateway_lite.catalog.scanner import Scanner
     from gateway_lite.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway_lite.features import usage_report
 from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
-from gateway_lite.wire import token_usage
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.redact.text import Finder
     from gateway_lite.request.exchange import Exchange
-    from gateway_lite.wire.edit import Editor
+    from gateway_lite.wire import token_usage
+    from gateway_lite.wire.sse import Editor
     from hpc.gateway_policy import GatewayPolicy, RedactPolicy
 
 MIB = 2**20
@@ -63,7 +64,7 @@ class Extra:
         self.translated: Translated | None = None
         self.finder: Finder | None = None
         self.miss: Miss | None = None
-        self.report: token_usage.StreamUsage | None = None
+        self.report: usage_report.StreamUsage | None = None
 
     def editors(self, status: int, *, events: bool) -> tuple[Editor, ...]:
         """Return the editors of the answer, in order.
@@ -131,10 +132,10 @@ class Extras:
                 return hit
         asked = exchange.ask
         if counted and asked is not None and asked.stream and exchange.path in COUNTED:
-            body = None if asked.stream_options else token_usage.add_usage(exchange.body)
+            body = None if asked.stream_options else usage_report.add_usage(exchange.body)
             if body is not None:
                 exchange.body = body
-                self._extra(exchange).report = token_usage.StreamUsage()
+                self._extra(exchange).report = usage_report.StreamUsage()
         return None
 
     def _look_up(self, cache: Cache, exchange: Exchange, identity: str) -> Hit | None:

@@ -7,19 +7,60 @@ parts of uvicorn's protocol that this module uses beside its public API.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway_lite import errors
-from gateway_lite.http import wirehead
+from gateway_lite.request.context import Request
 from gateway_lite.request.exchange import Exchange, exchange_of
-from gateway_lite.request.request import Request
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
-    from gateway_lite.request.desk import Desk
+    from gateway_lite.request.context import Desk
+
+HEAD_BYTES = 64 * 1024
+HEADERS = 128
+AHEAD = 16
+"""Pipelined requests that may wait behind the current request; beyond, reading stops."""
+AHEAD_BYTES = 64 * 1024
+"""Bytes of body for each waiting request."""
+HEAD_S = 10.0
+"""Seconds from the first byte of a request to the end of its head."""
+BODY_QUIET_S = 30.0
+"""Longest seconds between two bytes of a request's body."""
+LINGER_S = 2.0
+"""Seconds for a sending client to read a refusal before the connection is closed."""
+UPGRADE_BYTES = 4096
+"""Bytes at the start of a request that are searched for an offer of another protocol."""
+UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+class TooManyHeadersError(Exception):
+    """A request has more than HEADERS headers; ends its parsing."""
+
+
+def without_upgrade(data: bytes) -> bytes:
+    """Return a request without its offer of another protocol.
+
+    Java's client offers HTTP/2 with every request; the parser would then not read the body.
+    """
+    head, end, body = data.partition(b"\r\n\r\n")
+    # The header is renamed, not removed: one substitution, and the line's value stays harmless.
+    return UPGRADE.sub(b"\r\nx-not-taken:", head) + end + body
+
+
+def path_of(url: bytes) -> bytes:
+    """Return the path of a URL, absolute or not, without its query."""
+    if url.startswith(b"/"):
+        return url.partition(b"?")[0]
+    try:
+        return httptools.parse_url(url).path or b""
+    except httptools.HttpParserInvalidURLError:
+        return b""
+
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +117,9 @@ class Hot(HttpToolsProtocol):
         path = self.hot.get((method, self.url))
         if path is None:
             # The exact raw URL needs no parsing; a hot URL may also be absolute or have a query.
-            path = self.hot.get((method, wirehead.path_of(self.url)))
-        if len(self._named) > wirehead.HEADERS:
-            raise wirehead.TooManyHeadersError
+            path = self.hot.get((method, path_of(self.url)))
+        if len(self._named) > HEADERS:
+            raise TooManyHeadersError
         if path is None:
             self._leave_to_asgi()
             return
@@ -95,7 +136,7 @@ class Hot(HttpToolsProtocol):
             exchange.open()
         else:
             self.pipeline.appendleft((exchange, self.app))
-            if len(self.pipeline) >= wirehead.AHEAD:
+            if len(self.pipeline) >= AHEAD:
                 self.flow.pause_reading()
 
     def _leave_to_asgi(self) -> None:
@@ -116,7 +157,7 @@ class Hot(HttpToolsProtocol):
             if not exchange.opened:
                 # A waiting request buffers little: a client could otherwise fill memory behind one
                 # stream.
-                if exchange.request.size > wirehead.AHEAD_BYTES:
+                if exchange.request.size > AHEAD_BYTES:
                     self.flow.pause_reading()
             elif not fits:
                 exchange.fail(errors.too_large(self.desk.settings.body_bytes))
@@ -151,20 +192,18 @@ class Hot(HttpToolsProtocol):
         self._fed += len(data)
         # A cheap search before the parser: with ``Upgrade`` the parser would not read the body.
         # Both spellings of the first letter match.
-        if self._between and data.find(b"pgrade:", 0, wirehead.UPGRADE_BYTES) >= 0:
-            data = wirehead.without_upgrade(data)
+        if self._between and data.find(b"pgrade:", 0, UPGRADE_BYTES) >= 0:
+            data = without_upgrade(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._stay()
         except httptools.HttpParserError as error:
-            many = isinstance(error.__context__, wirehead.TooManyHeadersError)
+            many = isinstance(error.__context__, TooManyHeadersError)
             plain = errors.bad_request("this is not valid HTTP")
             self.refuse(errors.head_too_large() if many else plain)
         else:
-            if self._in_head and (
-                self._fed > wirehead.HEAD_BYTES or len(self._named) > wirehead.HEADERS
-            ):
+            if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
                 self.refuse(errors.head_too_large())
 
     def refuse(self, error: errors.ApiError) -> None:
@@ -211,7 +250,7 @@ class Hot(HttpToolsProtocol):
         # discard the answer before the client reads it.
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.loop.call_later(wirehead.LINGER_S, self.transport.close)
+        self.loop.call_later(LINGER_S, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange or the ASGI request of a client that left."""
@@ -283,10 +322,10 @@ class Hot(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_s += passed_s
-            if self._head_s >= wirehead.HEAD_S:
+            if self._head_s >= HEAD_S:
                 self.refuse(errors.too_slow())
         elif self.cycle is not None and _incomplete(self.cycle):
-            if self._quiet_s >= wirehead.BODY_QUIET_S:
+            if self._quiet_s >= BODY_QUIET_S:
                 self._give_up()
         elif self._current is None and self._quiet_s >= idle_s:
             self.transport.close()

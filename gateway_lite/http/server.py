@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from gateway_lite.http.listeners import Listener
-    from gateway_lite.request.desk import Desk
+    from gateway_lite.request.context import Desk
     from gateway_lite.wire.asgi import App
 
 log = logging.getLogger(__name__)

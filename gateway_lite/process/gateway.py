@@ -19,9 +19,9 @@ from gateway_lite.auth.usage_store import Ledger, Shared
 from gateway_lite.catalog.models_file import Models
 from gateway_lite.http.server import Server
 from gateway_lite.routing.shared_slots import SlotTable
-from hpc import __version__
 from hpc.model import GatewayRecord
 from hpc.state import directory
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -3,178 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
 from gateway_lite.api.middleware import Edge
-from gateway_lite.catalog.replica import Replica
 from gateway_lite.http.listeners import listen
 from gateway_lite.http.server import Server
 from gateway_lite.in_flight import Gate
-from gateway_lite.request.desk import refusal
-from gateway_lite.telemetry.request_record import bearer
+from gateway_lite.request.sidecar_handler import HOT, Door, DoorDesk
 from gateway_lite.upstream.pool import Upstream
-from gateway_lite.wire import response_head
 from gateway_lite.wire.write_batching import Outbox
 from hpc.errors import ConfigError
-from hpc.state import directory
+from hpc.state import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-    from typing import NoReturn
-
-    from gateway_lite.request.desk import Waiting
-    from gateway_lite.request.exchange import Exchange
-    from gateway_lite.routing.balancer import Outcome
     from gateway_lite.settings import Settings
-    from gateway_lite.upstream.connection import Link
-    from gateway_lite.upstream.pool import Dial
     from gateway_lite.wire.asgi import Receive, Scope, Send
 
-PATHS = {
-    b"POST": (
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/rerank",
-    ),
-    b"GET": ("/v1/models", "/health", "/metrics"),
-}
-HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}
 PARENT_S = 0.5
 """Seconds between two checks that the parent process still lives."""
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """The options of one sidecar.
-
-    Attributes:
-        unix: path of the engine's Unix socket, or None.
-        port: the engine's port on loopback, if it has no Unix socket.
-        secret_file: file with the secret that callers need; read once.
-        engine_key_env: variable with the key that the engine needs, or None.
-        host: address to bind.
-        bind_port: TCP port to bind; 0 takes a free port.
-        ready_file: file that gets ``{"port": N}`` once the port is bound.
-    """
-
-    unix: str | None
-    port: int | None
-    secret_file: Path
-    engine_key_env: str | None
-    host: str
-    bind_port: int
-    ready_file: Path
-
-
-class DoorDesk:
-    """The sidecar's request handler: checks the secret and forwards to the engine.
-
-    Args:
-        door: options of the sidecar.
-        secret: the secret that requests must carry.
-        upstream: connections to the engine.
-        gate: counter of requests in progress.
-        settings: timeouts and bounds.
-    """
-
-    def __init__(
-        self, door: Door, secret: bytes, upstream: Upstream, gate: Gate, settings: Settings
-    ) -> None:
-        self.gate = gate
-        self.outbox = upstream.outbox
-        self.settings = settings
-        self._secret = secret
-        self._key = os.environ.pop(door.engine_key_env, None) if door.engine_key_env else None
-        base = f"http://127.0.0.1:{door.port}" if door.unix is None else "http://engine"
-        self._upstream = upstream
-        self._pool = upstream.pool(base)
-        self._starts: dict[tuple[bytes, str], bytes] = {}
-        self._lease = OneLease(Replica("engine", "engine", base))
-
-    def authenticate(self, token: bytes) -> bool | None:
-        """Return True for the right secret, and None for any other token."""
-        # In constant time: the duration tells a neighbour on the node nothing about the secret.
-        return True if hmac.compare_digest(token, self._secret) else None
-
-    def check(self, exchange: Exchange) -> None:
-        """Check the secret, and refuse an announced body above the limit."""
-        if self.gate.draining:
-            raise errors.draining()
-        if not self.authenticate(bearer(exchange.request.headers.get(b"authorization", b""))):
-            raise errors.unauthorized()
-        if exchange.request.too_large:
-            raise errors.too_large(self.settings.body_bytes)
-
-    def admit(self, exchange: Exchange) -> None:
-        """Admit the request unchanged; the engine judges its content."""
-        exchange.body = exchange.request.body
-
-    def place(self, exchange: Exchange) -> OneLease:
-        """Return the lease of the engine."""
-        del exchange
-        return self._lease
-
-    def wait(self, exchange: Exchange, done: object) -> Waiting:
-        """Never called: the engine queues requests."""
-        raise NotImplementedError
-
-    def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
-        """Send the request to the engine."""
-        del replica
-        request = exchange.request
-        way = (request.method, request.path)
-        start = self._starts.get(way)
-        if start is None:
-            method = request.method.decode()
-            start = response_head.request_start(method, self._pool.target, request.path, self._key)
-            self._starts[way] = start
-        name = exchange.record.name.encode()
-        head = response_head.request_head(start, request.headers, name, len(exchange.body))
-        return self._upstream.send(self._pool, exchange, head, exchange.body, fresh=fresh)
-
-    def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
-        """Return whether the engine gets a second attempt after a broken connection."""
-        if elsewhere or not worked or exchange.replayed:
-            return False
-        exchange.replayed = True
-        return True
-
-    def renew(self, exchange: Exchange, replica: Replica) -> NoReturn:
-        """Refuse, as the engine's key never changes."""
-        del exchange, replica
-        raise errors.upstream_error("the engine refuses the sidecar's key")
-
-    def lines(self, exchange: Exchange) -> bytes:
-        """Return the header line with the request's id."""
-        return b"x-request-id: %b\r\n" % exchange.record.name.encode()
-
-    def refusal(self, error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
-        """Return an error in OpenAI's form."""
-        return refusal(error, exchange)
-
-    def finished(self, exchange: Exchange) -> None:
-        """Record nothing; the gateway does."""
-
-
-class OneLease:
-    """The lease of the only engine, which any number of requests share."""
-
-    def __init__(self, replica: Replica) -> None:
-        self.replica = replica
-        self.on_stall: Callable[[], None] | None = None
-
-    def moved(self) -> None:
-        """Record nothing."""
-
-    def release(self, outcome: Outcome) -> None:
-        """Release nothing."""
 
 
 async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
@@ -191,7 +39,7 @@ async def serve(door: Door, settings: Settings) -> None:
         GatewayError: the port cannot be bound.
         StateError: the ready file cannot be written.
     """
-    secret = (directory.read_text(door.secret_file) or "").strip().encode()
+    secret = (files.read_text(door.secret_file) or "").strip().encode()
     if not secret:
         raise ConfigError(f"cannot read a secret from {door.secret_file}")
     gate = Gate()
@@ -201,7 +49,7 @@ async def serve(door: Door, settings: Settings) -> None:
     server = Server(app, desk, HOT, upstream.look)
     watch = asyncio.create_task(_end_with_parent(server, os.getppid()))
     with listen(door.host, door.bind_port) as sock:
-        directory.write_text(door.ready_file, f'{{"port": {sock.getsockname()[1]}}}\n')
+        files.write_text(door.ready_file, f'{{"port": {sock.getsockname()[1]}}}\n')
         await server.serve(sockets=[sock])
     watch.cancel()
     await upstream.close()

@@ -2,23 +2,206 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
-from gateway_lite.request.held import Held
+from gateway_lite.request.response import Connection
+from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
+    from gateway_lite import errors
+    from gateway_lite.catalog.replica import Replica
+    from gateway_lite.errors import ApiError
     from gateway_lite.features.pipeline import Extra
     from gateway_lite.features.tracing import Span
-    from gateway_lite.request.desk import Client, Desk
-    from gateway_lite.request.outlet import Outlet
-    from gateway_lite.request.request import Request
-    from gateway_lite.request.response import Answer
+    from gateway_lite.in_flight import Gate
+    from gateway_lite.request.exchange import Exchange
+    from gateway_lite.request.response import Answer, Outlet
+    from gateway_lite.routing.replica_state import Outcome
+    from gateway_lite.settings import Settings
     from gateway_lite.telemetry.request_record import Record
+    from gateway_lite.upstream.connection import Link
+    from gateway_lite.upstream.pool import Dial
     from gateway_lite.wire.request_body import Ask
+    from gateway_lite.wire.write_batching import Outbox
+
+
+class Request(msgspec.Struct, eq=False, gc=False):
+    """One hot request.
+
+    Attributes:
+        method: GET or POST.
+        path: path of the URL, without the query.
+        headers: headers by lower-case name.
+        limit: largest body in bytes.
+        body: the complete body, once ``whole``.
+        size: bytes of the body so far.
+        whole: True once the body is complete.
+    """
+
+    method: bytes
+    path: str
+    headers: Mapping[bytes, bytes]
+    limit: int
+    body: bytes = b""
+    whole: bool = False
+    size: int = 0
+    _parts: list[bytes] = []
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the body exceeds the limit, by size so far or announced length."""
+        told = self.headers.get(b"content-length")
+        return self.size > self.limit or (told is not None and int(told) > self.limit)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client waits for "100 Continue" before it sends the body."""
+        return b"expect" in self.headers and not self.whole
+
+    def add(self, data: bytes) -> bool:
+        """Add bytes to the body; return False beyond the limit."""
+        self.size += len(data)
+        if self.size <= self.limit:
+            self._parts.append(data)
+            return True
+        self._parts.clear()
+        return False
+
+    def complete(self) -> None:
+        """Complete the body."""
+        self.whole = True
+        parts = self._parts
+        # Most bodies arrive in one read and need no copy.
+        self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+
+    def drop(self) -> None:
+        """Drop the body of a refused or answered request."""
+        self.body = b""
+        self._parts.clear()
+
+
+class Client(Connection, Protocol):
+    """The connection of a client."""
+
+    def answered(self, exchange: Exchange) -> None:
+        """Go on with the next request, or close the connection."""
+
+
+class Place(Protocol):
+    """A lease of a slot at a replica, held until its release."""
+
+    replica: Replica
+    on_stall: Callable[[], None] | None
+
+    def moved(self) -> None:
+        """Record that bytes arrived."""
+
+    def release(self, outcome: Outcome) -> None:
+        """Release the lease; a second release does nothing."""
+
+
+class Waiting(Protocol):
+    """A queue entry for a slot."""
+
+    def cancel(self) -> None:
+        """Leave the queue."""
+
+
+class Desk(Protocol):
+    """A request handler; no method waits."""
+
+    gate: Gate
+    outbox: Outbox
+    settings: Settings
+
+    def check(self, exchange: Exchange) -> None:
+        """Refuse a request by its head, if possible; raises ApiError."""
+
+    def admit(self, exchange: Exchange) -> None:
+        """Refuse or prepare a complete request; raises ApiError."""
+
+    def place(self, exchange: Exchange) -> Place | None:
+        """Return a lease at a replica, or None if all slots are taken; raises ApiError."""
+
+    def wait(self, exchange: Exchange, done: Callable[[Place | Exception], None]) -> Waiting:
+        """Queue a request for a slot; raises ApiError."""
+
+    def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
+        """Send the request to a replica; the exchange receives the answer."""
+
+    def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
+        """Return whether one more attempt is allowed.
+
+        Args:
+            exchange: the request.
+            worked: the failed replica may have worked on the request.
+            elsewhere: only another replica makes sense.
+        """
+
+    def renew(self, exchange: Exchange, replica: Replica) -> None:
+        """Read a refused secret again, and let the request try again; raises ApiError."""
+
+    def refusal(self, error: ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
+        """Return the header lines and the body of a gateway error."""
+
+    def lines(self, exchange: Exchange) -> bytes:
+        """Return the handler's own header lines of an answer."""
+
+    def finished(self, exchange: Exchange) -> None:
+        """Record the end of a request."""
+
+
+def refusal(error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
+    """Return the header lines and the body of an error in OpenAI's form."""
+    headers = [pair for pair in error.headers if pair[0] != b"connection"]
+    name = (b"x-request-id", exchange.record.name.encode())
+    return response_head.lines(
+        [(b"content-type", response_head.JSON), *headers, name]
+    ), error.body()
+
+
+class Held(msgspec.Struct, eq=False):
+    """The resources of a request, and their release.
+
+    Attributes:
+        lease: the lease at a replica.
+        link: the upstream connection.
+        waiting: the queue entry.
+    """
+
+    lease: Place | None = None
+    link: Link | Dial | None = None
+    waiting: Waiting | None = None
+
+    def abort(self) -> None:
+        """Leave the queue and close the connection, by which the engine cancels its work."""
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        if self.link is not None:
+            self.link.abort()
+
+    def pause(self) -> None:
+        """Stop reading from the replica."""
+        if self.link is not None:
+            self.link.pause()
+
+    def resume(self) -> None:
+        """Read from the replica again."""
+        if self.link is not None:
+            self.link.resume()
+
+    def release(self, outcome: Outcome) -> None:
+        """Release the lease."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release(outcome)
 
 
 class _Nothing:

@@ -7,18 +7,18 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.auth import ceilings
+from gateway_lite.auth import rate_limits
 from gateway_lite.catalog.models import not_ready
 from gateway_lite.catalog.replica import NoReplicaError
-from gateway_lite.features import traced
+from gateway_lite.features import tracing
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import Extras
-from gateway_lite.request.desk import refusal
-from gateway_lite.request.retries import RetryBudget
+from gateway_lite.request.context import refusal
 from gateway_lite.routing import model_rules
-from gateway_lite.routing.balancer import Work
+from gateway_lite.routing.replica_state import Work
 from gateway_lite.telemetry.request_record import bearer
+from gateway_lite.upstream import request_head
 from gateway_lite.wire import request_body, response_head
 from hpc.gateway_policy import GatewayPolicy
 
@@ -27,19 +27,50 @@ if TYPE_CHECKING:
 
     from gateway_lite.auth.client_keys import Keys
     from gateway_lite.auth.rate_limits import Limits
+    from gateway_lite.catalog.models import Catalog
     from gateway_lite.catalog.replica import Replica
-    from gateway_lite.catalog.scanner import Catalog
     from gateway_lite.catalog.watcher import Watcher
     from gateway_lite.features.cors import Cors
     from gateway_lite.features.tracing import Tracer
     from gateway_lite.in_flight import Gate
     from gateway_lite.request.exchange import Exchange
-    from gateway_lite.routing.balancer import Balancer, Lease, Waiting
+    from gateway_lite.routing.balancer import Balancer
+    from gateway_lite.routing.replica_state import Lease, Waiting
     from gateway_lite.settings import Settings
     from gateway_lite.telemetry.observer import Seen
     from gateway_lite.upstream.connection import Link
     from gateway_lite.upstream.pool import Dial, Pool, Upstream
     from gateway_lite.wire.write_batching import Outbox
+
+SHARE = 0.2
+"""Retries earned by each request."""
+PER_S = 10.0
+MOST = 500.0
+"""Retries that may be saved up; a dying replica fails all its requests in progress at once."""
+
+
+class RetryBudget:
+    """The retries that are left."""
+
+    def __init__(self) -> None:
+        self._left = MOST
+
+    def deposit(self) -> None:
+        """Add the share of one request."""
+        if self._left < MOST:
+            self._left += SHARE
+
+    def passed(self, seconds: float) -> None:
+        """Add the retries of passed seconds."""
+        self._left = min(MOST, self._left + PER_S * seconds)
+
+    def withdraw(self) -> bool:
+        """Take a retry; return False if none is left."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
 
 OK = 200
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -137,7 +168,7 @@ class GatewayDesk:
         own, limits = table.policies.get(models[0]), principal.limits
         # The engine, not the gateway, cuts the answer: without ``max_tokens`` it would not know the
         # ceiling.
-        most = ceilings.missing(exchange.path, prompt, longest, own, limits)
+        most = rate_limits.missing_max_tokens(exchange.path, prompt, longest, own, limits)
         if most is not None:
             exchange.body = model_rules.with_fields(exchange.body, max_tokens=most)
         tokens = asked.tokens(len(exchange.body), longest)
@@ -146,7 +177,7 @@ class GatewayDesk:
         exchange.grant = self._limits.reserve(principal, tokens)
         self._budget.deposit()
         if self.tracer is not None:
-            traced.begin(self.tracer, exchange)
+            tracing.begin(self.tracer, exchange)
         # The common request has no extra feature and skips the preparation as a whole.
         counted = principal.limits is not None and asked.stream
         if counted or not self._plain or exchange.extra is not None:
@@ -218,7 +249,7 @@ class GatewayDesk:
     def _rename(self, exchange: Exchange, asked: request_body.Ask, name: str) -> None:
         """Change the request's model, and apply the new model's ceilings."""
         own, limits = self._table.policies.get(name), exchange.principal.limits
-        most = ceilings.missing(exchange.path, 0, asked.limit(), own, limits)
+        most = rate_limits.missing_max_tokens(exchange.path, 0, asked.limit(), own, limits)
         length = {} if most is None else {"max_tokens": most}
         exchange.body = model_rules.with_fields(exchange.body, model=name, **length)
         exchange.record.model = name
@@ -238,12 +269,12 @@ class GatewayDesk:
             way = self._ways[replica.key, path] = self._way(replica, path)
         pool, fixed = way
         name, body = exchange.record.name.encode(), exchange.body
-        head = response_head.request_head(fixed, exchange.request.headers, name, len(body))
+        head = request_head.request_head(fixed, exchange.request.headers, name, len(body))
         return self._upstream.send(pool, exchange, head, body, fresh=fresh)
 
     def _way(self, replica: Replica, path: str) -> tuple[Pool, bytes]:
         pool = self._upstream.pool(replica.url)
-        return pool, response_head.request_start("POST", pool.target, path, replica.secret)
+        return pool, request_head.request_start("POST", pool.target, path, replica.secret)
 
     def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
         """Return whether another attempt is safe and useful, and charge the retry budget."""
@@ -301,6 +332,6 @@ class GatewayDesk:
         record = exchange.record
         self._seen.end(record)
         if exchange.span is not None:
-            traced.end(exchange)
+            tracing.end(exchange)
         if exchange.grant is not None:
             exchange.grant.settle(record.charged(exchange.grant.tokens))

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway_lite import errors
 from gateway_lite.catalog.replica import NoReplicaError
-from gateway_lite.routing.lease import Lease, Outcome, Waiting, Work
 from gateway_lite.routing.prefix_affinity import Homes
-from gateway_lite.routing.replica_state import Seat
+from gateway_lite.routing.replica_state import Lease, Seat, Waiting, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from gateway_lite.settings import Settings
 
 Policy = Literal["prefix", "least_outstanding", "round_robin"]
-
-__all__ = ("Balancer", "Lease", "Outcome", "Policy", "Waiting", "Work")
 
 
 class Balancer:

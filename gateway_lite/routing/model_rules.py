@@ -229,35 +229,3 @@ def with_fields(body: bytes, **fields: object) -> bytes:
         return _encode(found)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise errors.bad_request("the request is not valid JSON") from error
-
-
-def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
-    """Return the parts of a policy without a target, one sentence each.
-
-    Args:
-        policy: the gateway policy of models.yaml.
-        known: names of served models and of models in models.yaml.
-    """
-    names = {*known, *policy.aliases}
-    nowhere = [
-        f"{who} {model!r}, which nobody serves"
-        for who, model in _mentions(policy)
-        if model not in names
-    ]
-    hidden = [
-        f"the alias {alias!r} is not used, as a model has that name"
-        for alias in policy.aliases
-        if alias in known
-    ]
-    return (*hidden, *nowhere)
-
-
-def _mentions(policy: GatewayPolicy) -> Iterator[tuple[str, str]]:
-    """Yield each model named by a policy, after the words for the place of the name."""
-    for alias, model in policy.aliases.items():
-        yield f"the alias {alias!r} stands for", model
-    for number, rule in enumerate(policy.rules, 1):
-        yield f"rule {number} uses", rule.use
-        yield from ((f"rule {number} waits for", model) for model in rule.models)
-    for name, own in policy.models.items():
-        yield from ((f"the model {name!r} falls back to", model) for model in own.fallback)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
 
-    from gateway_lite.routing.lease import Work
-    from gateway_lite.routing.replica_state import Seat
+    from gateway_lite.routing.replica_state import Seat, Work
 
 BOUND = 1.25
 """Load of a replica, as a multiple of the average, above which its prefixes go elsewhere."""

@@ -18,15 +18,15 @@ from prometheus_client.core import (
 )
 
 from gateway_lite.telemetry.counters import Tallies
-from hpc import __version__
 from hpc.model import Phase
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client.metrics_core import Metric
 
-    from gateway_lite.catalog.scanner import Model
+    from gateway_lite.catalog.models import Model
     from gateway_lite.routing.replica_state import Seen
     from gateway_lite.telemetry.counters import ModelTally
     from gateway_lite.telemetry.request_record import Record

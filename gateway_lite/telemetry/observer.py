@@ -14,7 +14,7 @@ from gateway_lite.telemetry.request_record import LEFT
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from gateway_lite.catalog.scanner import Model
+    from gateway_lite.catalog.models import Model
     from gateway_lite.routing.balancer import Balancer
     from gateway_lite.telemetry.access_log import AccessLog
     from gateway_lite.telemetry.metrics import File, Metrics

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from gateway_lite.upstream.pool import Target
 
 EVENTS = b"text/event-stream"
 JSON = b"application/json"
 LAST = b"0\r\n\r\n"
-TRACED = frozenset({b"traceparent", b"tracestate"})
-"""Client headers passed to engines beside content type and accept; the client's key never is."""
 PASSED_BACK = (
     b"content-encoding",
     b"retry-after",
@@ -69,37 +66,3 @@ def passed_back(headers: Mapping[bytes, bytes], kind: bytes) -> bytes:
     parts = [b"content-type: %b\r\n" % kind]
     parts += [b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_BACK if name in headers]
     return b"".join(parts)
-
-
-def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size: int) -> bytes:
-    """Return the head of a request to a replica.
-
-    Args:
-        fixed: request line, host and authorization.
-        headers: the client's headers.
-        name: the request's id.
-        size: bytes of the body.
-    """
-    kind = headers.get(b"content-type", JSON)
-    accept = headers.get(b"accept", b"*/*")
-    more = b""
-    if not TRACED.isdisjoint(headers):
-        more = b"".join([b"%b: %b\r\n" % (n, headers[n]) for n in TRACED if n in headers])
-    return (
-        b"%bcontent-type: %b\r\naccept: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
-        b"%bcontent-length: %d\r\n\r\n" % (fixed, kind, accept, name, more, size)
-    )
-
-
-def request_start(method: str, where: Target, path: str, secret: str | None) -> bytes:
-    """Return the common start of all requests to one replica and path.
-
-    Args:
-        method: HTTP method.
-        where: the replica's address.
-        path: path without the replica's prefix.
-        secret: bearer token that the replica requires, or None.
-    """
-    start = f"{method} {where.prefix}{path} HTTP/1.1\r\nhost: {where.name}\r\n"
-    token = "" if secret is None else f"authorization: Bearer {secret}\r\n"
-    return (start + token).encode("latin-1")

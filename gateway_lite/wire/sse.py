@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
+from typing import Protocol
 
 from gateway_lite import errors
+
+
+class Editor(Protocol):
+    """An editor of one answer's body; bytes arrive cut anywhere."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes, and return the bytes to pass on; the held-back part must be bounded."""
+        ...
+
+    def finish(self) -> bytes:
+        """Return the rest at the end of the answer."""
+        ...
+
 
 END = re.compile(rb"\r?\n\r?\n")
 MOST_BYTES = 8 * 2**20

@@ -15,6 +15,7 @@ from hpc.errors import BatchError
 from hpc.jobs import api as jobs
 from hpc.model import JobState
 from hpc.state import directory
+from hpc.state import files as state_files
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
@@ -92,7 +93,7 @@ def _state(
 ) -> str:
     if made:
         return "DONE"
-    said = (directory.read_text(folder / "control") or "").strip()
+    said = (state_files.read_text(folder / "control") or "").strip()
     states = [statuses[handle.job_id].state for handle in found]
     if said:
         ending = any(one in ALIVE for one in states)
@@ -119,7 +120,7 @@ def stop(root: Path, batch: str, *, word: str) -> None:
     if batch_report.report(folder):
         raise BatchError(f"batch {batch} is done")
     (folder / pause_rules.WHY).unlink(missing_ok=True)
-    directory.write_text(folder / "control", word)
+    state_files.write_text(folder / "control", word)
     jobs.drain(batch_submit.handles(folder))
     if word == "cancel":
         _wait_ended(folder)
@@ -153,10 +154,10 @@ def resume(
     spec = batch_report.load(folder)
     if batch_report.report(folder):
         raise BatchError(f"batch {batch} is done", hint="try failed requests again: batch retry")
-    if directory.read_text(folder / "control"):
+    if state_files.read_text(folder / "control"):
         # Workers still leaving would read the cleared command and stay, so they end first.
         _wait_ended(folder)
-        directory.write_text(folder / "control", "")
+        state_files.write_text(folder / "control", "")
         pause_rules.forget(folder)
     missing = (workers or spec.workers) - len(_alive(folder))
     batch_submit.submit_workers(root, spec, max(0, missing), cluster, site, {}, elsewhere)

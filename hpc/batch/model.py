@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+
+import httpx
+
+from hpc.batch.worker.http_client import Clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +86,28 @@ class BatchWorker:
     gpus: int = 0
     history: tuple[tuple[float, int, int], ...] = ()
     schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server that answers the requests.
+
+    Attributes:
+        url: address without ``/v1``.
+        key: the server's API key, or None.
+        socket: Unix socket of the server, or None.
+    """
+
+    url: str
+    key: str | None = None
+    socket: str | None = None
+
+    def clients(self) -> Clients:
+        """Return a connection set for this server."""
+        # Reading the certificates of authorities costs megabytes for each connection.
+        verify = httpx.create_ssl_context() if self.url.startswith("https:") else False
+        headers = {"content-type": "application/json", "user-agent": "hpc-serve"}
+        if self.key:
+            headers["authorization"] = f"Bearer {self.key}"
+        make = partial(httpx.AsyncHTTPTransport, uds=self.socket, verify=verify)
+        return Clients(self.url, headers, make)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from hpc.batch import throughput
 from hpc.batch.ledger import claims, heartbeats, merge
-from hpc.batch.model import BatchSpec
-from hpc.batch.worker.http_client import Target
+from hpc.batch.model import BatchSpec, Target
 from hpc.errors import BatchError
-from hpc.state import directory, records
+from hpc.state import files as state_files
+from hpc.state import records
+from hpc.state import records as state_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,7 @@ def load(folder: Path) -> BatchSpec:
     Raises:
         BatchError: the batch does not exist.
     """
-    spec = directory.read_record(folder / "spec.json", BatchSpec)
+    spec = state_records.read_record(folder / "spec.json", BatchSpec)
     if spec is None:
         raise BatchError(f"there is no batch {folder.name!r}", hint="see 'hpc-serve batch ls'")
     return spec
@@ -42,16 +43,16 @@ def target(folder: Path) -> Target:
     Raises:
         BatchError: the batch names no server.
     """
-    url = directory.read_text(folder / "url")
+    url = state_files.read_text(folder / "url")
     if url is None:
         raise BatchError(f"the batch {folder.name!r} has neither an engine nor a gateway")
-    key = directory.read_text(folder / "key")
+    key = state_files.read_text(folder / "key")
     return Target(url.strip(), key.strip() if key else None)
 
 
 def report(folder: Path) -> dict[str, Any] | None:
     """Return the report of a finished batch, or None."""
-    text = directory.read_text(folder / REPORT)
+    text = state_files.read_text(folder / REPORT)
     try:
         found: dict[str, Any] | None = json.loads(text) if text else None
     except ValueError:
@@ -109,5 +110,5 @@ def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
         "made_at": spec.made_at,
         "ended_at": time.time(),
     }
-    directory.write_text(folder / REPORT, json.dumps(made, indent=1) + "\n")
+    state_files.write_text(folder / REPORT, json.dumps(made, indent=1) + "\n")
     return made

@@ -17,14 +17,14 @@ from hpc.engines import preflight
 from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
 from hpc.model import JobHandle, Resources, ServiceSpec
-from hpc.state import directory
+from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from hpc.batch.input.jsonl import Bad, Request
-    from hpc.batch.worker.http_client import Target
+    from hpc.batch.model import Target
     from hpc.config import Site
     from hpc.jobs.submission import Cluster
 
@@ -164,12 +164,12 @@ def _prepare(
     for chunk in range(spec.chunks):
         (folder / claims.TODO / claims.Claim(chunk, 0).name).touch(mode=0o600)
     if engine is not None:
-        directory.write_record(folder / "engine.json", engine)
+        records.write_record(folder / "engine.json", engine)
     if wanted.target is not None:
-        directory.write_text(folder / "url", wanted.target.url)
-        directory.write_text(folder / "key", wanted.target.key or "")
+        files.write_text(folder / "url", wanted.target.url)
+        files.write_text(folder / "key", wanted.target.key or "")
     # Last of all: a folder without spec.json is a batch whose intake is not complete.
-    directory.write_record(folder / "spec.json", spec)
+    records.write_record(folder / "spec.json", spec)
     return spec
 
 
@@ -209,7 +209,7 @@ def submit_workers(
     if count == 0:
         return []
     folder = directory.batch_dir(root, spec.id)
-    engine = directory.read_record(folder / "engine.json", ServiceSpec)
+    engine = records.read_record(folder / "engine.json", ServiceSpec)
     resources = elsewhere(engine.resources) if engine else Resources()
     # The gateway listens on this machine, so its workers run here too.
     where = (cluster or jobs.default_cluster()) if engine else "local"
@@ -227,7 +227,7 @@ def submit_workers(
     )
     try:
         for handle in made:
-            directory.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
+            records.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
     except BaseException:
         jobs.cancel(made)  # a job without a record could not be found again
         raise
@@ -237,5 +237,5 @@ def submit_workers(
 def handles(folder: Path) -> list[JobHandle]:
     """Return the jobs of a batch."""
     names = [name for name in RealFiles().names(folder / "crew") if not name.startswith(".")]
-    found = (directory.read_record(folder / "crew" / name, JobHandle) for name in names)
+    found = (records.read_record(folder / "crew" / name, JobHandle) for name in names)
     return [one for one in found if one is not None]

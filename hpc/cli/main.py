@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc import __version__
 from hpc.errors import HpcServeError
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ from hpc.errors import GatewayError
 from hpc.gateway import control as gateway_control
 from hpc.keys import store as key_store
 from hpc.processes import by_pid
-from hpc.state import directory
+from hpc.state import directory, files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,7 +88,7 @@ def owner_key(root: Path) -> str:
     """
     path, ours = directory.keys_path(root), directory.owner_key_path(root)
     while True:
-        kept = (directory.read_text(ours) or "").strip()
+        kept = (files.read_text(ours) or "").strip()
         known = key_store.load(path)
         if kept and key_store.Keyring(known).find(kept.encode()) is not None:
             return kept
@@ -96,7 +96,7 @@ def owner_key(root: Path) -> str:
             if entry.name == key_store.OWNER and entry.revoked is None:
                 key_store.revoke(path, entry.id)
         made, _ = key_store.add(path, key_store.OWNER)
-        directory.write_text(ours, made + "\n")
+        files.write_text(ours, made + "\n")
 
 
 def find_elsewhere(root: Path) -> GatewayRecord | None:

@@ -15,7 +15,7 @@ from hpc.images import apt_settings, carried, pip_settings
 from hpc.jobs import api as jobs
 from hpc.model import JobState
 from hpc.processes import programs
-from hpc.state import directory
+from hpc.state import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -216,7 +216,7 @@ def _run(
     )
     order.log.unlink(missing_ok=True)
     notes = [f"{NOTE}{line}\n" for part in settings for line in part.left_out]
-    directory.write_text(order.log, "".join(notes))
+    files.write_text(order.log, "".join(notes))
     running = programs.spawn(argv, log=order.log, env=_environ(), cwd=folder)
     seen = 0
     try:

@@ -12,7 +12,7 @@ from hpc import slurm
 from hpc.errors import ConfigError
 from hpc.jobs import local
 from hpc.model import JobHandle, JobState, JobStatus, Phase, Resources
-from hpc.state import directory
+from hpc.state import directory, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -270,6 +270,6 @@ def last_words(job: JobHandle) -> str | None:
         job: a job that has ended.
     """
     path = Path(job.folder) / f"{job.job_id}_0_log.err"
-    text = directory.read_text(path) if job.cluster == "slurm" else None
+    text = files.read_text(path) if job.cluster == "slurm" else None
     # A requeued job appends to the same log: only the last run counts.
     return slurm.last_words(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hpc.errors import SchedulerError, StateError, SubmitError
 from hpc.model import JobState, JobStatus
 from hpc.processes import by_pid, programs
-from hpc.state import directory
+from hpc.state import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,7 +77,7 @@ def start(
     }
     child = programs.spawn(argv, env={**env, **own}, log=folder / "controller.log")
     try:
-        directory.write_text(_host_file(folder, str(child.pid)), socket.gethostname())
+        files.write_text(_host_file(folder, str(child.pid)), socket.gethostname())
     except StateError:
         programs.stop(child, grace_s=0)
         raise
@@ -204,7 +204,7 @@ def _host_file(folder: Path, job_id: str) -> Path:
 
 
 def _host(handle: JobHandle) -> str | None:
-    return directory.read_text(_host_file(Path(handle.folder), handle.job_id))
+    return files.read_text(_host_file(Path(handle.folder), handle.job_id))
 
 
 def _is_here(handle: JobHandle) -> bool:
@@ -243,7 +243,7 @@ def _started(pid: int) -> str:
 
 def _stat(pid: int) -> tuple[int, str]:
     """Return a process's parent and start time; 0 and "" for a gone process or a zombie."""
-    text = directory.read_text(Path(f"/proc/{pid}/stat")) or ""
+    text = files.read_text(Path(f"/proc/{pid}/stat")) or ""
     fields = text.rpartition(")")[2].split()
     return (0, "") if len(fields) < 20 or fields[0] == "Z" else (int(fields[1]), fields[19])
 

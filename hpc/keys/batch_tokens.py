@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
-from hpc.state import directory, lock
+from hpc.state import files, lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def path(root: Path) -> Path:
 
 def load(file: Path) -> bytes | None:
     """Return the secret, or None if no secret exists."""
-    found = _SECRET.fullmatch((directory.read_text(file) or "").strip())
+    found = _SECRET.fullmatch((files.read_text(file) or "").strip())
     return bytes.fromhex(found[0]) if found else None
 
 
@@ -47,7 +47,7 @@ def ensure(file: Path) -> bytes:
         with lock.exclusive(file):
             # A second look under the lock: two writers would leave one with a useless secret.
             if load(file) is None:
-                directory.write_text(file, secrets.token_hex(32) + "\n")
+                files.write_text(file, secrets.token_hex(32) + "\n")
         found = load(file)
     if found is None:
         raise StateError(f"cannot read {file}")

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from hpc.errors import ConfigError, StateError
 from hpc.keys.limits import KeyLimits
-from hpc.state import directory, lock
+from hpc.state import files, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -280,7 +280,7 @@ def _save(path: Path, known: tuple[ClientKey, ...]) -> None:
         if limits:
             entry["limits"] = limits
     data = {"version": plain["version"], "keys": list(plain["keys"])}
-    directory.write_text(path, yaml.safe_dump(data, sort_keys=False))
+    files.write_text(path, yaml.safe_dump(data, sort_keys=False))
 
 
 def _new_id(known: tuple[ClientKey, ...]) -> str:

@@ -8,7 +8,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from hpc.errors import StateError
-from hpc.state import directory
+from hpc.state import directory, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ def save(file: Path, keys: Mapping[str, Use]) -> None:
         StateError: the record cannot be written.
     """
     plain = {name: _plain(one) for name, one in sorted(keys.items())}
-    directory.write_text(file, json.dumps({"schema": 1, "keys": plain}, indent=1) + "\n")
+    files.write_text(file, json.dumps({"schema": 1, "keys": plain}, indent=1) + "\n")
 
 
 def load(file: Path) -> dict[str, Use]:

@@ -18,7 +18,7 @@ from hpc import apptainer
 from hpc.engines import failure_causes, preflight
 from hpc.errors import EngineError
 from hpc.processes import programs
-from hpc.state import directory
+from hpc.state import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -223,7 +223,7 @@ def start_sidecar(
     started = programs.spawn(argv, log=log_path, env=env, cwd=run_dir)
     deadline = time.monotonic() + SIDECAR_START_S
     while time.monotonic() < deadline and started.poll() is None:
-        if (text := directory.read_text(ready)) is not None:
+        if (text := files.read_text(ready)) is not None:
             return started, int(json.loads(text)["port"])
         time.sleep(0.05)
     programs.stop(started)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from hpc import assets
 from hpc.engines import INHERITED, Place, weights
 from hpc.processes import by_pid
-from hpc.state import directory
+from hpc.state import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,7 +95,7 @@ def _owner(folder: Path) -> str:
         return ""
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
         return ""
-    return directory.read_text(folder / OWNER) or ""
+    return files.read_text(folder / OWNER) or ""
 
 
 def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]) -> Place:

@@ -17,15 +17,15 @@ from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.ledger import heartbeats
 from hpc.batch.ledger.filesystem import RealFiles
+from hpc.batch.model import Target
 from hpc.batch.worker import pause_rules
-from hpc.batch.worker.http_client import Target
 from hpc.config import Site
 from hpc.errors import BatchError, StateError
 from hpc.jobs import api as jobs
 from hpc.keys import batch_tokens
 from hpc.openai_batches import input_check, output_files
 from hpc.openai_batches import records as batch_records
-from hpc.state import directory
+from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ class Attendance:
     def _save(self, **changes: Any) -> None:
         new = replace(self.progress, hostname=self._office.hostname, **changes)
         if new != self.progress:
-            directory.write_record(self._folder / "progress.json", new)
+            records.write_record(self._folder / "progress.json", new)
             self.progress = new
 
     def _end(self, status: str, **changes: Any) -> None:
@@ -199,9 +199,9 @@ class Attendance:
         url, at_work = self._office.url(), batch_control.here(folder)
         if url is None or _control(folder):
             return
-        if (directory.read_text(folder / "url") or "").strip() != url:
+        if (files.read_text(folder / "url") or "").strip() != url:
             # A worker reads the address once, at its start; the next call starts a new worker.
-            directory.write_text(folder / "url", url)
+            files.write_text(folder / "url", url)
             jobs.drain(at_work)
         elif not at_work and time.monotonic() - self._staffed_at > STAFF_S:
             self._staffed_at = time.monotonic()
@@ -210,7 +210,7 @@ class Attendance:
 
     def _halt(self, folder: Path) -> None:
         """Make the workers flush and leave; workers of a dead machine write nothing more."""
-        directory.write_text(folder / "control", "cancel")
+        files.write_text(folder / "control", "cancel")
         jobs.drain(batch_control.here(folder))
         batch_control.settle(folder)
 
@@ -280,7 +280,7 @@ class Attendance:
 
 def _control(folder: Path) -> str:
     """Return the command that ``hpc-serve batch`` left for the workers, or ""."""
-    return (directory.read_text(folder / "control") or "").strip()
+    return (files.read_text(folder / "control") or "").strip()
 
 
 def private(path: Path) -> Any:

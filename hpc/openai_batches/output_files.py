@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from hpc.batch.input import intake
 from hpc.batch.ledger import answers, claims, merge
-from hpc.openai_batches import usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,36 @@ if TYPE_CHECKING:
 
     from hpc.batch.ledger.filesystem import Files
     from hpc.batch.model import BatchSpec
+
+NAMES = {
+    "input_tokens": ("prompt_tokens",),
+    "cached_tokens": ("prompt_tokens_details", "cached_tokens"),
+    "output_tokens": ("completion_tokens",),
+    "reasoning_tokens": ("completion_tokens_details", "reasoning_tokens"),
+}
+"""Token counts, each with its path in an answer's ``usage``."""
+
+
+def of(line: bytes) -> dict[str, int]:
+    """Return the token counts of an answer; a missing count is 0.
+
+    Args:
+        line: a line of the output.
+    """
+    said = _at(from_json(line), "response", "body", "usage")
+    return {name: _count(_at(said, *path)) for name, path in NAMES.items()}
+
+
+def _at(said: Any, *path: str) -> Any:
+    for name in path:
+        said = said.get(name) if isinstance(said, dict) else None
+    return said
+
+
+def _count(found: Any) -> int:
+    whole = isinstance(found, int) and not isinstance(found, bool)
+    return max(0, found) if whole else 0
+
 
 WORDS = {
     "expired": "This request could not be executed before the completion window expired.",
@@ -78,7 +109,7 @@ def _write(answer: answers.Answer, good: BinaryIO, bad: BinaryIO, counts: Counts
     counts.good += answer.good
     counts.failed += not answer.good
     if answer.good:
-        counts.used.update(usage.of(answer.line))
+        counts.used.update(of(answer.line))
 
 
 def _attempts(files: Files, folder: Path) -> dict[int, int]:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpc.openai_batches import records as batch_records
-from hpc.state import directory
+from hpc.state import directory, files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def beat(root: Path, hostname: str) -> None:
     Raises:
         StateError: the heartbeat cannot be written.
     """
-    directory.write_text(_beat(root, hostname), f"{time.time()}\n")
+    files.write_text(_beat(root, hostname), f"{time.time()}\n")
 
 
 def rest(root: Path, hostname: str) -> None:
@@ -41,7 +41,7 @@ def rest(root: Path, hostname: str) -> None:
 
 def lives(root: Path, hostname: str) -> bool:
     """Return whether a machine's processor has a recent heartbeat."""
-    text = (directory.read_text(_beat(root, hostname)) or "").strip()
+    text = (files.read_text(_beat(root, hostname)) or "").strip()
     try:
         # abs: with a clock ahead of ours, a heartbeat lies in the future.
         return abs(time.time() - float(text)) < STALE_S

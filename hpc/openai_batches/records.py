@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
-from hpc.state import directory
+from hpc.state import files as state_files
+from hpc.state import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,20 +142,20 @@ def load_file(root: Path, key: str, file: str) -> StoredFile | None:
     """Return the record of a key's file, or None."""
     if not FILE_ID.fullmatch(file):
         return None
-    return directory.read_record(file_dir(root, key, file) / "meta.json", StoredFile)
+    return records.read_record(file_dir(root, key, file) / "meta.json", StoredFile)
 
 
 def load_order(root: Path, key: str, batch: str) -> Order | None:
     """Return the record of a key's batch, or None."""
     if not BATCH_ID.fullmatch(batch):
         return None
-    return directory.read_record(order_dir(root, key, batch) / "order.json", Order)
+    return records.read_record(order_dir(root, key, batch) / "order.json", Order)
 
 
 def load_progress(root: Path, order: Order) -> Progress:
     """Return the progress of a batch."""
     path = order_dir(root, order.key, order.id) / "progress.json"
-    return directory.read_record(path, Progress) or Progress()
+    return records.read_record(path, Progress) or Progress()
 
 
 def files(root: Path, key: str) -> list[StoredFile]:
@@ -193,7 +194,7 @@ def place(root: Path, order: Order) -> None:
     except OSError as error:
         raise StateError(f"cannot write {mark}: {error.strerror}") from error
     try:
-        directory.write_record(order_dir(root, order.key, order.id) / "order.json", order)
+        records.write_record(order_dir(root, order.key, order.id) / "order.json", order)
     except StateError:
         close(root, order.key, order.id)
         raise
@@ -213,12 +214,12 @@ def cancel(root: Path, order: Order) -> None:
     """
     if cancelled_at(root, order) is None:
         path = order_dir(root, order.key, order.id) / "cancel"
-        directory.write_text(path, f"{int(time.time())}\n")
+        state_files.write_text(path, f"{int(time.time())}\n")
 
 
 def cancelled_at(root: Path, order: Order) -> int | None:
     """Return the Unix time of the request to cancel a batch, or None."""
-    text = (directory.read_text(order_dir(root, order.key, order.id) / "cancel") or "").strip()
+    text = (state_files.read_text(order_dir(root, order.key, order.id) / "cancel") or "").strip()
     return int(text) if text.isdecimal() else None
 
 
@@ -243,7 +244,7 @@ def keep(root: Path, draft: Path, file: StoredFile) -> None:
         StateError: the file cannot be written.
     """
     final = file_dir(root, file.key, file.id)
-    directory.write_record(draft / "meta.json", file)
+    records.write_record(draft / "meta.json", file)
     try:
         # A processor that was killed half-way repeats the step under the same id.
         if final.exists():

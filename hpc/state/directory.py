@@ -7,22 +7,20 @@ replace whole files, so that no reader sees half a file.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
 from hpc.model import Endpoint, GatewayRecord, JobHandle, ServiceSpec
-from hpc.state import records
+from hpc.state.files import read_text, write_text
+from hpc.state.records import read_record, write_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-T = TypeVar("T")
 
 SECRET_BYTES = 32
 BEAT_S = 5.0
@@ -108,66 +106,6 @@ def gateway_dir(root: Path, hostname: str) -> Path:
 def owner_key_path(root: Path) -> Path:
     """Return the file with the key of the owner's own tunnels."""
     return root / "owner.key"
-
-
-def write_text(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Replace a whole file at once, durably.
-
-    Args:
-        path: the file.
-        text: the new content.
-        mode: permissions of the file.
-
-    Raises:
-        StateError: the folder is not writable or full; the old file is then untouched.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # before the rename: a crash must not leave an empty file
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
-        temporary = ""
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror}") from error
-    finally:  # also when a signal ends the write
-        if temporary:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
-
-
-def read_text(path: Path) -> str | None:
-    """Return a file's text, or None if the file is missing or unreadable at present."""
-    # OSError includes ESTALE, from an NFS client whose file was just replaced.
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def write_record(path: Path, record: object) -> None:
-    """Write a dataclass of ``hpc.model`` as JSON."""
-    write_text(path, json.dumps(records.encode(record), indent=1) + "\n")
-
-
-def read_record(path: Path, kind: type[T]) -> T | None:
-    """Return a dataclass of ``hpc.model`` from a file; None if no usable record exists.
-
-    Args:
-        path: the JSON file.
-        kind: the dataclass; unknown keys are skipped, as a newer writer may add some.
-    """
-    text = read_text(path)
-    if text is None:
-        return None
-    try:
-        return records.decode(kind, json.loads(text))
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 def save_spec(root: Path, spec: ServiceSpec) -> None:

@@ -9,9 +9,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from hpc import model
+from hpc.state.files import read_text, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -49,3 +51,24 @@ def _decode_value(hint: object, value: Any) -> Any:
     if isinstance(hint, type) and is_dataclass(hint):
         return decode(hint, value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a dataclass of ``hpc.model`` as JSON."""
+    write_text(path, json.dumps(encode(record), indent=1) + "\n")
+
+
+def read_record(path: Path, kind: type[T]) -> T | None:
+    """Return a dataclass of ``hpc.model`` from a file; None if no usable record exists.
+
+    Args:
+        path: the JSON file.
+        kind: the dataclass; unknown keys are skipped, as a newer writer may add some.
+    """
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        return decode(kind, json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -8,10 +8,10 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpc import __version__
 from hpc.errors import TunnelError
 from hpc.tunnel.errors import Unreachable
 from hpc.tunnel.transport import Way
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from hpc.processes.programs import Result

@@ -22,14 +22,58 @@ from typing import TYPE_CHECKING
 from hpc.errors import CommandError
 from hpc.processes import by_pid, programs
 from hpc.tunnel import errors as tunnel_errors
-from hpc.tunnel import openssh_control, prompts, relay, sshargv, stream_copy
-from hpc.tunnel.transport import CONNECT_S
+from hpc.tunnel import openssh_control, prompts, relay, stream_copy
+from hpc.tunnel.transport import ALIVE_COUNT, ALIVE_S, CONNECT_S
 
 if TYPE_CHECKING:
     from hpc.errors import TunnelError
     from hpc.processes.programs import Result
     from hpc.tunnel.login import Login
     from hpc.tunnel.transport import Way
+
+ORPHAN_S = 5
+"""Seconds until an idle master without any connection leaves."""
+
+
+def master(
+    login: Login, control: Path, log: Path, *, interactive: bool, timeout_s: float = CONNECT_S
+) -> list[str]:
+    """Return the arguments for starting a master.
+
+    ssh takes the first value of an option: protecting options come first, then the user's, then
+    defaults.
+    """
+    # Forwards, agents and local commands of the user's configuration belong to the user's own
+    # sessions: here they could take ports or fail the connection.
+    ours = {
+        "StrictHostKeyChecking": "ask" if interactive else "yes",
+        "BatchMode": "no" if interactive else "yes",
+        "ControlPersist": str(ORPHAN_S),
+        "ClearAllForwardings": "yes",
+        "ExitOnForwardFailure": "yes",
+        "PermitLocalCommand": "no",
+        "LogLevel": "INFO",
+    }
+    defaults = {
+        "ConnectTimeout": str(round(timeout_s)),
+        "ServerAliveInterval": str(ALIVE_S),
+        "ServerAliveCountMax": str(ALIVE_COUNT),
+    }
+    argv = ["ssh", "-f", "-N", "-M", "-a", "-x", "-S", str(control), "-E", str(log)]
+    ours_first = [word for key, value in ours.items() for word in ("-o", f"{key}={value}")]
+    defaults_last = [word for key, value in defaults.items() for word in ("-o", f"{key}={value}")]
+    return [*argv, *ours_first, *chosen(login, *defaults_last)]
+
+
+def chosen(login: Login, *more: str) -> list[str]:
+    """Return the arguments for the account and the user's settings of a login."""
+    argv = ["-F", str(login.config)] if login.config is not None else []
+    if login.identity is not None:
+        argv += ["-i", str(login.identity), "-o", "IdentitiesOnly=yes"]
+    for key, value in login.options:
+        argv += ["-o", f"{key}={value}"]
+    return [*argv, *more, "--", str(login)]
+
 
 SOCKET_PATH_MAX = 60
 """Bytes of the folder's path: ssh appends 20, and macOS allows 104 bytes for a socket's path."""
@@ -77,7 +121,7 @@ class OpenSSH:
         self._pid = pid if theirs is None else None
 
     def _authenticate(self, *, interactive: bool, timeout_s: float) -> None:
-        argv = sshargv.master(
+        argv = master(
             self._login, self._control, self._log, interactive=interactive, timeout_s=timeout_s
         )
         with prompts.shown(self._log, interactive=interactive):
@@ -250,7 +294,7 @@ def open_link(
 
 def _shared_control(login: Login) -> Path | None:
     """Return the control socket of the user's own open master for this account, or None."""
-    found = programs.run(["ssh", "-G", *sshargv.chosen(login)], check=False).stdout
+    found = programs.run(["ssh", "-G", *chosen(login)], check=False).stdout
     match = re.search(r"^controlpath (.+)$", found, re.MULTILINE)
     if match is None or match[1] == "none":
         return None

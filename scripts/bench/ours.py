@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc.keys import store as key_store
-from hpc.state import directory
+from hpc.state import directory, files
 from scripts.bench.peers import LOCAL, Peer
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def _limits() -> dict[str, Any]:
 def sidecar(work: Path) -> Peer:
     """Return the door of one replica."""
     secret = work / "sidecar.secret"
-    directory.write_text(secret, "bench-secret\n")
+    files.write_text(secret, "bench-secret\n")
     program = (sys.executable, "-m", "gateway_lite", "sidecar", "--secret-file", str(secret))
     return Peer(
         (

@@ -18,8 +18,7 @@ from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.ledger.filesystem import RealFiles
-from hpc.batch.model import BatchWorker
-from hpc.batch.worker.http_client import Target
+from hpc.batch.model import BatchWorker, Target
 from hpc.batch.worker.loop import Worker
 from hpc.config import Site
 from hpc.errors import BatchError

@@ -13,7 +13,7 @@ from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFiles
-from hpc.batch.worker.http_client import Target
+from hpc.batch.model import Target
 from hpc.cli.batch.text import waits
 from hpc.config import Site
 from hpc.jobs import api as jobs

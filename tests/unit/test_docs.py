@@ -14,7 +14,7 @@ import pytest
 
 from gateway_lite.__main__ import _parser
 from gateway_lite.api.openapi.document import OPERATIONS
-from gateway_lite.process import sidecar
+from gateway_lite.request import sidecar_handler
 from hpc import config, errors, site_setup
 from hpc.batch.model import BatchSpec
 from hpc.batch.worker import pause_rules
@@ -208,7 +208,7 @@ def test_the_reference_of_the_gateway_lists_every_path_of_the_sidecar() -> None:
     lines = re.findall(r"^- `([A-Z]+)`: (.+)$", text, re.MULTILINE)
     listed = {method.encode(): tuple(re.findall(r"`(\S+)`", paths)) for method, paths in lines}
 
-    assert listed == sidecar.PATHS
+    assert listed == sidecar_handler.PATHS
 
 
 def test_the_reference_of_the_gateway_lists_every_error_code() -> None:

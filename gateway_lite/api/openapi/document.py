@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.api.openapi import described_files, schemas
+from gateway_lite.api.openapi import operations, schemas
 from gateway_lite.api.openapi.operations import (
     MODEL,
     MODEL_NAME,
@@ -25,7 +25,7 @@ from gateway_lite.api.openapi.operations import (
     work_of,
 )
 from gateway_lite.api.openapi.page import page
-from hpc import __version__
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -120,7 +120,7 @@ OPERATIONS: dict[Way, Json] = {
         "Version of the gateway (Ollama's API)",
         answer_of("The version in Ollama's form", json={}),
     ),
-    **described_files.OPERATIONS,
+    **operations.OPERATIONS,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpc.batch.ledger import claims
 from hpc.batch.model import BatchWorker
-from hpc.state import directory
+from hpc.state import directory, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ def record_path(folder: Path, name: str) -> Path:
 
 def load(folder: Path, name: str) -> BatchWorker | None:
     """Return a worker's last heartbeat, or None."""
-    return directory.read_record(record_path(folder, name), BatchWorker)
+    return records.read_record(record_path(folder, name), BatchWorker)
 
 
 def load_all(files: Files, folder: Path) -> list[BatchWorker]:

@@ -23,7 +23,7 @@ from hpc.errors import BatchError, ConfigError, HpcServeError
 from hpc.jobs import api as jobs
 from hpc.model import JobHandle, JobState, Resources
 from hpc.slurm import scrontab
-from hpc.state import directory
+from hpc.state import files, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -139,7 +139,7 @@ def make(
         str(root),
     )
     # The record first: a run that starts at once must find its schedule.
-    directory.write_record(folder_of(root, made.id) / "schedule.json", made)
+    records.write_record(folder_of(root, made.id) / "schedule.json", made)
     try:
         if via == SCRONTAB:
             scrontab.put(mark(made), entry(root, made))
@@ -191,7 +191,7 @@ def load(root: Path, schedule_id: str) -> Schedule:
     Raises:
         BatchError: no schedule has this id.
     """
-    found = directory.read_record(folder_of(root, schedule_id) / "schedule.json", Schedule)
+    found = records.read_record(folder_of(root, schedule_id) / "schedule.json", Schedule)
     if found is None:
         raise BatchError(
             f"there is no schedule {schedule_id!r}", hint="see 'hpc-serve batch schedules'"
@@ -202,7 +202,7 @@ def load(root: Path, schedule_id: str) -> Schedule:
 def load_all(root: Path) -> list[Schedule]:
     """Return all schedules."""
     paths = sorted((root / "schedules").glob("*/schedule.json"))
-    found = (directory.read_record(path, Schedule) for path in paths)
+    found = (records.read_record(path, Schedule) for path in paths)
     return [one for one in found if one is not None]
 
 
@@ -225,7 +225,7 @@ def remove(root: Path, schedule_id: str) -> None:
 
 def waits(root: Path, schedule_id: str) -> JobHandle | None:
     """Return the job that will start the next run; None with scrontab."""
-    return directory.read_record(folder_of(root, schedule_id) / "job.json", JobHandle)
+    return records.read_record(folder_of(root, schedule_id) / "job.json", JobHandle)
 
 
 def trouble(root: Path, schedule: Schedule) -> str | None:
@@ -249,7 +249,7 @@ def runs(root: Path, schedule_id: str) -> list[dict[str, Any]]:
     """Return the results of the runs: time, result, text and batch, oldest first."""
     with contextlib.suppress(ValueError):
         found: list[dict[str, Any]] = json.loads(
-            directory.read_text(folder_of(root, schedule_id) / "runs.json") or ""
+            files.read_text(folder_of(root, schedule_id) / "runs.json") or ""
         )
         return found
     return []
@@ -259,9 +259,7 @@ def record(root: Path, schedule_id: str, result: str, text: str, batch: str | No
     """Record the result of a run."""
     now = {"at": time.time(), "result": result, "text": text, "batch": batch}
     kept = [*runs(root, schedule_id), now][-RUNS_KEPT:]
-    directory.write_text(
-        folder_of(root, schedule_id) / "runs.json", json.dumps(kept, indent=1) + "\n"
-    )
+    files.write_text(folder_of(root, schedule_id) / "runs.json", json.dumps(kept, indent=1) + "\n")
 
 
 def _submit_next(root: Path, schedule: Schedule, site: Site) -> None:
@@ -276,7 +274,7 @@ def _submit_next(root: Path, schedule: Schedule, site: Site) -> None:
         site=site,
     )
     try:
-        directory.write_record(folder_of(root, schedule.id) / "job.json", handle)
+        records.write_record(folder_of(root, schedule.id) / "job.json", handle)
     except HpcServeError:
         jobs.cancel([handle])
         raise

@@ -7,7 +7,6 @@ import json
 import random
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -27,31 +26,6 @@ RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 OVERLOADED = frozenset({429, 503})
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The server that answers the requests.
-
-    Attributes:
-        url: address without ``/v1``.
-        key: the server's API key, or None.
-        socket: Unix socket of the server, or None.
-    """
-
-    url: str
-    key: str | None = None
-    socket: str | None = None
-
-    def clients(self) -> Clients:
-        """Return a connection set for this server."""
-        # Reading the certificates of authorities costs megabytes for each connection.
-        verify = httpx.create_ssl_context() if self.url.startswith("https:") else False
-        headers = {"content-type": "application/json", "user-agent": "hpc-serve"}
-        if self.key:
-            headers["authorization"] = f"Bearer {self.key}"
-        make = partial(httpx.AsyncHTTPTransport, uds=self.socket, verify=verify)
-        return Clients(self.url, headers, make)
 
 
 class Clients:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hpc import engines
 from hpc.batch import report as batch_report
 from hpc.batch.ledger.filesystem import RealFiles
-from hpc.batch.model import BatchSpec, BatchWorker
+from hpc.batch.model import BatchSpec, BatchWorker, Target
 from hpc.batch.worker import pause_rules
-from hpc.batch.worker.http_client import Target
 from hpc.batch.worker.loop import Worker
 from hpc.errors import BatchError, EngineError, HpcServeError
 from hpc.jobs import api as jobs
@@ -25,7 +24,7 @@ from hpc.model import JobHandle, JobState, ServiceSpec
 from hpc.node import engine_process, signals
 from hpc.node import environment as node_environment
 from hpc.processes import programs
-from hpc.state import directory
+from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
     from hpc.engines import Launch
@@ -186,7 +185,7 @@ class _Life:
         return await self.worker.run(target, drain_s=DRAIN_S)
 
     def _job_ended(self, job_id: str) -> bool:
-        handle = directory.read_record(self.folder / "crew" / f"{job_id}.json", JobHandle)
+        handle = records.read_record(self.folder / "crew" / f"{job_id}.json", JobHandle)
         if handle is None:
             return False
         try:
@@ -199,10 +198,10 @@ class _Life:
         pause_rules.pause_when_late(self.folder, self.spec)
         if self.worker is not None:
             pause_rules.pause_when_away(self.folder, self.spec, self.worker.away)
-        return (directory.read_text(self.folder / "control") or "").strip() in STOPS
+        return (files.read_text(self.folder / "control") or "").strip() in STOPS
 
     def _start_engine(self) -> tuple[int | None, Target]:
-        spec = directory.read_record(self.folder / "engine.json", ServiceSpec)
+        spec = records.read_record(self.folder / "engine.json", ServiceSpec)
         if spec is None:
             return None, batch_report.target(self.folder)
         launch = self._launch(spec)
@@ -232,7 +231,7 @@ class _Life:
 
     def _mend(self) -> bool:
         """Restart a crashed engine; its requests wait meanwhile."""
-        spec = directory.read_record(self.folder / "engine.json", ServiceSpec)
+        spec = records.read_record(self.folder / "engine.json", ServiceSpec)
         if self.engine is None or spec is None:
             return False
         try:

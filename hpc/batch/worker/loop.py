@@ -17,7 +17,7 @@ from hpc.batch.worker.concurrency import Pace
 from hpc.batch.worker.http_client import Sender
 from hpc.batch.worker.missing_models import Away
 from hpc.errors import BatchError, StateError
-from hpc.state import directory
+from hpc.state import directory, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from hpc.batch.ledger.answers import Answer
     from hpc.batch.ledger.filesystem import Files
-    from hpc.batch.model import BatchSpec, BatchWorker
-    from hpc.batch.worker.http_client import Target
+    from hpc.batch.model import BatchSpec, BatchWorker, Target
 
 log = logging.getLogger(__name__)
 
@@ -282,7 +281,7 @@ class Worker:
             ),
         )
         try:
-            directory.write_record(
+            records.write_record(
                 heartbeats.record_path(self._folder, self.record.name), self.record
             )
         except StateError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.batch import report as batch_report
 from hpc.errors import CommandError, StateError
 from hpc.processes import programs
-from hpc.state import directory
+from hpc.state import files
 
 if TYPE_CHECKING:
     from hpc.batch.model import BatchSpec
@@ -49,20 +49,20 @@ def pause_when_away(folder: Path, spec: BatchSpec, away: Away) -> None:
 
 def why(folder: Path) -> str | None:
     """Return the reason of an automatic pause; None for a user's pause or no pause."""
-    return (directory.read_text(folder / WHY) or "").strip() or None
+    return (files.read_text(folder / WHY) or "").strip() or None
 
 
 def _pause(folder: Path, reason: str) -> None:
-    if not directory.read_text(folder / "control"):
+    if not files.read_text(folder / "control"):
         # The reason first: a reader of the pause may ask for the reason at once.
         with contextlib.suppress(StateError):
-            directory.write_text(folder / WHY, reason + "\n")
-            directory.write_text(folder / "control", "pause")
+            files.write_text(folder / WHY, reason + "\n")
+            files.write_text(folder / "control", "pause")
 
 
 def is_late(folder: Path) -> bool:
     """Return whether the hours of a batch are over."""
-    text = directory.read_text(folder / DEADLINE) or ""
+    text = files.read_text(folder / DEADLINE) or ""
     # Without its line break the number may be half written by another worker.
     return text.endswith("\n") and time.time() >= float(text)
 
@@ -92,13 +92,13 @@ def run_on_done(folder: Path, spec: BatchSpec) -> None:
         said = {"status": None, "output": str(error)}
     log.info("it ended: %s", said)
     with contextlib.suppress(StateError):
-        directory.write_text(folder / RESULT, json.dumps(said | {"ended_at": time.time()}) + "\n")
+        files.write_text(folder / RESULT, json.dumps(said | {"ended_at": time.time()}) + "\n")
 
 
 def on_done(folder: Path) -> dict[str, Any] | None:
     """Return the result of the user's command, or None before its end."""
     with contextlib.suppress(ValueError):
-        found: dict[str, Any] = json.loads(directory.read_text(folder / RESULT) or "")
+        found: dict[str, Any] = json.loads(files.read_text(folder / RESULT) or "")
         return found
     return None
 

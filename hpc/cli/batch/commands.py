@@ -13,7 +13,7 @@ from hpc.cli.batch.schedule import schedules, tick, unschedule
 from hpc.cli.batch.submit import submit, validate
 from hpc.cli.batch.text import as_dict, on_done, progress
 from hpc.cli.services import FLAGS
-from hpc.state import directory
+from hpc.state import directory, files
 
 OVER = frozenset({"DONE", "PAUSED", "CANCELLED", "STOPPED"})
 WATCH_S = 2.0
@@ -179,6 +179,6 @@ def logs(batch_id: str, home: str | None) -> None:
         directory.batch_dir(root, batch_control.look(root, batch_id).spec.id)
     ):
         for path in jobs.logs(handle):
-            text = directory.read_text(path)
+            text = files.read_text(path)
             if text:
                 click.echo(f"==> {path} <==\n{text}")

@@ -31,7 +31,7 @@ def report(batch_id: str, *, plot: Path | None, home: str | None, as_json: bool)
     seen = batch_control.look(directory.home(home), batch_id)
     paces = throughput.paces(seen.workers)
     if plot is not None:
-        from hpc.batch import plot as drawing
+        from hpc.batch import throughput as drawing
 
         drawing.draw(paces, plot, title=f"batch {seen.spec.id}")
     if as_json:

@@ -216,7 +216,7 @@ def _gateway(root: Path, service: str) -> Any:
     """Return this machine's gateway with the owner's key, checked for the model."""
     import socket
 
-    from hpc.batch.worker.http_client import Target
+    from hpc.batch.model import Target
     from hpc.errors import GatewayError
     from hpc.gateway import owner_access
     from hpc.openai_batches import input_check

@@ -18,7 +18,7 @@ import httpx
 
 from hpc.keys import store as key_store
 from hpc.model import Endpoint, Phase, ServiceSpec
-from hpc.state import directory
+from hpc.state import directory, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +140,7 @@ def run_gateway(
 def run_sidecar(folder: Path, upstream: list[str], *more: str) -> Iterator[Running]:
     """Run a sidecar in front of an engine."""
     secret = folder / "secret"
-    directory.write_text(secret, "the-secret\n")
+    files.write_text(secret, "the-secret\n")
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
     argv = ["sidecar", *upstream, "--secret-file", str(secret), "--ready-file", str(ready), *more]

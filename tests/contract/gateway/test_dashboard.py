@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from hpc import __version__
 from hpc.keys import store as key_store
 from hpc.keys.limits import KeyLimits
 from hpc.model import Phase
 from hpc.state import directory
+from hpc.version import __version__
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import (
     PATIENCE_S,

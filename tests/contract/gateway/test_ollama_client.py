@@ -16,7 +16,7 @@ from openai.types import CompletionCreateParams, EmbeddingCreateParams
 from openai.types.chat import CompletionCreateParams as ChatParams
 from pydantic import TypeAdapter
 
-from gateway_lite.api.ollama_models import Listed, ps, show, tags, version
+from gateway_lite.api.ollama import Listed, ps, show, tags, version
 from gateway_lite.errors import ApiError
 from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.ollama.requests import CHAT, TEXT, translate

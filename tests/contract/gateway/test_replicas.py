@@ -13,7 +13,7 @@ import pytest
 from gateway_lite.settings import Settings
 from hpc.keys import store as key_store
 from hpc.model import Phase
-from hpc.state import directory
+from hpc.state import directory, files
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import (
     Running,
@@ -170,7 +170,7 @@ def test_a_keys_file_that_may_not_be_used_lets_nobody_in(
     answer = wait_until(lambda: (found := gateway.post({})).status_code != 200 and found)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "keys_unusable"
-    directory.write_text(path, good)
+    files.write_text(path, good)
     wait_until(lambda: gateway.post({}).status_code == 200)
     log = gateway.log.read_text()
     assert ("chmod" in log or "open to others" in log) if spoil == "mode" else "not YAML" in log

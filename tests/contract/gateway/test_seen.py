@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from hpc import __version__
 from hpc.model import Phase
 from hpc.state import directory
+from hpc.version import __version__
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
     REPO,

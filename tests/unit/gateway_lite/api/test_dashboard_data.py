@@ -9,9 +9,8 @@ import pytest
 
 from gateway_lite.api.dashboard import policy, sees_all
 from gateway_lite.api.dashboard_data import Overview, Share, in_force, share, together, visible
-from gateway_lite.catalog.models import Member, member
+from gateway_lite.catalog.models import Member, Model, identity, member
 from gateway_lite.catalog.replica import Replica
-from gateway_lite.catalog.scanner import Model, identity
 from gateway_lite.routing.replica_state import Seen
 from gateway_lite.telemetry.counters import SECONDS
 from gateway_lite.telemetry.history import STEP_S, STEPS, Flow, Step

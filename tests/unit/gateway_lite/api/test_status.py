@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway_lite.api import about
-from gateway_lite.catalog.models import Member
+from gateway_lite.api import status
+from gateway_lite.catalog.models import Catalog, Member, Model
 from gateway_lite.catalog.replica import Replica
-from gateway_lite.catalog.scanner import Catalog, Model
 from hpc.model import Phase, Reload, ServiceSpec
 
 SPEC = ServiceSpec(
@@ -24,7 +23,7 @@ ALIASES = {"gpt": "big", "mini": "small", "lost": "gone"}
 
 
 def test_aliases_are_listed_with_what_they_stand_for() -> None:
-    told = about.listing(CATALOG, ALIASES, created=5, allows=lambda _: True)
+    told = status.listing(CATALOG, ALIASES, created=5, allows=lambda _: True)
     assert told["object"] == "list"
     assert [entry["id"] for entry in told["data"]] == ["big", "small", "gpt", "mini"]
     assert told["data"][2] == {
@@ -41,7 +40,7 @@ def test_aliases_are_listed_with_what_they_stand_for() -> None:
 
 def test_a_key_sees_what_it_may_use() -> None:
     def names(*allowed: str) -> list[str]:
-        told = about.listing(CATALOG, ALIASES, created=5, allows=allowed.__contains__)
+        told = status.listing(CATALOG, ALIASES, created=5, allows=allowed.__contains__)
         return [entry["id"] for entry in told["data"]]
 
     assert names("big") == ["big", "gpt"]
@@ -51,7 +50,7 @@ def test_a_key_sees_what_it_may_use() -> None:
 
 def test_the_version_tells_what_serves_each_model() -> None:
     outcome = Reload(taken_at=3.0, refused="/etc/x/models.yaml:3: no", refused_at=4.0)
-    told = about.version(
+    told = status.version(
         CATALOG,
         outcome,
         digest="abc",

@@ -30,7 +30,7 @@ from tests.unit.gateway_lite.auth.model_of_limits import Noted, Reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gateway_lite.auth.grant import Free, Grant
+    from gateway_lite.auth.usage_counters import Free, Grant
     from gateway_lite.auth.usage_store import Store
 
 DAY = 20777

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_lite.auth import ceilings
+from gateway_lite.auth import rate_limits
 from gateway_lite.errors import ApiError
 from hpc.keys.limits import KeyLimits
 
@@ -27,18 +27,18 @@ MODEL = KeyLimits(max_tokens=50)
 def test_the_lowest_ceiling_holds(
     prompt: int, answer: int | None, holding: tuple[KeyLimits | None, ...], expected: int | None
 ) -> None:
-    assert ceilings.check(prompt, answer, *holding) == expected
+    assert rate_limits.check_lengths(prompt, answer, *holding) == expected
 
 
 def test_a_prompt_that_is_too_long_is_told() -> None:
     with pytest.raises(ApiError, match="of about 1001 tokens is longer than the 1000") as caught:
-        ceilings.check(1001, None, MODEL, KEY)
+        rate_limits.check_lengths(1001, None, MODEL, KEY)
 
     assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
 
 
 def test_an_answer_that_is_too_long_is_told() -> None:
     with pytest.raises(ApiError, match="max_tokens is 51, and at most 50") as caught:
-        ceilings.check(1, 51, KEY, MODEL)
+        rate_limits.check_lengths(1, 51, KEY, MODEL)
 
     assert (caught.value.status, caught.value.param) == (400, "max_tokens")

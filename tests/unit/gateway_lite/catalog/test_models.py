@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_lite.catalog.models import Member, member, not_ready, phase_of, speaks
-from gateway_lite.catalog.scanner import Model
+from gateway_lite.catalog.models import Member, Model, member, not_ready, phase_of, speaks
 from hpc.model import Endpoint, JobHandle, JobState, JobStatus, Phase
 from hpc.state import directory
 

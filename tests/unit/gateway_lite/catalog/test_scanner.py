@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.catalog.models import phase_of
-from gateway_lite.catalog.scanner import Scanner, identity, mark
+from gateway_lite.catalog.models import identity, mark, phase_of
+from gateway_lite.catalog.scanner import Scanner
 from hpc.config import Backend
 from hpc.model import Endpoint, JobHandle, JobState, JobStatus, Phase, ServiceSpec
 from hpc.state import directory

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_lite.errors import ApiError
+from gateway_lite.features.usage_report import StreamUsage, add_usage
 from gateway_lite.wire.sse import Events, payload, replaced
-from gateway_lite.wire.token_usage import StreamUsage, Usage, add_usage
+from gateway_lite.wire.token_usage import Usage
 
 DELTA = b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"hi"}}],"usage":null}\n\n'
 CLAIM = b'data: {"choices":[{"delta":{"content":"\\"choices\\":[] \\"usage\\":{"}}]}\n\n'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway_lite.request.retries import MOST, PER_S, SHARE, RetryBudget
+from gateway_lite.request.gateway_handler import MOST, PER_S, SHARE, RetryBudget
 
 
 def drained() -> RetryBudget:

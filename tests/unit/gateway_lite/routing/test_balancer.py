@@ -13,14 +13,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway_lite.catalog.replica import NoReplicaError, Replica
 from gateway_lite.errors import ApiError
-from gateway_lite.routing.balancer import Balancer, Lease, Work
+from gateway_lite.routing.balancer import Balancer
 from gateway_lite.routing.prefix_affinity import BOUND, SLACK
+from gateway_lite.routing.replica_state import Lease, Work
 from gateway_lite.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway_lite.routing.balancer import Outcome
+    from gateway_lite.routing.replica_state import Outcome
 
 
 class Clock:

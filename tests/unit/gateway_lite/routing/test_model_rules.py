@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway_lite.catalog.models_file import doubts
 from gateway_lite.errors import ApiError
 from gateway_lite.routing.model_rules import (
     Table,
     Traits,
-    doubts,
     permitted,
     resolve,
     rewrite_model,

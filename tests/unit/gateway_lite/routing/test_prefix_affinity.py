@@ -6,8 +6,9 @@ import random
 
 from gateway_lite.catalog.replica import Replica
 from gateway_lite.routing import prefix_affinity
-from gateway_lite.routing.balancer import Balancer, Lease, Work
+from gateway_lite.routing.balancer import Balancer
 from gateway_lite.routing.prefix_affinity import CONVERSATIONS, SLACK
+from gateway_lite.routing.replica_state import Lease, Work
 from gateway_lite.settings import Settings
 
 POOL = tuple(Replica(f"k{n}", f"m/{n}", f"http://r{n}") for n in range(4))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from gateway_lite.catalog.replica import NoReplicaError, Replica
 from gateway_lite.errors import ApiError
-from gateway_lite.routing.balancer import Balancer, Lease, Work
+from gateway_lite.routing.balancer import Balancer
+from gateway_lite.routing.replica_state import Lease, Work
 from gateway_lite.routing.shared_slots import NUMBERS, ROWS, SlotTable, bells
 from gateway_lite.settings import Settings
 from gateway_lite.shared_memory import nameless
@@ -23,7 +24,7 @@ from gateway_lite.shared_memory import nameless
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gateway_lite.routing.lease import Waiting
+    from gateway_lite.routing.replica_state import Waiting
 
 WORKERS = 3
 NOBODY = 31

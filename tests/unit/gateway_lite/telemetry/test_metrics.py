@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway_lite.catalog.models import Member
+from gateway_lite.catalog.models import Member, Model
 from gateway_lite.catalog.replica import Replica
-from gateway_lite.catalog.scanner import Model
 from gateway_lite.routing.replica_state import Seen as Seat
 from gateway_lite.telemetry import access_log
 from gateway_lite.telemetry.access_log import AccessLog

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc.batch import plot, throughput
+from hpc.batch import throughput
+from hpc.batch import throughput as batch_throughput
 from hpc.batch.model import BatchWorker
 from hpc.cli.batch.text import BARS, bars
 from hpc.errors import BatchError, ConfigError
@@ -75,15 +76,15 @@ def test_bars_are_as_high_as_the_values() -> None:
 def test_a_plot_is_drawn_and_its_faults_are_told(tmp_path: Path) -> None:
     paces = throughput.paces([lived([(5.0, 10, 100)] * 50)])
     for name in ("a.svg", "a.png"):
-        plot.draw(paces, tmp_path / name, title="batch")
+        batch_throughput.draw(paces, tmp_path / name, title="batch")
         assert (tmp_path / name).stat().st_size > 1000
     assert (
         "requests/s" in (tmp_path / "a.svg").read_text()
         or "<svg" in (tmp_path / "a.svg").read_text()
     )
     with pytest.raises(ConfigError, match=r"must end in \.svg, \.png, \.pdf"):
-        plot.draw(paces, tmp_path / "a.gif", title="batch")
+        batch_throughput.draw(paces, tmp_path / "a.gif", title="batch")
     with pytest.raises(BatchError, match="nothing to draw"):
-        plot.draw([], tmp_path / "b.svg", title="batch")
+        batch_throughput.draw([], tmp_path / "b.svg", title="batch")
     with pytest.raises(BatchError, match="cannot write"):
-        plot.draw(paces, tmp_path / "none" / "a.svg", title="batch")
+        batch_throughput.draw(paces, tmp_path / "none" / "a.svg", title="batch")

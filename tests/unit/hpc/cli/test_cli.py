@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from hpc import __version__, errors
+from hpc import errors
 from hpc.cli import main
 from hpc.cli.output import duration, left
 from hpc.cli.services import adhoc_entry, name_for
 from hpc.config.fields import check_name
 from hpc.errors import HpcServeError
 from hpc.keys import usage as key_usage
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

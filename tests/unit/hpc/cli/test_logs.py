@@ -10,7 +10,7 @@ import pytest
 
 from hpc.cli import logs, main
 from hpc.model import JobHandle, ServiceSpec
-from hpc.state import directory
+from hpc.state import directory, files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for number, job in enumerate(("17", "18")):
         engine = directory.engine_log(root, "tiny", number)
-        directory.write_text(engine, f"loading {number}\nready {number}\n")
-        directory.write_text(engine.with_name("sidecar.log"), f"listening {number}\n")
+        files.write_text(engine, f"loading {number}\nready {number}\n")
+        files.write_text(engine.with_name("sidecar.log"), f"listening {number}\n")
         directory.save_job(root, "tiny", number, JobHandle(job, "slurm", str(folder)))
         for stream in ("out", "err"):
             (folder / f"{job}_0_log.{stream}").write_text(f"{stream} of {job}\n")

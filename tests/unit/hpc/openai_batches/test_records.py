@@ -14,7 +14,7 @@ from hpc.model import GatewayRecord
 from hpc.openai_batches import processor_heartbeat
 from hpc.openai_batches import records as batch_records
 from hpc.openai_batches.records import Order, Progress, StoredFile
-from hpc.state import directory
+from hpc.state import directory, records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_batch_is_open_until_it_is_closed(tmp_path: Path) -> None:
     assert batch_records.orders(tmp_path, OTHER) == []
     assert batch_records.load_progress(tmp_path, ORDER) == Progress()
     faulty = Progress("failed", errors=({"line": 3, "code": "x"},), ended_at=7)
-    directory.write_record(batch_records.order_dir(tmp_path, KEY, BATCH) / "progress.json", faulty)
+    records.write_record(batch_records.order_dir(tmp_path, KEY, BATCH) / "progress.json", faulty)
     batch_records.close(tmp_path, KEY, BATCH)
 
     assert batch_records.load_progress(tmp_path, ORDER) == faulty
@@ -103,5 +103,5 @@ def test_a_batch_is_another_machines_while_that_is_heard_of(tmp_path: Path) -> N
         assert processor_heartbeat.elsewhere(tmp_path, ORDER, here) == lives
     processor_heartbeat.beat(tmp_path, "there")
     taken = Progress(hostname=here)
-    directory.write_record(batch_records.order_dir(tmp_path, KEY, BATCH) / "progress.json", taken)
+    records.write_record(batch_records.order_dir(tmp_path, KEY, BATCH) / "progress.json", taken)
     assert not processor_heartbeat.elsewhere(tmp_path, ORDER, here)

@@ -14,7 +14,8 @@ import pytest
 
 from hpc.errors import StateError
 from hpc.model import Endpoint, GatewayRecord, JobHandle, Phase, Resources, ServiceSpec
-from hpc.state import directory, records
+from hpc.state import directory, files, records
+from hpc.state import records as state_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,7 +136,7 @@ def test_files_and_folders_are_private_whatever_the_umask(tmp_path: Path) -> Non
     before = os.umask(0)
     try:
         root = directory.home(str(tmp_path / "home"))
-        directory.write_text(root / "made" / "file", "x")
+        files.write_text(root / "made" / "file", "x")
         secret = directory.new_secret(root, "mistral", 0)
     finally:
         os.umask(before)
@@ -158,9 +159,9 @@ def test_secrets_are_long_differ_and_go(tmp_path: Path) -> None:
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    directory.write_text(path, "old")
+    files.write_text(path, "old")
     with path.open() as reader:
-        directory.write_text(path, "new and longer")
+        files.write_text(path, "new and longer")
         assert reader.read() == "old"
     assert path.read_text() == "new and longer"
     assert names(tmp_path) == ["file"]
@@ -168,21 +169,21 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
 
 def test_a_write_to_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    directory.write_text(path, "old")
+    files.write_text(path, "old")
     with (
         files_end_at(100),
         pytest.raises(StateError, match=rf"cannot write {path}: File too large"),
     ):
-        directory.write_text(path, "x" * 101)
+        files.write_text(path, "x" * 101)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
 
 def test_text_that_no_file_can_hold_leaves_nothing_either(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    directory.write_text(path, "old")
+    files.write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        directory.write_text(path, "lone surrogate \udc80")
+        files.write_text(path, "lone surrogate \udc80")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
 
@@ -190,14 +191,14 @@ def test_text_that_no_file_can_hold_leaves_nothing_either(tmp_path: Path) -> Non
 def test_a_write_over_a_folder_fails_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(StateError, match="cannot write"):
-        directory.write_text(tmp_path / "file", "x")
+        files.write_text(tmp_path / "file", "x")
     assert names(tmp_path) == ["file"]
 
 
 def test_a_write_below_a_file_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match=f"cannot write {tmp_path}/file/x/y: Not a directory"):
-        directory.write_text(tmp_path / "file" / "x" / "y", "x")
+        files.write_text(tmp_path / "file" / "x" / "y", "x")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_a_write_below_a_file_names_what_is_wrong(tmp_path: Path) -> None:
 def test_a_record_that_is_partial_or_wrong_is_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "endpoint.json"
     path.write_text(text)
-    assert directory.read_record(path, Endpoint) is None
+    assert state_records.read_record(path, Endpoint) is None
 
 
 def test_every_beginning_of_a_record_is_none(tmp_path: Path) -> None:
@@ -225,14 +226,14 @@ def test_every_beginning_of_a_record_is_none(tmp_path: Path) -> None:
     whole = json.dumps(records.encode(ENDPOINT))
     for size in range(len(whole)):
         path.write_text(whole[:size])
-        assert directory.read_record(path, Endpoint) is None
+        assert state_records.read_record(path, Endpoint) is None
 
 
 def test_a_newer_record_is_read_without_what_it_adds(tmp_path: Path) -> None:
     newer = records.encode(SPEC) | {"schema": 9, "colour": "red"}
     newer["resources"] |= {"tpus": 4}
     path = directory.service_dir(tmp_path, "mistral") / "spec.json"
-    directory.write_text(path, json.dumps(newer))
+    files.write_text(path, json.dumps(newer))
     found = directory.load_spec(tmp_path, "mistral")
     assert found is not None
     assert found.schema == 9
@@ -242,24 +243,24 @@ def test_a_newer_record_is_read_without_what_it_adds(tmp_path: Path) -> None:
 def test_an_older_record_gets_the_defaults(tmp_path: Path) -> None:
     older = records.encode(ENDPOINT)
     del older["slots"], older["phases"]
-    directory.write_text(tmp_path / "endpoint.json", json.dumps(older))
-    found = directory.read_record(tmp_path / "endpoint.json", Endpoint)
+    files.write_text(tmp_path / "endpoint.json", json.dumps(older))
+    found = state_records.read_record(tmp_path / "endpoint.json", Endpoint)
     assert found is not None
     assert (found.slots, found.phases, found.port) == (None, {}, 40123)
 
 
 def test_what_is_no_text_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\xff\xfe\x00")
-    assert directory.read_text(tmp_path / "file") is None
-    assert directory.read_text(tmp_path) is None
-    assert directory.read_text(tmp_path / "missing") is None
+    assert files.read_text(tmp_path / "file") is None
+    assert files.read_text(tmp_path) is None
+    assert files.read_text(tmp_path / "missing") is None
 
 
 def test_only_records_are_written(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not a record"):
-        directory.write_record(tmp_path / "file", {"a": 1})
+        state_records.write_record(tmp_path / "file", {"a": 1})
     with pytest.raises(TypeError, match="not a record"):
-        directory.write_record(tmp_path / "file", Endpoint)
+        state_records.write_record(tmp_path / "file", Endpoint)
     assert names(tmp_path) == []
 
 

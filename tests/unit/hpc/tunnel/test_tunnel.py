@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import hpc
 from hpc.errors import ConfigError, TunnelError
 from hpc.processes.programs import Result
-from hpc.tunnel import discovery, paramiko_auth, records, sshargv, sshconfig
+from hpc.tunnel import discovery, openssh, paramiko_auth, records
 from hpc.tunnel import errors as tunnel_errors
+from hpc.tunnel import paramiko_auth as tunnel_paramiko_auth
 from hpc.tunnel.errors import PortTaken, Unreachable
 from hpc.tunnel.login import Login, parse_login
 from tests.fakes.login_node import free_port
@@ -73,7 +74,7 @@ def test_an_unknown_transport_lists_those_allowed() -> None:
 @pytest.mark.parametrize(("interactive", "strict"), [(True, "ask"), (False, "yes")])
 def test_no_option_of_the_user_weakens_host_keys(interactive: bool, strict: str) -> None:
     login = parse_login("login", options=("StrictHostKeyChecking=no", "ConnectTimeout=99"))
-    argv = sshargv.master(login, Path("s"), Path("log"), interactive=interactive)
+    argv = openssh.master(login, Path("s"), Path("log"), interactive=interactive)
     assert _first(argv, "StrictHostKeyChecking") == strict
     assert _first(argv, "ConnectTimeout") == "99"
     assert _first(argv, "BatchMode") == ("no" if interactive else "yes")
@@ -176,11 +177,13 @@ def test_paramiko_reads_what_ssh_reads(tmp_path: Path) -> None:
         f"Host cluster\n HostName login.site.org\n Port 2222\n User other\n IdentityFile {key}\n"
         "Host *\n UserKnownHostsFile /a /b\n GlobalKnownHostsFile /c\n"
     )
-    found = sshconfig.settings(parse_login("cluster", config=config))
+    found = tunnel_paramiko_auth.settings(parse_login("cluster", config=config))
     assert (found.host, found.port, found.user) == ("login.site.org", 2222, "other")
     assert found.identities == (str(key),)
     assert found.known_hosts == (Path("/a"), Path("/b"), Path("/c"))
-    given = sshconfig.settings(parse_login("me@cluster", config=config, options=("Port=22",)))
+    given = tunnel_paramiko_auth.settings(
+        parse_login("me@cluster", config=config, options=("Port=22",))
+    )
     assert (given.user, given.port) == ("me", 22)
 
 
@@ -189,12 +192,14 @@ def test_paramiko_finds_the_hosts_on_the_way(tmp_path: Path) -> None:
     config.write_text(
         "Host cluster\n ProxyJump me@gate:2022,inner\n Port 2222\nHost inner\n HostName 10.0.0.7\n"
     )
-    found = sshconfig.settings(parse_login("ada@cluster", config=config, options=("Port=23",)))
+    found = tunnel_paramiko_auth.settings(
+        parse_login("ada@cluster", config=config, options=("Port=23",))
+    )
     assert found.jump is not None
-    inner = sshconfig.settings(found.jump)
+    inner = tunnel_paramiko_auth.settings(found.jump)
     assert (inner.host, inner.port) == ("10.0.0.7", 22)
     assert inner.jump is not None
-    gate = sshconfig.settings(inner.jump)
+    gate = tunnel_paramiko_auth.settings(inner.jump)
     assert (gate.user, gate.host, gate.port, gate.jump) == ("me", "gate", 2022, None)
 
 
@@ -202,7 +207,7 @@ def test_paramiko_says_that_it_runs_no_proxy(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("Host cluster\n ProxyCommand nc gate 22\n")
     with pytest.raises(TunnelError, match="reached through a ProxyCommand") as caught:
-        sshconfig.settings(parse_login("cluster", config=config))
+        tunnel_paramiko_auth.settings(parse_login("cluster", config=config))
     assert "ProxyJump" in str(caught.value.hint)
 
 

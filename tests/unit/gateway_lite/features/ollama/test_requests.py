@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway_lite.api.ollama_models import Listed, tags
+from gateway_lite.api.ollama import Listed, tags
 from gateway_lite.errors import ApiError
 from gateway_lite.features.ollama.answers import Clock, Lines, Whole, error_body, failed
 from gateway_lite.features.ollama.requests import PATHS, translate
