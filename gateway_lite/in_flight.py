@@ -6,14 +6,14 @@ import asyncio
 from typing import Protocol
 
 
-class Guest(Protocol):
+class Drainable(Protocol):
     """A request in progress that can be ended."""
 
     def expire(self) -> None:
         """End the request, as the server must end."""
 
 
-class Gate:
+class InFlight:
     """The count of requests; refuses new requests while the server ends, and ends the last ones.
 
     Attributes:
@@ -24,7 +24,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._active = 0
-        self._guests: set[Guest] = set()
+        self._guests: set[Drainable] = set()
         self.idle = asyncio.Event()
         self.idle.set()
         self.draining = False
@@ -35,7 +35,7 @@ class Gate:
         """Number of requests in progress."""
         return self._active
 
-    def enter(self, guest: Guest | None = None) -> None:
+    def enter(self, guest: Drainable | None = None) -> None:
         """Count a request from its first byte.
 
         Args:
@@ -47,7 +47,7 @@ class Gate:
         if guest is not None:
             self._guests.add(guest)
 
-    def leave(self, guest: Guest | None = None) -> None:
+    def leave(self, guest: Drainable | None = None) -> None:
         """Remove a request from the count, after its last byte."""
         self._active -= 1
         if guest is not None:

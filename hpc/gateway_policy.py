@@ -30,7 +30,7 @@ class ModelPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ModelRule:
     """A routing rule: requests that meet all conditions go to a model.
 
     Attributes:
@@ -97,7 +97,7 @@ class GatewayPolicy:
     """
 
     aliases: Mapping[str, str] = field(default_factory=dict)
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[ModelRule, ...] = ()
     routing: Routing = "prefix"
     cors: tuple[str, ...] = ()
     cache: CachePolicy | None = None

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from gateway_lite import errors
 from gateway_lite.api import dashboard_data
-from gateway_lite.api.dashboard_data import Overview, Share
+from gateway_lite.api.dashboard_data import DashboardView, Share
 from hpc.errors import GatewayError
 from hpc.keys.store import ALL, OWNER
 from hpc.version import __version__
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from gateway_lite.catalog.models_file import Models
+    from gateway_lite.catalog.models_file import ModelsFile
     from gateway_lite.telemetry.history import History
-    from gateway_lite.telemetry.metrics import Live
+    from gateway_lite.telemetry.metrics import LiveSnapshot
     from hpc.keys.store import ClientKey
     from hpc.keys.usage import Use
 
@@ -64,11 +64,11 @@ class Sources:
         others: returns the data of other workers; called in a thread.
     """
 
-    live: Callable[[], Live]
+    live: Callable[[], LiveSnapshot]
     history: History
     keys: Callable[[], Iterable[ClientKey]]
     use: Callable[[], Mapping[str, Use]]
-    models: Models
+    models: ModelsFile
     draining: Callable[[], bool]
     others: Callable[[], Iterable[bytes]] = tuple
 
@@ -122,7 +122,7 @@ class Dashboard:
         """Return this worker's data for the joint view; called in any thread."""
         return msgspec.json.encode(self._share(self._from.live()))
 
-    def _share(self, live: Live) -> Share:
+    def _share(self, live: LiveSnapshot) -> Share:
         return dashboard_data.share(self._from.history.steps(), live)
 
     def _told(self, key: ClientKey, chosen: str, use: Mapping[str, Use]) -> Json:
@@ -134,7 +134,7 @@ class Dashboard:
         models = dashboard_data.visible(live.models, key)
         if chosen and chosen not in models:
             raise errors.model_not_found(chosen)
-        found = Overview(
+        found = DashboardView(
             dashboard_data.together(shares), models, now=now, started_at=self._started_at
         )
         names = (chosen,) if chosen else dashboard_data.counted(models, everything=sees_all(key))

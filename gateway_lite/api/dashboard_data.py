@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway_lite.catalog.models import Member, identity
-from gateway_lite.telemetry.history import STEP_S, STEPS, Step, flow, joined, quantile
+from gateway_lite.catalog.models import ReplicaStatus, identity
+from gateway_lite.telemetry.history import STEP_S, STEPS, Step, joined, quantile, window_counts
 from hpc.model import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from gateway_lite.catalog.models import Model
-    from gateway_lite.routing.replica_state import Seen
-    from gateway_lite.telemetry.history import Flow
-    from gateway_lite.telemetry.metrics import Live
+    from gateway_lite.routing.replica_state import ReplicaSnapshot
+    from gateway_lite.telemetry.history import WindowCounts
+    from gateway_lite.telemetry.metrics import LiveSnapshot
     from hpc.keys.store import ClientKey
     from hpc.keys.usage import Use
     from hpc.model import Endpoint
@@ -47,7 +47,7 @@ class Share(msgspec.Struct):
     resting: dict[str, str] = {}
 
 
-def share(steps: dict[int, Step], live: Live) -> Share:
+def share(steps: dict[int, Step], live: LiveSnapshot) -> Share:
     """Return the data of this process."""
     return Share(
         steps,
@@ -73,14 +73,14 @@ def together(shares: Sequence[Share]) -> Share:
     return found
 
 
-def _rest(seen: Seen) -> str:
+def _rest(seen: ReplicaSnapshot) -> str:
     """Return the reason why a replica gets no requests; empty for a replica that does."""
     if seen.stalled:
         return "stalled"
     return "" if seen.breaker == "closed" else seen.breaker
 
 
-class Overview:
+class DashboardView:
     """One snapshot of a gateway.
 
     Args:
@@ -122,11 +122,11 @@ class Overview:
         own = {identity(endpoint) for endpoint in model.endpoints}
         servers = [one for one in model.replicas if one.key not in own]
         return [
-            *(self._replica(one.name, one.key, Member(0, Phase.READY)) for one in servers),
+            *(self._replica(one.name, one.key, ReplicaStatus(0, Phase.READY)) for one in servers),
             *(self._member(model.name, one, told.get(one.number)) for one in model.members),
         ]
 
-    def _member(self, name: str, member: Member, endpoint: Endpoint | None) -> Json:
+    def _member(self, name: str, member: ReplicaStatus, endpoint: Endpoint | None) -> Json:
         key = "" if endpoint is None else identity(endpoint)
         told = self._replica(f"{name}/{member.number}", key, member)
         if endpoint is not None and endpoint.job_id == member.job_id:
@@ -134,7 +134,7 @@ class Overview:
             told["reason"] = member.reason or endpoint.cause
         return told
 
-    def _replica(self, name: str, key: str, member: Member) -> Json:
+    def _replica(self, name: str, key: str, member: ReplicaStatus) -> Json:
         ready = member.phase is Phase.READY
         return {
             "name": name,
@@ -159,7 +159,7 @@ class Overview:
         steps = minutes * MINUTE_S // STEP_S
         first = self._number - steps + 1
         seconds = max(1.0, self._now - max(first * STEP_S, self._started_at))
-        found = flow(self._known.steps, first, names)
+        found = window_counts(self._known.steps, first, names)
         return {"seconds": round(seconds, 1), **_rates(found, seconds), **_times(found)}
 
     def chart(self, names: Iterable[str]) -> Json:
@@ -176,7 +176,7 @@ class Overview:
         return {"step_s": STEP_S, "ends_at": self._number * STEP_S, **series}
 
     def _point(self, at: int, names: Iterable[str]) -> Json:
-        found = flow({at: self._known.steps.get(at, Step())}, at, names)
+        found = window_counts({at: self._known.steps.get(at, Step())}, at, names)
         return {**_rates(found, STEP_S), **_times(found)}
 
     def keys(self, keys: Iterable[ClientKey], use: Mapping[str, Use]) -> list[Json]:
@@ -207,7 +207,7 @@ class Overview:
         }
 
 
-def _rates(found: Flow, seconds: float) -> Json:
+def _rates(found: WindowCounts, seconds: float) -> Json:
     return {
         "requests": found.requests,
         "requests_s": round(found.requests / seconds, 4),
@@ -218,7 +218,7 @@ def _rates(found: Flow, seconds: float) -> Json:
     }
 
 
-def _times(found: Flow) -> Json:
+def _times(found: WindowCounts) -> Json:
     """Return percentiles of the times, in seconds; None without a request."""
     return {
         f"{name}_p{round(share * 100)}": _rounded(quantile(counts, share))

@@ -6,14 +6,14 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.telemetry.request_record import Record, bearer, request_id
+from gateway_lite.telemetry.request_record import RequestRecord, bearer, request_id
 from gateway_lite.wire.asgi import ClientGone, header, send_error, send_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from gateway_lite.in_flight import Gate
-    from gateway_lite.telemetry.observer import Seen
+    from gateway_lite.in_flight import InFlight
+    from gateway_lite.telemetry.observer import RequestObserver
     from gateway_lite.wire.asgi import App, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 HEALTH = ("/healthz", "/health")
 
 
-class Edge:
+class AuthMiddleware:
     """A wrapper of an application that admits only requests with a key.
 
     Args:
         app: serves an admitted request.
         authenticate: takes the bearer token, returns the principal or None; raises ApiError.
-        gate: request counter, shared with the draining server.
+        in_flight: request counter, shared with the draining server.
         open_health: answer ``/healthz`` without a key.
         open_paths: further paths without a key, whose answers reveal nothing.
         seen: observer of every request; None observes nothing.
@@ -37,27 +37,27 @@ class Edge:
         self,
         app: App,
         authenticate: Callable[[bytes], object | None],
-        gate: Gate,
+        in_flight: InFlight,
         *,
         open_health: bool,
         open_paths: Collection[str] = (),
-        seen: Seen | None = None,
+        seen: RequestObserver | None = None,
     ) -> None:
         self._app = app
         self._authenticate = authenticate
-        self._gate = gate
+        self._in_flight = in_flight
         self._open_health = open_health
         self._open_paths = open_paths
         self._seen = seen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        record = Record(request_id(header(scope, b"x-request-id")), path=scope["path"])
+        record = RequestRecord(request_id(header(scope, b"x-request-id")), path=scope["path"])
         name = record.name.encode()
         answer = _Answer(send, name, record)
         if self._seen is not None:
             self._seen.begin(record)
-        self._gate.enter()
+        self._in_flight.enter()
         try:
             await self._serve(scope, receive, answer.send, record)
         except ClientGone:
@@ -70,12 +70,14 @@ class Edge:
             await answer.fail(errors.internal())
         # Also for cancelled requests: a lost count would keep the drain waiting.
         finally:
-            self._gate.leave()
+            self._in_flight.leave()
             if self._seen is not None:
                 self._seen.end(record)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
-        if self._gate.draining:
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
+    ) -> None:
+        if self._in_flight.draining:
             raise errors.draining()
         if self._open_health and scope["path"] in HEALTH:
             if scope["method"] not in ("GET", "HEAD"):
@@ -94,7 +96,7 @@ class Edge:
 class _Answer:
     """The outgoing answer, with the progress so far."""
 
-    def __init__(self, send: Send, name: bytes, record: Record) -> None:
+    def __init__(self, send: Send, name: bytes, record: RequestRecord) -> None:
         self._send = send
         self._name = name
         self._record = record

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from gateway_lite.catalog.models import Catalog, Model
-    from gateway_lite.catalog.models_file import Models
+    from gateway_lite.catalog.models_file import ModelsFile
     from hpc.model import Reload
 
 
@@ -110,7 +110,7 @@ def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Pages:
+class StatusPages:
     """The paths answered from the catalog and the metrics.
 
     Args:
@@ -123,7 +123,7 @@ class Pages:
     def __init__(
         self,
         catalog: Callable[[], Catalog],
-        models: Models,
+        models: ModelsFile,
         metrics: Callable[[], bytes],
         aliases: Callable[[], Mapping[str, str]],
     ) -> None:

@@ -24,7 +24,7 @@ ANYBODY = key_store.ClientKey(
 )
 
 
-class Keys:
+class ClientKeys:
     """The keys in force.
 
     ``refresh`` blocks and runs in the watching thread; ``find`` never blocks.

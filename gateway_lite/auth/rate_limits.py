@@ -12,8 +12,16 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from gateway_lite import errors
-from gateway_lite.auth.usage_counters import MOST_TOKENS, NEVER, Free, Full, Grant, Rules, Tally
-from gateway_lite.auth.usage_store import Ledger
+from gateway_lite.auth.usage_counters import (
+    MOST_TOKENS,
+    NEVER,
+    LimitExceeded,
+    Reservation,
+    Rules,
+    Tally,
+    Unlimited,
+)
+from gateway_lite.auth.usage_store import UsageStore
 from gateway_lite.errors import ApiError
 from hpc.errors import GatewayError, HpcServeError
 from hpc.keys import usage as record
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from gateway_lite.auth.usage_counters import Account
+    from gateway_lite.auth.usage_counters import UsageWindow
     from hpc.keys.limits import KeyLimits
     from hpc.keys.store import ClientKey
     from hpc.keys.usage import Use
@@ -56,13 +64,13 @@ class Limits:
     """
 
     def __init__(
-        self, ledger: Ledger | None = None, *, root: Path | None = None, hostname: str = ""
+        self, ledger: UsageStore | None = None, *, root: Path | None = None, hostname: str = ""
     ) -> None:
-        self._ledger = ledger or Ledger()
+        self._ledger = ledger or UsageStore()
         self._root = root
         self._hostname = hostname
-        self._known: dict[str, tuple[KeyLimits, Rules, Account]] = {}
-        self._tallies: dict[str, Tally] = {}
+        self._known: dict[str, tuple[KeyLimits, Rules, UsageWindow]] = {}
+        self._counters: dict[str, Tally] = {}
         self._away: dict[str, Use] | None = None
         self._used: dict[str, Use] = {}
         self._saved: dict[str, Use] = {}
@@ -81,7 +89,7 @@ class Limits:
             self._ledger.elsewhere(record.load_all(self._root, but=self._hostname))
             self._next_away = time.monotonic() + AWAY_S
 
-    def reserve(self, key: ClientKey | None, tokens: int) -> Grant | Free:
+    def reserve(self, key: ClientKey | None, tokens: int) -> Reservation | Unlimited:
         """Admit a request.
 
         Args:
@@ -92,20 +100,20 @@ class Limits:
             ApiError: 429; with the time of a useful retry, if a retry can help.
         """
         if key is None:
-            return Free(Tally())
+            return Unlimited(Tally())
         limits = key.limits
         if limits is None:
-            tally = self._tallies.get(key.id)
+            tally = self._counters.get(key.id)
             if tally is None:
-                tally = self._tallies[key.id] = Tally()
-            return Free(tally)
+                tally = self._counters[key.id] = Tally()
+            return Unlimited(tally)
         known = self._known.get(key.id)
         # The keys file is parsed into new objects when it changes, so identity shows new limits.
         if known is None or known[0] is not limits:
             known = self._learn(key.id, limits)
         try:
             return known[2].reserve(known[1], min(MOST_TOKENS, tokens))
-        except Full as full:
+        except LimitExceeded as full:
             raise refusal(full, limits) from None
 
     def use(self) -> dict[str, Use]:
@@ -172,7 +180,7 @@ class Limits:
         except HpcServeError as error:
             log.error("%s", error)  # noqa: TRY400
 
-    def _learn(self, name: str, limits: KeyLimits) -> tuple[KeyLimits, Rules, Account]:
+    def _learn(self, name: str, limits: KeyLimits) -> tuple[KeyLimits, Rules, UsageWindow]:
         try:
             known = (limits, Rules.of(limits), self._ledger.account(name))
         except GatewayError as error:
@@ -184,18 +192,18 @@ class Limits:
     def _flush(self) -> None:
         """Add the usage of keys without limits to the usage store."""
         # Keys without limits are counted in plain integers first: no lock per request.
-        news = {name: tally.news() for name, tally in self._tallies.items()}
+        news = {name: tally.news() for name, tally in self._counters.items()}
         self._ledger.add({name: counts for name, counts in news.items() if any(counts)})
 
 
-def refusal(full: Full, limits: KeyLimits) -> ApiError:
+def refusal(full: LimitExceeded, limits: KeyLimits) -> ApiError:
     """Return the 429 answer for a limit, with the limit's name."""
     error = _refusal(full, limits)
     error.limit = full.limit
     return error
 
 
-def _refusal(full: Full, limits: KeyLimits) -> ApiError:
+def _refusal(full: LimitExceeded, limits: KeyLimits) -> ApiError:
     """Return the 429 answer for a limit, in OpenAI's wording.
 
     Source: https://platform.openai.com/docs/guides/rate-limits and .../guides/error-codes
@@ -251,7 +259,7 @@ def duration(seconds: float) -> str:
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if hours or minutes else "") + rest
 
 
-def _told(full: Full, limits: KeyLimits) -> Iterable[tuple[bytes, bytes]]:
+def _told(full: LimitExceeded, limits: KeyLimits) -> Iterable[tuple[bytes, bytes]]:
     """Yield the headers with the limits, the remaining amounts, and the seconds to a full reset."""
     pairs = (("requests", limits.rpm), ("tokens", limits.tpm))
     for (name, limit), left, resets_s in zip(pairs, full.left, full.resets_s, strict=True):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RING = 61
 # Positions in an account's cells. Columns of workers follow COLUMNS, then the two rings.
-NAME, AT, REQUESTS, TOKENS, FLYING = range(5)
+NAME, AT, REQUESTS, TOKENS, IN_FLIGHT = range(5)
 DAY, DAY_TOKENS, DAY_REQUESTS, ALL_TOKENS, ALL_REQUESTS = range(5, 10)
 AWAY_DAY, AWAY_TOKENS, AWAY_ALL = range(10, 13)
 COLUMNS = 13
@@ -49,7 +49,7 @@ class Guard(Protocol):
         """Release the lock."""
 
 
-class Account:
+class UsageWindow:
     """The usage counts of one key.
 
     Args:
@@ -77,7 +77,7 @@ class Account:
         self._wall = wall
         self._midnight = 0
 
-    def reserve(self, rules: Rules, tokens: int) -> Grant:
+    def reserve(self, rules: Rules, tokens: int) -> Reservation:
         """Admit a request with its estimated tokens.
 
         Raises:
@@ -92,15 +92,15 @@ class Account:
         finally:
             guard.unlock()
 
-    def settle(self, grant: Grant, used: int) -> None:
+    def settle(self, reservation: Reservation, used: int) -> None:
         """End a request, and replace the estimate by the used tokens."""
         guard = self._guard
         if guard is None:
-            self._settle(grant, used)
+            self._settle(reservation, used)
             return
         guard.lock()
         try:
-            self._settle(grant, used)
+            self._settle(reservation, used)
         finally:
             guard.unlock()
 
@@ -140,11 +140,11 @@ class Account:
         cells = self._cells
         cells[self._column] = 0
         # The sums are made anew: a killed process may have written a bucket and not yet its sum.
-        cells[FLYING] = sum(cells[COLUMNS:REQUEST_RING])
+        cells[IN_FLIGHT] = sum(cells[COLUMNS:REQUEST_RING])
         cells[REQUESTS] = sum(cells[REQUEST_RING:TOKEN_RING])
         cells[TOKENS] = sum(cells[TOKEN_RING:CELLS])
 
-    def _reserve(self, rules: Rules, tokens: int) -> Grant:
+    def _reserve(self, rules: Rules, tokens: int) -> Reservation:
         cells = self._cells
         second = cells[AT]
         # At most once a second; all other requests of the second skip the rings.
@@ -154,7 +154,7 @@ class Account:
         day = self._roll() if self._wall() >= self._midnight else cells[DAY]
         requests = cells[REQUESTS] + 1
         in_minute = cells[TOKENS] + tokens
-        flying = cells[FLYING] + 1
+        flying = cells[IN_FLIGHT] + 1
         in_day = cells[DAY_TOKENS] + tokens
         in_all = cells[ALL_TOKENS] + tokens
         if (
@@ -171,20 +171,20 @@ class Account:
         cells[REQUEST_RING + at] += 1
         cells[TOKENS] = in_minute
         cells[TOKEN_RING + at] += tokens
-        cells[FLYING] = flying
+        cells[IN_FLIGHT] = flying
         cells[self._column] += 1
         cells[DAY_TOKENS] = in_day
         cells[DAY_REQUESTS] += 1
         cells[ALL_TOKENS] = in_all
         cells[ALL_REQUESTS] += 1
-        return Grant(self, rules, tokens, second, day, requests, in_minute)
+        return Reservation(self, rules, tokens, second, day, requests, in_minute)
 
-    def _settle(self, grant: Grant, used: int) -> None:
+    def _settle(self, reservation: Reservation, used: int) -> None:
         """Return unused tokens in the second of the estimate, or charge more in the present."""
         cells = self._cells
-        cells[FLYING] -= 1
+        cells[IN_FLIGHT] -= 1
         cells[self._column] -= 1
-        change = used - grant.tokens
+        change = used - reservation.tokens
         if change > 0:
             # Tokens beyond the estimate count from now on: an old bucket would let them expire
             # early, and the next 60 seconds could exceed the limit.
@@ -195,10 +195,10 @@ class Account:
             cells[DAY_TOKENS] += change
         elif change < 0:
             # Older buckets were cleared, estimate included, and now hold another second.
-            if cells[AT] - grant.second < RING:
+            if cells[AT] - reservation.second < RING:
                 cells[TOKENS] += change
-                cells[TOKEN_RING + grant.second % RING] += change
-            if cells[DAY] == grant.day:
+                cells[TOKEN_RING + reservation.second % RING] += change
+            if cells[DAY] == reservation.day:
                 cells[DAY_TOKENS] += change
         cells[ALL_TOKENS] += change
 
@@ -240,7 +240,7 @@ class Account:
         self._midnight = (cells[DAY] + 1) * DAY_S
         return cells[DAY]
 
-    def _full(self, rules: Rules, tokens: int, day: int) -> Full:
+    def _full(self, rules: Rules, tokens: int, day: int) -> LimitExceeded:
         """Return the limit that refuses the request for the longest time."""
         cells = self._cells
         of_day = cells[DAY_TOKENS] + self._away(day)
@@ -251,10 +251,10 @@ class Account:
             ("daily_tokens", rules.daily, of_day, tokens, midnight),
             ("tpm", rules.tpm, cells[TOKENS], tokens, self._wait(TOKEN_RING, rules.tpm - tokens)),
             ("rpm", rules.rpm, cells[REQUESTS], 1, self._wait(REQUEST_RING, rules.rpm - 1)),
-            ("concurrency", rules.concurrency, cells[FLYING], 1, FREE_S),
+            ("concurrency", rules.concurrency, cells[IN_FLIGHT], 1, FREE_S),
         )
         hit = [
-            Full(name, limit, used, tokens, NEVER if need > limit else wait)
+            LimitExceeded(name, limit, used, tokens, NEVER if need > limit else wait)
             for name, limit, used, need, wait in asked
             if limit is not None and used + need > limit
         ]
@@ -330,7 +330,7 @@ class Rules:
         )
 
 
-class Full(Exception):  # noqa: N818 - no fault: a limit does its work
+class LimitExceeded(Exception):  # noqa: N818 - no fault: a limit does its work
     """A limit that refuses a request.
 
     Args:
@@ -359,11 +359,11 @@ class Full(Exception):  # noqa: N818 - no fault: a limit does its work
 class Settler(Protocol):
     """The account behind a reservation."""
 
-    def settle(self, grant: Grant, used: int) -> None:
+    def settle(self, reservation: Reservation, used: int) -> None:
         """End a request with its used tokens."""
 
 
-class Grant(msgspec.Struct, eq=False, gc=False):
+class Reservation(msgspec.Struct, eq=False, gc=False):
     """The reservation of an admitted request, until settlement.
 
     Attributes:
@@ -425,7 +425,7 @@ class Tally:
         return tokens, requests
 
 
-class Free(msgspec.Struct, eq=False, gc=False):
+class Unlimited(msgspec.Struct, eq=False, gc=False):
     """A request of a key without limits, counted when it ends."""
 
     tally: Tally | None

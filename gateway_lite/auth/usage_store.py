@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway_lite.auth.usage_counters import CELLS, NAME, Account, Guard
+from gateway_lite.auth.usage_counters import CELLS, NAME, Guard, UsageWindow
 from gateway_lite.shared_memory import Mapped
 from hpc.errors import GatewayError
 from hpc.keys.usage import Use
@@ -21,7 +21,7 @@ KEYS = 1024
 NUMBERS = KEYS * CELLS
 
 
-class Store(Protocol):
+class WindowStore(Protocol):
     """The memory that holds the cells of accounts.
 
     Attributes:
@@ -39,7 +39,7 @@ class Store(Protocol):
         """Return the cells of all accounts; the caller holds the guard."""
 
 
-class Ledger:
+class UsageStore:
     """The accounts of all keys; for use by one thread.
 
     Args:
@@ -50,7 +50,7 @@ class Ledger:
 
     def __init__(
         self,
-        store: Store | None = None,
+        store: WindowStore | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -58,9 +58,9 @@ class Ledger:
         self._store = store or Private()
         self._clock = clock
         self._wall = wall
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, UsageWindow] = {}
 
-    def account(self, name: str) -> Account:
+    def account(self, name: str) -> UsageWindow:
         """Return a key's account.
 
         Raises:
@@ -108,8 +108,8 @@ class Ledger:
             for cells in self._store.known().values():
                 self._on(cells).repair()
 
-    def _on(self, cells: Cells) -> Account:
-        return Account(cells, self._store.guard, self._store.worker, self._clock, self._wall)
+    def _on(self, cells: Cells) -> UsageWindow:
+        return UsageWindow(cells, self._store.guard, self._store.worker, self._clock, self._wall)
 
     @contextmanager
     def _held(self) -> Iterator[None]:

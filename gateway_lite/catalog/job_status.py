@@ -37,7 +37,7 @@ def statuses(jobs: Sequence[JobHandle]) -> dict[str, JobStatus]:
     return known.statuses(jobs)
 
 
-class Scheduler:
+class JobStatuses:
     """The known states of jobs.
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gateway_lite import errors
 from hpc.model import Endpoint, JobState, Phase, ServiceSpec
-from hpc.services.phase import verdict
+from hpc.services.phase import join_phase
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ RETRY_MOST_S = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ReplicaStatus:
     """The status of one replica of a service.
 
     Attributes:
@@ -87,13 +87,13 @@ def speaks(endpoint: Endpoint | None, now: float) -> bool:
     return abs(now - endpoint.beat_at) <= directory.STALE_S
 
 
-def member(
+def replica_status(
     number: int,
     endpoint: Endpoint | None,
     job: JobHandle | None,
     status: JobStatus | None,
     now: float,
-) -> Member:
+) -> ReplicaStatus:
     """Return the status of a replica.
 
     Args:
@@ -108,18 +108,20 @@ def member(
     ends_at = endpoint.ends_at if endpoint is not None else None
     if job is None or status is None or status.state is JobState.UNKNOWN:
         job_id = job.job_id if job is not None else endpoint.job_id if endpoint else None
-        return Member(number, own, job_id, ends_at, stale=stale)
-    phase, note = verdict(job, status, endpoint, now=now)
+        return ReplicaStatus(number, own, job_id, ends_at, stale=stale)
+    phase, note = join_phase(job, status, endpoint, now=now)
     if status.state is JobState.PENDING:
         start = status.start_at
         soon = start if start is not None and start > now else None
-        return Member(number, phase, job.job_id, start_at=soon, reason=status.reason)
+        return ReplicaStatus(number, phase, job.job_id, start_at=soon, reason=status.reason)
     if phase is Phase.QUEUED and status.state is JobState.RUNNING:
         phase = Phase.STARTING  # requeued and running again, but without a report yet
-    return Member(number, phase, job.job_id, ends_at or status.end_at, reason=note, stale=stale)
+    return ReplicaStatus(
+        number, phase, job.job_id, ends_at or status.end_at, reason=note, stale=stale
+    )
 
 
-def best(members: Iterable[Member]) -> Phase:
+def best(members: Iterable[ReplicaStatus]) -> Phase:
     """Return the phase of the replica nearest to serving."""
     return min((one.phase for one in members), key=BEST_FIRST.index, default=Phase.STOPPED)
 
@@ -175,7 +177,7 @@ class Model:
     phase: Phase
     asked: int
     replicas: tuple[Replica, ...]
-    members: tuple[Member, ...] = ()
+    members: tuple[ReplicaStatus, ...] = ()
     spec: ServiceSpec | None = None
     endpoints: tuple[Endpoint, ...] = ()
     servers: tuple[Backend, ...] = ()

@@ -47,7 +47,7 @@ def compare(old: Mapping[str, object], new: Mapping[str, object]) -> Reload:
     )
 
 
-def told(outcome: Reload) -> str:
+def describe_changes(outcome: Reload) -> str:
     """Return a change in words, such as ``added a, b; removed c``; empty without a change."""
     kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
@@ -64,7 +64,7 @@ def digest(resolved: Config) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
-class Models:
+class ModelsFile:
     """The models.yaml in force.
 
     Args:
@@ -174,8 +174,8 @@ class Models:
         # Other threads read ``policy`` without a lock: each attribute is replaced as a whole.
         self._known, self.backends, self.policy = models, resolved.backends, resolved.gateway
         self.digest = digest(resolved)
-        if told(change):
-            log.info("%s: %s", self.path, told(change))
+        if describe_changes(change):
+            log.info("%s: %s", self.path, describe_changes(change))
             self.taken += 1
             was = self.outcome.warnings
             self.outcome = replace(change, read_at=began, taken_at=time.time(), warnings=was)
@@ -201,7 +201,7 @@ class Models:
         Args:
             served: names of the models in the catalog.
         """
-        found = doubts(self.policy, {*served, *self._known} - {SETTINGS})
+        found = policy_warnings(self.policy, {*served, *self._known} - {SETTINGS})
         if found != self.outcome.warnings:
             for sentence in found:
                 if sentence not in self.outcome.warnings:
@@ -223,7 +223,7 @@ def _check(resolved: Config) -> Config:
     Such a check is the compilation of redaction patterns.
     """
     try:
-        pipeline.check(resolved.gateway)
+        pipeline.check_policy(resolved.gateway)
     except ConfigError as error:
         raise ConfigError(f"{resolved.models_file}: gateway.{error}", hint=error.hint) from error
     return resolved
@@ -236,7 +236,7 @@ def _text(path: Path | None) -> str:
         return ""
 
 
-def doubts(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
+def policy_warnings(policy: GatewayPolicy, known: Collection[str]) -> tuple[str, ...]:
     """Return the parts of a policy without a target, one sentence each.
 
     Args:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from gateway_lite.catalog.models import (
     Catalog,
-    Member,
     Model,
+    ReplicaStatus,
     _only,
     best,
     identity,
     mark,
-    member,
+    replica_status,
     speaks,
 )
 from gateway_lite.catalog.replica import Replica
@@ -138,7 +138,7 @@ class Scanner:
             elif not directory.service_dir(self._root, name).exists():
                 self._known.pop(name, None)
 
-    def _members(self, endpoints: Endpoints, now: float) -> dict[str, tuple[Member, ...]]:
+    def _members(self, endpoints: Endpoints, now: float) -> dict[str, tuple[ReplicaStatus, ...]]:
         """Return the status of replicas, with the scheduler's word for silent replicas."""
         jobs = {
             place: directory.load_job(self._root, *place)
@@ -146,14 +146,16 @@ class Scanner:
             if not speaks(endpoint, now)
         }
         answers = self._look([job for job in jobs.values() if job is not None])
-        found: dict[str, list[Member]] = {name: [] for name in self._known}
+        found: dict[str, list[ReplicaStatus]] = {name: [] for name in self._known}
         for (name, number), endpoint in endpoints.items():
             job = jobs.get((name, number))
             answer = answers.get(job.job_id) if job is not None else None
-            found[name].append(member(number, endpoint, job, answer, now))
+            found[name].append(replica_status(number, endpoint, job, answer, now))
         return {name: tuple(members) for name, members in found.items()}
 
-    def _model(self, spec: ServiceSpec, members: tuple[Member, ...], endpoints: Endpoints) -> Model:
+    def _model(
+        self, spec: ServiceSpec, members: tuple[ReplicaStatus, ...], endpoints: Endpoints
+    ) -> Model:
         sure: list[Replica] = []
         doubtful: list[Replica] = []
         said = [endpoints[spec.name, one.number] for one in members]

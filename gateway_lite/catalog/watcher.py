@@ -14,11 +14,11 @@ from hpc.errors import HpcServeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway_lite.auth.client_keys import Keys
+    from gateway_lite.auth.client_keys import ClientKeys
     from gateway_lite.catalog.models import Catalog
-    from gateway_lite.catalog.models_file import Models
+    from gateway_lite.catalog.models_file import ModelsFile
     from gateway_lite.catalog.scanner import Scanner
-    from gateway_lite.settings import Settings
+    from gateway_lite.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class Watcher:
     def __init__(
         self,
         scanner: Scanner,
-        keys: Keys,
-        models: Models,
+        keys: ClientKeys,
+        models: ModelsFile,
         *,
         beat: Callable[[], None] | None,
         publish: Callable[[Catalog], None],
-        settings: Settings,
+        settings: GatewaySettings,
     ) -> None:
         self._scanner = scanner
         self._keys = keys

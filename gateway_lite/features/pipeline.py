@@ -31,7 +31,7 @@ SILENT = ("/v1/embeddings", "/v1/rerank")
 """Paths whose answers hold no words."""
 
 
-class Failure:
+class OllamaFailure:
     """The translation of an engine's error into Ollama's form."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Failure:
         return failed(b"".join(self._parts))
 
 
-class Extra:
+class FeatureEdits:
     """The edits of one request's answer.
 
     Attributes:
@@ -74,7 +74,7 @@ class Extra:
             events: True for an event stream.
         """
         if status != OK:
-            return () if self.translated is None else (Failure(),)
+            return () if self.translated is None else (OllamaFailure(),)
         # The order matters: the cache keeps redacted answers in OpenAI's form, and Ollama's form
         # comes last.
         found: list[Editor] = []
@@ -99,7 +99,7 @@ class Extra:
         return None if self.report is None else self.report.usage
 
 
-class Extras:
+class FeaturePipeline:
     """The features that models.yaml enables.
 
     Args:
@@ -162,13 +162,13 @@ class Extras:
         """Let the answer be translated into Ollama's form."""
         self._extra(exchange).translated = translated
 
-    def _extra(self, exchange: Exchange) -> Extra:
+    def _extra(self, exchange: Exchange) -> FeatureEdits:
         if exchange.extra is None:
-            exchange.extra = Extra(self._cache)
+            exchange.extra = FeatureEdits(self._cache)
         return exchange.extra
 
 
-def check(policy: GatewayPolicy) -> None:
+def check_policy(policy: GatewayPolicy) -> None:
     """Check a policy before it comes into force.
 
     Raises:

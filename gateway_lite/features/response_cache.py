@@ -40,7 +40,7 @@ class Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class Answer(msgspec.Struct):
+class CachedAnswer(msgspec.Struct):
     """An answer or chunk, reduced to the fields about completeness."""
 
     choices: list[Choice] | None = None
@@ -49,7 +49,7 @@ class Answer(msgspec.Struct):
     error: msgspec.Raw | None = None
 
 
-ANSWER = msgspec.json.Decoder(Answer)
+ANSWER = msgspec.json.Decoder(CachedAnswer)
 
 
 @dataclass(frozen=True, slots=True)

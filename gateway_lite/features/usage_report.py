@@ -15,7 +15,7 @@ class Report(msgspec.Struct):
     completion_tokens: int = 0
 
 
-class Extra(msgspec.Struct):
+class ChoicesOnly(msgspec.Struct):
     """A chunk of a stream, with only the fields for usage."""
 
     choices: list[msgspec.Raw]
@@ -29,7 +29,7 @@ class Asked(msgspec.Struct):
     stream_options: msgspec.Raw = msgspec.Raw(b"")
 
 
-EXTRA = msgspec.json.Decoder(Extra)
+EXTRA = msgspec.json.Decoder(ChoicesOnly)
 ASKED = msgspec.json.Decoder(Asked)
 ASK = b'"stream_options":{"include_usage":true},'
 HINTS = (b'"choices":[]', b'"choices": []')

@@ -19,7 +19,7 @@ from gateway_lite.request.exchange import Exchange, exchange_of
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
-    from gateway_lite.request.context import Desk
+    from gateway_lite.request.context import RequestHandler
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 128
@@ -65,11 +65,11 @@ def path_of(url: bytes) -> bytes:
 log = logging.getLogger(__name__)
 
 
-class Hot(HttpToolsProtocol):
+class InferenceProtocol(HttpToolsProtocol):
     """The HTTP protocol of one client connection.
 
     Attributes:
-        desk: the request handler of hot requests; set on a subclass for each server.
+        handler: the request handler of hot requests; set on a subclass for each server.
         hot: the hot requests: path by method and raw URL.
     """
 
@@ -77,7 +77,7 @@ class Hot(HttpToolsProtocol):
         *("_between", "_current", "_deaf", "_exchange", "_fed", "_head_s", "_in_head"),
         *("_lingering", "_named", "_quiet_s", "on_header", "url"),
     )
-    desk: Desk
+    handler: RequestHandler
     hot: dict[tuple[bytes, bytes], str]
     cycle: Any
     pipeline: Any
@@ -112,7 +112,7 @@ class Hot(HttpToolsProtocol):
         """Start an exchange for a hot request, and leave any other request to ASGI."""
         self._in_head = False
         self._fed = 0
-        parser, desk = self.parser, self.desk
+        parser, handler = self.parser, self.handler
         method = parser.get_method()
         path = self.hot.get((method, self.url))
         if path is None:
@@ -125,9 +125,9 @@ class Hot(HttpToolsProtocol):
             return
         headers = {name.lower(): value for name, value in self._named.items()}
         plain = parser.get_http_version() == "1.0"
-        request = Request(method, path, headers, desk.settings.body_bytes)
+        request = Request(method, path, headers, handler.settings.body_bytes)
         keep_alive = not plain and parser.should_keep_alive()
-        exchange = exchange_of(self, desk, request, keep_alive=keep_alive, plain=plain)
+        exchange = exchange_of(self, handler, request, keep_alive=keep_alive, plain=plain)
         before, self.cycle, self._exchange = self.cycle, exchange, exchange
         # HTTP/1.1 pipelining: answers leave in the order of requests, so a request behind an
         # unfinished one waits, and reading stops at AHEAD waiting requests.
@@ -160,7 +160,7 @@ class Hot(HttpToolsProtocol):
                 if exchange.request.size > AHEAD_BYTES:
                     self.flow.pause_reading()
             elif not fits:
-                exchange.fail(errors.too_large(self.desk.settings.body_bytes))
+                exchange.fail(errors.too_large(self.handler.settings.body_bytes))
 
     def on_message_complete(self) -> None:
         """Complete the request, and admit an open exchange."""
@@ -234,18 +234,18 @@ class Hot(HttpToolsProtocol):
             self._close()
 
     def _close(self) -> None:
-        self.desk.outbox.flush()
+        self.handler.batcher.flush()
         self.transport.close()
 
     def shutdown(self) -> None:
         """Send buffered bytes, and close as soon as no request is in progress."""
-        self.desk.outbox.flush()
+        self.handler.batcher.flush()
         super().shutdown()
 
     def linger(self) -> None:
         """Close for writing now and for reading LINGER_S later, for a client that still sends."""
         self._lingering = True
-        self.desk.outbox.flush()
+        self.handler.batcher.flush()
         # A full close with unread bytes in the socket resets the connection, and a reset can
         # discard the answer before the client reads it.
         if self.transport.can_write_eof():
@@ -279,7 +279,7 @@ class Hot(HttpToolsProtocol):
 
     def write(self, data: bytes) -> None:
         """Send bytes to the client through the write batcher."""
-        self.desk.outbox.put(self.transport, data)
+        self.handler.batcher.put(self.transport, data)
 
     def defaults(self) -> bytes:
         """Return the header lines of every answer, such as the date."""
@@ -344,11 +344,15 @@ def _incomplete(cycle: Any) -> bool:
     return not cycle.request.whole if isinstance(cycle, Exchange) else bool(cycle.more_body)
 
 
-def protocol(desk: Desk, hot: dict[tuple[bytes, bytes], str]) -> type[Hot]:
+def protocol_for(
+    handler: RequestHandler, hot: dict[tuple[bytes, bytes], str]
+) -> type[InferenceProtocol]:
     """Return the protocol class of one server.
 
     Args:
-        desk: the request handler of hot requests.
+        handler: the request handler of hot requests.
         hot: the path of each hot request, by method and raw URL.
     """
-    return type("HotProtocol", (Hot,), {"desk": desk, "hot": hot, "cache": [None, b""]})
+    return type(
+        "HotProtocol", (InferenceProtocol,), {"handler": handler, "hot": hot, "cache": [None, b""]}
+    )

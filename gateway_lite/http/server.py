@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from gateway_lite.http.listeners import BACKLOG
-from gateway_lite.http.protocol import protocol
+from gateway_lite.http.protocol import protocol_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from types import FrameType
 
     from gateway_lite.http.listeners import Listener
-    from gateway_lite.request.context import Desk
+    from gateway_lite.request.context import RequestHandler
     from gateway_lite.wire.asgi import App
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
 
     Args:
         app: the ASGI application for all requests that are not hot.
-        desk: the request handler of hot requests.
+        handler: the request handler of hot requests.
         hot: the path of each hot request, by method and raw URL.
         look: called about once a second with the seconds since the last call.
         listeners: further sockets to accept connections at.
@@ -41,16 +41,16 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: App,
-        desk: Desk,
+        handler: RequestHandler,
         hot: dict[tuple[bytes, bytes], str],
         look: Callable[[float], None],
         listeners: Sequence[Listener] = (),
     ) -> None:
         self.listeners = listeners
-        settings = desk.settings
+        settings = handler.settings
         config = uvicorn.Config(
             app,
-            http=protocol(desk, hot),
+            http=protocol_for(handler, hot),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=int(LAST_WORDS_S),
         )
         super().__init__(config)
-        self._gate = desk.gate
+        self._in_flight = handler.in_flight
         self._look = look
         self._idle_s = settings.client_idle_s
         self._tick_s = min(TICK_S, settings.idle_s / 4)
@@ -119,18 +119,18 @@ class Server(uvicorn.Server):
 
     def end(self) -> None:
         """Refuse new requests, and stop after the requests in progress; called in the loop."""
-        if self._gate.draining:
-            self._gate.expire()
-        self._gate.draining = True
+        if self._in_flight.draining:
+            self._in_flight.expire()
+        self._in_flight.draining = True
         if self._ending is None:
             self._ending = self._loop.create_task(self._drain())
 
     async def _drain(self) -> None:
-        idle = asyncio.ensure_future(self._gate.idle.wait())
-        ends: set[asyncio.Future[Any]] = {idle, self._gate.expired}
+        idle = asyncio.ensure_future(self._in_flight.idle.wait())
+        ends: set[asyncio.Future[Any]] = {idle, self._in_flight.expired}
         first = asyncio.FIRST_COMPLETED
         await asyncio.wait(ends, timeout=self._drain_s, return_when=first)
-        self._gate.expire()
+        self._in_flight.expire()
         await asyncio.wait({idle}, timeout=LAST_WORDS_S)
         idle.cancel()
         self.should_exit = True

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from gateway_lite.app import HOT, Gateway
 from gateway_lite.auth.rate_limits import Limits
-from gateway_lite.auth.usage_store import Ledger, Shared
-from gateway_lite.catalog.models_file import Models
+from gateway_lite.auth.usage_store import Shared, UsageStore
+from gateway_lite.catalog.models_file import ModelsFile
 from gateway_lite.http.server import Server
 from gateway_lite.routing.shared_slots import SlotTable
 from hpc.model import GatewayRecord
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway_lite.http.listeners import Listener
-    from gateway_lite.settings import Settings
-    from gateway_lite.telemetry.workers import Crew
+    from gateway_lite.settings import GatewaySettings
+    from gateway_lite.telemetry.workers import WorkerGroup
     from hpc.config import Config
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 2.0
 
 
-class Beat:
+class HeartbeatWriter:
     """The heartbeat of the gateway: publishes the gateway's record repeatedly.
 
     Args:
@@ -46,7 +46,7 @@ class Beat:
         models: the models.yaml in force; changes are published at once.
     """
 
-    def __init__(self, config: Config, record: GatewayRecord, models: Models) -> None:
+    def __init__(self, config: Config, record: GatewayRecord, models: ModelsFile) -> None:
         self._root = config.home
         self._record = record
         self._models = models
@@ -80,30 +80,33 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerContext:
     """The context that the supervisor gives to a worker.
 
     Attributes:
-        crew: identity of the worker.
+        group: identity of the worker.
         counts: path of the file with the workers' shared counts.
         slots: path of the file with the shared engine slots.
-        bells: eventfd of each worker, written when a slot may be free for the worker.
+        wakeups: eventfd of each worker, written when a slot may be free for the worker.
         pid: process id of the supervisor, by which other programs know the gateway.
         started_at: Unix time of the supervisor's start.
         ready: called once the worker serves.
     """
 
-    crew: Crew
+    group: WorkerGroup
     counts: str
     slots: str
-    bells: tuple[int, ...]
+    wakeups: tuple[int, ...]
     pid: int
     started_at: float
     ready: Callable[[], None]
 
 
 async def serve(
-    config: Config, listeners: Sequence[Listener], settings: Settings, place: Place | None = None
+    config: Config,
+    listeners: Sequence[Listener],
+    settings: GatewaySettings,
+    place: WorkerContext | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and read models.yaml again on SIGHUP.
 
@@ -116,10 +119,10 @@ async def serve(
     Raises:
         StateError: the record cannot be written, or an earlier gateway's record not be read.
     """
-    models = Models(config)
+    models = ModelsFile(config)
     beat = None
-    if place is None or not place.crew.worker:
-        beat = Beat(config, _record(listeners[0], place), models)
+    if place is None or not place.group.worker:
+        beat = HeartbeatWriter(config, _record(listeners[0], place), models)
     gateway = Gateway(
         config.home,
         models,
@@ -128,10 +131,10 @@ async def serve(
         access_log=_access_log(config, place),
         limits=_limits(config, place),
         anonymous=config.gateway.anonymous,
-        crew=None if place is None else place.crew,
-        slots=None if place is None else SlotTable(place.slots, place.crew.worker, place.bells),
+        group=None if place is None else place.group,
+        slots=None if place is None else SlotTable(place.slots, place.group.worker, place.wakeups),
     )
-    server = Server(gateway.app, gateway.desk, HOT, gateway.look, listeners)
+    server = Server(gateway.app, gateway.handler, HOT, gateway.look, listeners)
     _on_hangup(gateway, server, attached=place is None and os.isatty(0))
     try:
         await gateway.start()
@@ -160,21 +163,21 @@ def told(listeners: Sequence[Listener]) -> None:
     log.info("listening on %s", ", ".join(listener.where() for listener in listeners))
 
 
-def _limits(config: Config, place: Place | None) -> Limits:
+def _limits(config: Config, place: WorkerContext | None) -> Limits:
     """Return the limits of keys; of several workers the first one keeps the record."""
     hostname = socket.gethostname()
     if place is None:
         limits = Limits(root=config.home, hostname=hostname)
         limits.begin()
         return limits
-    ledger = Ledger(Shared(place.counts, place.crew.worker))
+    ledger = UsageStore(Shared(place.counts, place.group.worker))
     ledger.repair()
-    return Limits(ledger, root=None if place.crew.worker else config.home, hostname=hostname)
+    return Limits(ledger, root=None if place.group.worker else config.home, hostname=hostname)
 
 
-def _access_log(config: Config, place: Place | None) -> Path:
+def _access_log(config: Config, place: WorkerContext | None) -> Path:
     """Return the path of this process's own access log, which the process also rotates."""
-    number = "" if place is None or not place.crew.worker else f".{place.crew.worker}"
+    number = "" if place is None or not place.group.worker else f".{place.group.worker}"
     folder = directory.gateway_dir(config.home, socket.gethostname())
     return folder / f"access{number}.log"
 
@@ -191,7 +194,7 @@ def _on_hangup(gateway: Gateway, server: Server, *, attached: bool) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, react)
 
 
-def _record(listener: Listener, place: Place | None) -> GatewayRecord:
+def _record(listener: Listener, place: WorkerContext | None) -> GatewayRecord:
     host, port = listener.sock.getsockname()[:2]
     now = time.time()
     return GatewayRecord(

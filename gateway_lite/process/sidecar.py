@@ -7,18 +7,18 @@ import os
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.api.middleware import Edge
+from gateway_lite.api.middleware import AuthMiddleware
 from gateway_lite.http.listeners import listen
 from gateway_lite.http.server import Server
-from gateway_lite.in_flight import Gate
-from gateway_lite.request.sidecar_handler import HOT, Door, DoorDesk
+from gateway_lite.in_flight import InFlight
+from gateway_lite.request.sidecar_handler import HOT, SidecarHandler, SidecarOptions
 from gateway_lite.upstream.pool import Upstream
-from gateway_lite.wire.write_batching import Outbox
+from gateway_lite.wire.write_batching import WriteBatcher
 from hpc.errors import ConfigError
 from hpc.state import files
 
 if TYPE_CHECKING:
-    from gateway_lite.settings import Settings
+    from gateway_lite.settings import GatewaySettings
     from gateway_lite.wire.asgi import Receive, Scope, Send
 
 PARENT_S = 0.5
@@ -31,7 +31,7 @@ async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     raise errors.not_found(scope["path"])
 
 
-async def serve(door: Door, settings: Settings) -> None:
+async def serve(door: SidecarOptions, settings: GatewaySettings) -> None:
     """Serve until SIGTERM, or until the parent process has ended.
 
     Raises:
@@ -42,11 +42,11 @@ async def serve(door: Door, settings: Settings) -> None:
     secret = (files.read_text(door.secret_file) or "").strip().encode()
     if not secret:
         raise ConfigError(f"cannot read a secret from {door.secret_file}")
-    gate = Gate()
-    upstream = Upstream(settings, Outbox(), door.unix)
-    desk = DoorDesk(door, secret, upstream, gate, settings)
-    app = Edge(_closed, desk.authenticate, gate, open_health=False)
-    server = Server(app, desk, HOT, upstream.look)
+    in_flight = InFlight()
+    upstream = Upstream(settings, WriteBatcher(), door.unix)
+    handler = SidecarHandler(door, secret, upstream, in_flight, settings)
+    app = AuthMiddleware(_closed, handler.authenticate, in_flight, open_health=False)
+    server = Server(app, handler, HOT, upstream.look)
     watch = asyncio.create_task(_end_with_parent(server, os.getppid()))
     with listen(door.host, door.bind_port) as sock:
         files.write_text(door.ready_file, f'{{"port": {sock.getsockname()[1]}}}\n')

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gateway_lite.auth import usage_store
 from gateway_lite.auth.rate_limits import Limits
-from gateway_lite.auth.usage_store import Ledger, Shared
+from gateway_lite.auth.usage_store import Shared, UsageStore
 from gateway_lite.http import listeners
 from gateway_lite.http.server import run_loop
 from gateway_lite.process import gateway
 from gateway_lite.routing import shared_slots
 from gateway_lite.shared_memory import WORKERS, nameless
-from gateway_lite.telemetry.workers import Crew
+from gateway_lite.telemetry.workers import WorkerGroup
 from hpc.errors import ConfigError, GatewayError, HpcServeError
 from hpc.keys import store as key_store
 from hpc.state import directory
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gateway_lite.http.listeners import Address, Listener
-    from gateway_lite.settings import Settings
+    from gateway_lite.settings import GatewaySettings
     from hpc.config import Config
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ STEADY_S = 30.0
 PR_SET_PDEATHSIG = 1
 
 
-def run(config: Config, address: Address, settings: Settings, workers: int) -> None:
+def run(config: Config, address: Address, settings: GatewaySettings, workers: int) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
@@ -77,7 +77,7 @@ def run(config: Config, address: Address, settings: Settings, workers: int) -> N
 
 
 @dataclass
-class Worker:
+class WorkerProcess:
     """The supervisor's state of one worker process.
 
     Attributes:
@@ -117,13 +117,13 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: Config, opened: list[Listener], settings: Settings, workers: int
+        self, config: Config, opened: list[Listener], settings: GatewaySettings, workers: int
     ) -> None:
         self._config = config
         self._opened = opened
         self._settings = settings
-        self._crew = f"hpc-serve-{secrets.token_hex(8)}"
-        self._workers = [Worker(number) for number in range(workers)]
+        self._group = f"hpc-serve-{secrets.token_hex(8)}"
+        self._workers = [WorkerProcess(number) for number in range(workers)]
         self._signals = Signals()
         self._passed = 0
         self._ready = False
@@ -144,11 +144,13 @@ class Supervisor:
             nameless(shared_slots.NUMBERS) as self._slots,
         ):
             limits = Limits(
-                Ledger(Shared(self._counts, WORKERS - 1)), root=root, hostname=socket.gethostname()
+                UsageStore(Shared(self._counts, WORKERS - 1)),
+                root=root,
+                hostname=socket.gethostname(),
             )
             limits.begin()
-            self._bells = shared_slots.bells(len(self._workers))
-            self._table = shared_slots.SlotTable(self._slots, WORKERS - 1, self._bells)
+            self._wakeups = shared_slots.wakeups(len(self._workers))
+            self._table = shared_slots.SlotTable(self._slots, WORKERS - 1, self._wakeups)
             # Before any fork, so that all workers inherit them: 0 and 1 wake at signals, and
             # through 3 a worker tells 2 that it listens.
             self._pipes = (*os.pipe(), *os.pipe())
@@ -214,7 +216,7 @@ class Supervisor:
                 if worker.pid == pid:
                     self._ended(worker, os.waitstatus_to_exitcode(status))
 
-    def _ended(self, worker: Worker, code: int) -> None:
+    def _ended(self, worker: WorkerProcess, code: int) -> None:
         now = time.monotonic()
         worker.pid = None
         # A killed worker could not give back its slots; requests at other workers wait for them.
@@ -283,11 +285,11 @@ class Supervisor:
             os._exit(code)
 
     def _serve(self, number: int, parent: int) -> Coroutine[Any, Any, None]:
-        place = gateway.Place(
-            crew=Crew(self._crew, number, len(self._workers)),
+        place = gateway.WorkerContext(
+            group=WorkerGroup(self._group, number, len(self._workers)),
             counts=self._counts,
             slots=self._slots,
-            bells=self._bells,
+            wakeups=self._wakeups,
             pid=parent,
             started_at=self._started_at,
             ready=self._say_ready,

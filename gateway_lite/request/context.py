@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
-from gateway_lite.request.response import Connection
+from gateway_lite.request.response import ByteStream
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from gateway_lite import errors
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.errors import ApiError
-    from gateway_lite.features.pipeline import Extra
+    from gateway_lite.features.pipeline import FeatureEdits
     from gateway_lite.features.tracing import Span
-    from gateway_lite.in_flight import Gate
+    from gateway_lite.in_flight import InFlight
     from gateway_lite.request.exchange import Exchange
-    from gateway_lite.request.response import Answer, Outlet
+    from gateway_lite.request.response import ResponseWriter, UpstreamResponse
     from gateway_lite.routing.replica_state import Outcome
-    from gateway_lite.settings import Settings
-    from gateway_lite.telemetry.request_record import Record
-    from gateway_lite.upstream.connection import Link
-    from gateway_lite.upstream.pool import Dial
-    from gateway_lite.wire.request_body import Ask
-    from gateway_lite.wire.write_batching import Outbox
+    from gateway_lite.settings import GatewaySettings
+    from gateway_lite.telemetry.request_record import RequestRecord
+    from gateway_lite.upstream.connection import UpstreamConnection
+    from gateway_lite.upstream.pool import PendingConnection
+    from gateway_lite.wire.request_body import RequestFields
+    from gateway_lite.wire.write_batching import WriteBatcher
 
 
 class Request(msgspec.Struct, eq=False, gc=False):
@@ -86,14 +86,14 @@ class Request(msgspec.Struct, eq=False, gc=False):
         self._parts.clear()
 
 
-class Client(Connection, Protocol):
+class ClientConnection(ByteStream, Protocol):
     """The connection of a client."""
 
     def answered(self, exchange: Exchange) -> None:
         """Go on with the next request, or close the connection."""
 
 
-class Place(Protocol):
+class ReplicaLease(Protocol):
     """A lease of a slot at a replica, held until its release."""
 
     replica: Replica
@@ -106,19 +106,19 @@ class Place(Protocol):
         """Release the lease; a second release does nothing."""
 
 
-class Waiting(Protocol):
+class QueueEntry(Protocol):
     """A queue entry for a slot."""
 
     def cancel(self) -> None:
         """Leave the queue."""
 
 
-class Desk(Protocol):
+class RequestHandler(Protocol):
     """A request handler; no method waits."""
 
-    gate: Gate
-    outbox: Outbox
-    settings: Settings
+    in_flight: InFlight
+    batcher: WriteBatcher
+    settings: GatewaySettings
 
     def check(self, exchange: Exchange) -> None:
         """Refuse a request by its head, if possible; raises ApiError."""
@@ -126,13 +126,17 @@ class Desk(Protocol):
     def admit(self, exchange: Exchange) -> None:
         """Refuse or prepare a complete request; raises ApiError."""
 
-    def place(self, exchange: Exchange) -> Place | None:
+    def place(self, exchange: Exchange) -> ReplicaLease | None:
         """Return a lease at a replica, or None if all slots are taken; raises ApiError."""
 
-    def wait(self, exchange: Exchange, done: Callable[[Place | Exception], None]) -> Waiting:
+    def wait(
+        self, exchange: Exchange, done: Callable[[ReplicaLease | Exception], None]
+    ) -> QueueEntry:
         """Queue a request for a slot; raises ApiError."""
 
-    def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
+    def send(
+        self, exchange: Exchange, replica: Replica, *, fresh: bool
+    ) -> UpstreamConnection | PendingConnection:
         """Send the request to a replica; the exchange receives the answer."""
 
     def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
@@ -166,7 +170,7 @@ def refusal(error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
     ), error.body()
 
 
-class Held(msgspec.Struct, eq=False):
+class HeldResources(msgspec.Struct, eq=False):
     """The resources of a request, and their release.
 
     Attributes:
@@ -175,9 +179,9 @@ class Held(msgspec.Struct, eq=False):
         waiting: the queue entry.
     """
 
-    lease: Place | None = None
-    link: Link | Dial | None = None
-    waiting: Waiting | None = None
+    lease: ReplicaLease | None = None
+    link: UpstreamConnection | PendingConnection | None = None
+    waiting: QueueEntry | None = None
 
     def abort(self) -> None:
         """Leave the queue and close the connection, by which the engine cancels its work."""
@@ -211,7 +215,7 @@ class _Nothing:
         """Do nothing."""
 
 
-class Progress(msgspec.Struct, eq=False):
+class RequestContext(msgspec.Struct, eq=False):
     """The state of one request while it is served.
 
     The attributes ``response_complete``, ``disconnected``, ``keep_alive`` and ``message_event`` are
@@ -219,10 +223,10 @@ class Progress(msgspec.Struct, eq=False):
 
     Attributes:
         client: the client's connection.
-        desk: the request handler.
+        handler: the request handler.
         request: the request.
         record: the request's record for log and metrics.
-        outlet: the writer of the answer.
+        writer: the writer of the answer.
         path: path of the request to replicas.
         ask: decoded fields of the body, once admitted.
         models: models to try in order; ``turn`` is the index of the present model.
@@ -235,11 +239,11 @@ class Progress(msgspec.Struct, eq=False):
         notes: further header lines of the answer.
     """
 
-    client: Client
-    desk: Desk
+    client: ClientConnection
+    handler: RequestHandler
     request: Request
-    record: Record
-    outlet: Outlet
+    record: RequestRecord
+    writer: ResponseWriter
     path: str
     message_event: ClassVar[_Nothing] = _Nothing()
     opened: bool = False
@@ -250,24 +254,24 @@ class Progress(msgspec.Struct, eq=False):
     body: bytes = b""
     notes: bytes = b""
     principal: Any = None
-    ask: Ask | None = None
-    grant: Any = None
+    ask: RequestFields | None = None
+    reservation: Any = None
     work: Any = None
     models: tuple[str, ...] = ()
     turn: int = 0
     tried: list[str] = []
-    extra: Extra | None = None
+    extra: FeatureEdits | None = None
     span: Span | None = None
-    held: Held = msgspec.field(default_factory=Held)
-    _answer: Answer | None = None
+    held: HeldResources = msgspec.field(default_factory=HeldResources)
+    _answer: UpstreamResponse | None = None
     _sent_at: float = 0.0
     _waited_at: float = 0.0
 
     @property
     def keep_alive(self) -> bool:
         """Whether the connection may serve a further request afterwards."""
-        return self.outlet.keep_alive
+        return self.writer.keep_alive
 
     @keep_alive.setter
     def keep_alive(self, value: bool) -> None:
-        self.outlet.keep_alive = value
+        self.writer.keep_alive = value

@@ -12,16 +12,16 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.request.context import Progress
-from gateway_lite.request.response import Outlet, answer_of
-from gateway_lite.telemetry.request_record import Record, request_id
+from gateway_lite.request.context import RequestContext
+from gateway_lite.request.response import ResponseWriter, response_of
+from gateway_lite.telemetry.request_record import RequestRecord, request_id
 from gateway_lite.upstream.connection import Fault
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
-    from gateway_lite.request.context import Client, Desk, Place, Request
+    from gateway_lite.request.context import ClientConnection, ReplicaLease, Request, RequestHandler
     from gateway_lite.routing.replica_state import Outcome
-    from gateway_lite.upstream.connection import Link
+    from gateway_lite.upstream.connection import UpstreamConnection
 
 log = logging.getLogger(__name__)
 clock = time.perf_counter
@@ -30,7 +30,7 @@ LAST_BYTES_S = 1.0
 FAILED = 400
 
 
-class Exchange(Progress, eq=False):
+class Exchange(RequestContext, eq=False):
     """A request during service; takes the place of a cycle in uvicorn's pipeline."""
 
     # Arrival of the request.
@@ -38,9 +38,9 @@ class Exchange(Progress, eq=False):
     def open(self) -> None:
         """Begin the request, once all earlier requests of the connection are answered."""
         self.opened = True
-        self.desk.gate.enter(self)
+        self.handler.in_flight.enter(self)
         try:
-            self.desk.check(self)
+            self.handler.check(self)
         except errors.ApiError as error:
             if self.request.waits:
                 self.keep_alive = False
@@ -49,12 +49,12 @@ class Exchange(Progress, eq=False):
         if self.request.whole:
             self.admit()
         elif self.request.waits:
-            self.outlet.go_on()
+            self.writer.go_on()
 
     def admit(self) -> None:
         """Admit the complete request, and choose a replica."""
         try:
-            self.desk.admit(self)
+            self.handler.admit(self)
             if not self.response_complete:
                 self._place()
         except errors.ApiError as error:
@@ -66,14 +66,14 @@ class Exchange(Progress, eq=False):
     # Choice of a replica.
 
     def _place(self) -> None:
-        lease = self.desk.place(self)
+        lease = self.handler.place(self)
         if lease is not None:
             self.send(lease)
             return
         self._waited_at = clock()
-        self.held.waiting = self.desk.wait(self, self._placed)
+        self.held.waiting = self.handler.wait(self, self._placed)
 
-    def _placed(self, found: Place | Exception) -> None:
+    def _placed(self, found: ReplicaLease | Exception) -> None:
         self.held.waiting = None
         self.record.queue_s += clock() - self._waited_at
         if isinstance(found, errors.ApiError):
@@ -92,7 +92,7 @@ class Exchange(Progress, eq=False):
         except errors.ApiError as error:
             self.fail(error)
 
-    def send(self, lease: Place, *, fresh: bool = False) -> None:
+    def send(self, lease: ReplicaLease, *, fresh: bool = False) -> None:
         """Send the request to a replica.
 
         Args:
@@ -106,36 +106,36 @@ class Exchange(Progress, eq=False):
         record.attempts += not fresh
         record.replica = lease.replica.name
         self._sent_at = clock()
-        self.held.link = self.desk.send(self, lease.replica, fresh=fresh)
+        self.held.link = self.handler.send(self, lease.replica, fresh=fresh)
 
     # Arrival of the answer.
 
-    def whole(self, link: Link, body: bytes) -> None:
+    def whole(self, link: UpstreamConnection, body: bytes) -> None:
         """Handle an answer with head and body in a single read, as most unary answers are."""
         kind = link.headers.get(b"content-type", response_head.JSON)
         plain = self.extra is None and link.status < FAILED and kind.startswith(response_head.JSON)
-        if not plain or len(body) > self.desk.settings.body_bytes:
+        if not plain or len(body) > self.handler.settings.body_bytes:
             self.answered(link)
             self.came(body)
             self.ended()
             return
         record = self.record
         record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
-        lines = response_head.passed_back(link.headers, kind) + self.desk.lines(self)
+        lines = response_head.passed_back(link.headers, kind) + self.handler.lines(self)
         record.whole(body)
-        self.outlet.whole(link.status, lines, body)
+        self.writer.whole(link.status, lines, body)
         self.finish("ok")
 
-    def answered(self, link: Link) -> None:
+    def answered(self, link: UpstreamConnection) -> None:
         """Decide by the head whether the client gets the answer or another attempt is made."""
         status = link.status
         if status >= FAILED and refused(self, link, status):
             return
         record = self.record
         record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
-        limit = self.desk.settings.body_bytes
-        lines = self.desk.lines(self)
-        self._answer = answer_of(link, self.outlet, record, self.extra, lines=lines, limit=limit)
+        limit = self.handler.settings.body_bytes
+        lines = self.handler.lines(self)
+        self._answer = response_of(link, self.writer, record, self.extra, lines=lines, limit=limit)
 
     def came(self, data: bytes) -> None:
         """Pass on bytes of the answer's body."""
@@ -152,7 +152,7 @@ class Exchange(Progress, eq=False):
         if not fits:
             self.held.abort()
             self.broke(Fault.TOO_LARGE, "a whole answer")
-        elif self.body and self.outlet.begun:
+        elif self.body and self.writer.begun:
             self._forget()
 
     def _forget(self) -> None:
@@ -180,7 +180,7 @@ class Exchange(Progress, eq=False):
             lines: header lines.
             body: the complete body.
         """
-        self.outlet.whole(status, lines, body)
+        self.writer.whole(status, lines, body)
         self.record.complete = True
         self.finish("ok")
 
@@ -201,17 +201,17 @@ class Exchange(Progress, eq=False):
             return
         self.record.failed(error.status, error.code)
         self.record.limited = error.limit
-        if not self.outlet.begun:
+        if not self.writer.begun:
             self._refuse(error)
-        elif not self.outlet.said:
-            self.outlet.spoil(error)
+        elif not self.writer.said:
+            self.writer.spoil(error)
         self.finish("failed")
 
     def _refuse(self, error: errors.ApiError) -> None:
         if error.closes:
             self.keep_alive = False
-        lines, body = self.desk.refusal(error, self)
-        self.outlet.whole(error.status, lines, body)
+        lines, body = self.handler.refusal(error, self)
+        self.writer.whole(error.status, lines, body)
 
     def expire(self) -> None:
         """End the request, as the server must end."""
@@ -223,7 +223,7 @@ class Exchange(Progress, eq=False):
         self.disconnected = True
         if self.response_complete or not self.opened:
             return
-        if self.outlet.said:  # it has all it wanted; the replica's last bytes are on their way
+        if self.writer.said:  # it has all it wanted; the replica's last bytes are on their way
             asyncio.get_running_loop().call_later(LAST_BYTES_S, self._leave)
         else:
             self._leave()
@@ -237,7 +237,7 @@ class Exchange(Progress, eq=False):
 
     def pause(self) -> None:
         """Stop reading from the replica while the client does not read."""
-        if self.outlet.begun:
+        if self.writer.begun:
             self.held.pause()
 
     def resume(self) -> None:
@@ -254,27 +254,32 @@ class Exchange(Progress, eq=False):
         self._forget()
         self.held.release(outcome)
         self.held.link = None
-        self.desk.gate.leave(self)
-        self.desk.finished(self)
+        self.handler.in_flight.leave(self)
+        self.handler.finished(self)
         # Last: the connection may now close, or begin its next request.
         self.client.answered(self)
 
 
 def exchange_of(
-    client: Client, desk: Desk, request: Request, *, keep_alive: bool, plain: bool
+    client: ClientConnection,
+    handler: RequestHandler,
+    request: Request,
+    *,
+    keep_alive: bool,
+    plain: bool,
 ) -> Exchange:
     """Return the exchange of a request, not yet begun.
 
     Args:
         client: the client's connection.
-        desk: the request handler.
+        handler: the request handler.
         request: the request.
         keep_alive: the connection may serve a further request afterwards.
         plain: the client speaks HTTP/1.0, without chunks.
     """
-    record = Record(request_id(request.headers.get(b"x-request-id")), request.path)
-    outlet = Outlet(client, record, keep_alive=keep_alive, plain=plain)
-    return Exchange(client, desk, request, record, outlet, request.path)
+    record = RequestRecord(request_id(request.headers.get(b"x-request-id")), request.path)
+    writer = ResponseWriter(client, record, keep_alive=keep_alive, plain=plain)
+    return Exchange(client, handler, request, record, writer, request.path)
 
 
 UNAUTHORIZED = 401
@@ -283,7 +288,7 @@ ELSEWHERE = frozenset({502, UNAVAILABLE, 504})
 """Statuses of a replica's answer after which another replica is tried."""
 
 
-def refused(exchange: Exchange, link: Link, status: int) -> bool:
+def refused(exchange: Exchange, link: UpstreamConnection, status: int) -> bool:
     """Return whether an answer is withheld from the client, and take the next step for the request.
 
     Args:
@@ -298,7 +303,7 @@ def refused(exchange: Exchange, link: Link, status: int) -> bool:
         link.abort()
         exchange.held.release("ok")
         try:
-            exchange.desk.renew(exchange, lease.replica)
+            exchange.handler.renew(exchange, lease.replica)
         except errors.ApiError as error:
             exchange.fail(error)
         return True
@@ -307,7 +312,7 @@ def refused(exchange: Exchange, link: Link, status: int) -> bool:
     log.warning("request %s: %s answers %d", exchange.record.name, lease.replica.name, status)
     if lease.replica.key not in exchange.tried:
         exchange.tried.append(lease.replica.key)
-    if not exchange.desk.another(exchange, worked=status != UNAVAILABLE, elsewhere=True):
+    if not exchange.handler.another(exchange, worked=status != UNAVAILABLE, elsewhere=True):
         return False
     link.abort()
     exchange.held.release("failed")
@@ -323,7 +328,7 @@ def broke(exchange: Exchange, fault: Fault, detail: str) -> None:
         fault: kind of the upstream failure.
         detail: further detail for the log.
     """
-    lease, outlet = exchange.held.lease, exchange.outlet
+    lease, writer = exchange.held.lease, exchange.writer
     if lease is None or exchange.response_complete:
         return
     if fault is Fault.STALE:
@@ -333,11 +338,11 @@ def broke(exchange: Exchange, fault: Fault, detail: str) -> None:
         return
     name = lease.replica.name
     log.warning("request %s: %s %s: %s", exchange.record.name, name, fault.value, detail)
-    if outlet.said:
+    if writer.said:
         # The client has the complete answer, so a late failure of the connection is none of the
         # request.
         exchange.finish("ok")
-    elif outlet.begun:
+    elif writer.begun:
         exchange.fail(errors.upstream_error(f"the replica {name} {fault.value} in mid-stream"))
     else:
         exchange.tried.append(lease.replica.key)
@@ -349,7 +354,7 @@ def _once_more(exchange: Exchange, name: str, fault: Fault) -> None:
     worked = fault in (Fault.BROKEN, Fault.STUCK)
     final = fault in (Fault.SILENT, Fault.TOO_LARGE)
     elsewhere = fault is not Fault.BROKEN
-    if final or not exchange.desk.another(exchange, worked=worked, elsewhere=elsewhere):
+    if final or not exchange.handler.another(exchange, worked=worked, elsewhere=elsewhere):
         exchange.fail(_failure_error(name, fault))
     else:
         exchange.again()

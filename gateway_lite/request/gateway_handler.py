@@ -13,10 +13,10 @@ from gateway_lite.catalog.replica import NoReplicaError
 from gateway_lite.features import tracing
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.ollama.answers import error_body
-from gateway_lite.features.pipeline import Extras
+from gateway_lite.features.pipeline import FeaturePipeline
 from gateway_lite.request.context import refusal
 from gateway_lite.routing import model_rules
-from gateway_lite.routing.replica_state import Work
+from gateway_lite.routing.replica_state import RequestCost
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
 from gateway_lite.wire import request_body, response_head
@@ -25,27 +25,27 @@ from hpc.gateway_policy import GatewayPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway_lite.auth.client_keys import Keys
+    from gateway_lite.auth.client_keys import ClientKeys
     from gateway_lite.auth.rate_limits import Limits
     from gateway_lite.catalog.models import Catalog
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.catalog.watcher import Watcher
     from gateway_lite.features.cors import Cors
     from gateway_lite.features.tracing import Tracer
-    from gateway_lite.in_flight import Gate
+    from gateway_lite.in_flight import InFlight
     from gateway_lite.request.exchange import Exchange
     from gateway_lite.routing.balancer import Balancer
-    from gateway_lite.routing.replica_state import Lease, Waiting
-    from gateway_lite.settings import Settings
-    from gateway_lite.telemetry.observer import Seen
-    from gateway_lite.upstream.connection import Link
-    from gateway_lite.upstream.pool import Dial, Pool, Upstream
-    from gateway_lite.wire.write_batching import Outbox
+    from gateway_lite.routing.replica_state import Lease, QueuedRequest
+    from gateway_lite.settings import GatewaySettings
+    from gateway_lite.telemetry.observer import RequestObserver
+    from gateway_lite.upstream.connection import UpstreamConnection
+    from gateway_lite.upstream.pool import PendingConnection, Pool, Upstream
+    from gateway_lite.wire.write_batching import WriteBatcher
 
-SHARE = 0.2
+RETRY_SHARE = 0.2
 """Retries earned by each request."""
-PER_S = 10.0
-MOST = 500.0
+RETRIES_PER_S = 10.0
+MOST_RETRIES = 500.0
 """Retries that may be saved up; a dying replica fails all its requests in progress at once."""
 
 
@@ -53,16 +53,16 @@ class RetryBudget:
     """The retries that are left."""
 
     def __init__(self) -> None:
-        self._left = MOST
+        self._left = MOST_RETRIES
 
     def deposit(self) -> None:
         """Add the share of one request."""
-        if self._left < MOST:
-            self._left += SHARE
+        if self._left < MOST_RETRIES:
+            self._left += RETRY_SHARE
 
     def passed(self, seconds: float) -> None:
         """Add the retries of passed seconds."""
-        self._left = min(MOST, self._left + PER_S * seconds)
+        self._left = min(MOST_RETRIES, self._left + RETRIES_PER_S * seconds)
 
     def withdraw(self) -> bool:
         """Take a retry; return False if none is left."""
@@ -76,7 +76,7 @@ OK = 200
 EVENTS = b"text/event-stream; charset=utf-8"
 
 
-class GatewayDesk:
+class GatewayHandler:
     """The handler of clients' requests.
 
     Args:
@@ -87,8 +87,8 @@ class GatewayDesk:
         upstream: connections to replicas.
         watcher: reads a refused secret again.
         seen: observer of every request.
-        gate: counter of requests in progress.
-        outbox: the write batcher.
+        in_flight: counter of requests in progress.
+        batcher: the write batcher.
         settings: timeouts and bounds.
     """
 
@@ -96,18 +96,18 @@ class GatewayDesk:
         self,
         *,
         catalog: Callable[[], Catalog],
-        keys: Keys,
+        keys: ClientKeys,
         limits: Limits,
         balancer: Balancer,
         upstream: Upstream,
         watcher: Watcher,
-        seen: Seen,
-        gate: Gate,
-        outbox: Outbox,
-        settings: Settings,
+        seen: RequestObserver,
+        in_flight: InFlight,
+        batcher: WriteBatcher,
+        settings: GatewaySettings,
     ) -> None:
-        self.gate = gate
-        self.outbox = outbox
+        self.in_flight = in_flight
+        self.batcher = batcher
         self.settings = settings
         self.cors: Cors | None = None
         self.tracer: Tracer | None = None
@@ -120,7 +120,7 @@ class GatewayDesk:
         self._seen = seen
         self._policy = GatewayPolicy()
         self._table = model_rules.Table(self._policy, ())
-        self._extras = Extras(self._policy)
+        self._extras = FeaturePipeline(self._policy)
         self._plain = True
         self._ways: dict[tuple[str, str], tuple[Pool, bytes]] = {}
         self._budget = RetryBudget()
@@ -135,14 +135,14 @@ class GatewayDesk:
         self._table = table
         if policy != self._policy:
             self._policy = policy
-            self._extras = Extras(policy)
+            self._extras = FeaturePipeline(policy)
             self._plain = policy.cache is None and policy.redact is None
 
     def check(self, exchange: Exchange) -> None:
         """Check the client's key, and refuse an announced body above the limit."""
         record = exchange.record
         self._seen.begin(record)
-        if self.gate.draining:
+        if self.in_flight.draining:
             raise errors.draining()
         token = bearer(exchange.request.headers.get(b"authorization", b""))
         principal = exchange.principal = self._keys.find(token)
@@ -172,9 +172,9 @@ class GatewayDesk:
         if most is not None:
             exchange.body = model_rules.with_fields(exchange.body, max_tokens=most)
         tokens = asked.tokens(len(exchange.body), longest)
-        exchange.work = Work(tokens, *self._beginnings(exchange, asked))
+        exchange.work = RequestCost(tokens, *self._beginnings(exchange, asked))
         # After all checks of the request: a refused request must not use up the key's limits.
-        exchange.grant = self._limits.reserve(principal, tokens)
+        exchange.reservation = self._limits.reserve(principal, tokens)
         self._budget.deposit()
         if self.tracer is not None:
             tracing.begin(self.tracer, exchange)
@@ -209,7 +209,9 @@ class GatewayDesk:
             exchange.notes = b"x-gateway-cache: hit\r\n"
             exchange.answer(OK, kind + self.lines(exchange), hit.body)
 
-    def _beginnings(self, exchange: Exchange, asked: request_body.Ask) -> tuple[bytes, bytes]:
+    def _beginnings(
+        self, exchange: Exchange, asked: request_body.RequestFields
+    ) -> tuple[bytes, bytes]:
         """Return the affinity keys of a request; empty with a single replica."""
         if not self._balancer.several(exchange.models[0]):
             return b"", b""
@@ -219,7 +221,7 @@ class GatewayDesk:
 
     def place(self, exchange: Exchange) -> Lease | None:
         """Return a lease at a replica of the model or a fallback, or None without a free slot."""
-        asked = exchange.ask or request_body.Ask()
+        asked = exchange.ask or request_body.RequestFields()
         while True:
             name = exchange.models[exchange.turn]
             try:
@@ -246,7 +248,7 @@ class GatewayDesk:
         exchange.notes = b""
         return True
 
-    def _rename(self, exchange: Exchange, asked: request_body.Ask, name: str) -> None:
+    def _rename(self, exchange: Exchange, asked: request_body.RequestFields, name: str) -> None:
         """Change the request's model, and apply the new model's ceilings."""
         own, limits = self._table.policies.get(name), exchange.principal.limits
         most = rate_limits.missing_max_tokens(exchange.path, 0, asked.limit(), own, limits)
@@ -255,12 +257,14 @@ class GatewayDesk:
         exchange.record.model = name
         exchange.notes += b"x-gateway-model: %b\r\n" % name.encode()
 
-    def wait(self, exchange: Exchange, done: Callable[[Lease | Exception], None]) -> Waiting:
+    def wait(self, exchange: Exchange, done: Callable[[Lease | Exception], None]) -> QueuedRequest:
         """Queue the request for a slot."""
         name = exchange.models[exchange.turn]
         return self._balancer.wait(name, exchange.work, exchange.tried, done)
 
-    def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
+    def send(
+        self, exchange: Exchange, replica: Replica, *, fresh: bool
+    ) -> UpstreamConnection | PendingConnection:
         """Send the request, with the replica's secret in place of the client's key."""
         path = exchange.path
         # Request line, host and secret are the same for all requests of a replica and path.
@@ -311,7 +315,7 @@ class GatewayDesk:
         if self.cors is not None:
             exchange.notes += self.cors.lines(exchange.request.headers.get(b"origin"))
         return b"%b%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
-            exchange.grant.headers,
+            exchange.reservation.headers,
             exchange.notes,
             record.name.encode(),
             record.replica.encode(),
@@ -333,5 +337,5 @@ class GatewayDesk:
         self._seen.end(record)
         if exchange.span is not None:
             tracing.end(exchange)
-        if exchange.grant is not None:
-            exchange.grant.settle(record.charged(exchange.grant.tokens))
+        if exchange.reservation is not None:
+            exchange.reservation.settle(record.charged(exchange.reservation.tokens))

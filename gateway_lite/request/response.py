@@ -11,16 +11,16 @@ from gateway_lite.wire import response_head, token_usage
 
 if TYPE_CHECKING:
     from gateway_lite.errors import ApiError
-    from gateway_lite.features.pipeline import Extra
-    from gateway_lite.telemetry.request_record import Record
-    from gateway_lite.upstream.connection import Link
+    from gateway_lite.features.pipeline import FeatureEdits
+    from gateway_lite.telemetry.request_record import RequestRecord
+    from gateway_lite.upstream.connection import UpstreamConnection
     from gateway_lite.wire.sse import Editor
 
 clock = time.perf_counter
 DONE = token_usage.DONE + b"\n\n"
 
 
-class Connection(Protocol):
+class ByteStream(Protocol):
     """The connection that an answer is written to."""
 
     def write(self, data: bytes) -> None:
@@ -30,7 +30,7 @@ class Connection(Protocol):
         """Return the header lines of every answer."""
 
 
-class Outlet(msgspec.Struct, eq=False):
+class ResponseWriter(msgspec.Struct, eq=False):
     """The writer of one answer.
 
     Attributes:
@@ -43,8 +43,8 @@ class Outlet(msgspec.Struct, eq=False):
         said: True once the answer's terminator or the complete answer was sent.
     """
 
-    connection: Connection
-    record: Record
+    connection: ByteStream
+    record: RequestRecord
     keep_alive: bool
     plain: bool
     events: bool = False
@@ -137,14 +137,14 @@ class Outlet(msgspec.Struct, eq=False):
         self.more(error.frames())
 
 
-class Answer(msgspec.Struct, eq=False):
+class UpstreamResponse(msgspec.Struct, eq=False):
     """One answer whose head has arrived.
 
     An answer that is no stream is kept until complete, so that a broken answer can be requested
     again.
 
     Attributes:
-        outlet: writer of the answer.
+        writer: writer of the answer.
         record: the request's record.
         status: HTTP status.
         streams: True if pieces are passed on as they arrive.
@@ -154,8 +154,8 @@ class Answer(msgspec.Struct, eq=False):
         limit: largest unary answer in bytes.
     """
 
-    outlet: Outlet
-    record: Record
+    writer: ResponseWriter
+    record: RequestRecord
     status: int
     streams: bool
     events: bool
@@ -178,8 +178,8 @@ class Answer(msgspec.Struct, eq=False):
             data = self._edit(data)
         if not data:
             return True
-        if self.outlet.begun:
-            self.outlet.more(data)
+        if self.writer.begun:
+            self.writer.more(data)
         else:
             self._begin(data)
         return True
@@ -198,7 +198,7 @@ class Answer(msgspec.Struct, eq=False):
         return data
 
     def _begin(self, data: bytes) -> None:
-        self.outlet.begin(self.status, self.lines, data, events=self.events)
+        self.writer.begin(self.status, self.lines, data, events=self.events)
 
     def end(self) -> None:
         """Send the rest of the answer."""
@@ -210,26 +210,32 @@ class Answer(msgspec.Struct, eq=False):
         self.record.whole(data)
         if self.editors:
             data = self._edit(data) + self._rest()
-        self.outlet.whole(self.status, self.lines, data)
+        self.writer.whole(self.status, self.lines, data)
 
     def _end_stream(self) -> None:
         rest = self._rest() if self.editors else b""
-        if not self.outlet.begun:
+        if not self.writer.begun:
             self._begin(rest)
         elif rest:
-            self.outlet.more(rest)
-        self.outlet.end()
+            self.writer.more(rest)
+        self.writer.end()
         self.record.complete = True
 
 
-def answer_of(
-    link: Link, outlet: Outlet, record: Record, extra: Extra | None, *, lines: bytes, limit: int
-) -> Answer:
+def response_of(
+    link: UpstreamConnection,
+    writer: ResponseWriter,
+    record: RequestRecord,
+    extra: FeatureEdits | None,
+    *,
+    lines: bytes,
+    limit: int,
+) -> UpstreamResponse:
     """Return the answer for a head that has arrived.
 
     Args:
         link: the upstream connection.
-        outlet: writer of the answer.
+        writer: writer of the answer.
         record: the request's record.
         extra: edits of the answer, or None.
         lines: the gateway's own header lines.
@@ -242,8 +248,8 @@ def answer_of(
     if extra is not None:
         editors = extra.editors(status, events=events)
         kind = extra.content_type(status) or kind
-    return Answer(
-        outlet,
+    return UpstreamResponse(
+        writer,
         record,
         status,
         streams=events or not kind.startswith(response_head.JSON),

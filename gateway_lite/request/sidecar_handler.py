@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import NoReturn
 
-    from gateway_lite.in_flight import Gate
-    from gateway_lite.request.context import Waiting
+    from gateway_lite.in_flight import InFlight
+    from gateway_lite.request.context import QueueEntry
     from gateway_lite.request.exchange import Exchange
     from gateway_lite.routing.replica_state import Outcome
-    from gateway_lite.settings import Settings
-    from gateway_lite.upstream.connection import Link
-    from gateway_lite.upstream.pool import Dial, Upstream
+    from gateway_lite.settings import GatewaySettings
+    from gateway_lite.upstream.connection import UpstreamConnection
+    from gateway_lite.upstream.pool import PendingConnection, Upstream
 
 PATHS = {
     b"POST": (
@@ -40,7 +40,7 @@ HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class SidecarOptions:
     """The options of one sidecar.
 
     Attributes:
@@ -62,22 +62,27 @@ class Door:
     ready_file: Path
 
 
-class DoorDesk:
+class SidecarHandler:
     """The sidecar's request handler: checks the secret and forwards to the engine.
 
     Args:
         door: options of the sidecar.
         secret: the secret that requests must carry.
         upstream: connections to the engine.
-        gate: counter of requests in progress.
+        in_flight: counter of requests in progress.
         settings: timeouts and bounds.
     """
 
     def __init__(
-        self, door: Door, secret: bytes, upstream: Upstream, gate: Gate, settings: Settings
+        self,
+        door: SidecarOptions,
+        secret: bytes,
+        upstream: Upstream,
+        in_flight: InFlight,
+        settings: GatewaySettings,
     ) -> None:
-        self.gate = gate
-        self.outbox = upstream.outbox
+        self.in_flight = in_flight
+        self.batcher = upstream.batcher
         self.settings = settings
         self._secret = secret
         self._key = os.environ.pop(door.engine_key_env, None) if door.engine_key_env else None
@@ -85,7 +90,7 @@ class DoorDesk:
         self._upstream = upstream
         self._pool = upstream.pool(base)
         self._starts: dict[tuple[bytes, str], bytes] = {}
-        self._lease = OneLease(Replica("engine", "engine", base))
+        self._lease = EngineLease(Replica("engine", "engine", base))
 
     def authenticate(self, token: bytes) -> bool | None:
         """Return True for the right secret, and None for any other token."""
@@ -94,7 +99,7 @@ class DoorDesk:
 
     def check(self, exchange: Exchange) -> None:
         """Check the secret, and refuse an announced body above the limit."""
-        if self.gate.draining:
+        if self.in_flight.draining:
             raise errors.draining()
         if not self.authenticate(bearer(exchange.request.headers.get(b"authorization", b""))):
             raise errors.unauthorized()
@@ -105,16 +110,18 @@ class DoorDesk:
         """Admit the request unchanged; the engine judges its content."""
         exchange.body = exchange.request.body
 
-    def place(self, exchange: Exchange) -> OneLease:
+    def place(self, exchange: Exchange) -> EngineLease:
         """Return the lease of the engine."""
         del exchange
         return self._lease
 
-    def wait(self, exchange: Exchange, done: object) -> Waiting:
+    def wait(self, exchange: Exchange, done: object) -> QueueEntry:
         """Never called: the engine queues requests."""
         raise NotImplementedError
 
-    def send(self, exchange: Exchange, replica: Replica, *, fresh: bool) -> Link | Dial:
+    def send(
+        self, exchange: Exchange, replica: Replica, *, fresh: bool
+    ) -> UpstreamConnection | PendingConnection:
         """Send the request to the engine."""
         del replica
         request = exchange.request
@@ -152,7 +159,7 @@ class DoorDesk:
         """Record nothing; the gateway does."""
 
 
-class OneLease:
+class EngineLease:
     """The lease of the only engine, which any number of requests share."""
 
     def __init__(self, replica: Replica) -> None:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway_lite import errors
 from gateway_lite.catalog.replica import NoReplicaError
-from gateway_lite.routing.prefix_affinity import Homes
-from gateway_lite.routing.replica_state import Lease, Seat, Waiting, Work
+from gateway_lite.routing.prefix_affinity import PrefixAffinity
+from gateway_lite.routing.replica_state import Lease, QueuedRequest, ReplicaState, RequestCost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from gateway_lite.catalog.replica import Replica
-    from gateway_lite.routing.replica_state import Seen
+    from gateway_lite.routing.replica_state import ReplicaSnapshot
     from gateway_lite.routing.shared_slots import SlotTable
-    from gateway_lite.settings import Settings
+    from gateway_lite.settings import GatewaySettings
 
 Policy = Literal["prefix", "least_outstanding", "round_robin"]
 
@@ -40,7 +40,7 @@ class Balancer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: GatewaySettings,
         *,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -49,13 +49,13 @@ class Balancer:
         self.clock = clock
         self._settings = settings
         self._rng = rng or random.Random()  # noqa: S311 - a draw, not a secret
-        self._homes = Homes(self._rng)
+        self._homes = PrefixAffinity(self._rng)
         self._slots = slots
-        self._seats: dict[str, Seat] = {}
-        self._pools: dict[str, list[Seat]] = {}
+        self._states: dict[str, ReplicaState] = {}
+        self._pools: dict[str, list[ReplicaState]] = {}
         self._policies: Mapping[str, str] = {}
         self._turns: defaultdict[str, int] = defaultdict(int)
-        self._queues: defaultdict[str, deque[Waiting]] = defaultdict(deque)
+        self._queues: defaultdict[str, deque[QueuedRequest]] = defaultdict(deque)
 
     def update(
         self, pools: Mapping[str, Sequence[Replica]], policies: Mapping[str, str] | None = None
@@ -68,22 +68,22 @@ class Balancer:
             pools: replicas by model.
             policies: routing policy by model; "prefix" for models not named.
         """
-        now, seats, before = self.clock(), {}, self._pools
+        now, pool_states, before = self.clock(), {}, self._pools
         self._pools = {}
         for model, replicas in pools.items():
             # A replica that joins others warms up slowly; the first replicas of a model have to
             # take all requests.
             warm = not before.get(model)
-            pool = [self._seat(replica, now, warm=warm) for replica in replicas]
-            seats.update({seat.key: seat for seat in pool})
+            pool = [self._state(replica, now, warm=warm) for replica in replicas]
+            pool_states.update({state.key: state for state in pool})
             self._pools[model] = pool
-        gone = [seat for key, seat in self._seats.items() if key not in seats]
-        self._seats = seats
+        gone = [state for key, state in self._states.items() if key not in pool_states]
+        self._states = pool_states
         if policies is not None:
             self._policies = policies
-        for seat in gone:
-            if seat.shared is not None:
-                seat.shared.close()
+        for state in gone:
+            if state.shared is not None:
+                state.shared.close()
         self.wake_all()
 
     def wake_all(self) -> None:
@@ -92,25 +92,25 @@ class Balancer:
             self.tell(model)
             self.wake(model)
 
-    def _seat(self, replica: Replica, now: float, *, warm: bool) -> Seat:
-        seat = self._seats.get(replica.key)
-        if seat is None:
+    def _state(self, replica: Replica, now: float, *, warm: bool) -> ReplicaState:
+        state = self._states.get(replica.key)
+        if state is None:
             shared = None
             if self._slots is not None and replica.slots is not None:
                 shared = self._slots.open(replica.key, replica.slots)
-            return Seat(replica, now, self._rng, warm=warm, shared=shared)
-        seat.replica = replica
-        return seat
+            return ReplicaState(replica, now, self._rng, warm=warm, shared=shared)
+        state.replica = replica
+        return state
 
     def others(self, model: str, tried: Collection[str]) -> bool:
         """Return whether the model has an untried replica."""
-        return any(seat.key not in tried for seat in self._pools.get(model, ()))
+        return any(state.key not in tried for state in self._pools.get(model, ()))
 
     def several(self, model: str) -> bool:
         """Return whether the model has two or more replicas."""
         return len(self._pools.get(model, ())) > 1
 
-    def place(self, model: str, work: Work, tried: Collection[str] = ()) -> Lease | None:
+    def place(self, model: str, work: RequestCost, tried: Collection[str] = ()) -> Lease | None:
         """Return a lease at a replica, or None if all slots are taken or earlier requests wait.
 
         Args:
@@ -128,60 +128,60 @@ class Balancer:
         return None if self._queues.get(model) else self._place(model, pool, work, tried)
 
     def _place(
-        self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
+        self, model: str, pool: list[ReplicaState], work: RequestCost, tried: Collection[str]
     ) -> Lease | None:
         while True:
             # One replica is the common case and needs no scoring: also an open breaker leaves no
             # choice.
             if len(pool) == 1:
-                seat = pool[0] if pool[0].free else None
+                state = pool[0] if pool[0].free else None
             else:
-                seat = self._choose(model, pool, work, tried)
-            if seat is None:
+                state = self._choose(model, pool, work, tried)
+            if state is None:
                 return None
-            lease = Lease(self, model, seat, work.tokens, seat.replica)
+            lease = Lease(self, model, state, work.tokens, state.replica)
             # Another worker may take the last slot between the choice and ``take``; then choose
             # again.
-            if seat.take(lease, work.tokens):
+            if state.take(lease, work.tokens):
                 return lease
 
     def _choose(
-        self, model: str, pool: list[Seat], work: Work, tried: Collection[str]
-    ) -> Seat | None:
+        self, model: str, pool: list[ReplicaState], work: RequestCost, tried: Collection[str]
+    ) -> ReplicaState | None:
         now = self.clock()
-        seats = [s for s in _wanted(pool, tried, now) if s.free]
-        if len(seats) <= 1:
-            return seats[0] if seats else None
+        pool_states = [s for s in _wanted(pool, tried, now) if s.free]
+        if len(pool_states) <= 1:
+            return pool_states[0] if pool_states else None
         policy = self._policies.get(model, "prefix")
         if policy == "round_robin":
             self._turns[model] += 1
-            return seats[self._turns[model] % len(seats)]
+            return pool_states[self._turns[model] % len(pool_states)]
         if policy == "least_outstanding":
-            least = min(len(s.leases) for s in seats)
-            return self._rng.choice([s for s in seats if len(s.leases) == least])
+            least = min(len(s.leases) for s in pool_states)
+            return self._rng.choice([s for s in pool_states if len(s.leases) == least])
         if not work.prefix:
-            return self._lesser(seats, now)
-        seat = self._homes.find(seats, work, now) or self._lesser(seats, now)
-        self._homes.keep(work, seat)
-        return seat
+            return self._lesser(pool_states, now)
+        state = self._homes.find(pool_states, work, now) or self._lesser(pool_states, now)
+        self._homes.keep(work, state)
+        return state
 
-    def _lesser(self, seats: list[Seat], now: float) -> Seat:
+    def _lesser(self, pool_states: list[ReplicaState], now: float) -> ReplicaState:
         """Return the less loaded of two replicas drawn at random."""
-        count = len(seats)
+        count = len(pool_states)
         # ``random()`` in place of ``sample``: one draw each, and the second index never equals the
         # first.
         first = int(self._rng.random() * count)
         second = (first + 1 + int(self._rng.random() * (count - 1))) % count
-        one, two = seats[first], seats[second]
+        one, two = pool_states[first], pool_states[second]
         return one if one.load(now) <= two.load(now) else two
 
     def wait(
         self,
         model: str,
-        work: Work,
+        work: RequestCost,
         tried: Collection[str],
         done: Callable[[Lease | Exception], None],
-    ) -> Waiting:
+    ) -> QueuedRequest:
         """Queue a request for a slot, behind all waiting requests.
 
         Args:
@@ -196,7 +196,7 @@ class Balancer:
         queue = self._queues[model]
         if len(queue) >= self._settings.queue_length:
             raise errors.queue_full(model)
-        return Waiting(self, model, queue, work, tried, done)
+        return QueuedRequest(self, model, queue, work, tried, done)
 
     def tell(self, model: str) -> None:
         """Publish the waiting time of the oldest queued request to other workers.
@@ -209,9 +209,9 @@ class Balancer:
         since, wanted, pool = None, [], self._pools.get(model, [])
         if queue:
             since, wanted = queue[0].since, _wanted(pool, queue[0].tried, self.clock())
-        for seat in pool:
-            if seat.shared is not None:
-                seat.shared.wait(since if seat in wanted else None)
+        for state in pool:
+            if state.shared is not None:
+                state.shared.wait(since if state in wanted else None)
 
     def waiting(self, model: str) -> int:
         """Return the number of requests that wait for a slot."""
@@ -238,10 +238,12 @@ class Balancer:
             passed_s: seconds since the last call.
         """
         stalled = [
-            seat for seat in self._seats.values() if seat.watch(passed_s, self._settings.stall_s)
+            state
+            for state in self._states.values()
+            if state.watch(passed_s, self._settings.stall_s)
         ]
-        for seat in stalled:
-            for lease in tuple(seat.leases):
+        for state in stalled:
+            for lease in tuple(state.leases):
                 if lease.on_stall is not None:
                     lease.on_stall()
         late = self.clock() - self._settings.queue_s
@@ -252,18 +254,18 @@ class Balancer:
                 first.done(errors.queue_timeout(model))
         self.wake_all()
 
-    def states(self) -> dict[str, Seen]:
+    def states(self) -> dict[str, ReplicaSnapshot]:
         """Return the state of each replica, by the replica's key."""
         now = self.clock()
-        return {key: seat.seen(now) for key, seat in self._seats.items()}
+        return {key: state.seen(now) for key, state in self._states.items()}
 
-    def by_name(self) -> dict[str, Seen]:
+    def by_name(self) -> dict[str, ReplicaSnapshot]:
         """Return the state of each replica, by the replica's display name."""
         now = self.clock()
-        return {seat.replica.name: seat.seen(now) for seat in tuple(self._seats.values())}
+        return {state.replica.name: state.seen(now) for state in tuple(self._states.values())}
 
 
-def _wanted(pool: list[Seat], tried: Collection[str], now: float) -> list[Seat]:
+def _wanted(pool: list[ReplicaState], tried: Collection[str], now: float) -> list[ReplicaState]:
     """Return the healthy, untried replicas; without any, the untried ones; without any, all."""
-    wanted = [seat for seat in pool if seat.well(now) and seat.key not in tried]
-    return wanted or [seat for seat in pool if seat.key not in tried] or pool
+    wanted = [state for state in pool if state.well(now) and state.key not in tried]
+    return wanted or [state for state in pool if state.key not in tried] or pool

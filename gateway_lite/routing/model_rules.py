@@ -13,7 +13,7 @@ from hpc.gateway_policy import ModelPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from hpc.gateway_policy import GatewayPolicy, Routing, Rule
+    from hpc.gateway_policy import GatewayPolicy, ModelRule, Routing
 
 NOTHING = ModelPolicy()
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -76,7 +76,7 @@ class Table:
         # Most gateways have no policy: one flag spares their requests the lookups below.
         self.plain = not (self.aliases or self.rules or self.chains)
 
-    def _condition(self, rule: Rule, known: Collection[str]) -> _Condition:
+    def _condition(self, rule: ModelRule, known: Collection[str]) -> _Condition:
         return _Condition(
             use=self.aliases.get(rule.use, rule.use),
             models=frozenset(rule.models or (*known, *self.aliases)),

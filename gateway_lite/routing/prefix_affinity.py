@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
 
-    from gateway_lite.routing.replica_state import Seat, Work
+    from gateway_lite.routing.replica_state import ReplicaState, RequestCost
 
 BOUND = 1.25
 """Load of a replica, as a multiple of the average, above which its prefixes go elsewhere."""
@@ -23,7 +23,7 @@ CONVERSATIONS = 16384
 """Remembered conversations; the longest silent conversation is forgotten first."""
 
 
-class Homes:
+class PrefixAffinity:
     """The homes of prefixes and the last replicas of conversations.
 
     Args:
@@ -36,46 +36,48 @@ class Homes:
         self._rng = rng
         self._last: dict[int, str] = {}
 
-    def find(self, seats: list[Seat], work: Work, now: float) -> Seat | None:
+    def find(
+        self, pool_states: list[ReplicaState], work: RequestCost, now: float
+    ) -> ReplicaState | None:
         """Return the replica with the most cached tokens of a request, or None if it is too busy.
 
         Args:
-            seats: the two or more candidates.
+            pool_states: the two or more candidates.
             work: cost and beginning of the request.
             now: clock value in seconds.
         """
         last = self._last.get(hash(work.chat)) if work.chat else None
         if last is not None:
-            for seat in seats:
-                if seat.key == last and _fits(seat, seats, work):
-                    return seat
+            for state in pool_states:
+                if state.key == last and _fits(state, pool_states, work):
+                    return state
         mark = zlib.crc32(work.prefix)
         # Rendezvous hashing: when a replica leaves, only the prefixes of that replica move.
-        home = max(seats, key=lambda seat: hash((mark, seat.salt)))
+        home = max(pool_states, key=lambda state: hash((mark, state.salt)))
         warmth = home.warmth(now)
         if warmth < 1 and self._rng.random() > warmth:
             return None
-        return home if _fits(home, seats, work) else None
+        return home if _fits(home, pool_states, work) else None
 
-    def keep(self, work: Work, seat: Seat) -> None:
+    def keep(self, work: RequestCost, state: ReplicaState) -> None:
         """Remember the replica of a conversation."""
         if not work.chat:
             return
         known, chat = self._last, hash(work.chat)
         # Dicts keep insertion order: removal and new insertion make this the most recent entry.
         known.pop(chat, None)
-        known[chat] = seat.key
+        known[chat] = state.key
         if len(known) > CONVERSATIONS:
             del known[next(iter(known))]
 
 
-def _fits(home: Seat, seats: list[Seat], work: Work) -> bool:
+def _fits(home: ReplicaState, pool_states: list[ReplicaState], work: RequestCost) -> bool:
     """Return whether the home replica's load is within SLACK or BOUND."""
     total = work.tokens
     least = len(home.leases)
-    for seat in seats:
-        total += seat.tokens
-        least = min(least, len(seat.leases))
+    for state in pool_states:
+        total += state.tokens
+        least = min(least, len(state.leases))
     if len(home.leases) - least < SLACK:
         return True
-    return home.tokens + work.tokens <= BOUND * total / len(seats)
+    return home.tokens + work.tokens <= BOUND * total / len(pool_states)

@@ -27,7 +27,7 @@ COLDEST = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReplicaSnapshot:
     """A snapshot of a replica's state, for metrics and status pages.
 
     Attributes:
@@ -45,7 +45,7 @@ class Seen:
     stalled: bool = False
 
 
-class Seat:
+class ReplicaState:
     """The balancer's state of a replica.
 
     Args:
@@ -160,19 +160,19 @@ class Seat:
         before, self.stalled = self.stalled, self.still_s >= stall_s
         return self.stalled and not before
 
-    def seen(self, now: float) -> Seen:
+    def seen(self, now: float) -> ReplicaSnapshot:
         """Return a snapshot of the state."""
         if self._failures < FAILURES:
             breaker = "closed"
         else:
             breaker = "open" if now < self._open_until else "half-open"
-        return Seen(len(self.leases), self.tokens, breaker, self.still_s, self.stalled)
+        return ReplicaSnapshot(len(self.leases), self.tokens, breaker, self.still_s, self.stalled)
 
 
 Outcome = Literal["ok", "failed", "unreachable", "left"]
 
 
-class Owner(Protocol):
+class LeaseOwner(Protocol):
     """The balancer, as seen by leases."""
 
     clock: Callable[[], float]
@@ -184,7 +184,7 @@ class Owner(Protocol):
         """Publish a change of the queue to other worker processes."""
 
 
-class Work(msgspec.Struct, eq=False, gc=False):
+class RequestCost(msgspec.Struct, eq=False, gc=False):
     """The cost of one request, and the two keys by which prefix affinity chooses a replica.
 
     Attributes:
@@ -204,22 +204,22 @@ class Lease(msgspec.Struct, eq=False):
     Attributes:
         owner: the balancer; None after the release.
         model: name of the model.
-        seat: state of the replica.
+        state: state of the replica.
         tokens: cost of the request.
         replica: the replica.
         on_stall: called when the replica stalls while the lease is held; may be None.
     """
 
-    owner: Owner | None
+    owner: LeaseOwner | None
     model: str
-    seat: Seat
+    state: ReplicaState
     tokens: int
     replica: Replica
     on_stall: Callable[[], None] | None = None
 
     def moved(self) -> None:
         """Record that bytes arrived from the replica."""
-        self.seat.moves += 1
+        self.state.moves += 1
 
     def release(self, outcome: Outcome) -> None:
         """Release the lease with an outcome; a second release does nothing."""
@@ -227,29 +227,29 @@ class Lease(msgspec.Struct, eq=False):
         if owner is None:
             return
         self.on_stall = None
-        seat = self.seat
-        seat.give(self, self.tokens)
+        state = self.state
+        state.give(self, self.tokens)
         if outcome == "ok":
-            seat.succeeded()
+            state.succeeded()
         elif outcome == "left":
-            seat.undecided()
+            state.undecided()
         else:
-            seat.failed(owner.clock(), unreachable=outcome == "unreachable")
+            state.failed(owner.clock(), unreachable=outcome == "unreachable")
         # Last: the queue must find the slot free and the replica's new state.
         owner.wake(self.model)
 
 
-class Waiting:
+class QueuedRequest:
     """The queue entry of a request that waits for a slot."""
 
     __slots__ = ("_model", "_owner", "_queue", "done", "since", "tried", "work")
 
     def __init__(
         self,
-        owner: Owner,
+        owner: LeaseOwner,
         model: str,
-        queue: deque[Waiting],
-        work: Work,
+        queue: deque[QueuedRequest],
+        work: RequestCost,
         tried: Collection[str],
         done: Callable[[Lease | Exception], None],
     ) -> None:

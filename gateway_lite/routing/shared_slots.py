@@ -129,7 +129,7 @@ class Slots:
         return min(waiting)[1] if waiting else None
 
 
-def bells(count: int) -> tuple[int, ...]:
+def wakeups(count: int) -> tuple[int, ...]:
     """Create an eventfd for each worker, the signal of a free slot."""
     return tuple(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count))
 
@@ -140,13 +140,13 @@ class SlotTable:
     Args:
         path: a file of NUMBERS numbers, initially all 0.
         worker: number of this process, different from the numbers of all other live processes.
-        bells: eventfd of each worker.
+        wakeups: eventfd of each worker.
     """
 
-    def __init__(self, path: str, worker: int, bells: Sequence[int]) -> None:
+    def __init__(self, path: str, worker: int, wakeups: Sequence[int]) -> None:
         self._file = Mapped(path, worker)
         self._worker = worker
-        self._bells = bells
+        self._wakeups = wakeups
 
     def open(self, key: str, limit: int) -> Slots | None:
         """Return a replica's slots, or None if the table has no free row.
@@ -172,12 +172,12 @@ class SlotTable:
             for row in self._rows():
                 row[OPEN] &= ~(1 << worker)
                 row[USED + worker] = row[SINCE + worker] = 0
-        for each in range(len(self._bells)):
+        for each in range(len(self._wakeups)):
             self._ring(each)
 
     def listen(self, woken: Callable[[], None]) -> None:
         """Call a function in the running loop whenever a slot may be free for this worker."""
-        bell = self._bells[self._worker]
+        bell = self._wakeups[self._worker]
 
         def rung() -> None:
             os.eventfd_read(bell)
@@ -186,7 +186,7 @@ class SlotTable:
         asyncio.get_running_loop().add_reader(bell, rung)
 
     def _ring(self, worker: int) -> None:
-        os.eventfd_write(self._bells[worker], 1)
+        os.eventfd_write(self._wakeups[worker], 1)
 
     def _find(self, name: int) -> memoryview[int] | None:
         """Return the row of a name, or an unused row; the caller holds the lock."""

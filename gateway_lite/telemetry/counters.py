@@ -47,7 +47,7 @@ class Histogram:
         return found
 
 
-class ModelTally:
+class ModelCounters:
     """The counters of one model."""
 
     __slots__ = ("between", "duration", "hits", "misses", "overhead", "queue", "retries", "ttft")
@@ -71,26 +71,26 @@ class ModelTally:
         }
 
 
-class KeyTally:
+class KeyCounters:
     """The counters of one model, key and class of status."""
 
     __slots__ = ("completion", "model", "prompt", "requests")
 
-    def __init__(self, model: ModelTally) -> None:
+    def __init__(self, model: ModelCounters) -> None:
         self.model = model
         self.requests = self.prompt = self.completion = 0
 
 
-class Tallies:
+class Counters:
     """All counters; added to in the event loop, read in any thread."""
 
     def __init__(self) -> None:
-        self.models: dict[str, ModelTally] = {}
-        self.keys: dict[tuple[str, str, int], KeyTally] = {}
+        self.models: dict[str, ModelCounters] = {}
+        self.keys: dict[tuple[str, str, int], KeyCounters] = {}
         self.errors: dict[tuple[str, str], int] = {}
         self.limited: dict[tuple[str, str], int] = {}
 
-    def of(self, model: str, key: str, status: int) -> KeyTally:
+    def of(self, model: str, key: str, status: int) -> KeyCounters:
         """Return the counters of a kind of request; new ones if needed.
 
         Args:
@@ -102,8 +102,8 @@ class Tallies:
         if found is None:
             tally = self.models.get(model)
             if tally is None:
-                tally = self.models[model] = ModelTally()
-            found = self.keys[model, key, status] = KeyTally(tally)
+                tally = self.models[model] = ModelCounters()
+            found = self.keys[model, key, status] = KeyCounters(tally)
         return found
 
     def error(self, model: str, kind: str) -> None:

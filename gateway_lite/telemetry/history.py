@@ -1,6 +1,6 @@
 """The last 15 minutes in steps of ten seconds: counts, and rates and times computed from them.
 
-Nothing is recorded per request. The counters of ``tallies`` are read at the end of each step, and
+Nothing is recorded per request. The counters of ``counters`` are read at the end of each step, and
 their growth is kept; a step without requests takes no room.
 """
 
@@ -18,7 +18,7 @@ from gateway_lite.telemetry.counters import SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from gateway_lite.telemetry.counters import Histogram, Tallies
+    from gateway_lite.telemetry.counters import Counters, Histogram
 
 STEP_S = 10
 STEPS = 90
@@ -27,7 +27,7 @@ REFUSED, FAILED = 4, 5
 """Classes of status: 4xx and 5xx."""
 
 
-class Flow(msgspec.Struct, array_like=True):
+class WindowCounts(msgspec.Struct, array_like=True):
     """The counts of one model in some time.
 
     Attributes:
@@ -48,7 +48,7 @@ class Flow(msgspec.Struct, array_like=True):
     ttft: list[int] = []
     duration: list[int] = []
 
-    def add(self, other: Flow) -> None:
+    def add(self, other: WindowCounts) -> None:
         """Add another model's or process's counts."""
         self.served += other.served
         self.refused += other.refused
@@ -58,9 +58,9 @@ class Flow(msgspec.Struct, array_like=True):
         self.ttft = _plus(self.ttft, other.ttft)
         self.duration = _plus(self.duration, other.duration)
 
-    def since(self, before: Flow) -> Flow:
+    def since(self, before: WindowCounts) -> WindowCounts:
         """Return the growth since another reading of the same counters."""
-        return Flow(
+        return WindowCounts(
             self.served - before.served,
             self.refused - before.refused,
             self.failed - before.failed,
@@ -90,13 +90,13 @@ class Step(msgspec.Struct, array_like=True):
         keys: requests, without those refused by a limit, and tokens, by name of the key.
     """
 
-    models: dict[str, Flow] = {}
+    models: dict[str, WindowCounts] = {}
     keys: dict[str, tuple[int, int]] = {}
 
     def add(self, other: Step) -> None:
         """Add the counts of another process's step."""
-        for name, flow in other.models.items():
-            self.models.setdefault(name, Flow()).add(flow)
+        for name, window_counts in other.models.items():
+            self.models.setdefault(name, WindowCounts()).add(window_counts)
         for name, (requests, tokens) in other.keys.items():
             known = self.keys.get(name, (0, 0))
             self.keys[name] = (known[0] + requests, known[1] + tokens)
@@ -106,22 +106,22 @@ class History:
     """The steps of a process; ``look`` runs in the event loop.
 
     Args:
-        tallies: the counters.
+        counters: the counters.
         clock: returns Unix time; processes with the same clock have matching steps.
     """
 
-    def __init__(self, tallies: Tallies, clock: Callable[[], float] = time.time) -> None:
-        self._tallies = tallies
+    def __init__(self, counters: Counters, clock: Callable[[], float] = time.time) -> None:
+        self._counters = counters
         self._clock = clock
         self._ended: deque[tuple[int, Step]] = deque(maxlen=STEPS)
-        self._open = (self.number(), read(tallies))
+        self._open = (self.number(), read(counters))
 
     def look(self) -> None:
         """Keep an ended step; called about once a second."""
         number = self.number()
         last, before = self._open
         if number != last:
-            now = read(self._tallies)
+            now = read(self._counters)
             step = grown(now, before)
             if step.keys:
                 self._ended.append((last, step))
@@ -137,46 +137,52 @@ class History:
         """Return the counts by number of the step, the present step included."""
         number, before = self._open
         found = {at: step for at, step in self._ended.copy() if at > number - STEPS}
-        found[number] = grown(read(self._tallies), before)
+        found[number] = grown(read(self._counters), before)
         return found
 
 
-def read(tallies: Tallies) -> Step:
+def read(counters: Counters) -> Step:
     """Return the counts since the start."""
     found = Step()
-    for (model, key, status), tally in tallies.keys.copy().items():
-        flow = found.models.setdefault(model, Flow())
+    for (model, key, status), tally in counters.keys.copy().items():
+        window_counts = found.models.setdefault(model, WindowCounts())
         if status == REFUSED:
-            flow.refused += tally.requests
+            window_counts.refused += tally.requests
         elif status >= FAILED:
-            flow.failed += tally.requests
+            window_counts.failed += tally.requests
         else:
-            flow.served += tally.requests
-        flow.prompt += tally.prompt
-        flow.completion += tally.completion
+            window_counts.served += tally.requests
+        window_counts.prompt += tally.prompt
+        window_counts.completion += tally.completion
         requests, tokens = found.keys.get(key, (0, 0))
         tokens += tally.prompt + tally.completion
         found.keys[key] = (requests + tally.requests, tokens)
-    for (key, _), count in tallies.limited.copy().items():
+    for (key, _), count in counters.limited.copy().items():
         requests, tokens = found.keys.get(key, (0, 0))
         found.keys[key] = (max(0, requests - count), tokens)
-    for model, times in tallies.models.copy().items():
-        flow = found.models.setdefault(model, Flow())
-        flow.ttft, flow.duration = _counts(times.ttft), _counts(times.duration)
+    for model, times in counters.models.copy().items():
+        window_counts = found.models.setdefault(model, WindowCounts())
+        window_counts.ttft, window_counts.duration = _counts(times.ttft), _counts(times.duration)
     return found
 
 
 def grown(now: Step, before: Step) -> Step:
     """Return the growth between two readings; restarted counters count from zero."""
-    models = {n: flow.since(before.models.get(n, Flow())) for n, flow in now.models.items()}
-    models = {n: now.models[n] if flow.impossible else flow for n, flow in models.items()}
+    models = {
+        n: window_counts.since(before.models.get(n, WindowCounts()))
+        for n, window_counts in now.models.items()
+    }
+    models = {
+        n: now.models[n] if window_counts.impossible else window_counts
+        for n, window_counts in models.items()
+    }
     keys = {}
     for name, (requests, tokens) in now.keys.items():
         known = before.keys.get(name, (0, 0))
         anew = requests < known[0]
         keys[name] = (requests, tokens) if anew else (requests - known[0], tokens - known[1])
     return Step(
-        {name: flow for name, flow in models.items() if flow.requests},
+        {name: window_counts for name, window_counts in models.items() if window_counts.requests},
         {name: counts for name, counts in keys.items() if any(counts)},
     )
 
@@ -190,10 +196,10 @@ def joined(several: Iterable[dict[int, Step]]) -> dict[int, Step]:
     return found
 
 
-def flow(steps: dict[int, Step], first: int, models: Iterable[str]) -> Flow:
+def window_counts(steps: dict[int, Step], first: int, models: Iterable[str]) -> WindowCounts:
     """Return the counts of some models since a step, this step included."""
     names = set(models)
-    total = Flow()
+    total = WindowCounts()
     for number, step in steps.items():
         if number >= first:
             for name in names & step.models.keys():

@@ -17,7 +17,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 
-from gateway_lite.telemetry.counters import Tallies
+from gateway_lite.telemetry.counters import Counters
 from hpc.model import Phase
 from hpc.version import __version__
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from gateway_lite.catalog.models import Model
-    from gateway_lite.routing.replica_state import Seen
-    from gateway_lite.telemetry.counters import ModelTally
-    from gateway_lite.telemetry.request_record import Record
+    from gateway_lite.routing.replica_state import ReplicaSnapshot
+    from gateway_lite.telemetry.counters import ModelCounters
+    from gateway_lite.telemetry.request_record import RequestRecord
     from gateway_lite.wire.token_usage import Usage
     from hpc.model import Reload
 
@@ -49,7 +49,7 @@ TIMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class LiveSnapshot:
     """The values that are measured at a scrape.
 
     Attributes:
@@ -65,11 +65,11 @@ class Live:
     in_flight: Mapping[str, int]
     lost: int
     waiting: Mapping[str, int] = field(default_factory=dict)
-    replicas: Mapping[str, Seen] = field(default_factory=dict)
-    file: File | None = None
+    replicas: Mapping[str, ReplicaSnapshot] = field(default_factory=dict)
+    file: ModelsFileStatus | None = None
 
 
-class File(Protocol):
+class ModelsFileStatus(Protocol):
     """The reload state of models.yaml."""
 
     outcome: Reload
@@ -81,13 +81,13 @@ class Metrics:
     """The counters, and the values measured at a scrape."""
 
     def __init__(self) -> None:
-        self.tallies = Tallies()
-        self._live: Callable[[], Live] | None = None
+        self.counters = Counters()
+        self._live: Callable[[], LiveSnapshot] | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def observe(self, record: Record, model: str, used: Usage | None, took_s: float) -> None:
+    def observe(self, record: RequestRecord, model: str, used: Usage | None, took_s: float) -> None:
         """Count one ended request.
 
         Args:
@@ -98,14 +98,14 @@ class Metrics:
         """
         status = record.status
         if status >= FAILED:
-            self.tallies.error(model, record.error or "engine")
+            self.counters.error(model, record.error or "engine")
         if record.limited:
-            self.tallies.limit(record.key, record.limited)
-        tallies = self.tallies
+            self.counters.limit(record.key, record.limited)
+        counters = self.counters
         # The known combination is the common case, and is found without the call of ``of``.
-        tally = tallies.keys.get((model, record.key, status // 100))
+        tally = counters.keys.get((model, record.key, status // 100))
         if tally is None:
-            tally = tallies.of(model, record.key, status // 100)
+            tally = counters.of(model, record.key, status // 100)
         tally.requests += 1
         if used is not None:
             tally.prompt += used.prompt
@@ -113,7 +113,7 @@ class Metrics:
         if model:
             _time(tally.model, record, took_s)
 
-    def watch(self, live: Callable[[], Live]) -> None:
+    def watch(self, live: Callable[[], LiveSnapshot]) -> None:
         """Set the function that measures at each scrape."""
         self._live = live
 
@@ -129,15 +129,15 @@ class Metrics:
         """Yield the library's metric families."""
         now = None if self._live is None else self._live()
         if now is not None:
-            self.tallies.keep({*now.models, *KEPT})
+            self.counters.keep({*now.models, *KEPT})
         info = {"version": __version__}
         yield InfoMetricFamily(f"{PREFIX}_build", "Version of the gateway", value=info)
-        yield from _counted(self.tallies)
+        yield from _counted(self.counters)
         if now is not None:
             yield from _measured(now)
 
 
-def _time(times: ModelTally, record: Record, took_s: float) -> None:
+def _time(times: ModelCounters, record: RequestRecord, took_s: float) -> None:
     times.duration.add(took_s)
     if record.queue_s:
         times.queue.add(record.queue_s)
@@ -163,17 +163,17 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
 
 
-def _counted(tallies: Tallies) -> Iterator[Metric]:
-    yield from _requests(tallies)
+def _counted(counters: Counters) -> Iterator[Metric]:
+    yield from _requests(counters)
     retries = _counter("retries", "Further attempts of a request at a replica", "model")
     errors = _counter("errors", "Requests with a status of 400 or above", "model", "kind")
     limited = _counter("limited", "Requests refused by a limit of their key", "key", "kind")
     cached = _counter("cache", "Requests with a cacheable answer, by result", "model", "result")
-    for pair, count in tallies.errors.copy().items():
+    for pair, count in counters.errors.copy().items():
         errors.add_metric(pair, count)
-    for pair, count in tallies.limited.copy().items():
+    for pair, count in counters.limited.copy().items():
         limited.add_metric(pair, count)
-    models = {name: tally for name, tally in tallies.models.copy().items() if name}
+    models = {name: tally for name, tally in counters.models.copy().items() if name}
     for name, times in models.items():
         retries.add_metric([name], times.retries)
         cached.add_metric([name, "hit"], times.hits)
@@ -187,11 +187,11 @@ def _counted(tallies: Tallies) -> Iterator[Metric]:
         yield family
 
 
-def _requests(tallies: Tallies) -> Iterator[Metric]:
+def _requests(counters: Counters) -> Iterator[Metric]:
     requests = _counter("requests", "Ended requests by class of status", "model", "key", "status")
     tokens = _counter("tokens", "Tokens reported by the engines", "model", "key", "kind")
     used: dict[tuple[str, str, str], int] = {}
-    for (model, key, status), tally in tallies.keys.copy().items():
+    for (model, key, status), tally in counters.keys.copy().items():
         requests.add_metric([model, key, f"{status}xx"], tally.requests)
         for kind, count in (("prompt", tally.prompt), ("completion", tally.completion)):
             used[model, key, kind] = used.get((model, key, kind), 0) + count
@@ -205,7 +205,7 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
 
 
-def _measured(now: Live) -> Iterator[Metric]:
+def _measured(now: LiveSnapshot) -> Iterator[Metric]:
     flight = _gauge("in_flight", "Requests in progress, waiting ones included", "model")
     for name, count in now.in_flight.items():
         flight.add_metric([name], count)
@@ -225,7 +225,7 @@ def _measured(now: Live) -> Iterator[Metric]:
         yield from _reloads(now.file)
 
 
-def _upstreams(now: Live) -> Iterator[Metric]:
+def _upstreams(now: LiveSnapshot) -> Iterator[Metric]:
     names = ("model", "replica")
     up = _gauge("replica_up", "1 if the replica gets requests, 0 while failing or stalled", *names)
     breaker = _gauge("replica_breaker", "1 for the circuit breaker's state", *names, "state")
@@ -244,7 +244,7 @@ def _upstreams(now: Live) -> Iterator[Metric]:
     yield from (up, breaker, outstanding, tokens, stalled)
 
 
-def _by_name(now: Live) -> dict[tuple[str, str], Seen]:
+def _by_name(now: LiveSnapshot) -> dict[tuple[str, str], ReplicaSnapshot]:
     """Return the states of replicas by model and name; of equal names the last."""
     return {
         (model.name, replica.name): now.replicas[replica.key]
@@ -254,7 +254,7 @@ def _by_name(now: Live) -> dict[tuple[str, str], Seen]:
     }
 
 
-def _reloads(file: File) -> Iterator[Metric]:
+def _reloads(file: ModelsFileStatus) -> Iterator[Metric]:
     outcome = file.outcome
     text = "Unix time at which models.yaml came into force"
     taken = _gauge("models_file_taken_timestamp_seconds", text)

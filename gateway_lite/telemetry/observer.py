@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway_lite.telemetry.metrics import OTHER, Live
+from gateway_lite.telemetry.metrics import OTHER, LiveSnapshot
 from gateway_lite.telemetry.request_record import LEFT
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from gateway_lite.catalog.models import Model
     from gateway_lite.routing.balancer import Balancer
     from gateway_lite.telemetry.access_log import AccessLog
-    from gateway_lite.telemetry.metrics import File, Metrics
-    from gateway_lite.telemetry.request_record import Record
+    from gateway_lite.telemetry.metrics import Metrics, ModelsFileStatus
+    from gateway_lite.telemetry.request_record import RequestRecord
     from gateway_lite.wire.token_usage import Usage
 
 QUIET = frozenset({"/healthz", "/health", "/metrics", "/dashboard", "/dashboard/data"})
@@ -30,7 +30,7 @@ def bounded(model: str, known: Collection[str]) -> str:
     return model if not model or model in known else OTHER
 
 
-class Seen:
+class RequestObserver:
     """The observer of requests.
 
     Args:
@@ -48,22 +48,22 @@ class Seen:
         metrics: Metrics,
         log: AccessLog | None,
         balancer: Balancer | None = None,
-        file: File | None = None,
+        file: ModelsFileStatus | None = None,
     ) -> None:
         self._models = models
         self._metrics = metrics
         self._log = log
         self._balancer = balancer
         self._file = file
-        self._active: set[Record] = set()
+        self._active: set[RequestRecord] = set()
         self.render = metrics.render
         metrics.watch(self.live)
 
-    def begin(self, record: Record) -> None:
+    def begin(self, record: RequestRecord) -> None:
         """Record a request at its first byte."""
         self._active.add(record)
 
-    def end(self, record: Record) -> None:
+    def end(self, record: RequestRecord) -> None:
         """Record a request's outcome after its last byte."""
         self._active.discard(record)
         record.status = record.status or LEFT
@@ -81,7 +81,7 @@ class Seen:
         if self._log is not None:
             self._log.close()
 
-    def live(self) -> Live:
+    def live(self) -> LiveSnapshot:
         """Return the live values; called in a thread, on copies."""
         models = self._models()
         in_flight = dict.fromkeys(models, 0)
@@ -93,12 +93,12 @@ class Seen:
         lost = 0 if self._log is None else self._log.lost
         balancer = self._balancer
         if balancer is None:
-            return Live(models, in_flight, lost, file=self._file)
+            return LiveSnapshot(models, in_flight, lost, file=self._file)
         waiting = {name: balancer.waiting(name) for name in models}
-        return Live(models, in_flight, lost, waiting, balancer.states(), self._file)
+        return LiveSnapshot(models, in_flight, lost, waiting, balancer.states(), self._file)
 
 
-class Line(msgspec.Struct, gc=False):
+class AccessLine(msgspec.Struct, gc=False):
     """One line of the access log."""
 
     time: datetime
@@ -116,9 +116,9 @@ class Line(msgspec.Struct, gc=False):
     attempts: int
 
 
-def _line(record: Record, model: str, used: Usage | None, took_s: float) -> Line:
+def _line(record: RequestRecord, model: str, used: Usage | None, took_s: float) -> AccessLine:
     first = record.first_at
-    return Line(
+    return AccessLine(
         datetime.now(timezone.utc),
         record.name,
         record.key or None,

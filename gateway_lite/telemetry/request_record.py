@@ -35,7 +35,7 @@ def bearer(authorization: bytes) -> bytes:
     return token.strip() if kind.lower() == b"bearer" else b""
 
 
-class Record(msgspec.Struct, eq=False, gc=False):
+class RequestRecord(msgspec.Struct, eq=False, gc=False):
     """A request and the outcome.
 
     Attributes:

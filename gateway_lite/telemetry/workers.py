@@ -40,7 +40,7 @@ maximum is taken, not the sum.
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class WorkerGroup:
     """The identity of one of several workers.
 
     Attributes:
@@ -54,17 +54,17 @@ class Crew:
     workers: int
 
 
-class Gather:
+class WorkerMessages:
     """Queries to the other workers over sockets without a file.
 
     Args:
-        crew: identity of this worker.
+        group: identity of this worker.
         topics: functions that return this worker's data, by topic; called in a thread.
     """
 
-    def __init__(self, crew: Crew, topics: Mapping[str, Callable[[], bytes]]) -> None:
-        self._names = [f"\0{crew.name}-{number}" for number in range(crew.workers)]
-        self._worker = crew.worker
+    def __init__(self, group: WorkerGroup, topics: Mapping[str, Callable[[], bytes]]) -> None:
+        self._names = [f"\0{group.name}-{number}" for number in range(group.workers)]
+        self._worker = group.worker
         self._topics = topics
         self._server: asyncio.Server | None = None
 

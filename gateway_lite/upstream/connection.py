@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import httptools
 
 if TYPE_CHECKING:
-    from gateway_lite.wire.write_batching import Outbox
+    from gateway_lite.wire.write_batching import WriteBatcher
 
 BIG = 256 * 1024
 """Body size in bytes from which head and body are sent separately, to save the copy."""
@@ -31,17 +31,17 @@ class Fault(Enum):
     TOO_LARGE = "answers with too much"
 
 
-class Sink(Protocol):
+class ResponseSink(Protocol):
     """The receiver of one answer.
 
     The last call is exactly one of ``whole``, ``ended`` and ``broke``, unless the receiver aborts
     the connection.
     """
 
-    def whole(self, link: Link, body: bytes) -> None:
+    def whole(self, link: UpstreamConnection, body: bytes) -> None:
         """Take a complete answer that arrived at once; the connection is free again."""
 
-    def answered(self, link: Link) -> None:
+    def answered(self, link: UpstreamConnection) -> None:
         """Take the head of the answer."""
 
     def came(self, data: bytes) -> None:
@@ -54,20 +54,20 @@ class Sink(Protocol):
         """Take the failure of the answer; no further bytes come."""
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """The connection pool to which a connection belongs."""
 
-    busy: set[Link]
-    outbox: Outbox
+    busy: set[UpstreamConnection]
+    batcher: WriteBatcher
 
-    def keep(self, link: Link) -> None:
+    def keep(self, link: UpstreamConnection) -> None:
         """Keep an idle connection for a later request."""
 
-    def forget(self, link: Link) -> None:
+    def forget(self, link: UpstreamConnection) -> None:
         """Forget a closed connection."""
 
 
-class Link(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One upstream connection.
 
     Attributes:
@@ -85,10 +85,10 @@ class Link(asyncio.Protocol):
         *("reused", "seen", "status", "transport"),
     )
 
-    def __init__(self, pool: Owner) -> None:
+    def __init__(self, pool: ConnectionOwner) -> None:
         self._pool = pool
         self.transport: Any = None
-        self._sink: Sink | None = None
+        self._sink: ResponseSink | None = None
         self._named: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
         # The parser calls C functions of dict and list for headers and body, no Python frames.
@@ -103,14 +103,14 @@ class Link(asyncio.Protocol):
         """Keep the transport."""
         self.transport = transport
 
-    def send(self, sink: Sink, head: bytes, body: bytes) -> None:
+    def send(self, sink: ResponseSink, head: bytes, body: bytes) -> None:
         """Send a request, and name the receiver of its answer."""
         self._sink = sink
         self.status = self.reads = self.seen = 0
         self.quiet_s = 0.0
         self.complete = self._head = self._expects_end = self.kept = False
         self._pool.busy.add(self)
-        put = self._pool.outbox.put
+        put = self._pool.batcher.put
         # One segment for head and body: the engine reads both at once.
         if len(body) < BIG:
             put(self.transport, head + body)
@@ -163,7 +163,7 @@ class Link(asyncio.Protocol):
             self._give_back()
             sink.ended()
 
-    def _begun(self, sink: Sink, body: bytes) -> bool:
+    def _begun(self, sink: ResponseSink, body: bytes) -> bool:
         """Pass a head on; return True if the complete answer came with the head."""
         if not self.complete:
             sink.answered(self)

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gateway_lite.upstream.connection import Fault, Link, Sink
+from gateway_lite.upstream.connection import Fault, ResponseSink, UpstreamConnection
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from gateway_lite.settings import Settings
-    from gateway_lite.wire.write_batching import Outbox
+    from gateway_lite.settings import GatewaySettings
+    from gateway_lite.wire.write_batching import WriteBatcher
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UpstreamAddress:
     """The address of a replica.
 
     Attributes:
@@ -43,30 +43,30 @@ class Target:
     unix: str | None = None
 
 
-def target(address: str, unix: str | None = None) -> Target:
+def parse_address(address: str, unix: str | None = None) -> UpstreamAddress:
     """Return the parts of a base address such as ``http://node:8000``."""
     parts = urlsplit(address)
     tls = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if tls else 80)
-    return Target(address, host, port, tls, parts.path.rstrip("/"), parts.netloc, unix)
+    return UpstreamAddress(address, host, port, tls, parts.path.rstrip("/"), parts.netloc, unix)
 
 
-class Dial:
+class PendingConnection:
     """A connection that is being opened, and later the opened connection."""
 
     __slots__ = ("_link", "_task")
 
     def __init__(self) -> None:
-        self._link: Link | None = None
+        self._link: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, pool: Pool, sink: Sink, head: bytes, body: bytes) -> asyncio.Task[None]:
+    def start(self, pool: Pool, sink: ResponseSink, head: bytes, body: bytes) -> asyncio.Task[None]:
         """Begin to open the connection; the request is sent afterwards."""
         task = asyncio.get_running_loop().create_task(self._open(pool, sink, head, body))
         self._task = task
         return task
 
-    async def _open(self, pool: Pool, sink: Sink, head: bytes, body: bytes) -> None:
+    async def _open(self, pool: Pool, sink: ResponseSink, head: bytes, body: bytes) -> None:
         try:
             link = await pool.dial()
         except (OSError, asyncio.TimeoutError) as error:
@@ -103,23 +103,25 @@ class Pool:
         "_loop",
         "_settings",
         "_tls",
+        "batcher",
         "busy",
-        "outbox",
         "target",
     )
 
-    def __init__(self, where: Target, settings: Settings, outbox: Outbox) -> None:
+    def __init__(
+        self, where: UpstreamAddress, settings: GatewaySettings, batcher: WriteBatcher
+    ) -> None:
         self.target = where
-        self.outbox = outbox
-        self.busy: set[Link] = set()
-        self._idle: list[Link] = []
+        self.batcher = batcher
+        self.busy: set[UpstreamConnection] = set()
+        self._idle: list[UpstreamConnection] = []
         self._idle_s = settings.pool_idle_s
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._tls = ssl.create_default_context() if where.tls else None
         self._closed = False
 
-    def take(self, now: float) -> Link | None:
+    def take(self, now: float) -> UpstreamConnection | None:
         """Return a kept connection that the engine will not close at once, or None."""
         idle = self._idle
         while idle:
@@ -131,7 +133,7 @@ class Pool:
             link.close()
         return None
 
-    def keep(self, link: Link) -> None:
+    def keep(self, link: UpstreamConnection) -> None:
         """Keep an idle connection for a later request."""
         if self._closed:
             link.close()
@@ -139,12 +141,12 @@ class Pool:
         link.idle_at = self._loop.time()
         self._idle.append(link)
 
-    def forget(self, link: Link) -> None:
+    def forget(self, link: UpstreamConnection) -> None:
         """Forget a closed connection."""
         if link in self._idle:
             self._idle.remove(link)
 
-    async def dial(self) -> Link:
+    async def dial(self) -> UpstreamConnection:
         """Open a connection.
 
         Raises:
@@ -153,10 +155,10 @@ class Pool:
         """
         loop, where = self._loop, self.target
         if where.unix is not None:
-            opening = loop.create_unix_connection(lambda: Link(self), where.unix)
+            opening = loop.create_unix_connection(lambda: UpstreamConnection(self), where.unix)
         else:
             opening = loop.create_connection(
-                lambda: Link(self), where.host, where.port, ssl=self._tls
+                lambda: UpstreamConnection(self), where.host, where.port, ssl=self._tls
             )
         _, link = await asyncio.wait_for(opening, self._settings.connect_s)
         return link
@@ -180,13 +182,15 @@ class Upstream:
 
     Args:
         settings: timeouts.
-        outbox: the write batcher.
+        batcher: the write batcher.
         unix: path of a Unix socket for all connections; None means TCP, by address.
     """
 
-    def __init__(self, settings: Settings, outbox: Outbox, unix: str | None = None) -> None:
+    def __init__(
+        self, settings: GatewaySettings, batcher: WriteBatcher, unix: str | None = None
+    ) -> None:
         self._settings = settings
-        self.outbox = outbox
+        self.batcher = batcher
         self._unix = unix
         self._loop = asyncio.get_running_loop()
         self._pools: dict[str, Pool] = {}
@@ -197,11 +201,13 @@ class Upstream:
         """Return the pool of a replica's base address, a new pool if needed."""
         found = self._pools.get(address)
         if found is None:
-            where = target(address, self._unix)
-            found = self._pools[address] = Pool(where, self._settings, self.outbox)
+            where = parse_address(address, self._unix)
+            found = self._pools[address] = Pool(where, self._settings, self.batcher)
         return found
 
-    def send(self, pool: Pool, sink: Sink, head: bytes, body: bytes, *, fresh: bool) -> Link | Dial:
+    def send(
+        self, pool: Pool, sink: ResponseSink, head: bytes, body: bytes, *, fresh: bool
+    ) -> UpstreamConnection | PendingConnection:
         """Send a request on a kept or new connection; the receiver gets the answer.
 
         Args:
@@ -215,7 +221,7 @@ class Upstream:
         if link is not None:
             link.send(sink, head, body)
             return link
-        dial = Dial()
+        dial = PendingConnection()
         task = dial.start(pool, sink, head, body)
         # The loop holds tasks weakly; without this reference an open dial could be collected.
         self._dials.add(task)

@@ -9,7 +9,7 @@ from gateway_lite.wire.response_head import JSON
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway_lite.upstream.pool import Target
+    from gateway_lite.upstream.pool import UpstreamAddress
 
 TRACED = frozenset({b"traceparent", b"tracestate"})
 """Client headers passed to engines beside content type and accept; the client's key never is."""
@@ -35,7 +35,7 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
     )
 
 
-def request_start(method: str, where: Target, path: str, secret: str | None) -> bytes:
+def request_start(method: str, where: UpstreamAddress, path: str, secret: str | None) -> bytes:
     """Return the common start of all requests to one replica and path.
 
     Args:

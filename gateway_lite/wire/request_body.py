@@ -19,7 +19,7 @@ conversation.
 """
 
 
-class Ask(msgspec.Struct, gc=False):
+class RequestFields(msgspec.Struct, gc=False):
     """The decoded fields of a request; fields that engines check are not checked here.
 
     Attributes:
@@ -69,11 +69,11 @@ class _Message(msgspec.Struct, gc=False):
     content: msgspec.Raw = msgspec.Raw()
 
 
-_ASK = msgspec.json.Decoder(Ask)
+_ASK = msgspec.json.Decoder(RequestFields)
 _MESSAGES = msgspec.json.Decoder(list[_Message])
 
 
-def read(body: bytes) -> Ask:
+def read(body: bytes) -> RequestFields:
     """Return the decoded fields of a request.
 
     Raises:
@@ -100,7 +100,7 @@ def _invalid(told: str) -> errors.ApiError:
     return errors.bad_request("the request is not a JSON object")
 
 
-def beginnings(ask: Ask, session: str | None) -> tuple[bytes, bytes]:
+def beginnings(ask: RequestFields, session: str | None) -> tuple[bytes, bytes]:
     """Return the two affinity keys of a request: shared beginning and conversation.
 
     Args:

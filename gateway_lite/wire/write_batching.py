@@ -15,7 +15,7 @@ ALONE = 32
 """Number of unbatched writes after a turn with few writes, before a turn is measured again."""
 
 
-class Outbox:
+class WriteBatcher:
     """The write batcher: collects bytes until the end of the event-loop turn.
 
     Before a transport is closed or written to directly, the caller flushes.

@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING
 
-from hpc.batch.ledger.filesystem import RealFiles
+from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.errors import StateError
 from hpc.state import lock
 
@@ -35,7 +35,7 @@ def sweep(root: Path) -> None:
     Args:
         root: state directory.
     """
-    for name in RealFiles().names(root / "batches"):
+    for name in RealFileSystem().names(root / "batches"):
         folder = root / "batches" / name
         if name.startswith("."):  # renamed by a removal that was killed half-way
             shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.ledger import answers, claims, heartbeats, merge
-from hpc.batch.ledger.filesystem import RealFiles
+from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.worker import pause_rules
 from hpc.errors import BatchError
 from hpc.jobs import api as jobs
@@ -33,7 +33,7 @@ SETTLE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class BatchStatus:
     """The current status of a batch."""
 
     spec: BatchSpec
@@ -51,17 +51,17 @@ class Look:
 
 def ids(root: Path) -> list[str]:
     """Return the ids of all batches whose intake is complete."""
-    names = [name for name in RealFiles().names(root / "batches") if not name.startswith(".")]
+    names = [name for name in RealFileSystem().names(root / "batches") if not name.startswith(".")]
     return [name for name in names if (directory.batch_dir(root, name) / "spec.json").exists()]
 
 
-def look(root: Path, batch: str) -> Look:
+def look(root: Path, batch: str) -> BatchStatus:
     """Return the current status of a batch.
 
     Raises:
         BatchError: no batch has this id.
     """
-    folder, files = directory.batch_dir(root, batch), RealFiles()
+    folder, files = directory.batch_dir(root, batch), RealFileSystem()
     spec = batch_report.load(folder)
     found = batch_submit.handles(folder)
     statuses = jobs.statuses(found)
@@ -70,7 +70,7 @@ def look(root: Path, batch: str) -> Look:
     full = [
         len(merge.rows_of(spec, claim.chunk)) for claim in claims.listed(files, folder, claims.DONE)
     ]
-    return Look(
+    return BatchStatus(
         spec=spec,
         state=_state(folder, found, statuses, made),
         done=made["requests"] if made else sum(full),
@@ -197,7 +197,7 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
         BatchError: no batch has this id, or the batch still runs.
         SchedulerError: a job was refused.
     """
-    folder, files = directory.batch_dir(root, batch), RealFiles()
+    folder, files = directory.batch_dir(root, batch), RealFileSystem()
     spec = batch_report.load(folder)
     if batch_report.report(folder) is None:
         raise BatchError(f"batch {batch} is not done yet")

@@ -89,7 +89,7 @@ class BatchWorker:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BatchTarget:
     """The server that answers the requests.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc.batch import throughput
 from hpc.batch.ledger import claims, heartbeats, merge
-from hpc.batch.model import BatchSpec, Target
+from hpc.batch.model import BatchSpec, BatchTarget
 from hpc.errors import BatchError
 from hpc.state import files as state_files
 from hpc.state import records
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from hpc.batch.ledger.filesystem import Files
+    from hpc.batch.ledger.filesystem import FileSystem
     from hpc.batch.model import BatchWorker
 
 REPORT = "report.json"
@@ -37,7 +37,7 @@ def load(folder: Path) -> BatchSpec:
     return spec
 
 
-def target(folder: Path) -> Target:
+def target(folder: Path) -> BatchTarget:
     """Return the server for the requests of a batch without engines.
 
     Raises:
@@ -47,7 +47,7 @@ def target(folder: Path) -> Target:
     if url is None:
         raise BatchError(f"the batch {folder.name!r} has neither an engine nor a gateway")
     key = state_files.read_text(folder / "key")
-    return Target(url.strip(), key.strip() if key else None)
+    return BatchTarget(url.strip(), key.strip() if key else None)
 
 
 def report(folder: Path) -> dict[str, Any] | None:
@@ -74,13 +74,13 @@ def hours(crewmen: Iterable[BatchWorker]) -> Hours:
     return Hours(sum(time for time, _ in spent), sum(time * gpus for time, gpus in spent))
 
 
-def reopen(files: Files, folder: Path, spec: BatchSpec) -> int:
+def reopen(files: FileSystem, folder: Path, spec: BatchSpec) -> int:
     """Reopen the chunks in ``done`` that lack answers, and return their number."""
     bad = list(merge.incomplete(files, folder, spec))
     return sum(claims.reopen(files, folder, claim) for claim in bad)
 
 
-def conclude(files: Files, folder: Path, spec: BatchSpec) -> dict[str, Any]:
+def conclude(files: FileSystem, folder: Path, spec: BatchSpec) -> dict[str, Any]:
     """Write output and report, unless they exist; writing twice does no harm.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hpc.batch import cleanup
 from hpc.batch.input import intake, parquet
 from hpc.batch.ledger import claims
-from hpc.batch.ledger.filesystem import RealFiles
+from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchSpec
 from hpc.batch.worker.job import RunBatch
 from hpc.engines import preflight
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from hpc.batch.input.jsonl import Bad, Request
-    from hpc.batch.model import Target
+    from hpc.batch.input.jsonl import BadLine, InputRequest
+    from hpc.batch.model import BatchTarget
     from hpc.config import Site
     from hpc.jobs.submission import Cluster
 
     Elsewhere = Callable[[Resources], Resources]
-    Watch = Callable[[Iterable[Request | Bad]], Iterable[Request | Bad]]
+    Watch = Callable[[Iterable[InputRequest | BadLine]], Iterable[InputRequest | BadLine]]
 
 RESTARTS = 100
 GRACE_S = 90
@@ -39,7 +39,7 @@ LARGEST_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BatchOptions:
     """The user's options for a batch.
 
     Attributes:
@@ -64,7 +64,7 @@ class Wanted:
     model: str | None
     workers: int = 1
     extra: Mapping[str, str] | None = None
-    target: Target | None = None
+    target: BatchTarget | None = None
     skip_bad: bool = False
     timeout_s: float = 600.0
     retries: int = 5
@@ -77,7 +77,7 @@ class Wanted:
 
 def submit(
     root: Path,
-    wanted: Wanted,
+    wanted: BatchOptions,
     *,
     engine: ServiceSpec | None,
     cluster: Cluster | None,
@@ -135,7 +135,7 @@ def _fresh(root: Path) -> Path:
 
 
 def _prepare(
-    folder: Path, wanted: Wanted, engine: ServiceSpec | None, watch: Watch = iter
+    folder: Path, wanted: BatchOptions, engine: ServiceSpec | None, watch: Watch = iter
 ) -> BatchSpec:
     # Counted before the reading: the size of a chunk depends on the number of rows.
     rows = _count_lines(wanted.path)
@@ -236,6 +236,6 @@ def submit_workers(
 
 def handles(folder: Path) -> list[JobHandle]:
     """Return the jobs of a batch."""
-    names = [name for name in RealFiles().names(folder / "crew") if not name.startswith(".")]
+    names = [name for name in RealFileSystem().names(folder / "crew") if not name.startswith(".")]
     found = (records.read_record(folder / "crew" / name, JobHandle) for name in names)
     return [one for one in found if one is not None]

@@ -22,7 +22,7 @@ RECENT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ThroughputSample:
     """The throughput of a batch over one interval.
 
     Attributes:
@@ -49,7 +49,7 @@ def extended(history: Sequence[Moment], moment: Moment) -> tuple[Moment, ...]:
     return kept if len(kept) <= 2 * POINTS else (*kept[:-1:2], kept[-1])
 
 
-def paces(workers: Iterable[BatchWorker], bins: int = BINS) -> list[Pace]:
+def paces(workers: Iterable[BatchWorker], bins: int = BINS) -> list[ThroughputSample]:
     """Return the throughput from the first to the last sample, in equal intervals."""
     past = [worker.history for worker in workers if len(worker.history) > 1]
     if not past:
@@ -68,18 +68,18 @@ def recent(workers: Iterable[BatchWorker], now: float) -> tuple[float, float]:
 
 def overall(workers: Iterable[BatchWorker]) -> tuple[float, float]:
     """Return the requests and tokens per second from the first to the last sample."""
-    (whole,) = paces(workers, bins=1) or [Pace(0.0, 0.0, 0.0, 0.0)]
+    (whole,) = paces(workers, bins=1) or [ThroughputSample(0.0, 0.0, 0.0, 0.0)]
     return whole.requests, whole.tokens
 
 
-def _pace(past: Iterable[Sequence[Moment]], start: float, end: float) -> Pace:
+def _pace(past: Iterable[Sequence[Moment]], start: float, end: float) -> ThroughputSample:
     requests = tokens = there = 0.0
     for one in past:
         requests += _total(one, end, 1) - _total(one, start, 1)
         tokens += _total(one, end, 2) - _total(one, start, 2)
         there += max(0.0, min(end, one[-1][0]) - max(start, one[0][0]))
     length = max(end - start, 1e-9)
-    return Pace((start + end) / 2, requests / length, tokens / length, there / length)
+    return ThroughputSample((start + end) / 2, requests / length, tokens / length, there / length)
 
 
 def _total(history: Sequence[Moment], at: float, field: int) -> float:
@@ -97,7 +97,7 @@ KINDS = (".svg", ".png", ".pdf")
 INCHES = (8.0, 6.0)
 
 
-def draw(paces: Sequence[Pace], path: Path, *, title: str) -> None:
+def draw(paces: Sequence[ThroughputSample], path: Path, *, title: str) -> None:
     """Draw requests per second, tokens per second and workers over the time since the start.
 
     Args:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from hpc.connection.background import Tunnel
-    from hpc.connection.connection import Connection, Event
+    from hpc.connection.connection import ClusterConnection, Event
 
 PORT = 8081
 SSH = ("identity", "ssh_options", "ssh_config", "transport", "relay", "remote_command")
@@ -208,7 +208,7 @@ def _stop(destination: str | None) -> None:
         )
 
 
-def _check_model(connection: Connection, model: str | None) -> None:
+def _check_model(connection: ClusterConnection, model: str | None) -> None:
     served = connection.models() if model is not None else []
     if model is not None and model not in served:
         raise TunnelError(
@@ -218,12 +218,12 @@ def _check_model(connection: Connection, model: str | None) -> None:
         )
 
 
-def _environment(connection: Connection, model: str | None) -> dict[str, str]:
+def _environment(connection: ClusterConnection, model: str | None) -> dict[str, str]:
     ours = {"OPENAI_BASE_URL": connection.base_url, "OPENAI_API_KEY": connection.key}
     return {**os.environ, **ours, **({"OPENAI_MODEL": model} if model else {})}
 
 
-def _announce(connection: Connection, options: dict[str, Any]) -> None:
+def _announce(connection: ClusterConnection, options: dict[str, Any]) -> None:
     """Print the gateway's address; the key only if a person or shell asked for the key."""
     if options["as_json"]:
         names = {"login": str(connection.login), "base_url": connection.base_url}

@@ -27,7 +27,7 @@ from hpc.state import directory, records
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpc.services.phase import Replica, Service
+    from hpc.services.phase import ReplicaView, Service
 
 NAME_LENGTH = 63
 
@@ -179,7 +179,7 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
         return lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
 
 
-def describe(replica: Replica) -> str:
+def describe(replica: ReplicaView) -> str:
     """Return a replica's phase, node and reason in one line."""
     where = f" on {replica.endpoint.host}" if replica.endpoint else ""
     why = f" ({replica.note})" if replica.note else ""

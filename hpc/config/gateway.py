@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpc.gateway_policy import CachePolicy, GatewayPolicy, ModelPolicy, RedactPolicy, Rule
+from hpc.gateway_policy import CachePolicy, GatewayPolicy, ModelPolicy, ModelRule, RedactPolicy
 
 if TYPE_CHECKING:
     from hpc.config.gateway_schema import CacheEntry, RedactEntry, RuleEntry
-    from hpc.config.schema import ModelEntry, ModelsFile
+    from hpc.config.schema import ModelEntry, ModelsFileSchema
 
 
-def resolved(file: ModelsFile) -> GatewayPolicy:
+def resolved(file: ModelsFileSchema) -> GatewayPolicy:
     """Return the gateway's policy from a validated models.yaml."""
     said = file.gateway
     every = {entry.name: _model(entry) for entry in file.models}
@@ -37,8 +37,8 @@ def _model(entry: ModelEntry) -> ModelPolicy:
     )
 
 
-def _rule(entry: RuleEntry) -> Rule:
-    return Rule(
+def _rule(entry: RuleEntry) -> ModelRule:
+    return ModelRule(
         use=entry.use,
         models=tuple(entry.models),
         keys=tuple(entry.keys),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from hpc.config.gateway import resolved
-from hpc.config.schema import ModelEntry, ModelsFile, ResourcesEntry, Settings, SiteFile
+from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
 from hpc.config.yaml_files import explain, read
 from hpc.errors import ConfigError
 from hpc.gateway_policy import GatewayPolicy
@@ -97,7 +97,7 @@ def load(
     """
     site_file, site_path = _site()
     path = find_models(models_file)
-    file = read(path, ModelsFile) if path else ModelsFile()
+    file = read(path, ModelsFileSchema) if path else ModelsFileSchema()
     entries = [*file.models, *_adhoc(adhoc)]
     over = [_environment(), _layer(flags or {}, lambda key: "--" + key.replace("_", "-"))]
     root = directory.home(home)
@@ -145,12 +145,12 @@ def site_path() -> Path:
     return Path(named).expanduser().absolute() if named else config_folder() / "site.yaml"
 
 
-def _site() -> tuple[SiteFile, Path]:
+def _site() -> tuple[SiteFileSchema, Path]:
     path = site_path()
-    return (read(path, SiteFile) if path.is_file() else SiteFile()), path
+    return (read(path, SiteFileSchema) if path.is_file() else SiteFileSchema()), path
 
 
-def _site_values(site: SiteFile, path: Path) -> Site:
+def _site_values(site: SiteFileSchema, path: Path) -> Site:
     templates = None if site.templates is None else path.parent / Path(site.templates).expanduser()
     return Site(
         apptainer=site.apptainer,

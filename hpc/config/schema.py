@@ -102,7 +102,7 @@ class ModelEntry(Settings):
         return self
 
 
-class ModelsFile(Strict):
+class ModelsFileSchema(Strict):
     """The whole of models.yaml."""
 
     # A file of a later format is refused, not misread.
@@ -111,7 +111,7 @@ class ModelsFile(Strict):
     gateway: GatewayEntry = Field(default_factory=GatewayEntry)
 
     @model_validator(mode="after")
-    def _consistent(self) -> ModelsFile:
+    def _consistent(self) -> ModelsFileSchema:
         names = [entry.name for entry in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -120,7 +120,7 @@ class ModelsFile(Strict):
         return self
 
 
-class SiteFile(Settings):
+class SiteFileSchema(Settings):
     """The site file: settings of all services of one site."""
 
     apptainer: Line = Field("apptainer", description="Apptainer's program")

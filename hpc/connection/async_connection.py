@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import openai
     from typing_extensions import Self
 
-    from hpc.connection.connection import Connection
+    from hpc.connection.connection import ClusterConnection
 
 
 class AsyncConnection:
@@ -26,7 +26,7 @@ class AsyncConnection:
         connection: the synchronous connection, kept open by its own thread.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ClusterConnection) -> None:
         self._connection = connection
 
     @property
@@ -98,7 +98,7 @@ class AsyncConnection:
 class Opening:
     """A connection to be opened with ``await`` or ``async with``."""
 
-    def __init__(self, open_it: functools.partial[Connection]) -> None:
+    def __init__(self, open_it: functools.partial[ClusterConnection]) -> None:
         self._open_it = open_it
         self._opened: AsyncConnection | None = None
 

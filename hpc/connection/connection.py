@@ -17,7 +17,7 @@ from hpc.tunnel.discovery import REMOTE_COMMAND
 from hpc.tunnel.errors import PortTaken
 from hpc.tunnel.local_port import LocalPort
 from hpc.tunnel.login import TRANSPORTS, TransportName, parse_login
-from hpc.tunnel.reconnect import Event, Keeper, Plan
+from hpc.tunnel.reconnect import Event, Plan, TunnelSupervisor
 from hpc.tunnel.transport import LOOPBACK
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
     from hpc.tunnel.discovery import RemoteGateway
 
-__all__ = ["PATIENCE_S", "Connection", "Event", "connect"]
+__all__ = ["PATIENCE_S", "ClusterConnection", "Event", "connect"]
 
 PATIENCE_S = 60.0
 """Seconds that a request waits while the tunnel is down."""
 
 
-class Connection:
+class ClusterConnection:
     """An open connection to a gateway, kept open by a thread; made by ``connect``.
 
     Args:
@@ -69,7 +69,7 @@ class Connection:
         self._closed = False
         self._port = self._listen(port, patience_s)
         try:
-            self._keeper = Keeper(plan, self._port, tell=self._tell, found=self._found)
+            self._keeper = TunnelSupervisor(plan, self._port, tell=self._tell, found=self._found)
         except BaseException:
             self._port.close()
             records.drop(self._root, self.port)
@@ -230,7 +230,7 @@ def connect(  # noqa: PLR0913 - all but the first have defaults that do
     on_event: Callable[[Event, str], None] | None = None,
     ask_again: bool = False,
     background: bool = False,
-) -> Connection:
+) -> ClusterConnection:
     """Open a tunnel to the gateway of a cluster, after starting the gateway if none runs.
 
     Args:
@@ -263,8 +263,8 @@ def connect(  # noqa: PLR0913 - all but the first have defaults that do
     # In a notebook, ssh would ask on the terminal of the notebook's server, if any.
     asks = prompts.can_ask() and not (chosen == "openssh" and prompts.in_notebook())
     plan = Plan(login, chosen, remote_command, relay, asks=asks, asks_again=asks and ask_again)
-    with prompts.Progress(progress, on_event or _ignore) as shown:
-        return Connection(
+    with prompts.CopyProgress(progress, on_event or _ignore) as shown:
+        return ClusterConnection(
             plan, port=port, patience_s=patience, on_event=shown.tell, background=background
         )
 

@@ -20,7 +20,7 @@ EMPTY_ERROR = re.compile(r"Engine core initialization failed|ChildProcessError")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class CauseRule:
     """A log pattern of a known failure, and the sentence that explains the failure.
 
     Attributes:
@@ -32,8 +32,8 @@ class Rule:
     sentence: str
 
 
-def _rule(pattern: str, sentence: str) -> Rule:
-    return Rule(re.compile(pattern), sentence)
+def _rule(pattern: str, sentence: str) -> CauseRule:
+    return CauseRule(re.compile(pattern), sentence)
 
 
 # The first match wins. So a rule for a root cause stands before the rules for its consequences.

@@ -263,7 +263,7 @@ def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandl
     return here, [handle for handle in handles if handle.cluster != "local"]
 
 
-def last_words(job: JobHandle) -> str | None:
+def slurm_exit_reason(job: JobHandle) -> str | None:
     """Return Slurm's reason for a job's end, if the job's log holds one.
 
     Args:
@@ -272,4 +272,4 @@ def last_words(job: JobHandle) -> str | None:
     path = Path(job.folder) / f"{job.job_id}_0_log.err"
     text = files.read_text(path) if job.cluster == "slurm" else None
     # A requeued job appends to the same log: only the last run counts.
-    return slurm.last_words(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None
+    return slurm.exit_reason(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import assets
-from hpc.engines import INHERITED, Place, weights
+from hpc.engines import INHERITED, EngineContext, weights
 from hpc.processes import by_pid
 from hpc.state import files
 
@@ -98,7 +98,9 @@ def _owner(folder: Path) -> str:
     return files.read_text(folder / OWNER) or ""
 
 
-def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]) -> Place:
+def find_place(
+    spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]
+) -> EngineContext:
     """Return an engine's surroundings on the node.
 
     Args:
@@ -108,7 +110,7 @@ def find_place(spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, s
         env: the job's environment.
     """
     hf_home = weights.hf_home(spec, env)
-    return Place(
+    return EngineContext(
         socket=str(folder / SOCKET),
         port=None,
         secret=secret,

@@ -87,15 +87,15 @@ def serve(root: Path, service: str, replica: int, *, program: str = "apptainer")
     if spec is None:
         raise StateError(f"there is no service {service!r} in {root}")
     with node_environment.private_folder() as folder:
-        life = _Life(root, spec, replica, folder, program)
+        life = ReplicaRun(root, spec, replica, folder, program)
         signals.listen()
         life.run()
 
 
-_current: _Life | None = None
+_current: ReplicaRun | None = None
 
 
-class _Life:
+class ReplicaRun:
     """A run of a replica's job: everything to close at the job's end, however the job ends."""
 
     def __init__(

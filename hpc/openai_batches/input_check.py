@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from hpc.batch.input import intake, jsonl
-from hpc.batch.input.jsonl import Bad
+from hpc.batch.input.jsonl import BadLine
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
-    from hpc.batch.input.jsonl import Request
+    from hpc.batch.input.jsonl import InputRequest
 
 SHOWN = 100
 """Faulty lines that are reported one by one."""
@@ -50,7 +50,7 @@ class RefusedError(Exception):
 
 
 @dataclass(slots=True)
-class Checked:
+class CheckedInput:
     """The findings in a file.
 
     Attributes:
@@ -71,7 +71,7 @@ def error(code: str, message: str, line: int | None = None, param: str | None = 
     return {"code": code, "message": message, "param": param, "line": line}
 
 
-def read(path: Path, endpoint: str, models: Container[str]) -> Checked:
+def read(path: Path, endpoint: str, models: Container[str]) -> CheckedInput:
     """Check every line of a file.
 
     Args:
@@ -92,12 +92,14 @@ def read(path: Path, endpoint: str, models: Container[str]) -> Checked:
     return seen
 
 
-def judge(found: Iterable[Request | Bad], endpoint: str, models: Container[str]) -> Checked:
+def judge(
+    found: Iterable[InputRequest | BadLine], endpoint: str, models: Container[str]
+) -> CheckedInput:
     """Check requests while they are read."""
-    seen = Checked()
+    seen = CheckedInput()
     for one in found:
-        wrong = _of_line(one) if isinstance(one, Bad) else _of_request(one, endpoint, models)
-        if wrong is None and not isinstance(one, Bad):
+        wrong = _of_line(one) if isinstance(one, BadLine) else _of_request(one, endpoint, models)
+        if wrong is None and not isinstance(one, BadLine):
             seen.total += 1
             seen.models.add(one.body["model"])
             continue
@@ -109,14 +111,14 @@ def judge(found: Iterable[Request | Bad], endpoint: str, models: Container[str])
     return seen
 
 
-def _of_line(bad: Bad) -> Any:
+def _of_line(bad: BadLine) -> Any:
     for beginning, code, param in CODES:
         if bad.reason.startswith(beginning):
             return error(code, bad.reason, bad.number, param)
     return error("invalid_request", bad.reason, bad.number)
 
 
-def _of_request(one: Request, endpoint: str, models: Container[str]) -> Any:
+def _of_request(one: InputRequest, endpoint: str, models: Container[str]) -> Any:
     if one.url != endpoint:
         told = f"url is {one.url!r}, and the batch is for {endpoint!r}"
         return error("mismatched_endpoint", told, one.number, "url")

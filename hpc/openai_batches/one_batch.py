@@ -16,8 +16,8 @@ from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.ledger import heartbeats
-from hpc.batch.ledger.filesystem import RealFiles
-from hpc.batch.model import Target
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.model import BatchTarget
 from hpc.batch.worker import pause_rules
 from hpc.config import Site
 from hpc.errors import BatchError, StateError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.batch.model import BatchSpec
-    from hpc.openai_batches.records import Order
+    from hpc.openai_batches.records import BatchRecord
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ PASS_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Office:
+class ProcessorContext:
     """The context that all batches of one batch processor share.
 
     Attributes:
@@ -62,7 +62,7 @@ class Office:
     one_at_a_time: Lock = field(default_factory=Lock)
 
 
-class Attendance:
+class BatchRun:
     """The processing of one batch; after a crash a new process continues from the state on disk.
 
     Args:
@@ -70,10 +70,10 @@ class Attendance:
         order: the batch record.
     """
 
-    def __init__(self, office: Office, order: Order) -> None:
+    def __init__(self, office: ProcessorContext, order: BatchRecord) -> None:
         self._office, self._order = office, order
-        self._files = RealFiles()
-        self._folder = batch_records.order_dir(office.root, order.key, order.id)
+        self._files = RealFileSystem()
+        self._folder = batch_records.record_dir(office.root, order.key, order.id)
         self._merged = self._folder / "merged.jsonl"
         self._staffed_at = -STAFF_S
         self.progress = batch_records.load_progress(office.root, order)
@@ -142,8 +142,8 @@ class Attendance:
         self._save(total=checked.total)
         return self._launch(content, target)
 
-    def _launch(self, content: Path, target: Target) -> BatchSpec:
-        wanted = batch_submit.Wanted(content, self._merged, None, target=target)
+    def _launch(self, content: Path, target: BatchTarget) -> BatchSpec:
+        wanted = batch_submit.BatchOptions(content, self._merged, None, target=target)
         with self._office.one_at_a_time:
             spec = batch_submit.submit(
                 self._office.root, wanted, engine=None, cluster="local", site=Site()
@@ -151,7 +151,7 @@ class Attendance:
         self._note_begin(spec)
         return spec
 
-    def _wait_for_gateway(self) -> tuple[Target | None, set[str]]:
+    def _wait_for_gateway(self) -> tuple[BatchTarget | None, set[str]]:
         """Return the gateway as the target, and the model names open to the key; None when closing.
 
         Raises:
@@ -166,7 +166,7 @@ class Attendance:
                 raise input_check.RefusedError(why)
             models = None if url is None else input_check.models_of(url, key)
             if url is not None and models is not None:
-                return Target(url, key), models
+                return BatchTarget(url, key), models
             self._office.closing.wait(LOOK_S)
         return None, set()
 

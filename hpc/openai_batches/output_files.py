@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from hpc.batch.ledger.filesystem import Files
+    from hpc.batch.ledger.filesystem import FileSystem
     from hpc.batch.model import BatchSpec
 
 NAMES = {
@@ -56,7 +56,7 @@ WORDS = {
 
 
 @dataclass(slots=True)
-class Counts:
+class OutputCounts:
     """The counts of written lines.
 
     Attributes:
@@ -73,8 +73,8 @@ class Counts:
 
 
 def split(
-    files: Files, folder: Path, spec: BatchSpec, good: BinaryIO, bad: BinaryIO, *, why: str
-) -> Counts:
+    files: FileSystem, folder: Path, spec: BatchSpec, good: BinaryIO, bad: BinaryIO, *, why: str
+) -> OutputCounts:
     """Write each request's answer or error, in the order of the input.
 
     Args:
@@ -89,7 +89,7 @@ def split(
         BatchError: the requests cannot be read.
     """
     # Dead workers left answers under earlier attempts: all attempts of a chunk are read.
-    counts, attempts = Counts(), _attempts(files, folder)
+    counts, attempts = OutputCounts(), _attempts(files, folder)
     for chunk in range(spec.chunks):
         found = answers.collect(files, folder, chunk, attempts.get(chunk, 0))
         rows = merge.rows_of(spec, chunk)
@@ -104,7 +104,7 @@ def split(
     return counts
 
 
-def _write(answer: answers.Answer, good: BinaryIO, bad: BinaryIO, counts: Counts) -> None:
+def _write(answer: answers.RowAnswer, good: BinaryIO, bad: BinaryIO, counts: OutputCounts) -> None:
     (good if answer.good else bad).write(answer.line + b"\n")
     counts.good += answer.good
     counts.failed += not answer.good
@@ -112,7 +112,7 @@ def _write(answer: answers.Answer, good: BinaryIO, bad: BinaryIO, counts: Counts
         counts.used.update(of(answer.line))
 
 
-def _attempts(files: Files, folder: Path) -> dict[int, int]:
+def _attempts(files: FileSystem, folder: Path) -> dict[int, int]:
     """Return the number of claims of each chunk, whatever the chunk's state."""
     found: dict[int, int] = {}
     for state in (claims.TODO, claims.DOING, claims.DONE):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-    from hpc.openai_batches.records import Order
+    from hpc.openai_batches.records import BatchRecord
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def gateway_url(root: Path, hostname: str) -> str | None:
     return f"http://{f'[{host}]' if ':' in host else host}:{record.port}"
 
 
-class Clerk:
+class BatchProcessor:
     """The processor of all batches of one machine's gateway.
 
     Args:
@@ -65,10 +65,12 @@ class Clerk:
 
     def __init__(self, root: Path, hostname: str) -> None:
         self._root, self._hostname = root, hostname
-        self._office = one_batch.Office(root, hostname, lambda: gateway_url(root, hostname))
+        self._office = one_batch.ProcessorContext(
+            root, hostname, lambda: gateway_url(root, hostname)
+        )
         self._threads: dict[str, Thread] = {}
         self._again: dict[str, float] = {}
-        self._known: dict[tuple[str, str], Order] = {}
+        self._known: dict[tuple[str, str], BatchRecord] = {}
         self._busy_at = self._served_at = time.monotonic()
         self._beat_at = 0.0
 
@@ -112,12 +114,12 @@ class Clerk:
         if self._threads:
             self._busy_at = now
 
-    def _waiting(self, now: float) -> list[Order]:
+    def _waiting(self, now: float) -> list[BatchRecord]:
         """Return idle batches: keys with the fewest batches in progress first, then the oldest."""
         # Batch records never change, so each is read once; progress is left to the threads.
-        names = dict.fromkeys(batch_records.open_orders(self._root))
+        names = dict.fromkeys(batch_records.open_batches(self._root))
         found = {
-            name: self._known.get(name) or batch_records.load_order(self._root, *name)
+            name: self._known.get(name) or batch_records.load_batch(self._root, *name)
             for name in names
         }
         self._known = {name: one for name, one in found.items() if one is not None}
@@ -126,7 +128,7 @@ class Clerk:
         due = [o for o in known if o.id not in self._threads and now >= self._again.get(o.id, 0.0)]
         return sorted(due, key=lambda one: (at_work[one.key], one.created_at, one.id))
 
-    def _take(self, order: Order) -> None:
+    def _take(self, order: BatchRecord) -> None:
         if processor_heartbeat.elsewhere(self._root, order, self._hostname):
             return
         self._busy_at = time.monotonic()
@@ -138,9 +140,9 @@ class Clerk:
             self._threads[order.id] = thread
             thread.start()
 
-    def _attend(self, order: Order) -> None:
+    def _attend(self, order: BatchRecord) -> None:
         try:
-            one_batch.Attendance(self._office, order).run()
+            one_batch.BatchRun(self._office, order).run()
         except HpcServeError as error:
             log.warning("batch %s, will be tried again: %s", order.id, error)
         except Exception:
@@ -152,8 +154,8 @@ class Clerk:
 
     def _send_home(self) -> None:
         """Make the workers flush their answers and end."""
-        for key, batch in batch_records.open_orders(self._root):
-            order = batch_records.load_order(self._root, key, batch)
+        for key, batch in batch_records.open_batches(self._root):
+            order = batch_records.load_batch(self._root, key, batch)
             ours = None if order is None else batch_records.load_progress(self._root, order).batch
             if ours is not None:
                 jobs.drain(batch_control.here(directory.batch_dir(self._root, ours)))
@@ -175,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hostname = socket.gethostname()
-    clerk = Clerk(root, hostname)
+    clerk = BatchProcessor(root, hostname)
     signal.signal(signal.SIGTERM, clerk.stop)
     try:
         # No patience: if another processor runs, this one is not needed.

@@ -12,7 +12,7 @@ from hpc.state import directory, files
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hpc.openai_batches.records import Order
+    from hpc.openai_batches.records import BatchRecord
 
 BEAT_S = 2.0
 STALE_S = 20.0
@@ -49,7 +49,7 @@ def lives(root: Path, hostname: str) -> bool:
         return False
 
 
-def elsewhere(root: Path, order: Order, hostname: str) -> bool:
+def elsewhere(root: Path, order: BatchRecord, hostname: str) -> bool:
     """Return whether another machine's processor is, or soon will be, responsible for a batch.
 
     Args:

@@ -59,7 +59,7 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class BatchRecord:
     """The record of an OpenAI batch as requested; times are whole Unix seconds.
 
     Attributes:
@@ -87,7 +87,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BatchProgress:
     """The progress of an OpenAI batch; times are whole Unix seconds.
 
     Attributes:
@@ -128,7 +128,7 @@ def file_dir(root: Path, key: str, file: str) -> Path:
     return root / "files" / key / file
 
 
-def order_dir(root: Path, key: str, batch: str) -> Path:
+def record_dir(root: Path, key: str, batch: str) -> Path:
     """Return the folder of a batch."""
     return root / "orders" / key / batch
 
@@ -145,17 +145,17 @@ def load_file(root: Path, key: str, file: str) -> StoredFile | None:
     return records.read_record(file_dir(root, key, file) / "meta.json", StoredFile)
 
 
-def load_order(root: Path, key: str, batch: str) -> Order | None:
+def load_batch(root: Path, key: str, batch: str) -> BatchRecord | None:
     """Return the record of a key's batch, or None."""
     if not BATCH_ID.fullmatch(batch):
         return None
-    return records.read_record(order_dir(root, key, batch) / "order.json", Order)
+    return records.read_record(record_dir(root, key, batch) / "order.json", BatchRecord)
 
 
-def load_progress(root: Path, order: Order) -> Progress:
+def load_progress(root: Path, order: BatchRecord) -> BatchProgress:
     """Return the progress of a batch."""
-    path = order_dir(root, order.key, order.id) / "progress.json"
-    return records.read_record(path, Progress) or Progress()
+    path = record_dir(root, order.key, order.id) / "progress.json"
+    return records.read_record(path, BatchProgress) or BatchProgress()
 
 
 def files(root: Path, key: str) -> list[StoredFile]:
@@ -165,14 +165,14 @@ def files(root: Path, key: str) -> list[StoredFile]:
     return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
 
 
-def orders(root: Path, key: str) -> list[Order]:
+def batches(root: Path, key: str) -> list[BatchRecord]:
     """Return all batches of a key, the newest first."""
-    found = (load_order(root, key, name) for name in _names(root / "orders" / key))
+    found = (load_batch(root, key, name) for name in _names(root / "orders" / key))
     known = [one for one in found if one is not None]
     return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
 
 
-def open_orders(root: Path) -> Iterator[tuple[str, str]]:
+def open_batches(root: Path) -> Iterator[tuple[str, str]]:
     """Yield key and id of each open batch."""
     for name in _names(root / "orders" / "open"):
         key, _, batch = name.partition(".")
@@ -180,7 +180,7 @@ def open_orders(root: Path) -> Iterator[tuple[str, str]]:
             yield key, batch
 
 
-def place(root: Path, order: Order) -> None:
+def place(root: Path, order: BatchRecord) -> None:
     """Record a requested batch, for the batch processor to find.
 
     Raises:
@@ -194,7 +194,7 @@ def place(root: Path, order: Order) -> None:
     except OSError as error:
         raise StateError(f"cannot write {mark}: {error.strerror}") from error
     try:
-        records.write_record(order_dir(root, order.key, order.id) / "order.json", order)
+        records.write_record(record_dir(root, order.key, order.id) / "order.json", order)
     except StateError:
         close(root, order.key, order.id)
         raise
@@ -206,20 +206,20 @@ def close(root: Path, key: str, batch: str) -> None:
         _mark(root, key, batch).unlink(missing_ok=True)
 
 
-def cancel(root: Path, order: Order) -> None:
+def cancel(root: Path, order: BatchRecord) -> None:
     """Record a request to cancel a batch; only the first request counts.
 
     Raises:
         StateError: the record cannot be written.
     """
     if cancelled_at(root, order) is None:
-        path = order_dir(root, order.key, order.id) / "cancel"
+        path = record_dir(root, order.key, order.id) / "cancel"
         state_files.write_text(path, f"{int(time.time())}\n")
 
 
-def cancelled_at(root: Path, order: Order) -> int | None:
+def cancelled_at(root: Path, order: BatchRecord) -> int | None:
     """Return the Unix time of the request to cancel a batch, or None."""
-    text = (state_files.read_text(order_dir(root, order.key, order.id) / "cancel") or "").strip()
+    text = (state_files.read_text(record_dir(root, order.key, order.id) / "cancel") or "").strip()
     return int(text) if text.isdecimal() else None
 
 

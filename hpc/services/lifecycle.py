@@ -9,7 +9,7 @@ from hpc.engines import preflight
 from hpc.errors import ConfigError, EngineError, SchedulerError
 from hpc.jobs import api as jobs
 from hpc.model import JobState, JobStatus, Phase
-from hpc.services.phase import ALIVE, NO_ANSWER, OVER, Replica, Service, of_this_run, verdict
+from hpc.services.phase import ALIVE, NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -120,12 +120,12 @@ def _service(
         job = handles[spec.name, number]
         endpoint = directory.load_endpoint(root, spec.name, number)
         status = statuses.get(job.job_id, NO_ANSWER) if job else JobStatus(JobState.GONE)
-        phase, note = verdict(job, status, endpoint, now=time.time())
+        phase, note = join_phase(job, status, endpoint, now=time.time())
         told_cause = job and of_this_run(endpoint, job, status) and endpoint and endpoint.cause
         if job and phase is Phase.FAILED and not told_cause:
-            told = jobs.last_words(job)
+            told = jobs.slurm_exit_reason(job)
             note = f"the job ended: {told}" if told else note
-        replicas.append(Replica(number, phase, note, job, status, endpoint))
+        replicas.append(ReplicaView(number, phase, note, job, status, endpoint))
     return Service(spec, tuple(replicas))
 
 
@@ -180,7 +180,7 @@ def wait(
             seen, asked = find(root, name), time.monotonic()
 
 
-def _ending(replica: Replica) -> str:
+def _ending(replica: ReplicaView) -> str:
     verb = "failed" if replica.phase is Phase.FAILED else "was stopped"
     return f"{verb}: {replica.note}" if replica.note else f"{verb} before it was ready"
 

@@ -17,7 +17,7 @@ NO_ANSWER = JobStatus(JobState.UNKNOWN, reason="the scheduler does not answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class ReplicaView:
     """The state of one replica, from the node's and the scheduler's reports.
 
     Attributes:
@@ -42,7 +42,7 @@ class Service:
     """A service and its replicas."""
 
     spec: ServiceSpec
-    replicas: tuple[Replica, ...]
+    replicas: tuple[ReplicaView, ...]
 
     @property
     def ready(self) -> int:
@@ -50,7 +50,7 @@ class Service:
         return sum(replica.phase is Phase.READY for replica in self.replicas)
 
 
-def verdict(
+def join_phase(
     job: JobHandle | None, status: JobStatus, endpoint: Endpoint | None, *, now: float
 ) -> tuple[Phase, str | None]:
     """Return the phase joined from the scheduler's and the node's reports, and a reason.

@@ -13,7 +13,7 @@ from hpc.tunnel.login import TRANSPORTS, Login, TransportName
 from hpc.tunnel.transport import CONNECT_S
 
 if TYPE_CHECKING:
-    from hpc.tunnel.transport import Link
+    from hpc.tunnel.transport import Transport
 
 __all__ = ["TRANSPORTS", "Login", "TransportName", "Unreachable", "default_transport", "open_link"]
 
@@ -39,7 +39,7 @@ def open_link(
     interactive: bool,
     borrow: bool = False,
     timeout_s: float = CONNECT_S,
-) -> Link:
+) -> Transport:
     """Connect to a login node, verify its host key, then authenticate.
 
     Args:
@@ -55,7 +55,7 @@ def open_link(
     """
     # Lazily: each transport's libraries are slow to import, and paramiko is not everywhere.
     module: Any = import_module(_MODULES[transport])
-    link: Link = module.open_link(
+    link: Transport = module.open_link(
         login, interactive=interactive, borrow=borrow, timeout_s=timeout_s
     )
     return link

@@ -9,12 +9,12 @@ import threading
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from hpc.tunnel.transport import Link, Way
+    from hpc.tunnel.transport import Route, Transport
 
 Outcome = Literal["ok", "refused", "silent"]
 
 
-class Probe:
+class HealthProbe:
     """A connection to the gateway for all probes.
 
     Args:
@@ -22,7 +22,7 @@ class Probe:
         way: the route to the gateway.
     """
 
-    def __init__(self, link: Link, way: Way) -> None:
+    def __init__(self, link: Transport, way: Route) -> None:
         self._link = link
         self._way = way
         self._http: http.client.HTTPConnection | None = None

@@ -20,7 +20,7 @@ from hpc.tunnel.errors import PortTaken
 from hpc.tunnel.transport import LOOPBACK
 
 if TYPE_CHECKING:
-    from hpc.tunnel.transport import Link, Way
+    from hpc.tunnel.transport import Route, Transport
 
 BACKLOG = 128
 RETAKE_S = 5.0
@@ -50,8 +50,8 @@ class LocalPort:
         self._patience_s = patience_s
         self._lock = threading.RLock()
         self._held: list[tuple[float, socket.socket]] = []
-        self._link: Link | None = None
-        self._way: Way | None = None
+        self._link: Transport | None = None
+        self._way: Route | None = None
         self._closed = False
         self._listener: socket.socket | None = _listen(port)
         self.port: int = self._listener.getsockname()[1]
@@ -59,7 +59,7 @@ class LocalPort:
         self._thread = threading.Thread(target=self._serve, name="hpc-port", daemon=True)
         self._thread.start()
 
-    def lead(self, link: Link, way: Way) -> None:
+    def lead(self, link: Transport, way: Route) -> None:
         """Let clients through, the waiting ones first.
 
         Raises:
@@ -172,7 +172,7 @@ class LocalPort:
         target, words = self._carry, (since, sock, link, way)
         threading.Thread(target=target, args=words, name="hpc-carry", daemon=True).start()
 
-    def _carry(self, since: float, sock: socket.socket, link: Link, way: Way) -> None:
+    def _carry(self, since: float, sock: socket.socket, link: Transport, way: Route) -> None:
         if link.carry(sock, way):
             return
         # No byte was read from the client, so the client may wait for another route or this one.

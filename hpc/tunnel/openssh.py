@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hpc.errors import TunnelError
     from hpc.processes.programs import Result
     from hpc.tunnel.login import Login
-    from hpc.tunnel.transport import Way
+    from hpc.tunnel.transport import Route
 
 ORPHAN_S = 5
 """Seconds until an idle master without any connection leaves."""
@@ -144,7 +144,7 @@ class OpenSSH:
             raise tunnel_errors.from_ssh(self._login, self._said())
         return result
 
-    def forward(self, port: int, way: Way) -> None:
+    def forward(self, port: int, way: Route) -> None:
         """Forward a port of 127.0.0.1 along a route."""
         try:
             openssh_control.open_forward(self._control, port, way.to)
@@ -154,13 +154,13 @@ class OpenSSH:
             raise tunnel_errors.port_refused(port) from error
         self._forwards.append((port, way.to))
 
-    def unforward(self, port: int, way: Way) -> None:
+    def unforward(self, port: int, way: Route) -> None:
         """Release a forwarded port; established connections go on."""
         with contextlib.suppress(openssh_control.MuxError, ValueError):
             self._forwards.remove((port, way.to))
             openssh_control.close_forward(self._control, port, way.to)
 
-    def carry(self, sock: socket.socket, way: Way) -> bool:
+    def carry(self, sock: socket.socket, way: Route) -> bool:
         """Carry one connection to its end."""
         if way.relay is None:
             try:

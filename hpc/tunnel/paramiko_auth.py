@@ -33,7 +33,7 @@ _JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?P<host>[^@:]+)(?::(?P<por
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SshSettings:
     """The resolved settings of a login.
 
     Attributes:
@@ -53,7 +53,7 @@ class Settings:
     jump: Login | None = None
 
 
-def settings(login: Login) -> Settings:
+def settings(login: Login) -> SshSettings:
     """Merge a login's options with the SSH configuration, as ssh would.
 
     Raises:
@@ -70,7 +70,7 @@ def settings(login: Login) -> Settings:
     user_hosts = str(found.get("userknownhostsfile", USER_KNOWN_HOSTS))
     global_hosts = str(found.get("globalknownhostsfile", GLOBAL_KNOWN_HOSTS))
     identities = (str(login.identity),) if login.identity else _identities(found)
-    return Settings(
+    return SshSettings(
         host=str(found.get("hostname", login.host)),
         port=_port(found),
         user=login.user or str(found.get("user") or getpass.getuser()),
@@ -226,7 +226,7 @@ def _enter(
     client: paramiko.SSHClient,
     sock: Any,
     login: Login,
-    found: Settings,
+    found: SshSettings,
     *,
     interactive: bool,
     timeout_s: float,
@@ -259,7 +259,7 @@ def _with_keys(
     client: paramiko.SSHClient,
     sock: Any,
     login: Login,
-    found: Settings,
+    found: SshSettings,
     *,
     interactive: bool,
     timeout_s: float,
@@ -350,7 +350,7 @@ def _remember(path: Path, hostname: str, key: paramiko.PKey) -> None:
         raise ConfigError(f"cannot write the known hosts in {path}: {error.strerror}") from error
 
 
-def _dial(login: Login, found: Settings, timeout_s: float) -> socket.socket:
+def _dial(login: Login, found: SshSettings, timeout_s: float) -> socket.socket:
     try:
         connection = socket.create_connection((found.host, found.port), timeout_s)
     except socket.gaierror as error:
@@ -366,7 +366,7 @@ def _dial(login: Login, found: Settings, timeout_s: float) -> socket.socket:
 
 
 def _dial_through(
-    jump: paramiko.SSHClient, login: Login, found: Settings, timeout_s: float
+    jump: paramiko.SSHClient, login: Login, found: SshSettings, timeout_s: float
 ) -> paramiko.Channel:
     transport = jump.get_transport()
     try:

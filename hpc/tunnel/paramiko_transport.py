@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from hpc.errors import TunnelError
     from hpc.tunnel.login import Login
-    from hpc.tunnel.transport import Way
+    from hpc.tunnel.transport import Route
 
 logger = logging.getLogger(__name__)
 logger.addHandler(logging.NullHandler())
@@ -121,13 +121,13 @@ class InProcess:
             (command,), status, said.decode(errors="replace"), complained.decode(errors="replace")
         )
 
-    def forward(self, port: int, way: Way) -> None:
+    def forward(self, port: int, way: Route) -> None:
         """Do nothing: the transport opens no ports; see ``owns_ports``."""
 
-    def unforward(self, port: int, way: Way) -> None:
+    def unforward(self, port: int, way: Route) -> None:
         """Do nothing, as ``forward``."""
 
-    def carry(self, sock: socket.socket, way: Way) -> bool:
+    def carry(self, sock: socket.socket, way: Route) -> bool:
         """Carry one connection to its end."""
         try:
             if way.relay is not None:

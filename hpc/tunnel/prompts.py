@@ -75,7 +75,7 @@ def _copy(log: Path, done: threading.Event) -> None:
             return
 
 
-class Progress:
+class CopyProgress:
     """A spinner while connecting, shown once all questions for passwords are answered."""
 
     def __init__(self, wanted: bool | None, tell: Callable[[Any, str], None]) -> None:

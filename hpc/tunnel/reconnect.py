@@ -17,7 +17,7 @@ import tenacity
 from hpc.errors import HpcServeError
 from hpc.tunnel import discovery, open_link
 from hpc.tunnel.errors import Unreachable
-from hpc.tunnel.health_probe import Probe
+from hpc.tunnel.health_probe import HealthProbe
 from hpc.tunnel.transport import CONNECT_S
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hpc.tunnel.discovery import RemoteGateway
     from hpc.tunnel.local_port import LocalPort
     from hpc.tunnel.login import Login, TransportName
-    from hpc.tunnel.transport import Link, Way
+    from hpc.tunnel.transport import Route, Transport
 
 Event = Literal["connecting", "note", "up", "moved", "down", "failed"]
 LOOK_S = 0.2
@@ -66,13 +66,13 @@ class Plan:
 class Session:
     """A connection with its route to a gateway."""
 
-    link: Link
+    link: Transport
     gateway: RemoteGateway
-    way: Way
-    probe: Probe
+    way: Route
+    probe: HealthProbe
 
 
-class Keeper:
+class TunnelSupervisor:
     """The supervisor of one tunnel: connects, then keeps the local port leading to the gateway.
 
     Args:
@@ -134,14 +134,14 @@ class Keeper:
             link.close()
             raise
 
-    def _find(self, link: Link) -> Session:
+    def _find(self, link: Transport) -> Session:
         """Discover the gateway, and find a working route by trying each."""
         plan = self._plan
         if not self.up and self._next_probe == 0.0:
             self._tell("connecting", f"asking {plan.login.host} for its gateway")
         gateway = discovery.ensure_gateway(link, plan.login, remote_command=plan.remote_command)
         for way in gateway.ways(plan.remote_command, relay=plan.relay):
-            probe = Probe(link, way)
+            probe = HealthProbe(link, way)
             if probe.look(FIRST_PROBE_S) == "ok":
                 self._found(gateway)
                 return Session(link, gateway, way, probe)

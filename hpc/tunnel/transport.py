@@ -19,7 +19,7 @@ ALIVE_COUNT = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Route:
     """The route of connections from the login node to the gateway.
 
     Attributes:
@@ -36,7 +36,7 @@ class Way:
         return f"{place} through a relay" if self.relay else place
 
 
-class Link(Protocol):
+class Transport(Protocol):
     """An authenticated connection to a login node with a verified host key.
 
     Attributes:
@@ -53,17 +53,17 @@ class Link(Protocol):
             Unreachable: the connection is gone; a command beyond its time limit ends it too.
         """
 
-    def forward(self, port: int, way: Way) -> None:
+    def forward(self, port: int, way: Route) -> None:
         """Forward a port of 127.0.0.1 along a route.
 
         Raises:
             TunnelError: the port cannot be opened.
         """
 
-    def unforward(self, port: int, way: Way) -> None:
+    def unforward(self, port: int, way: Route) -> None:
         """Release a forwarded port; established connections go on."""
 
-    def carry(self, sock: socket.socket, way: Way) -> bool:
+    def carry(self, sock: socket.socket, way: Route) -> bool:
         """Carry one connection to its end, then close it.
 
         Returns:

@@ -17,8 +17,8 @@ import pytest
 from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
-from hpc.batch.ledger.filesystem import RealFiles
-from hpc.batch.model import BatchWorker, Target
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.model import BatchTarget, BatchWorker
 from hpc.batch.worker.loop import Worker
 from hpc.config import Site
 from hpc.errors import BatchError
@@ -115,13 +115,13 @@ def prompts(path: Path, words: list[str]) -> Path:
 
 def wanted(
     tmp_path: Path, engine: Engine, words: list[str], workers: int = 1
-) -> batch_submit.Wanted:
-    return batch_submit.Wanted(
+) -> batch_submit.BatchOptions:
+    return batch_submit.BatchOptions(
         prompts(tmp_path / "in.jsonl", words),
         tmp_path / "out.jsonl",
         "m",
         workers=workers,
-        target=Target(engine.url),
+        target=BatchTarget(engine.url),
         in_flight=24,
     )
 
@@ -141,7 +141,7 @@ def texts(tmp_path: Path) -> list[str | None]:
 
 def worker(folder: Path, spec: BatchSpec, name: str) -> Worker:
     record = BatchWorker(name, name, "here", started_at=time.time(), beat_at=0.0)
-    return Worker(RealFiles(), folder, spec, record)
+    return Worker(RealFileSystem(), folder, spec, record)
 
 
 def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
@@ -155,10 +155,10 @@ def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
 
     async def both() -> list[bool]:
         pair = [worker(folder, spec, name) for name in ("a", "b")]
-        return list(await asyncio.gather(*(one.run(Target(engine.url)) for one in pair)))
+        return list(await asyncio.gather(*(one.run(BatchTarget(engine.url)) for one in pair)))
 
     assert asyncio.run(both()) == [True, True]
-    report = batch_report.conclude(RealFiles(), folder, spec)
+    report = batch_report.conclude(RealFileSystem(), folder, spec)
     found = results(tmp_path)
     got = texts(tmp_path)
 

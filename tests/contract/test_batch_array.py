@@ -39,7 +39,7 @@ def submit(tmp_path: Path, workers: int) -> BatchSpec:
     lines = [json.dumps({"custom_id": f"r{n}", "prompt": "x"}) for n in range(20)]
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "m.gguf").touch()
-    asked = batch_submit.Wanted(
+    asked = batch_submit.BatchOptions(
         tmp_path / "in.jsonl", tmp_path / "out.jsonl", "tiny", workers, {"comment": "mine"}
     )
     engine = ServiceSpec(

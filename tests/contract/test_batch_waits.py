@@ -12,8 +12,8 @@ from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.ledger import claims
-from hpc.batch.ledger.filesystem import RealFiles
-from hpc.batch.model import Target
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.model import BatchTarget
 from hpc.cli.batch.text import waits
 from hpc.config import Site
 from hpc.jobs import api as jobs
@@ -57,8 +57,8 @@ def test_a_limit_uses_up_no_try_and_a_spent_budget_is_final(tmp_path: Path, engi
     spec = batch_submit._prepare(folder, asked, None)
     object.__setattr__(spec, "retries", 1)
     begun = time.monotonic()
-    assert asyncio.run(worker(folder, spec, "a").run(Target(engine.url)))
-    batch_report.conclude(RealFiles(), folder, spec)
+    assert asyncio.run(worker(folder, spec, "a").run(BatchTarget(engine.url)))
+    batch_report.conclude(RealFileSystem(), folder, spec)
 
     assert texts(tmp_path) == ["LIMITED 0", "LOADING 1", None, "GOOD 3"]
     assert engine.asked == {"limited 0": 5, "loading 1": 5, "spent 2": 1, "good 3": 1}
@@ -106,7 +106,7 @@ def test_a_worker_that_is_told_to_end_keeps_what_is_answered_and_gives_the_rest_
     jobs.drain(batch_submit.handles(folder))
     wait(lambda: not batch_control.here(folder))
     asked = len(engine.asked)
-    left = list(claims.listed(RealFiles(), folder, claims.DOING))
+    left = list(claims.listed(RealFileSystem(), folder, claims.DOING))
     batch_submit.submit_workers(tmp_path, spec, 1, "local", Site(), {})
     engine.delay_s = 0
     wait(lambda: batch_control.look(tmp_path, spec.id).state == "DONE")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc.engines import Launch, Probe
+from hpc.engines import Launch, ReadinessProbe
 from hpc.errors import EngineError
 from hpc.model import ServiceSpec
 from hpc.node import engine_process
@@ -60,7 +60,7 @@ def start(folder: Path) -> Iterator[Callable[..., engine_process.Running]]:
         size = log.stat().st_size
         child = programs.spawn([sys.executable, "-c", code], log=log)
         started.append(child)
-        launch = Launch((), {}, (), (), Probe(), None, "unix", "KEY")
+        launch = Launch((), {}, (), (), ReadinessProbe(), None, "unix", "KEY")
         return engine_process.Running(child, launch, log, str(folder / "engine.sock"), size)
 
     yield begin

@@ -27,7 +27,7 @@ from tests.fakes.login_node import KEY, LoginNode, free_port, listening, shared_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hpc.connection.connection import Connection
+    from hpc.connection.connection import ClusterConnection
     from hpc.tunnel.login import TransportName
 
 COMMAND = [sys.executable, "-m", "hpc", "connect"]
@@ -64,7 +64,7 @@ def transport(request: pytest.FixtureRequest) -> TransportName:
     return name
 
 
-def connect(node: LoginNode, transport: TransportName, **changes: object) -> Connection:
+def connect(node: LoginNode, transport: TransportName, **changes: object) -> ClusterConnection:
     login = node.login()
     options: dict[str, Any] = {
         "identity": login.identity,

@@ -18,7 +18,7 @@ from gateway_lite import errors
 from gateway_lite.api.batches import common
 from gateway_lite.wire.asgi import read_body
 from hpc.openai_batches import records as batch_records
-from hpc.openai_batches.records import FINAL, Order, Progress
+from hpc.openai_batches.records import FINAL, BatchProgress, BatchRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ PAIRS, NAME, VALUE = 16, 64, 512
 FIELDS = frozenset({"input_file_id", "endpoint", "completion_window", "metadata"})
 
 
-class Batches:
+class BatchPages:
     """The paths below ``/v1/batches``.
 
     Args:
@@ -73,7 +73,7 @@ class Batches:
         return JSONResponse(common.page(known, request, most=BATCHES))
 
     def _listed(self, key: str) -> list[Json]:
-        return [self._shown(order) for order in batch_records.orders(self._root, key)]
+        return [self._shown(order) for order in batch_records.batches(self._root, key)]
 
     async def _take(self, request: Request) -> Json:
         key = common.owner(request)
@@ -83,7 +83,7 @@ class Batches:
         if file is None:
             raise common.no_file(order.file)
         await common.on_disk(batch_records.place, self._root, order)
-        return shown(order, Progress(), None)
+        return shown(order, BatchProgress(), None)
 
     async def one(self, request: Request) -> Response:
         """Describe a batch.
@@ -107,23 +107,23 @@ class Batches:
         await common.on_disk(batch_records.cancel, self._root, order)
         return JSONResponse(await common.on_disk(self._shown, order))
 
-    async def _find(self, request: Request) -> Order:
+    async def _find(self, request: Request) -> BatchRecord:
         name = request.path_params["batch_id"]
         if not self._largest():
             raise common.off()
         found = await common.on_disk(
-            batch_records.load_order, self._root, common.owner(request), name
+            batch_records.load_batch, self._root, common.owner(request), name
         )
         if found is None:
             raise common.no_batch(name)
         return found
 
-    def _shown(self, order: Order) -> Json:
+    def _shown(self, order: BatchRecord) -> Json:
         cancelled_at = batch_records.cancelled_at(self._root, order)
         return shown(order, batch_records.load_progress(self._root, order), cancelled_at)
 
 
-def asked(body: bytes, key: str, now: int) -> Order:
+def asked(body: bytes, key: str, now: int) -> BatchRecord:
     """Return the batch that a request asks for.
 
     Args:
@@ -151,7 +151,7 @@ def asked(body: bytes, key: str, now: int) -> Order:
         told = f"the endpoint is none of {', '.join(batch_records.ENDPOINTS)}"
         raise errors.bad_request(told, param="endpoint")
     window = said.get("completion_window")
-    return Order(
+    return BatchRecord(
         id=batch_records.new_id("batch_"),
         key=key,
         file=file,
@@ -196,7 +196,7 @@ def notes(said: Any) -> dict[str, str] | None:
     raise errors.bad_request(told, param="metadata")
 
 
-def shown(order: Order, progress: Progress, cancelled_at: int | None) -> Json:
+def shown(order: BatchRecord, progress: BatchProgress, cancelled_at: int | None) -> Json:
     """Return a batch in OpenAI's form.
 
     Args:

@@ -33,7 +33,7 @@ FILES = 10_000
 STALE_S = 24 * 3600.0
 
 
-class Files:
+class FilePages:
     """The paths below ``/v1/files``.
 
     Args:

@@ -21,7 +21,7 @@ AGAIN_S = 10.0
 """Seconds between two attempts to start the processor."""
 
 
-class Starter:
+class ProcessorStarter:
     """The supervisor of the batch processor: keeps a processor running while batches are open.
 
     ``look`` blocks and runs in the watching thread.
@@ -49,14 +49,14 @@ class Starter:
             self._again = time.monotonic() + AGAIN_S
             self._start()
 
-    def _open(self) -> list[batch_records.Order]:
+    def _open(self) -> list[batch_records.BatchRecord]:
         found = (
-            batch_records.load_order(self._root, *one)
-            for one in batch_records.open_orders(self._root)
+            batch_records.load_batch(self._root, *one)
+            for one in batch_records.open_batches(self._root)
         )
         return [one for one in found if one is not None]
 
-    def _is_ours(self, order: batch_records.Order) -> bool:
+    def _is_ours(self, order: batch_records.BatchRecord) -> bool:
         return not processor_heartbeat.elsewhere(self._root, order, self._hostname)
 
     def _start(self) -> None:

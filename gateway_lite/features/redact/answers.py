@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway_lite import errors
-from gateway_lite.features.redact.text import UNREADABLE, Arguments, Flow, hide
+from gateway_lite.features.redact.text import UNREADABLE, Arguments, StreamingText, hide
 from gateway_lite.wire.sse import Events, payload, replaced
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class StreamRedactor:
     def __init__(self, finder: Finder) -> None:
         self._finder = finder
         self._events = Events()
-        self._flows: dict[Key, Flow | Arguments] = {}
+        self._flows: dict[Key, StreamingText | Arguments] = {}
         self._heads: dict[object, dict[str, Any]] = {}
 
     def feed(self, data: bytes) -> bytes:
@@ -137,11 +137,11 @@ class StreamRedactor:
             changed |= place[name] != value
         return changed
 
-    def _flow(self, key: Key) -> Flow | Arguments:
+    def _flow(self, key: Key) -> StreamingText | Arguments:
         """Return the text to which a piece belongs, a new text if needed."""
         flow = self._flows.get(key)
         if flow is None:
-            flow = (Arguments if "arguments" in str(key[1]) else Flow)(self._finder)
+            flow = (Arguments if "arguments" in str(key[1]) else StreamingText)(self._finder)
             self._flows[key] = flow
         return flow
 

@@ -110,7 +110,7 @@ def hidden(finder: Finder, raw: bytes, pos: int, edge: int) -> tuple[bytes, int]
     return b"".join(out), pos
 
 
-class Flow:
+class StreamingText:
     """The redaction of a text in pieces; holds back only text that a further piece could change.
 
     Args:
@@ -159,7 +159,7 @@ class Arguments:
 
     def __init__(self, finder: Finder) -> None:
         self._finder = finder
-        self._flow: Flow | None = None
+        self._flow: StreamingText | None = None
         self._held = ""
 
     def feed(self, text: str) -> str:
@@ -185,7 +185,7 @@ class Arguments:
         """Return the redacted text before the next string, and the text left to process."""
         before, quote, rest = text.partition('"')
         if quote:
-            self._flow = Flow(self._finder)
+            self._flow = StreamingText(self._finder)
         else:
             cut = max(map(before.rfind, DELIMITERS)) + 1
             if len(before) - cut <= MOST_BARE:
@@ -196,7 +196,7 @@ class Arguments:
         """Return the redacted text of the open string, and the text left to process."""
         end = _end(text)
         part, rest = text[:end], text[end:]
-        flow = self._flow or Flow(self._finder)
+        flow = self._flow or StreamingText(self._finder)
         said = _unescaped(part)
         made = flow.feed(said)
         if rest.startswith('"'):

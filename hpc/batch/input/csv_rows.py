@@ -6,7 +6,7 @@ import csv
 from typing import TYPE_CHECKING, Any
 
 from hpc.batch.input import jsonl
-from hpc.batch.input.jsonl import Bad, Request
+from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNEVEN = "the row has not as many fields as the first row names"
 
 
-def read(path: Path, model: str | None, template: Path) -> Iterator[Request | Bad]:
+def read(path: Path, model: str | None, template: Path) -> Iterator[InputRequest | BadLine]:
     """Yield a chat request for each row of a CSV file; the first row names the columns.
 
     Args:
@@ -36,7 +36,7 @@ def read(path: Path, model: str | None, template: Path) -> Iterator[Request | Ba
             rows = csv.DictReader(file, strict=True)
             for row in rows:
                 if None in row or None in row.values():
-                    yield Bad(rows.line_num, UNEVEN)
+                    yield BadLine(rows.line_num, UNEVEN)
                 else:
                     yield request(rows.line_num, row, made, model)
     except OSError as error:
@@ -66,16 +66,16 @@ def compiled(path: Path) -> Template:
 
 def request(
     number: int, row: Mapping[str, Any], template: Template, model: str | None
-) -> Request | Bad:
+) -> InputRequest | BadLine:
     """Return the chat request of a row, or Bad with the reason."""
     from jinja2 import TemplateError  # noqa: PLC0415
 
     if model is None:
-        return Bad(number, "there is no model")
+        return BadLine(number, "there is no model")
     try:
         text = template.render(row)
     except (TemplateError, TypeError, ValueError) as error:
-        return Bad(number, f"the template fails for this row: {error}")
+        return BadLine(number, f"the template fails for this row: {error}")
     custom_id = str(row.get("custom_id") or f"line-{number}")
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
-    return Request(number, custom_id, jsonl.URLS[0], body)
+    return InputRequest(number, custom_id, jsonl.URLS[0], body)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.batch.input import csv_rows, jsonl, parquet
-from hpc.batch.input.jsonl import Bad, Request
+from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import BatchError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OFFSET_BYTES = 8
 
 
 @dataclass(slots=True)
-class Checked:
+class IntakeCheck:
     """The findings in a file.
 
     Attributes:
@@ -38,16 +38,18 @@ class Checked:
 
     good: int = 0
     bad: int = 0
-    first: list[Bad] = field(default_factory=list)
+    first: list[BadLine] = field(default_factory=list)
 
-    def add(self, found: Bad) -> None:
+    def add(self, found: BadLine) -> None:
         """Count a faulty line."""
         self.bad += 1
         if len(self.first) < SHOWN:
             self.first.append(found)
 
 
-def unique(found: Iterable[Request | Bad], scratch: Path | None = None) -> Iterator[Request | Bad]:
+def unique(
+    found: Iterable[InputRequest | BadLine], scratch: Path | None = None
+) -> Iterator[InputRequest | BadLine]:
     """Yield requests, and Bad for each request whose custom_id has come before.
 
     The index of ids is a file on the machine's own disk, so that memory stays constant.
@@ -66,20 +68,20 @@ def unique(found: Iterable[Request | Bad], scratch: Path | None = None) -> Itera
             index.execute("CREATE TABLE ids (id BLOB PRIMARY KEY, line INT) WITHOUT ROWID")
             index.execute("BEGIN")
             for one in found:
-                yield _unseen(index, one) if isinstance(one, Request) else one
+                yield _unseen(index, one) if isinstance(one, InputRequest) else one
 
 
-def _unseen(index: sqlite3.Connection, one: Request) -> Request | Bad:
+def _unseen(index: sqlite3.Connection, one: InputRequest) -> InputRequest | BadLine:
     # 16 bytes for an id of any length; the chance of two alike in 10^9 ids is below 10^-20.
     key = hashlib.blake2b(one.custom_id.encode(errors="surrogatepass"), digest_size=16).digest()
     done = index.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (key, one.number))
     if done.rowcount == 1:
         return one
     line = index.execute("SELECT line FROM ids WHERE id = ?", (key,)).fetchone()[0]
-    return Bad(one.number, f"custom_id {one.custom_id!r} is that of line {line}")
+    return BadLine(one.number, f"custom_id {one.custom_id!r} is that of line {line}")
 
 
-def read(path: Path, model: str | None, template: Path | None) -> Iterator[Request | Bad]:
+def read(path: Path, model: str | None, template: Path | None) -> Iterator[InputRequest | BadLine]:
     """Yield the requests of a file of any kind; a repeated custom_id is yielded as Bad.
 
     Args:
@@ -97,15 +99,15 @@ def read(path: Path, model: str | None, template: Path | None) -> Iterator[Reque
     return unique(jsonl.read(path, model))
 
 
-def validate(found: Iterable[Request | Bad]) -> Checked:
+def validate(found: Iterable[InputRequest | BadLine]) -> IntakeCheck:
     """Read a whole file and return its faults.
 
     Raises:
         ConfigError: the file cannot be read.
     """
-    seen = Checked()
+    seen = IntakeCheck()
     for one in found:
-        if isinstance(one, Bad):
+        if isinstance(one, BadLine):
             seen.add(one)
         else:
             seen.good += 1
@@ -113,8 +115,8 @@ def validate(found: Iterable[Request | Bad]) -> Checked:
 
 
 def take_in(
-    found: Iterable[Request | Bad], folder: Path, *, chunk_rows: int, skip_bad: bool
-) -> Checked:
+    found: Iterable[InputRequest | BadLine], folder: Path, *, chunk_rows: int, skip_bad: bool
+) -> IntakeCheck:
     """Write the requests of a batch into the batch's folder for its workers.
 
     Args:
@@ -126,7 +128,7 @@ def take_in(
     Raises:
         BatchError: a line is faulty, the file has no request, or the folder cannot be written.
     """
-    seen = Checked()
+    seen = IntakeCheck()
     try:
         with (
             _private(folder / REQUESTS) as requests,
@@ -134,7 +136,7 @@ def take_in(
             _private(folder / REJECTS) as rejects,
         ):
             for one in found:
-                if isinstance(one, Bad):
+                if isinstance(one, BadLine):
                     seen.add(one)
                     rejects.write(_reject(one))
                     continue
@@ -156,12 +158,12 @@ def _private(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
-def _reject(bad: Bad) -> bytes:
+def _reject(bad: BadLine) -> bytes:
     text = bad.text.decode(errors="replace").rstrip("\r\n")
     return json.dumps({"line": bad.number, "reason": bad.reason, "text": text}).encode() + b"\n"
 
 
-def _refuse(seen: Checked, *, skip_bad: bool) -> None:
+def _refuse(seen: IntakeCheck, *, skip_bad: bool) -> None:
     if seen.bad and not skip_bad:
         one = seen.first[0]
         raise BatchError(

@@ -18,7 +18,7 @@ LINE_LIMIT = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class InputRequest:
     """One request of a batch.
 
     Attributes:
@@ -37,7 +37,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class BadLine:
     """A line without a valid request, and the reason."""
 
     number: int
@@ -45,7 +45,7 @@ class Bad:
     text: bytes = b""
 
 
-def read(path: Path, model: str | None = None) -> Iterator[Request | Bad]:
+def read(path: Path, model: str | None = None) -> Iterator[InputRequest | BadLine]:
     """Yield the requests of a JSONL file one by one.
 
     Args:
@@ -73,28 +73,30 @@ def _lines(file: Any) -> Iterator[bytes]:
         yield text
 
 
-def parse(number: int, text: bytes, model: str | None = None) -> Request | Bad:
+def parse(number: int, text: bytes, model: str | None = None) -> InputRequest | BadLine:
     """Return the request of a line, or Bad with the reason."""
     if len(text) > LINE_LIMIT:
-        return Bad(number, f"the line is longer than {LINE_LIMIT} bytes", text[:200])
+        return BadLine(number, f"the line is longer than {LINE_LIMIT} bytes", text[:200])
     try:
         data = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
-        return Bad(number, f"no JSON: {error}", text)
+        return BadLine(number, f"no JSON: {error}", text)
     except RecursionError:  # thousands of brackets, by mistake or malice
-        return Bad(number, "the JSON is nested too deeply", text)
+        return BadLine(number, "the JSON is nested too deeply", text)
     if not isinstance(data, dict):
-        return Bad(number, "no JSON object", text)
+        return BadLine(number, "no JSON object", text)
     return check(number, data, model, text)
 
 
-def check(number: int, data: dict[str, Any], model: str | None, text: bytes) -> Request | Bad:
+def check(
+    number: int, data: dict[str, Any], model: str | None, text: bytes
+) -> InputRequest | BadLine:
     """Return the request in the fields of a line or row, or Bad with the reason."""
     found = _openai(data) if "body" in data or "url" in data else _plain(data, number)
     if isinstance(found, str):
-        return Bad(number, found, text)
+        return BadLine(number, found, text)
     custom_id, url, body = found
-    return _with_model(Request(number, custom_id, url, body), model, text)
+    return _with_model(InputRequest(number, custom_id, url, body), model, text)
 
 
 def _refuse(name: str) -> None:
@@ -127,18 +129,20 @@ def _plain(data: dict[str, Any], number: int) -> tuple[str, str, dict[str, Any]]
     return "there is neither body, prompt nor messages"
 
 
-def _with_model(request: Request, model: str | None, text: bytes) -> Request | Bad:
+def _with_model(request: InputRequest, model: str | None, text: bytes) -> InputRequest | BadLine:
     body = request.body
     key = {URLS[0]: "messages", URLS[1]: "prompt", URLS[2]: "input"}[request.url]
     if key not in body:
-        return Bad(request.number, f"body has no {key}", text)
+        return BadLine(request.number, f"body has no {key}", text)
     if body.get("stream"):
-        return Bad(request.number, "stream is set; a batch cannot stream its answers", text)
+        return BadLine(request.number, "stream is set; a batch cannot stream its answers", text)
     said = body.get("model")
     if said is None:
         if model is None:
-            return Bad(request.number, "there is no model", text)
-        return Request(request.number, request.custom_id, request.url, {**body, "model": model})
+            return BadLine(request.number, "there is no model", text)
+        return InputRequest(
+            request.number, request.custom_id, request.url, {**body, "model": model}
+        )
     if model is not None and said != model:
-        return Bad(request.number, f"unknown model {said!r}; this batch has {model!r}", text)
+        return BadLine(request.number, f"unknown model {said!r}; this batch has {model!r}", text)
     return request

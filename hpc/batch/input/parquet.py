@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from hpc.batch.input import csv_rows, jsonl
-from hpc.batch.input.jsonl import Bad, Request
+from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def count(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read(path: Path, model: str | None, template: Path | None) -> Iterator[Request | Bad]:
+def read(path: Path, model: str | None, template: Path | None) -> Iterator[InputRequest | BadLine]:
     """Yield a request for each row.
 
     Args:
@@ -128,19 +128,19 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _plain(number: int, row: dict[str, Any], model: str | None) -> Request | Bad:
+def _plain(number: int, row: dict[str, Any], model: str | None) -> InputRequest | BadLine:
     data = {key: value for key, value in row.items() if value is not None}
     for name in JSON_COLUMNS:
         if isinstance(data.get(name), str):
             try:
                 data[name] = json.loads(data[name])
             except ValueError as error:
-                return Bad(number, f"{name} is no JSON: {error}")
+                return BadLine(number, f"{name} is no JSON: {error}")
     data.setdefault("custom_id", f"line-{number}")
     try:
         text = json.dumps(data).encode()
     except TypeError as error:
-        return Bad(number, f"a column has no place in JSON: {error}")
+        return BadLine(number, f"a column has no place in JSON: {error}")
     return jsonl.check(number, data, model, text)
 
 

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from hpc.batch.ledger.filesystem import Files
+    from hpc.batch.ledger.filesystem import FileSystem
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RowAnswer:
     """The outcome of one request.
 
     Attributes:
@@ -33,13 +33,13 @@ def part_path(folder: Path, chunk: int, attempt: int) -> Path:
     return folder / "answers" / f"{chunk:07d}.{attempt}"
 
 
-def encode(answer: Answer) -> bytes:
+def encode(answer: RowAnswer) -> bytes:
     """Return an answer as one line: checksum, row, outcome, output."""
     body = b"%d %d %s" % (answer.row, answer.good, answer.line)
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
-def append(files: Files, path: Path, answers: Iterable[Answer]) -> None:
+def append(files: FileSystem, path: Path, answers: Iterable[RowAnswer]) -> None:
     """Make a group of answers durable.
 
     The group begins on a new line, so that the torn end of an earlier, failed write spoils nothing.
@@ -50,7 +50,7 @@ def append(files: Files, path: Path, answers: Iterable[Answer]) -> None:
     files.append(path, b"\n" + b"".join(map(encode, answers)))
 
 
-def decode(data: bytes) -> Iterator[Answer]:
+def decode(data: bytes) -> Iterator[RowAnswer]:
     """Yield the complete answers of a file; torn lines are skipped."""
     # A killed worker or a full disk tears a line; the checksum tells a torn line from a whole one.
     *lines, _torn = data.split(b"\n")
@@ -59,10 +59,10 @@ def decode(data: bytes) -> Iterator[Answer]:
         if checksum != b"%08x" % zlib.crc32(body):
             continue
         row, good, text = body.split(b" ", 2)
-        yield Answer(int(row), good == b"1", text)
+        yield RowAnswer(int(row), good == b"1", text)
 
 
-def collect(files: Files, folder: Path, chunk: int, attempts: int) -> dict[int, Answer]:
+def collect(files: FileSystem, folder: Path, chunk: int, attempts: int) -> dict[int, RowAnswer]:
     """Return the answers that earlier claims of a chunk left, at most one for each row.
 
     A good answer wins over an error, and an earlier answer over a later one.
@@ -73,7 +73,7 @@ def collect(files: Files, folder: Path, chunk: int, attempts: int) -> dict[int, 
         chunk: number of the chunk.
         attempts: number of claims so far.
     """
-    found: dict[int, Answer] = {}
+    found: dict[int, RowAnswer] = {}
     for attempt in range(attempts):
         for answer in decode(files.read(part_path(folder, chunk, attempt))):
             before = found.get(answer.row)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from pathlib import Path
 
-    from hpc.batch.ledger.filesystem import Files
+    from hpc.batch.ledger.filesystem import FileSystem
 
 TODO, DOING, DONE = "todo", "doing", "done"
 
@@ -55,7 +55,7 @@ def parse(name: str) -> Claim | None:
     return Claim(int(chunk), int(attempt), worker)
 
 
-def listed(files: Files, folder: Path, state: str) -> Iterator[Claim]:
+def listed(files: FileSystem, folder: Path, state: str) -> Iterator[Claim]:
     """Yield the chunks in one state, in order, as far as the listing is fresh."""
     for name in files.names(folder / state):
         claim = parse(name)
@@ -63,7 +63,7 @@ def listed(files: Files, folder: Path, state: str) -> Iterator[Claim]:
             yield claim
 
 
-def take(files: Files, folder: Path, worker: str, gone: Container[str] = ()) -> Claim | None:
+def take(files: FileSystem, folder: Path, worker: str, gone: Container[str] = ()) -> Claim | None:
     """Claim a free chunk, or a chunk whose worker is gone; None when no chunk is available.
 
     Args:
@@ -85,26 +85,26 @@ def take(files: Files, folder: Path, worker: str, gone: Container[str] = ()) -> 
     return None
 
 
-def release(files: Files, folder: Path, mine: Claim) -> bool:
+def release(files: FileSystem, folder: Path, mine: Claim) -> bool:
     """Release a chunk; False if another worker has taken the chunk over."""
     return _move(files, folder, (DOING, mine), (TODO, Claim(mine.chunk, mine.attempt + 1)))
 
 
-def finish(files: Files, folder: Path, mine: Claim) -> bool:
+def finish(files: FileSystem, folder: Path, mine: Claim) -> bool:
     """Mark a chunk as done, all answers being durable; False if another worker took over."""
     return _move(files, folder, (DOING, mine), (DONE, Claim(mine.chunk, mine.attempt)))
 
 
-def reopen(files: Files, folder: Path, done: Claim) -> bool:
+def reopen(files: FileSystem, folder: Path, done: Claim) -> bool:
     """Return a done chunk to the workers, for missing answers or for a retry of errors."""
     return _move(files, folder, (DONE, done), (TODO, Claim(done.chunk, done.attempt + 1)))
 
 
-def finished(files: Files, folder: Path, chunks: int) -> bool:
+def finished(files: FileSystem, folder: Path, chunks: int) -> bool:
     """Return whether every chunk is done."""
     # A stale listing of a network file system shows too few: the worker then asks again.
     return sum(1 for _ in listed(files, folder, DONE)) >= chunks
 
 
-def _move(files: Files, folder: Path, old: tuple[str, Claim], new: tuple[str, Claim]) -> bool:
+def _move(files: FileSystem, folder: Path, old: tuple[str, Claim], new: tuple[str, Claim]) -> bool:
     return files.move(folder / old[0] / old[1].name, folder / new[0] / new[1].name)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Files(Protocol):
+class FileSystem(Protocol):
     """The file system operations of claims and answers."""
 
     def names(self, folder: Path) -> list[str]:
@@ -25,7 +25,7 @@ class Files(Protocol):
         """Return a file's content, or b"" when the file does not exist."""
 
 
-class RealFiles:
+class RealFileSystem:
     """The file system of this machine."""
 
     def names(self, folder: Path) -> list[str]:

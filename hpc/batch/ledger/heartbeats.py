@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpc.batch.ledger.filesystem import Files
+    from hpc.batch.ledger.filesystem import FileSystem
 
 LATE_S = 1.5 * directory.BEAT_S
 """Seconds without a heartbeat after which the scheduler is asked about the job."""
@@ -30,7 +30,7 @@ def load(folder: Path, name: str) -> BatchWorker | None:
     return records.read_record(record_path(folder, name), BatchWorker)
 
 
-def load_all(files: Files, folder: Path) -> list[BatchWorker]:
+def load_all(files: FileSystem, folder: Path) -> list[BatchWorker]:
     """Return the last heartbeats of all workers."""
     names = [name.removesuffix(".json") for name in files.names(folder / "workers")]
     # Names with a dot are files being written (see state.write_text).
@@ -39,7 +39,7 @@ def load_all(files: Files, folder: Path) -> list[BatchWorker]:
 
 
 @dataclass(slots=True)
-class Watch:
+class Monitor:
     """The detection of dead workers, by this machine's clock, since the nodes' clocks differ.
 
     Attributes:
@@ -57,7 +57,7 @@ class Watch:
     ended: Callable[[str], bool] = lambda _: False
     _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def gone(self, files: Files) -> set[str]:
+    def gone(self, files: FileSystem) -> set[str]:
         """Return the holders of chunks that have died."""
         held = {claim.worker for claim in claims.listed(files, self.folder, claims.DOING)}
         return {name for name in held if name != self.me and self._is_gone(name)}

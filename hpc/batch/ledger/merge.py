@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
-    from hpc.batch.ledger.filesystem import Files
+    from hpc.batch.ledger.filesystem import FileSystem
     from hpc.batch.model import BatchSpec
 
 
@@ -36,7 +36,7 @@ def rows_of(spec: BatchSpec, chunk: int) -> range:
     return range(start, min(start + spec.chunk_rows, spec.rows))
 
 
-def incomplete(files: Files, folder: Path, spec: BatchSpec) -> Iterator[claims.Claim]:
+def incomplete(files: FileSystem, folder: Path, spec: BatchSpec) -> Iterator[claims.Claim]:
     """Yield the chunks in ``done`` that lack an answer."""
     for done in claims.listed(files, folder, claims.DONE):
         found = answers.collect(files, folder, done.chunk, done.attempt + 1)
@@ -44,7 +44,7 @@ def incomplete(files: Files, folder: Path, spec: BatchSpec) -> Iterator[claims.C
             yield done
 
 
-def merge(files: Files, folder: Path, spec: BatchSpec) -> Merged:
+def merge(files: FileSystem, folder: Path, spec: BatchSpec) -> Merged:
     """Write the output, whole or not at all.
 
     Args:
@@ -85,7 +85,9 @@ def _writer(output: Path, file: BinaryIO) -> Iterator[Callable[[bytes], object]]
         yield lambda line: file.write(line + b"\n")
 
 
-def _write(files: Files, folder: Path, spec: BatchSpec, write: Callable[[bytes], object]) -> Merged:
+def _write(
+    files: FileSystem, folder: Path, spec: BatchSpec, write: Callable[[bytes], object]
+) -> Merged:
     done = {claim.chunk: claim for claim in claims.listed(files, folder, claims.DONE)}
     rows = good = 0
     for chunk in range(spec.chunks):

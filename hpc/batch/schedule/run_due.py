@@ -58,7 +58,7 @@ def _run(root: Path, found: batch_schedules.Schedule, site: Site) -> tuple[str, 
     return "submitted", f"batch {batch}", batch
 
 
-def _before(root: Path, schedule_id: str) -> batch_control.Look | None:
+def _before(root: Path, schedule_id: str) -> batch_control.BatchStatus | None:
     """Return the most recent run's batch, or None."""
     for run in reversed(batch_schedules.runs(root, schedule_id)):
         if run["batch"] is not None:
@@ -69,7 +69,7 @@ def _before(root: Path, schedule_id: str) -> batch_control.Look | None:
     return None
 
 
-def _late(root: Path, before: batch_control.Look) -> bool:
+def _late(root: Path, before: batch_control.BatchStatus) -> bool:
     return pause_rules.is_late(directory.batch_dir(root, before.spec.id))
 
 

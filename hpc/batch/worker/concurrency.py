@@ -13,7 +13,7 @@ REST = 8
 SMALLEST_WINDOW = 8
 
 
-class Pace:
+class ConcurrencyLimit:
     """A concurrency limit that climbs to the smallest number in flight with the best throughput.
 
     Args:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
-from hpc.batch.ledger.answers import Answer
-from hpc.batch.worker.missing_models import Away
+from hpc.batch.ledger.answers import RowAnswer
+from hpc.batch.worker.missing_models import MissingModels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from typing_extensions import Self
 
-    from hpc.batch.worker.concurrency import Pace
+    from hpc.batch.worker.concurrency import ConcurrencyLimit
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 OVERLOADED = frozenset({429, 503})
@@ -84,7 +84,7 @@ class Clients:
 
 
 @dataclass(slots=True)
-class Counts:
+class WorkerCounts:
     """A worker's counts of outcomes."""
 
     good: int = 0
@@ -107,21 +107,21 @@ class Sender:
     def __init__(
         self,
         clients: Clients,
-        pace: Pace,
+        pace: ConcurrencyLimit,
         *,
         timeout_s: float,
         retries: int,
-        away: Away | None = None,
+        away: MissingModels | None = None,
     ) -> None:
         self._clients = clients
         self._pace = pace
         self._timeout_s = timeout_s
         self._retries = retries
-        self._away = away or Away()
-        self.counts = Counts()
+        self._away = away or MissingModels()
+        self.counts = WorkerCounts()
         self.waiting = 0
 
-    async def send(self, row: int, line: bytes) -> Answer:
+    async def send(self, row: int, line: bytes) -> RowAnswer:
         """Send one request and return its outcome.
 
         Three failures use up no try: an unreachable engine, which may be restarting; a refusal with
@@ -143,14 +143,14 @@ class Sender:
             finally:
                 self.waiting -= 1
 
-    def _counted(self, answer: Answer) -> Answer:
+    def _counted(self, answer: RowAnswer) -> RowAnswer:
         self.counts.good += answer.good
         self.counts.failed += not answer.good
         return answer
 
     async def _try(
         self, row: int, request: Mapping[str, Any], body: bytes, tried: int
-    ) -> tuple[Answer, float | None, bool]:
+    ) -> tuple[RowAnswer, float | None, bool]:
         """Return the outcome, the seconds until another try or None, and whether the try counts."""
         custom_id, back_off = request["custom_id"], _back_off(tried)
         try:
@@ -169,7 +169,7 @@ class Sender:
 
     def _judge(
         self, row: int, request: Mapping[str, Any], got: httpx.Response, back_off: float
-    ) -> tuple[Answer, float | None, bool]:
+    ) -> tuple[RowAnswer, float | None, bool]:
         now, custom_id, parsed = time.monotonic(), request["custom_id"], _json(got)
         away_s = self._away.judge(str(request["body"].get("model")), got, parsed)
         if away_s is not None:
@@ -188,7 +188,7 @@ class Sender:
         usage = parsed.get("usage") if isinstance(parsed, dict) else None
         if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
             self.counts.tokens += usage["completion_tokens"]
-        return Answer(row, True, _line(row, custom_id, got, parsed, None)), None, True
+        return RowAnswer(row, True, _line(row, custom_id, got, parsed, None)), None, True
 
 
 def _back_off(tried: int) -> float:
@@ -214,12 +214,12 @@ def _json(got: httpx.Response) -> Any:
         return None
 
 
-def _refusal(row: int, custom_id: str, got: httpx.Response, parsed: Any) -> Answer:
+def _refusal(row: int, custom_id: str, got: httpx.Response, parsed: Any) -> RowAnswer:
     told = parsed if isinstance(parsed, dict) else {}
     said = told.get("error", told.get("message"))
     message = said.get("message") if isinstance(said, dict) else said
     error = {"code": str(got.status_code), "message": str(message or got.text[:500])}
-    return Answer(row, False, _line(row, custom_id, got, parsed, error))
+    return RowAnswer(row, False, _line(row, custom_id, got, parsed, error))
 
 
 def _line(row: int, custom_id: str, got: httpx.Response, parsed: Any, error: Any) -> bytes:
@@ -231,9 +231,9 @@ def _line(row: int, custom_id: str, got: httpx.Response, parsed: Any, error: Any
     return _output(row, custom_id, response, error)
 
 
-def _error(row: int, custom_id: str, code: str, message: str) -> Answer:
+def _error(row: int, custom_id: str, code: str, message: str) -> RowAnswer:
     error = {"code": code, "message": message}
-    return Answer(row, False, _output(row, custom_id, None, error))
+    return RowAnswer(row, False, _output(row, custom_id, None, error))
 
 
 def _output(row: int, custom_id: str, response: Any, error: Any) -> bytes:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpc import engines
 from hpc.batch import report as batch_report
-from hpc.batch.ledger.filesystem import RealFiles
-from hpc.batch.model import BatchSpec, BatchWorker, Target
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.model import BatchSpec, BatchTarget, BatchWorker
 from hpc.batch.worker import pause_rules
 from hpc.batch.worker.loop import Worker
 from hpc.errors import BatchError, EngineError, HpcServeError
@@ -93,15 +93,15 @@ def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) ->
     folder = directory.batch_dir(root, batch)
     spec = batch_report.load(folder)
     with node_environment.private_folder() as private:
-        life = _Life(folder, spec, private, program, gpus)
+        life = WorkerRun(folder, spec, private, program, gpus)
         signals.listen()
         life.run()
 
 
-_current: _Life | None = None
+_current: WorkerRun | None = None
 
 
-class _Life:
+class WorkerRun:
     """One run of a worker's job: everything to be closed at the job's end, however the job ends.
 
     The worker's loop has its own thread, since signals and the engine's leash need the main thread.
@@ -112,7 +112,7 @@ class _Life:
     ) -> None:
         global _current  # noqa: PLW0603 - submitit calls checkpoint() on a copy of the job
         self.folder, self.spec, self.private, self.program = folder, spec, private, program
-        self.files, self.gpus = RealFiles(), gpus
+        self.files, self.gpus = RealFileSystem(), gpus
         self.job_id = node_environment.job_id(os.environ) or str(os.getpid())
         # The job id alone would repeat after a requeue, and names must be unique for ever.
         self.name = f"{self.job_id}-{secrets.token_hex(4)}"
@@ -159,7 +159,7 @@ class _Life:
         if self.done and batch_report.reopen(self.files, self.folder, self.spec):
             self.done = False
 
-    def _loop(self, target: Target, slots: int | None) -> None:
+    def _loop(self, target: BatchTarget, slots: int | None) -> None:
         try:
             self.done = asyncio.run(self._serve(target, slots))
         except BaseException as error:  # noqa: BLE001 - the first thread raises it
@@ -174,7 +174,7 @@ class _Life:
         self.at_work.release()
         return True
 
-    async def _serve(self, target: Target, slots: int | None) -> bool:
+    async def _serve(self, target: BatchTarget, slots: int | None) -> bool:
         now = time.time()
         host = node_environment.node_name(os.environ)
         record = BatchWorker(self.name, self.job_id, host, now, 0.0, gpus=self.gpus)
@@ -200,14 +200,16 @@ class _Life:
             pause_rules.pause_when_away(self.folder, self.spec, self.worker.away)
         return (files.read_text(self.folder / "control") or "").strip() in STOPS
 
-    def _start_engine(self) -> tuple[int | None, Target]:
+    def _start_engine(self) -> tuple[int | None, BatchTarget]:
         spec = records.read_record(self.folder / "engine.json", ServiceSpec)
         if spec is None:
             return None, batch_report.target(self.folder)
         launch = self._launch(spec)
         self._await_engine(spec)
         socket = str(self.private / node_environment.SOCKET)
-        return launch.slots or BATCHING, Target("http://engine", launch.env[launch.key_env], socket)
+        return launch.slots or BATCHING, BatchTarget(
+            "http://engine", launch.env[launch.key_env], socket
+        )
 
     def _launch(self, spec: ServiceSpec) -> Launch:
         found = node_environment.find_place(spec, self.private, self.key, os.environ)

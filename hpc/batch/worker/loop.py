@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from hpc.batch import throughput
 from hpc.batch.input import intake
 from hpc.batch.ledger import answers, claims, heartbeats, merge
-from hpc.batch.worker.concurrency import Pace
+from hpc.batch.worker.concurrency import ConcurrencyLimit
 from hpc.batch.worker.http_client import Sender
-from hpc.batch.worker.missing_models import Away
+from hpc.batch.worker.missing_models import MissingModels
 from hpc.errors import BatchError, StateError
 from hpc.state import directory, records
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpc.batch.ledger.answers import Answer
-    from hpc.batch.ledger.filesystem import Files
-    from hpc.batch.model import BatchSpec, BatchWorker, Target
+    from hpc.batch.ledger.answers import RowAnswer
+    from hpc.batch.ledger.filesystem import FileSystem
+    from hpc.batch.model import BatchSpec, BatchTarget, BatchWorker
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ BACKLOG = 4096
 
 
 @dataclass(slots=True)
-class Held:
+class ClaimedChunk:
     """A claimed chunk in progress.
 
     Attributes:
@@ -50,7 +50,7 @@ class Held:
     lines: dict[int, bytes]
     todo: deque[int]
     open: set[int]
-    fresh: list[Answer] = field(default_factory=list)
+    fresh: list[RowAnswer] = field(default_factory=list)
 
 
 class Worker:
@@ -71,7 +71,7 @@ class Worker:
 
     def __init__(
         self,
-        files: Files,
+        files: FileSystem,
         folder: Path,
         spec: BatchSpec,
         record: BatchWorker,
@@ -82,10 +82,10 @@ class Worker:
     ) -> None:
         self._files, self._folder, self._spec = files, folder, spec
         self.record = record
-        self.away = Away()
-        self._watch = heartbeats.Watch(folder, record.name, record.job_id, stale_s, ended)
-        self._pace = Pace(2 * slots if slots else 16, spec.in_flight, time.monotonic())
-        self._held: list[Held] = []
+        self.away = MissingModels()
+        self._watch = heartbeats.Monitor(folder, record.name, record.job_id, stale_s, ended)
+        self._pace = ConcurrencyLimit(2 * slots if slots else 16, spec.in_flight, time.monotonic())
+        self._held: list[ClaimedChunk] = []
         self._sending: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
@@ -97,7 +97,7 @@ class Worker:
         self._stopping = True
         self._wake.set()
 
-    async def run(self, target: Target, *, drain_s: float = 10.0) -> bool:
+    async def run(self, target: BatchTarget, *, drain_s: float = 10.0) -> bool:
         """Work, and return whether the whole batch is answered.
 
         Args:
@@ -149,7 +149,7 @@ class Worker:
         room = len(self._sending) - asleep < self._pace.limit and backlog < BACKLOG
         return room and not self._stopping
 
-    async def _next(self) -> Held | None:
+    async def _next(self) -> ClaimedChunk | None:
         """Return a chunk with an unsent row, after a new claim if necessary."""
         for held in self._held:
             if held.todo:
@@ -163,7 +163,7 @@ class Worker:
         self._looked_at = time.monotonic()
         return None
 
-    def _claim(self) -> list[Held]:
+    def _claim(self) -> list[ClaimedChunk]:
         """Claim a chunk, and return the chunk as a list of one or no element."""
         gone = self._watch.gone(self._files)
         try:
@@ -182,9 +182,9 @@ class Worker:
         left = [row for row in rows if row not in have or not have[row].good]
         # Sorted by body: requests with a common beginning then hit the engine's prefix cache.
         left.sort(key=lambda row: by_row[row].partition(b'"body":')[2])
-        return [Held(mine, by_row, deque(left), set(left))]
+        return [ClaimedChunk(mine, by_row, deque(left), set(left))]
 
-    async def _one(self, sender: Sender, held: Held, row: int) -> None:
+    async def _one(self, sender: Sender, held: ClaimedChunk, row: int) -> None:
         answer = await sender.send(row, held.lines[row])
         held.fresh.append(answer)  # read anew: a flush may have replaced the list meanwhile
 
@@ -217,7 +217,7 @@ class Worker:
                 self._held.remove(held)
                 self._wake.set()
 
-    def _store(self, held: Held, group: list[Answer]) -> bool:
+    def _store(self, held: ClaimedChunk, group: list[RowAnswer]) -> bool:
         """Make answers durable, and finish the chunk after its last; False asks for a retry."""
         path = answers.part_path(self._folder, held.claim.chunk, held.claim.attempt)
         try:

@@ -18,7 +18,7 @@ ENDED = frozenset({"STOPPED", "FAILED"})
 
 
 @dataclass(slots=True)
-class Away:
+class MissingModels:
     """The missing models of a gateway, and since when; written and read by different threads.
 
     Attributes:

@@ -17,7 +17,7 @@ from hpc.state import files
 
 if TYPE_CHECKING:
     from hpc.batch.model import BatchSpec
-    from hpc.batch.worker.missing_models import Away
+    from hpc.batch.worker.missing_models import MissingModels
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def pause_when_late(folder: Path, spec: BatchSpec) -> None:
         _pause(folder, f"its {spec.max_hours:g} hours are over")
 
 
-def pause_when_away(folder: Path, spec: BatchSpec, away: Away) -> None:
+def pause_when_away(folder: Path, spec: BatchSpec, away: MissingModels) -> None:
     """Pause the batch once a model has been missing for too long."""
     model, away_s = away.longest() or ("", 0.0)
     if away_s > spec.model_patience_s:

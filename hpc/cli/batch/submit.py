@@ -13,7 +13,7 @@ from hpc.cli.services import ADHOC, FLAGS, adhoc_entry
 from hpc.state import directory, records
 
 if TYPE_CHECKING:
-    from hpc.batch.submit import Wanted
+    from hpc.batch.submit import BatchOptions
     from hpc.config import Config
     from hpc.model import ServiceSpec
 
@@ -151,13 +151,13 @@ def _served(options: dict[str, Any]) -> tuple[Config, ServiceSpec | None]:
     return loaded, find_service(loaded, entry["name"] if entry else str(name))
 
 
-def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any]) -> Wanted:
+def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions:
     from hpc.batch import submit as batch_submit
 
     extra = {"begin": options["at"], "dependency": options["dependency"]}
     if options["mail"]:
         extra |= {"mail-type": "END,FAIL", "mail-user": options["mail"]}
-    return batch_submit.Wanted(
+    return batch_submit.BatchOptions(
         options["path"].absolute(),
         options["out"].absolute(),
         serves.name if serves else str(options["service"]),
@@ -216,7 +216,7 @@ def _gateway(root: Path, service: str) -> Any:
     """Return this machine's gateway with the owner's key, checked for the model."""
     import socket
 
-    from hpc.batch.model import Target
+    from hpc.batch.model import BatchTarget
     from hpc.errors import GatewayError
     from hpc.gateway import owner_access
     from hpc.openai_batches import input_check
@@ -225,7 +225,7 @@ def _gateway(root: Path, service: str) -> Any:
     if record is None:
         raise GatewayError("no gateway runs on this machine", hint="hpc-serve gateway start")
     host = "127.0.0.1" if record.host in {"0.0.0.0", "::"} else record.host  # noqa: S104
-    target = Target(f"http://{host}:{record.port}", owner_access.owner_key(root))
+    target = BatchTarget(f"http://{host}:{record.port}", owner_access.owner_key(root))
     known = None
     with contextlib.suppress(
         input_check.RefusedError

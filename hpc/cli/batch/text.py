@@ -11,13 +11,13 @@ from hpc.state import records
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hpc.batch.control import Look
-    from hpc.batch.throughput import Pace
+    from hpc.batch.control import BatchStatus
+    from hpc.batch.throughput import ThroughputSample
 
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def progress(seen: Look) -> str:
+def progress(seen: BatchStatus) -> str:
     """Return the progress of a batch in one line."""
     from hpc.batch import throughput
 
@@ -35,14 +35,14 @@ def progress(seen: Look) -> str:
     )
 
 
-def waits(seen: Look) -> list[str]:
+def waits(seen: BatchStatus) -> list[str]:
     """Return the reasons for a batch's standstill, each reason once."""
     if seen.why is not None:
         return [f"paused as {seen.why}; 'hpc-serve batch resume {seen.spec.id}' goes on"]
     return list(dict.fromkeys(one.cause for one in seen.workers if one.cause and not one.ended))
 
 
-def as_dict(seen: Look) -> dict[str, Any]:
+def as_dict(seen: BatchStatus) -> dict[str, Any]:
     """Return a batch for JSON output, without secrets."""
     from hpc.batch import throughput
 
@@ -70,7 +70,7 @@ def as_dict(seen: Look) -> dict[str, Any]:
     }
 
 
-def report_lines(seen: Look, paces: Sequence[Pace]) -> list[str]:
+def report_lines(seen: BatchStatus, paces: Sequence[ThroughputSample]) -> list[str]:
     """Return the report of a batch, line by line."""
     spec, workers = seen.spec, seen.workers
     made = seen.report or {}
@@ -96,7 +96,7 @@ def report_lines(seen: Look, paces: Sequence[Pace]) -> list[str]:
     return [*lines, *(f"on done  {text}" for text in on_done(seen))]
 
 
-def on_done(seen: Look) -> list[str]:
+def on_done(seen: BatchStatus) -> list[str]:
     """Return the result of the user's command as lines, empty before the command's end."""
     if not seen.on_done:
         return []

@@ -56,7 +56,7 @@ def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -
         with machine(home, "one", key) as first:
             asks = client(first)
             made = start(asks, [line(f"r{n}", f"say {n}", wait=1) for n in range(REQUESTS)])
-            order = batch_records.load_order(home, entry.id, made.id)
+            order = batch_records.load_batch(home, entry.id, made.id)
             assert order is not None
             second = second_lives.enter_context(machine(home, "two", key))
             assert engine.wait_for(lambda: len(engine.seen) > 60, PATIENCE_S)

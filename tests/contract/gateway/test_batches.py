@@ -210,7 +210,7 @@ def see_files_go(asks: openai.OpenAI, uploaded: str) -> None:
 
 def see_what_is_left(home: Path, front: Running) -> None:
     """See that nothing of the work stays, that no secret is told, and that all is private."""
-    wait_until(lambda: not list(batch_records.open_orders(home)))
+    wait_until(lambda: not list(batch_records.open_batches(home)))
     wait_until(lambda: not list((home / "batches").iterdir()))
     secret = (home / "batch.key").read_text().strip()
     logs = "".join(path.read_text() for path in home.rglob("*.log"))
@@ -343,9 +343,9 @@ def test_a_key_that_is_revoked_ends_its_batches(
     made = start(theirs, [line(f"r{n}", "x", wait=0.5) for n in range(300)])
     assert engine.wait_for(lambda: len(engine.seen) > 20, PATIENCE_S)
     key_store.revoke(directory.keys_path(home), "brief")
-    order = batch_records.load_order(home, entry.id, made.id)
+    order = batch_records.load_batch(home, entry.id, made.id)
     assert order is not None
-    wait_until(lambda: not list(batch_records.open_orders(home)), PATIENCE_S)
+    wait_until(lambda: not list(batch_records.open_batches(home)), PATIENCE_S)
     progress = batch_records.load_progress(home, order)
 
     assert progress.status == "completed"
@@ -544,10 +544,10 @@ def test_without_a_gateway_the_clerk_sends_the_workers_home_and_ends(
         front.process.wait()
     directory.drop_gateway(home, socket.gethostname())
     assert batch_control.here(folder)
-    processor.Clerk(home, socket.gethostname()).run()
+    processor.BatchProcessor(home, socket.gethostname()).run()
 
     wait_until(lambda: not batch_control.here(folder), PATIENCE_S)
-    assert [batch for _, batch in batch_records.open_orders(home)] == [made.id]
+    assert [batch for _, batch in batch_records.open_batches(home)] == [made.id]
     assert not processor_heartbeat.lives(home, socket.gethostname())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.catalog.job_status import Scheduler
+from gateway_lite.catalog.job_status import JobStatuses
 from gateway_lite.catalog.scanner import Scanner
 from hpc.model import JobHandle, Phase
 from hpc.state import directory
@@ -34,8 +34,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 @pytest.fixture
-def scheduler() -> Iterator[Scheduler]:
-    made = Scheduler(every_s=0.1)
+def scheduler() -> Iterator[JobStatuses]:
+    made = JobStatuses(every_s=0.1)
     yield made
     made.close()
 
@@ -118,7 +118,7 @@ def test_a_slurm_that_does_not_answer_changes_nothing(fake: FakeSlurm, home: Pat
 
 
 def test_a_job_is_followed_from_the_queue_to_its_end(
-    fake: FakeSlurm, home: Path, scheduler: Scheduler
+    fake: FakeSlurm, home: Path, scheduler: JobStatuses
 ) -> None:
     save_service(home)
     queue(fake, home, start=time.time() + 60)

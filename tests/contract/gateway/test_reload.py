@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway_lite.catalog.models_file import SETTLE_S
-from gateway_lite.settings import Settings
+from gateway_lite.settings import GatewaySettings
 from hpc.state import directory
 from tests.contract.gateway.editor import EDITS, edit_all, written
 from tests.contract.gateway.engines import Engine, Raw, read_request, serve
@@ -116,7 +116,9 @@ def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path)
         connection.sendall(head + b"\r\n5\r\ndata:\r\n")
         assert removed.wait(PATIENCE_S)
         connection.sendall(b"5\r\n end\n\r\n0\r\n\r\n")
-        connection.settimeout(Settings().pool_idle_s)  # which it is kept for where its model stays
+        connection.settimeout(
+            GatewaySettings().pool_idle_s
+        )  # which it is kept for where its model stays
         assert connection.recv(1) == b""
         closed.set()
 

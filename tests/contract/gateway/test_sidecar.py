@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from gateway_lite.settings import Settings
+from gateway_lite.settings import GatewaySettings
 from hpc.processes import by_pid
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
@@ -122,7 +122,7 @@ def test_an_engine_that_is_gone_is_a_502(tmp_path: Path) -> None:
 def test_nothing_under_way_means_it_ends_at_once(sidecar: Running) -> None:
     with sidecar.client() as client, socket.create_connection(("127.0.0.1", sidecar.port)):
         assert client.post("/v1/completions", json=BODY).status_code == 200
-        assert sidecar.terminate(Settings().drain_s / 2) == 0
+        assert sidecar.terminate(GatewaySettings().drain_s / 2) == 0
 
 
 def test_it_finishes_its_streams_and_refuses_new_work(sidecar: Running, engine: Engine) -> None:
@@ -169,7 +169,7 @@ def test_a_second_signal_ends_it_at_once(sidecar: Running, engine: Engine) -> No
     time.sleep(0.2)
     sidecar.process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
-    assert sidecar.terminate(Settings().drain_s / 2) == 0
+    assert sidecar.terminate(GatewaySettings().drain_s / 2) == 0
     thread.join()
 
 

@@ -37,7 +37,7 @@ def main(server: str, image: str, model: str) -> None:
         env={"HOSTILE": HOSTILE},
         engine_args={"dtype": "float32", "enforce-eager": True} if server == "vllm" else {},
     )
-    place = engines.Place(
+    place = engines.EngineContext(
         socket=f"{run}/engine.sock",
         port=None,
         secret=KEY,
@@ -72,13 +72,15 @@ def command(image: str, argv: object, launch: engines.Launch, run: str) -> tuple
     return apptainer.exec_argv(image, tuple(argv), run_dir=run, binds=launch.binds)  # type: ignore[arg-type]
 
 
-def client(place: engines.Place, key: str) -> httpx.Client:
+def client(place: engines.EngineContext, key: str) -> httpx.Client:
     transport = httpx.HTTPTransport(uds=place.socket)
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.Client(transport=transport, base_url="http://engine", headers=headers, timeout=60)
 
 
-def ready(place: engines.Place, running: programs.Process[str], launch: engines.Launch) -> bool:
+def ready(
+    place: engines.EngineContext, running: programs.Process[str], launch: engines.Launch
+) -> bool:
     deadline = time.monotonic() + 240
     with client(place, KEY) as http:
         while time.monotonic() < deadline and running.poll() is None:
@@ -91,7 +93,7 @@ def ready(place: engines.Place, running: programs.Process[str], launch: engines.
     return False
 
 
-def answers(place: engines.Place) -> dict[str, object]:
+def answers(place: engines.EngineContext) -> dict[str, object]:
     with client(place, KEY) as http, client(place, "wrong") as stranger:
         body = {"model": "demo", "max_tokens": 20, **QUESTION}
         answer = http.post("/v1/chat/completions", json=body).json()

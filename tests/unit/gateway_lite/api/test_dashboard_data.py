@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from gateway_lite.api.dashboard import policy, sees_all
-from gateway_lite.api.dashboard_data import Overview, Share, in_force, share, together, visible
-from gateway_lite.catalog.models import Member, Model, identity, member
+from gateway_lite.api.dashboard_data import DashboardView, Share, in_force, share, together, visible
+from gateway_lite.catalog.models import Model, ReplicaStatus, identity, replica_status
 from gateway_lite.catalog.replica import Replica
-from gateway_lite.routing.replica_state import Seen
+from gateway_lite.routing.replica_state import ReplicaSnapshot
 from gateway_lite.telemetry.counters import SECONDS
-from gateway_lite.telemetry.history import STEP_S, STEPS, Flow, Step
-from gateway_lite.telemetry.metrics import Live
+from gateway_lite.telemetry.history import STEP_S, STEPS, Step, WindowCounts
+from gateway_lite.telemetry.metrics import LiveSnapshot
 from hpc.keys.limits import KeyLimits
 from hpc.keys.store import ClientKey
 from hpc.keys.usage import Use
@@ -32,7 +32,9 @@ def endpoint(number: int, phase: Phase = Phase.READY, beat_at: float = NOW) -> E
 
 def model(*endpoints: Endpoint, replicas: tuple[Replica, ...] = ()) -> Model:
     said = {one.replica: one for one in endpoints}
-    members = tuple(member(number, said.get(number), None, None, NOW) for number in range(3))
+    members = tuple(
+        replica_status(number, said.get(number), None, None, NOW) for number in range(3)
+    )
     return Model("m", Phase.READY, 3, replicas, members, SPEC, endpoints)
 
 
@@ -43,9 +45,9 @@ def times(*values: float) -> list[int]:
     return held
 
 
-def overview(known: Share, *models: Model, age_s: float = 3600) -> Overview:
+def overview(known: Share, *models: Model, age_s: float = 3600) -> DashboardView:
     named = {one.name: one for one in models}
-    return Overview(known, named, now=NOW, started_at=NOW - age_s)
+    return DashboardView(known, named, now=NOW, started_at=NOW - age_s)
 
 
 def key(**more: Any) -> ClientKey:
@@ -76,7 +78,7 @@ def test_a_heartbeat_that_stopped_is_told() -> None:
 
 
 def test_what_the_scheduler_says_of_a_job_is_told() -> None:
-    waits = Member(0, Phase.QUEUED, "18", start_at=NOW + 600, reason="Resources")
+    waits = ReplicaStatus(0, Phase.QUEUED, "18", start_at=NOW + 600, reason="Resources")
     (told,) = overview(Share(), Model("m", Phase.QUEUED, 1, (), (waits,), SPEC)).models()
 
     assert [
@@ -85,7 +87,7 @@ def test_what_the_scheduler_says_of_a_job_is_told() -> None:
 
 
 def test_a_job_that_was_requeued_is_not_where_it_was() -> None:
-    again = Member(0, Phase.QUEUED, "18")
+    again = ReplicaStatus(0, Phase.QUEUED, "18")
     gone = endpoint(0)
     (told,) = overview(Share(), Model("m", Phase.QUEUED, 1, (), (again,), SPEC, (gone,))).models()
 
@@ -103,10 +105,10 @@ def test_a_server_that_somebody_else_runs_is_shown_without_a_job() -> None:
 
 def test_windows_count_what_is_in_them() -> None:
     steps = {
-        NUMBER: Step({"m": Flow(6, 0, 0, 60, 30, times(0.1), times(1.0))}),
-        NUMBER - 5: Step({"m": Flow(0, 3, 2, 0, 0, times(0.5), times(0.5))}),
-        NUMBER - 6: Step({"m": Flow(100)}),
-        NUMBER - 29: Step({"m": Flow(1000), "other": Flow(7)}),
+        NUMBER: Step({"m": WindowCounts(6, 0, 0, 60, 30, times(0.1), times(1.0))}),
+        NUMBER - 5: Step({"m": WindowCounts(0, 3, 2, 0, 0, times(0.5), times(0.5))}),
+        NUMBER - 6: Step({"m": WindowCounts(100)}),
+        NUMBER - 29: Step({"m": WindowCounts(1000), "other": WindowCounts(7)}),
     }
     found = overview(Share(steps), model()).windows(["m"])
 
@@ -124,13 +126,16 @@ def test_windows_count_what_is_in_them() -> None:
 
 
 def test_a_young_gateway_divides_by_its_age() -> None:
-    found = overview(Share({NUMBER: Step({"m": Flow(8)})}), age_s=4).windows(["m"])
+    found = overview(Share({NUMBER: Step({"m": WindowCounts(8)})}), age_s=4).windows(["m"])
 
     assert found["15"]["requests_s"] == 2
 
 
 def test_a_chart_has_no_values_before_the_start() -> None:
-    steps = {NUMBER - 2: Step({"m": Flow(5, ttft=times(0.1))}), NUMBER: Step({"m": Flow(9)})}
+    steps = {
+        NUMBER - 2: Step({"m": WindowCounts(5, ttft=times(0.1))}),
+        NUMBER: Step({"m": WindowCounts(9)}),
+    }
     chart = overview(Share(steps), age_s=35).chart(["m"])
 
     assert len(chart["requests_s"]) == len(chart["ttft_p50"]) == STEPS - 1
@@ -180,8 +185,16 @@ def test_keys_that_ended_are_not_shown() -> None:
 
 def test_what_workers_know_is_added() -> None:
     replica = Replica("k", "m/0", "http://h:1")
-    one = share({}, Live({}, {"m": 1}, 0, {"m": 2}, {replica.key: Seen(3, 9, "closed", 0.0)}))
-    two = share({}, Live({}, {"m": 4}, 0, {"m": 1}, {replica.key: Seen(1, 9, "open", 0.0)}))
+    one = share(
+        {},
+        LiveSnapshot(
+            {}, {"m": 1}, 0, {"m": 2}, {replica.key: ReplicaSnapshot(3, 9, "closed", 0.0)}
+        ),
+    )
+    two = share(
+        {},
+        LiveSnapshot({}, {"m": 4}, 0, {"m": 1}, {replica.key: ReplicaSnapshot(1, 9, "open", 0.0)}),
+    )
     both = together([one, two])
 
     assert (both.in_flight, both.waiting, both.outstanding) == ({"m": 5}, {"m": 3}, {"k": 4})

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway_lite.api import status
-from gateway_lite.catalog.models import Catalog, Member, Model
+from gateway_lite.catalog.models import Catalog, Model, ReplicaStatus
 from gateway_lite.catalog.replica import Replica
 from hpc.model import Phase, Reload, ServiceSpec
 
 SPEC = ServiceSpec(
     "big", "vllm", "vllm", "org/secret-path", revision="r1", env={"HF_TOKEN": "hidden"}
 )
-MEMBERS = (Member(0, Phase.READY, "7"), Member(1, Phase.QUEUED))
+MEMBERS = (ReplicaStatus(0, Phase.READY, "7"), ReplicaStatus(1, Phase.QUEUED))
 CATALOG = Catalog(
     {
         "big": Model("big", Phase.READY, 2, (Replica("k", "big/0", "http://h:1"),), MEMBERS, SPEC),

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway_lite.auth.rate_limits import SAVE_S, Limits, duration
 from gateway_lite.auth.usage_counters import CELLS
-from gateway_lite.auth.usage_store import KEYS, Ledger, Private, Shared
+from gateway_lite.auth.usage_store import KEYS, Private, Shared, UsageStore
 from gateway_lite.errors import ApiError
 from gateway_lite.shared_memory import WORKERS, make
 from hpc.errors import GatewayError, StateError
@@ -30,8 +30,8 @@ from tests.unit.gateway_lite.auth.model_of_limits import Noted, Reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from gateway_lite.auth.usage_counters import Free, Grant
-    from gateway_lite.auth.usage_store import Store
+    from gateway_lite.auth.usage_counters import Reservation, Unlimited
+    from gateway_lite.auth.usage_store import WindowStore
 
 DAY = 20777
 NOON = (DAY + 0.5) * DAY_S
@@ -55,13 +55,13 @@ def key(name: str = "00000001", **limits: int) -> ClientKey:
     )
 
 
-def shared(stack: ExitStack, keys: int = KEYS) -> Callable[[int], Store]:
+def shared(stack: ExitStack, keys: int = KEYS) -> Callable[[int], WindowStore]:
     handle, path = tempfile.mkstemp()
     stack.callback(Path(path).unlink)
     make(handle, keys * CELLS)
     os.close(handle)
 
-    def opened(worker: int) -> Store:
+    def opened(worker: int) -> WindowStore:
         store = Shared(path, worker)
         stack.callback(store.close)
         return store
@@ -70,7 +70,7 @@ def shared(stack: ExitStack, keys: int = KEYS) -> Callable[[int], Store]:
 
 
 @pytest.fixture(params=["private", "shared"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest) -> Iterator[WindowStore]:
     with ExitStack() as stack:
         yield Private() if request.param == "private" else shared(stack)(3)
 
@@ -86,8 +86,8 @@ def wall() -> Clock:
 
 
 @pytest.fixture
-def limits(store: Store, clock: Clock, wall: Clock) -> Limits:
-    return Limits(Ledger(store, clock=clock, wall=wall))
+def limits(store: WindowStore, clock: Clock, wall: Clock) -> Limits:
+    return Limits(UsageStore(store, clock=clock, wall=wall))
 
 
 def told(error: ApiError) -> dict[str, str]:
@@ -104,8 +104,8 @@ def refused(limits: Limits, who: ClientKey, tokens: int = 1) -> ApiError:
 class Against(RuleBasedStateMachine):
     """An account and its slow twin always say the same."""
 
-    def ledger(self) -> Ledger:
-        return Ledger(Private(), clock=self.clock, wall=self.wall)
+    def ledger(self) -> UsageStore:
+        return UsageStore(Private(), clock=self.clock, wall=self.wall)
 
     @initialize(
         given=st.fixed_dictionaries(
@@ -126,26 +126,26 @@ class Against(RuleBasedStateMachine):
         self.key = key("00000001", **self.given)
         self.limits = Limits(self.ledger())
         self.reference = Reference()
-        self.grants: list[tuple[Grant | Free, Noted]] = []
+        self.grants: list[tuple[Reservation | Unlimited, Noted]] = []
         self.admitted: list[float] = []
 
     @rule(tokens=st.integers(0, 150))
     def reserve(self, tokens: int) -> None:
         note = self.reference.reserve(self.given, tokens, self.clock.now, self.wall.now)
         try:
-            grant = self.limits.reserve(self.key, tokens)
+            reservation = self.limits.reserve(self.key, tokens)
         except ApiError:
             assert note is None
         else:
             assert note is not None
-            self.grants.append((grant, note))
+            self.grants.append((reservation, note))
             self.admitted.append(self.clock.now)
 
     @rule(data=st.data(), used=st.none() | st.integers(0, 200))
     def settle(self, data: st.DataObject, used: int | None) -> None:
         if self.grants:
-            grant, note = data.draw(st.sampled_from(self.grants))
-            grant.settle(used)
+            reservation, note = data.draw(st.sampled_from(self.grants))
+            reservation.settle(used)
             self.reference.settle(note, used or 0, self.clock.now, self.wall.now)
 
     @rule(seconds=st.floats(0, 3) | st.floats(50, 70) | st.floats(100, 50_000))
@@ -176,9 +176,9 @@ class Against(RuleBasedStateMachine):
 class AgainstShared(Against):
     """The same in memory that processes could share."""
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> UsageStore:
         self.stack = ExitStack()
-        return Ledger(shared(self.stack)(1), clock=self.clock, wall=self.wall)
+        return UsageStore(shared(self.stack)(1), clock=self.clock, wall=self.wall)
 
     def teardown(self) -> None:
         if hasattr(self, "stack"):
@@ -258,10 +258,10 @@ def test_requests_at_once(limits: Limits) -> None:
 
 def test_a_refused_request_costs_nothing(limits: Limits) -> None:
     who = key(rpm=5, tpm=100, concurrency=1)
-    grant = limits.reserve(who, 50)
+    reservation = limits.reserve(who, 50)
     for _ in range(10):
         refused(limits, who, 10)
-    grant.settle(50)
+    reservation.settle(50)
 
     assert b"remaining-requests: 3\r\n" in limits.reserve(who, 50).headers
 
@@ -317,10 +317,10 @@ def test_keys_do_not_count_against_each_other(limits: Limits) -> None:
 
 def test_keys_without_limits_are_counted_and_never_refused(limits: Limits) -> None:
     grants = [limits.reserve(key(), 10**9) for _ in range(100)]
-    for grant in grants:
-        grant.settle(7)
-        grant.settle(7)
-        assert grant.headers == b""
+    for reservation in grants:
+        reservation.settle(7)
+        reservation.settle(7)
+        assert reservation.headers == b""
     limits.reserve(None, 5).settle(5)
 
     assert limits.use() == {"00000001": Use(DAY, 700, 100, 700, 100)}
@@ -336,17 +336,17 @@ def test_what_a_client_writes_cannot_break_the_count(limits: Limits) -> None:
 
 
 def test_what_was_used_survives_a_restart(
-    tmp_path: Path, store: Store, clock: Clock, wall: Clock
+    tmp_path: Path, store: WindowStore, clock: Clock, wall: Clock
 ) -> None:
     who = key(total_tokens=1000, daily_tokens=1000)
-    before = Limits(Ledger(clock=clock, wall=wall), root=tmp_path, hostname="login1")
+    before = Limits(UsageStore(clock=clock, wall=wall), root=tmp_path, hostname="login1")
     before.begin()
     before.reserve(who, 300).settle(250)
     before.reserve(key("00000002"), 1).settle(40)
     before.reserve(who, 200)
     before.close()
     path = key_usage.path(tmp_path, "login1")
-    after = Limits(Ledger(store, clock=clock, wall=wall), root=tmp_path, hostname="login1")
+    after = Limits(UsageStore(store, clock=clock, wall=wall), root=tmp_path, hostname="login1")
     after.begin()
 
     assert path.stat().st_mode & 0o777 == 0o600
@@ -360,7 +360,7 @@ def test_a_crash_loses_what_was_not_yet_written_and_no_more(
     tmp_path: Path, clock: Clock, wall: Clock
 ) -> None:
     who = key(total_tokens=1000)
-    limits = Limits(Ledger(clock=clock, wall=wall), root=tmp_path, hostname="login1")
+    limits = Limits(UsageStore(clock=clock, wall=wall), root=tmp_path, hostname="login1")
     limits.reserve(who, 100)
     limits.tick(10.0)
     limits.sync()
@@ -375,14 +375,14 @@ def test_a_crash_loses_what_was_not_yet_written_and_no_more(
 
 
 def test_budgets_cover_what_other_machines_gateways_counted(
-    tmp_path: Path, store: Store, clock: Clock, wall: Clock
+    tmp_path: Path, store: WindowStore, clock: Clock, wall: Clock
 ) -> None:
     day, total = key("0000000d", daily_tokens=1000), key("0000000e", total_tokens=1000)
     key_usage.save(
         key_usage.path(tmp_path, "login2"),
         {"0000000d": Use(DAY, 900, 1, 900, 1), "0000000e": Use(DAY - 1, 900, 1, 900, 1)},
     )
-    limits = Limits(Ledger(store, clock=clock, wall=wall), root=tmp_path, hostname="login1")
+    limits = Limits(UsageStore(store, clock=clock, wall=wall), root=tmp_path, hostname="login1")
     limits.begin()
 
     refused(limits, day, 101)
@@ -409,7 +409,7 @@ def test_a_record_that_is_none_stops_the_start(tmp_path: Path) -> None:
 def test_workers_share_one_count() -> None:
     with ExitStack() as stack:
         opened = shared(stack)
-        first, second = (Limits(Ledger(opened(n), wall=Clock(NOON))) for n in (0, 1))
+        first, second = (Limits(UsageStore(opened(n), wall=Clock(NOON))) for n in (0, 1))
         who = key(rpm=2, concurrency=2)
         held, _ = first.reserve(who, 5), second.reserve(who, 5)
         refused(first, who)
@@ -422,12 +422,12 @@ def test_workers_share_one_count() -> None:
 def test_the_places_of_a_worker_that_died_are_free_again() -> None:
     with ExitStack() as stack:
         opened = shared(stack)
-        dead, alive = Limits(Ledger(opened(0))), Limits(Ledger(opened(1)))
+        dead, alive = Limits(UsageStore(opened(0))), Limits(UsageStore(opened(1)))
         who = key(concurrency=3)
         for limits in (dead, dead, alive):
             limits.reserve(who, 5)
         refused(alive, who)
-        Ledger(opened(0)).repair()
+        UsageStore(opened(0)).repair()
 
         alive.reserve(who, 5)
         alive.reserve(who, 5)
@@ -438,13 +438,13 @@ def test_a_count_cut_off_by_a_kill_is_mended() -> None:
     with ExitStack() as stack:
         opened = shared(stack)
         store = opened(0)
-        limits = Limits(Ledger(store))
+        limits = Limits(UsageStore(store))
         who = key(rpm=4, tpm=100)
         limits.reserve(who, 30)
         cells: Any = store.cells(who.id)
         cells[2] += 3
         cells[3] -= 20
-        Ledger(opened(0)).repair()
+        UsageStore(opened(0)).repair()
 
         assert b"remaining-requests: 2\r\n" in limits.reserve(who, 30).headers
         refused(limits, who, 41)
@@ -453,7 +453,7 @@ def test_a_count_cut_off_by_a_kill_is_mended() -> None:
 def test_a_shared_file_without_room_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with ExitStack() as stack:
         store = shared(stack, 1)(0)
-        limits = Limits(Ledger(store))
+        limits = Limits(UsageStore(store))
         limits.reserve(key("0000000a", rpm=1), 1)
         with pytest.raises(ApiError, match="cannot count") as caught:
             limits.reserve(key("0000000b", rpm=1), 1)

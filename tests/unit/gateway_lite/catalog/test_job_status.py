@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.catalog.job_status import Scheduler
+from gateway_lite.catalog.job_status import JobStatuses
 from hpc.model import JobHandle, JobState, JobStatus
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def asked() -> Asked:
 
 
 @pytest.fixture
-def made(asked: Asked) -> Iterator[Callable[..., Scheduler]]:
-    every: list[Scheduler] = []
+def made(asked: Asked) -> Iterator[Callable[..., JobStatuses]]:
+    every: list[JobStatuses] = []
 
-    def make(every_s: float = 0.01, file: Path | None = None, *, asks: bool = True) -> Scheduler:
-        every.append(Scheduler(file, asks=asks, ask=asked, every_s=every_s))
+    def make(every_s: float = 0.01, file: Path | None = None, *, asks: bool = True) -> JobStatuses:
+        every.append(JobStatuses(file, asks=asks, ask=asked, every_s=every_s))
         return every[-1]
 
     yield make
@@ -66,7 +66,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 def test_nothing_is_asked_where_every_replica_speaks(
-    asked: Asked, made: Callable[..., Scheduler]
+    asked: Asked, made: Callable[..., JobStatuses]
 ) -> None:
     scheduler = made()
     for _ in range(3):
@@ -77,7 +77,7 @@ def test_nothing_is_asked_where_every_replica_speaks(
 
 
 def test_one_question_for_all_and_nobody_waits_for_it(
-    asked: Asked, made: Callable[..., Scheduler]
+    asked: Asked, made: Callable[..., JobStatuses]
 ) -> None:
     asked.answers = {"1": PENDING, "2": GONE}
     asked.may_answer.clear()
@@ -94,7 +94,7 @@ def test_one_question_for_all_and_nobody_waits_for_it(
     assert asked.calls == [["1", "2"]]
 
 
-def test_what_is_over_is_asked_for_no_more(asked: Asked, made: Callable[..., Scheduler]) -> None:
+def test_what_is_over_is_asked_for_no_more(asked: Asked, made: Callable[..., JobStatuses]) -> None:
     asked.answers = {"1": PENDING, "2": GONE}
     scheduler = made()
     until(lambda: len(scheduler.look([ONE, TWO])) == 2)
@@ -109,7 +109,7 @@ def test_what_is_over_is_asked_for_no_more(asked: Asked, made: Callable[..., Sch
 
 
 def test_no_answer_changes_nothing_and_is_told_once(
-    asked: Asked, made: Callable[..., Scheduler], caplog: pytest.LogCaptureFixture
+    asked: Asked, made: Callable[..., JobStatuses], caplog: pytest.LogCaptureFixture
 ) -> None:
     asked.answers = {"1": PENDING}
     scheduler = made()
@@ -126,7 +126,7 @@ def test_no_answer_changes_nothing_and_is_told_once(
 
 
 def test_what_is_of_no_interest_is_forgotten_and_asked_again(
-    asked: Asked, made: Callable[..., Scheduler]
+    asked: Asked, made: Callable[..., JobStatuses]
 ) -> None:
     asked.answers = {"1": GONE}
     scheduler = made()
@@ -137,7 +137,7 @@ def test_what_is_of_no_interest_is_forgotten_and_asked_again(
 
 
 def test_a_question_that_breaks_is_not_the_last(
-    asked: Asked, made: Callable[..., Scheduler]
+    asked: Asked, made: Callable[..., JobStatuses]
 ) -> None:
     asked.breaks = True
     scheduler = made()
@@ -148,7 +148,7 @@ def test_a_question_that_breaks_is_not_the_last(
 
 
 def test_workers_share_what_the_first_one_knows(
-    asked: Asked, made: Callable[..., Scheduler], tmp_path: Path
+    asked: Asked, made: Callable[..., JobStatuses], tmp_path: Path
 ) -> None:
     file = tmp_path / "jobs.json"
     asked.answers = {"1": PENDING, "2": GONE}
@@ -165,7 +165,7 @@ def test_workers_share_what_the_first_one_knows(
 
 def test_a_file_that_cannot_be_written_is_no_loss_to_the_first(
     asked: Asked,
-    made: Callable[..., Scheduler],
+    made: Callable[..., JobStatuses],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_lite.catalog.models import Member, Model, member, not_ready, phase_of, speaks
+from gateway_lite.catalog.models import (
+    Model,
+    ReplicaStatus,
+    not_ready,
+    phase_of,
+    replica_status,
+    speaks,
+)
 from hpc.model import Endpoint, JobHandle, JobState, JobStatus, Phase
 from hpc.state import directory
 
@@ -61,7 +68,7 @@ def test_a_replica_without_a_word_is_asked_after() -> None:
 def test_both_words_make_one_phase(
     endpoint: Endpoint | None, status: JobStatus, phase: Phase, stale: bool
 ) -> None:
-    found = member(0, endpoint, JOB, status, NOW)
+    found = replica_status(0, endpoint, JOB, status, NOW)
     assert (found.phase, found.stale, found.job_id) == (phase, stale, "7")
 
 
@@ -73,17 +80,17 @@ def test_both_words_make_one_phase(
 def test_no_answer_changes_nothing(phase: Phase, age: float, silent: JobStatus | None) -> None:
     endpoint = replace(READY, phase=phase, beat_at=NOW - age)
     for job in (None, JOB):
-        found = member(0, endpoint, job, silent, NOW)
+        found = replica_status(0, endpoint, job, silent, NOW)
         assert found.phase is phase_of(endpoint, NOW)
         assert found.stale is (found.phase is not phase)
-    assert member(0, None, JOB, silent, NOW) == Member(0, Phase.QUEUED, "7")
+    assert replica_status(0, None, JOB, silent, NOW) == ReplicaStatus(0, Phase.QUEUED, "7")
 
 
 def test_a_job_that_waits_tells_why_and_until_when() -> None:
     status = JobStatus(JobState.PENDING, reason="Priority", start_at=NOW + 90)
-    found = member(0, None, JOB, status, NOW)
+    found = replica_status(0, None, JOB, status, NOW)
     assert (found.reason, found.start_at) == ("Priority", NOW + 90)
-    assert member(0, None, JOB, replace(status, start_at=NOW - 1), NOW).start_at is None
+    assert replica_status(0, None, JOB, replace(status, start_at=NOW - 1), NOW).start_at is None
 
 
 @pytest.mark.parametrize(
@@ -93,9 +100,9 @@ def test_who_asks_for_a_model_that_waits_is_told_when_to_come_back(
     eta: float, retry: bytes
 ) -> None:
     members = (
-        Member(0, Phase.QUEUED, "7", start_at=NOW + eta, reason="Resources"),
-        Member(1, Phase.QUEUED, "8", start_at=NOW + eta + 1000),
-        Member(2, Phase.FAILED, "9"),
+        ReplicaStatus(0, Phase.QUEUED, "7", start_at=NOW + eta, reason="Resources"),
+        ReplicaStatus(1, Phase.QUEUED, "8", start_at=NOW + eta + 1000),
+        ReplicaStatus(2, Phase.FAILED, "9"),
     )
     error = not_ready("gpt", Model("m", Phase.QUEUED, 3, (), members), NOW)
     headers = dict(error.headers)
@@ -107,7 +114,7 @@ def test_who_asks_for_a_model_that_waits_is_told_when_to_come_back(
 
 
 def test_an_expected_start_is_told_in_utc() -> None:
-    members = (Member(0, Phase.QUEUED, "7", start_at=NOW + 0.5),)
+    members = (ReplicaStatus(0, Phase.QUEUED, "7", start_at=NOW + 0.5),)
     error = not_ready("m", Model("m", Phase.QUEUED, 1, (), members), NOW)
     assert error.message == (
         "the model 'm' is not ready: QUEUED; expected to start at 1970-01-12T13:46:41Z"
@@ -115,7 +122,10 @@ def test_an_expected_start_is_told_in_utc() -> None:
 
 
 def test_another_phase_is_told_as_it_is() -> None:
-    members = (Member(0, Phase.LOADING, "7"), Member(1, Phase.QUEUED, "8", start_at=NOW + 9))
+    members = (
+        ReplicaStatus(0, Phase.LOADING, "7"),
+        ReplicaStatus(1, Phase.QUEUED, "8", start_at=NOW + 9),
+    )
     error = not_ready("m", Model("m", Phase.LOADING, 2, (), members), NOW)
     assert error.message == "the model 'm' is not ready: LOADING"
     assert b"x-model-expected-start" not in dict(error.headers)

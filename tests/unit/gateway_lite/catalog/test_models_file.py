@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway_lite.catalog import models_file
-from gateway_lite.catalog.models_file import Models, compare, told
+from gateway_lite.catalog.models_file import ModelsFile, compare, describe_changes
 from hpc import config
 from hpc.errors import ConfigError
 from hpc.model import GatewayRecord, Reload
@@ -40,29 +40,29 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def models(file: Path, tmp_path: Path) -> Models:
-    return Models(config.load(models_file=str(file), home=str(tmp_path / "home")))
+def models(file: Path, tmp_path: Path) -> ModelsFile:
+    return ModelsFile(config.load(models_file=str(file), home=str(tmp_path / "home")))
 
 
-def settle(models: Models) -> bool:
+def settle(models: ModelsFile) -> bool:
     """Look, wait for as long as the file must stay the same, and look again."""
     news = models.refresh()
     time.sleep(0.06)
     return models.refresh() or news
 
 
-def names(models: Models) -> list[str]:
+def names(models: ModelsFile) -> list[str]:
     return [backend.name for backend in models.backends]
 
 
 def test_compare_tells_what_comes_goes_and_changes() -> None:
     change = compare({"a": 1, "b": 1, "c": 1}, {"b": 2, "c": 1, "e": 1, "d": 1})
     assert (change.added, change.removed, change.changed) == (("d", "e"), ("a",), ("b",))
-    assert told(change) == "added d, e; removed a; changed b"
-    assert told(compare({"a": 1}, {"a": 1})) == ""
+    assert describe_changes(change) == "added d, e; removed a; changed b"
+    assert describe_changes(compare({"a": 1}, {"a": 1})) == ""
 
 
-def test_an_edit_counts_when_it_has_settled(models: Models, file: Path) -> None:
+def test_an_edit_counts_when_it_has_settled(models: ModelsFile, file: Path) -> None:
     assert not settle(models)
     file.write_text(written(TWO))
     assert not models.refresh()
@@ -74,7 +74,7 @@ def test_an_edit_counts_when_it_has_settled(models: Models, file: Path) -> None:
     assert not settle(models)
 
 
-def test_the_policy_comes_and_goes_with_the_file(models: Models, file: Path) -> None:
+def test_the_policy_comes_and_goes_with_the_file(models: ModelsFile, file: Path) -> None:
     settle(models)
     before = models.digest
     policy = {"gateway": {"aliases": {"gpt": "a"}, "routing": "round_robin"}}
@@ -95,7 +95,7 @@ def test_the_policy_comes_and_goes_with_the_file(models: Models, file: Path) -> 
     assert models.digest == before
 
 
-def test_what_holds_for_one_model_is_a_change_of_that(models: Models, file: Path) -> None:
+def test_what_holds_for_one_model_is_a_change_of_that(models: ModelsFile, file: Path) -> None:
     settle(models)
     file.write_text(written(ONE).replace('"name"', '"max_tokens": 7, "name"'))
     assert settle(models)
@@ -104,7 +104,7 @@ def test_what_holds_for_one_model_is_a_change_of_that(models: Models, file: Path
 
 
 def test_what_leads_nowhere_is_told_until_it_does_not(
-    models: Models, file: Path, caplog: pytest.LogCaptureFixture
+    models: ModelsFile, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     policy = {"gateway": {"aliases": {"gpt": "a", "old": "gone", "new": "later"}}}
     file.write_text(json.dumps({**json.loads(written(ONE)), **policy}))
@@ -124,7 +124,7 @@ def test_what_leads_nowhere_is_told_until_it_does_not(
 
 
 def test_patterns_that_cannot_be_searched_for_are_refused(
-    models: Models, file: Path, tmp_path: Path
+    models: ModelsFile, file: Path, tmp_path: Path
 ) -> None:
     settle(models)
     bad = {"gateway": {"redact": {"patterns": {"all": "a*"}}}}
@@ -132,10 +132,10 @@ def test_patterns_that_cannot_be_searched_for_are_refused(
     assert settle(models)
     assert f"{file}: gateway.redact: the pattern 'all'" in (models.outcome.refused or "")
     with pytest.raises(ConfigError, match=r"gateway\.redact: the pattern 'all' cannot be used"):
-        Models(config.load(models_file=str(file), home=str(tmp_path / "home")))
+        ModelsFile(config.load(models_file=str(file), home=str(tmp_path / "home")))
 
 
-def test_who_asks_need_not_wait(models: Models, file: Path) -> None:
+def test_who_asks_need_not_wait(models: ModelsFile, file: Path) -> None:
     file.write_text(written(TWO))
     asked_at = time.time()
     assert models.refresh(asked=True)
@@ -143,7 +143,7 @@ def test_who_asks_need_not_wait(models: Models, file: Path) -> None:
     assert models.outcome.read_at >= asked_at
 
 
-def test_who_asks_is_told_also_when_nothing_is_new(models: Models, file: Path) -> None:
+def test_who_asks_is_told_also_when_nothing_is_new(models: ModelsFile, file: Path) -> None:
     file.write_text(written(TWO))
     settle(models)
     taken_at, asked_at = models.outcome.taken_at, time.time()
@@ -152,7 +152,7 @@ def test_who_asks_is_told_also_when_nothing_is_new(models: Models, file: Path) -
     assert (models.outcome.taken_at, models.outcome.added) == (taken_at, ("b",))
 
 
-def test_an_edit_between_start_and_the_first_look_is_found(models: Models, file: Path) -> None:
+def test_an_edit_between_start_and_the_first_look_is_found(models: ModelsFile, file: Path) -> None:
     file.write_text(written(TWO))
     assert settle(models)
     assert names(models) == ["a", "b"]
@@ -171,7 +171,7 @@ def test_an_edit_between_start_and_the_first_look_is_found(models: Models, file:
     ],
 )
 def test_a_bad_edit_is_refused_and_the_last_good_goes_on(
-    models: Models, file: Path, text: str, sentence: str, caplog: pytest.LogCaptureFixture
+    models: ModelsFile, file: Path, text: str, sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settle(models)
     file.write_bytes(text.encode("latin-1"))
@@ -187,7 +187,7 @@ def test_a_bad_edit_is_refused_and_the_last_good_goes_on(
     assert (models.outcome.refused, models.outcome.refused_at) == (None, None)
 
 
-def test_a_file_that_goes_is_not_an_empty_one(models: Models, file: Path) -> None:
+def test_a_file_that_goes_is_not_an_empty_one(models: ModelsFile, file: Path) -> None:
     settle(models)
     file.unlink()
     assert not models.refresh()
@@ -201,7 +201,7 @@ def test_a_file_that_goes_is_not_an_empty_one(models: Models, file: Path) -> Non
 
 
 def test_a_file_half_written_is_not_read(
-    models: Models, file: Path, monkeypatch: pytest.MonkeyPatch
+    models: ModelsFile, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(models)
     monkeypatch.setattr(models_file, "SETTLE_S", 5.0)
@@ -217,7 +217,7 @@ def test_a_file_half_written_is_not_read(
     assert models.outcome.refused is None
 
 
-def test_none_at_all_can_be_said(models: Models, file: Path) -> None:
+def test_none_at_all_can_be_said(models: ModelsFile, file: Path) -> None:
     file.write_text("models: []\n")
     assert settle(models)
     assert names(models) == []
@@ -225,7 +225,7 @@ def test_none_at_all_can_be_said(models: Models, file: Path) -> None:
 
 
 def test_a_refusal_ends_when_the_site_file_is_mended(
-    models: Models, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: ModelsFile, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site.yaml"
     site.write_text("gateway_prot: 1\n")
@@ -238,7 +238,7 @@ def test_a_refusal_ends_when_the_site_file_is_mended(
     assert names(models) == ["a", "b"]
 
 
-def test_a_state_directory_that_is_gone_is_not_made_anew(models: Models, file: Path) -> None:
+def test_a_state_directory_that_is_gone_is_not_made_anew(models: ModelsFile, file: Path) -> None:
     settle(models)
     home = file.parent / "home"
     home.rmdir()
@@ -251,7 +251,7 @@ def test_a_state_directory_that_is_gone_is_not_made_anew(models: Models, file: P
     assert names(models) == ["a", "b"]
 
 
-def test_a_file_of_which_only_the_inode_is_new_is_read(models: Models, file: Path) -> None:
+def test_a_file_of_which_only_the_inode_is_new_is_read(models: ModelsFile, file: Path) -> None:
     settle(models)
     before = file.stat()
     other = file.with_name("new")
@@ -269,7 +269,7 @@ def test_a_file_that_appears_later_is_found(
     monkeypatch.setattr(models_file, "SETTLE_S", 0.05)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    models = Models(config.load(home=str(tmp_path / "home")))
+    models = ModelsFile(config.load(home=str(tmp_path / "home")))
     assert not settle(models)
     (tmp_path / "hpc-serve").mkdir()
     (tmp_path / "hpc-serve/models.yaml").write_text(written(ONE))

@@ -15,8 +15,8 @@ from gateway_lite.catalog.replica import NoReplicaError, Replica
 from gateway_lite.errors import ApiError
 from gateway_lite.routing.balancer import Balancer
 from gateway_lite.routing.prefix_affinity import BOUND, SLACK
-from gateway_lite.routing.replica_state import Lease, Work
-from gateway_lite.settings import Settings
+from gateway_lite.routing.replica_state import Lease, RequestCost
+from gateway_lite.settings import GatewaySettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,13 +41,13 @@ def balancer(
     pool: Sequence[Replica], policy: str = "prefix", **more: float
 ) -> tuple[Balancer, Clock]:
     clock = Clock()
-    made = Balancer(Settings(**more), clock=clock, rng=random.Random(7))  # type: ignore[arg-type]
+    made = Balancer(GatewaySettings(**more), clock=clock, rng=random.Random(7))  # type: ignore[arg-type]
     made.update({"m": pool}, {"m": policy})
     return made, clock
 
 
 def take(b: Balancer, prefix: bytes = b"", tokens: int = 1, tried: Sequence[str] = ()) -> Lease:
-    lease = b.place("m", Work(tokens, prefix), tried)
+    lease = b.place("m", RequestCost(tokens, prefix), tried)
     assert lease is not None
     return lease
 
@@ -59,9 +59,9 @@ def outstanding(b: Balancer) -> dict[str, int]:
 def test_without_replicas_there_is_no_place() -> None:
     b, _ = balancer(())
     with pytest.raises(NoReplicaError):
-        b.place("m", Work())
+        b.place("m", RequestCost())
     with pytest.raises(NoReplicaError):
-        b.place("unknown", Work())
+        b.place("unknown", RequestCost())
 
 
 @pytest.mark.parametrize("policy", ["prefix", "least_outstanding"])
@@ -129,7 +129,7 @@ def test_a_busy_home_gives_work_away_within_the_bound() -> None:
 def test_slots_are_never_exceeded_and_those_who_wait_are_served_in_order() -> None:
     b, _ = balancer(replicas(2, slots=1))
     held = [take(b), take(b)]
-    assert b.place("m", Work()) is None
+    assert b.place("m", RequestCost()) is None
     served: list[int] = []
     leases: list[Lease] = []
 
@@ -139,7 +139,7 @@ def test_slots_are_never_exceeded_and_those_who_wait_are_served_in_order() -> No
             served.append(number)
             leases.append(found)
 
-        b.wait("m", Work(), (), done)
+        b.wait("m", RequestCost(), (), done)
 
     for number in range(3):
         wait(number)
@@ -156,10 +156,10 @@ def test_a_queue_is_bounded_and_its_wait_too() -> None:
     b, clock = balancer(replicas(1, slots=1), queue_length=2, queue_s=10.0)
     take(b)
     told: list[Lease | Exception] = []
-    b.wait("m", Work(), (), told.append)
-    b.wait("m", Work(), (), told.append)
+    b.wait("m", RequestCost(), (), told.append)
+    b.wait("m", RequestCost(), (), told.append)
     with pytest.raises(ApiError) as full:
-        b.wait("m", Work(), (), told.append)
+        b.wait("m", RequestCost(), (), told.append)
     assert full.value.status == 429
     clock.now += 10
     b.tick(10)
@@ -170,8 +170,8 @@ def test_one_who_gives_up_does_not_get_the_slot() -> None:
     b, _ = balancer(replicas(1, slots=1))
     held = take(b)
     told: list[str] = []
-    first = b.wait("m", Work(), (), lambda found: told.append("first"))
-    b.wait("m", Work(), (), lambda found: told.append("second"))
+    first = b.wait("m", RequestCost(), (), lambda found: told.append("first"))
+    b.wait("m", RequestCost(), (), lambda found: told.append("second"))
     first.cancel()
     first.cancel()
     held.release("ok")
@@ -182,7 +182,7 @@ def test_those_who_wait_learn_that_all_replicas_went() -> None:
     b, _ = balancer(replicas(1, slots=1))
     take(b)
     told: list[Lease | Exception] = []
-    b.wait("m", Work(), (), told.append)
+    b.wait("m", RequestCost(), (), told.append)
     b.update({"m": ()})
     assert isinstance(told[0], NoReplicaError)
 
@@ -191,7 +191,7 @@ def test_a_new_replica_serves_those_who_wait() -> None:
     b, _ = balancer(replicas(1, slots=1))
     take(b)
     told: list[Lease | Exception] = []
-    b.wait("m", Work(), (), told.append)
+    b.wait("m", RequestCost(), (), told.append)
     b.update({"m": replicas(2, slots=1)})
     assert isinstance(told[0], Lease)
     assert told[0].replica.key == "k1"
@@ -308,7 +308,7 @@ class Whatever(RuleBasedStateMachine):
     @rule(number=st.integers(0, 7))
     def ask(self, number: int) -> None:
         try:
-            lease = self.b.place("m", Work(number + 1, bytes([number])))
+            lease = self.b.place("m", RequestCost(number + 1, bytes([number])))
         except NoReplicaError:
             assert self.count == 0
             return
@@ -316,7 +316,7 @@ class Whatever(RuleBasedStateMachine):
             self.held.append(lease)
         elif self.b.waiting("m") < 4:
             self.told.append([])
-            self.b.wait("m", Work(), (), self.told[-1].append)
+            self.b.wait("m", RequestCost(), (), self.told[-1].append)
 
     @rule(number=st.integers(0, 9), outcome=st.sampled_from(["ok", "failed", "left"]))
     def end(self, number: int, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_lite.catalog.models_file import doubts
+from gateway_lite.catalog.models_file import policy_warnings
 from gateway_lite.errors import ApiError
 from gateway_lite.routing.model_rules import (
     Table,
@@ -19,9 +19,9 @@ from gateway_lite.routing.model_rules import (
     rewrite_model,
     session_of,
 )
-from hpc.gateway_policy import GatewayPolicy, ModelPolicy, Rule
+from hpc.gateway_policy import GatewayPolicy, ModelPolicy, ModelRule
 
-TEAM = Rule("small", headers={"x-team": "1"})
+TEAM = ModelRule("small", headers={"x-team": "1"})
 KNOWN = ("big", "small", "tiny")
 NAMES = st.sampled_from([*KNOWN, "gone", "auto", "gpt"])
 JSON = st.recursive(
@@ -40,7 +40,7 @@ def ask(policy: GatewayPolicy, model: str, **more: Any) -> tuple[str, ...]:
     return resolve(Table(policy, KNOWN), model, Traits(**{**usual, **more}))
 
 
-def rules(*rules: Rule, **aliases: str) -> GatewayPolicy:
+def rules(*rules: ModelRule, **aliases: str) -> GatewayPolicy:
     return GatewayPolicy(aliases=aliases, rules=rules)
 
 
@@ -60,7 +60,7 @@ def test_an_alias_stands_for_its_model_and_hides_none() -> None:
 
 
 def test_the_first_rule_that_fits_decides_and_rules_do_not_chain() -> None:
-    policy = rules(Rule("small", keys=("k",)), Rule("tiny", models=("small", "big")))
+    policy = rules(ModelRule("small", keys=("k",)), ModelRule("tiny", models=("small", "big")))
     assert ask(policy, "big") == ("small",)
     assert ask(policy, "big", key="other") == ("tiny",)
     assert ask(policy, "tiny", key="other") == ("tiny",)
@@ -68,38 +68,38 @@ def test_the_first_rule_that_fits_decides_and_rules_do_not_chain() -> None:
 
 def test_a_rule_takes_the_name_asked_for_or_what_it_stands_for() -> None:
     for waits in ("auto", "small"):
-        policy = rules(Rule("gpt", models=(waits,)), auto="small", gpt="big")
+        policy = rules(ModelRule("gpt", models=(waits,)), auto="small", gpt="big")
         assert ask(policy, "auto") == ("big",)
-    assert ask(rules(Rule("big", models=("auto",)), auto="small"), "small") == ("small",)
+    assert ask(rules(ModelRule("big", models=("auto",)), auto="small"), "small") == ("small",)
 
 
 @pytest.mark.parametrize(
     ("rule", "fits", "fails"),
     [
-        (Rule("small", prompt_tokens_over=10), {"prompt_tokens": 11}, {"prompt_tokens": 10}),
-        (Rule("small", prompt_tokens_over=0), {"prompt_tokens": 1}, {"prompt_tokens": 0}),
-        (Rule("small", max_tokens_over=9), {"max_tokens": 10}, {"max_tokens": 9}),
-        (Rule("small", max_tokens_over=9), {"max_tokens": 10}, {"max_tokens": None}),
-        (Rule("small", keys=("a", "b")), {"key": "b"}, {"key": "c"}),
+        (ModelRule("small", prompt_tokens_over=10), {"prompt_tokens": 11}, {"prompt_tokens": 10}),
+        (ModelRule("small", prompt_tokens_over=0), {"prompt_tokens": 1}, {"prompt_tokens": 0}),
+        (ModelRule("small", max_tokens_over=9), {"max_tokens": 10}, {"max_tokens": 9}),
+        (ModelRule("small", max_tokens_over=9), {"max_tokens": 10}, {"max_tokens": None}),
+        (ModelRule("small", keys=("a", "b")), {"key": "b"}, {"key": "c"}),
         (TEAM, {"headers": {b"x-team": b"1"}}, {}),
         (TEAM, {"headers": {b"x-team": b"1"}}, {"headers": {b"x-team": b"2"}}),
-        (Rule("small", headers={"x-team": ""}), {"headers": {b"x-team": b"2"}}, {}),
+        (ModelRule("small", headers={"x-team": ""}), {"headers": {b"x-team": b"2"}}, {}),
         (
-            Rule("small", keys=("a",), max_tokens_over=9),
+            ModelRule("small", keys=("a",), max_tokens_over=9),
             {"key": "a", "max_tokens": 10},
             {"key": "a", "max_tokens": 9},
         ),
     ],
 )
 def test_every_condition_of_a_rule_counts(
-    rule: Rule, fits: dict[str, Any], fails: dict[str, Any]
+    rule: ModelRule, fits: dict[str, Any], fails: dict[str, Any]
 ) -> None:
     assert ask(rules(rule), "big", **fits) == ("small",)
     assert ask(rules(rule), "big", **fails) == ("big",)
 
 
 def test_a_rule_for_any_model_leaves_unknown_names_unknown() -> None:
-    policy = rules(Rule("small", keys=("k",)), auto="big")
+    policy = rules(ModelRule("small", keys=("k",)), auto="big")
     assert ask(policy, "nobody") == ("nobody",)
     assert ask(policy, "auto") == ("small",)
 
@@ -142,7 +142,7 @@ def test_whatever_the_policy_says_the_way_is_finite_and_known(
 ) -> None:
     policy = GatewayPolicy(
         aliases=aliases,
-        rules=tuple(Rule(name, keys=("k",)) for name in uses),
+        rules=tuple(ModelRule(name, keys=("k",)) for name in uses),
         models={name: ModelPolicy(fallback=chain) for name, chain in falls.items()},
     )
     found = ask(policy, model)
@@ -231,14 +231,14 @@ def test_what_is_no_object_is_refused(body: bytes) -> None:
 def test_what_leads_nowhere_is_told() -> None:
     policy = GatewayPolicy(
         aliases={"gpt": "lost", "small": "big", "auto": "big"},
-        rules=(Rule("auto", models=("gpt",)), Rule("lost", models=("big", "away"))),
+        rules=(ModelRule("auto", models=("gpt",)), ModelRule("lost", models=("big", "away"))),
         models={"big": ModelPolicy(fallback=("auto", "lost"))},
     )
-    assert doubts(policy, KNOWN) == (
+    assert policy_warnings(policy, KNOWN) == (
         "the alias 'small' is not used, as a model has that name",
         "the alias 'gpt' stands for 'lost', which nobody serves",
         "rule 2 uses 'lost', which nobody serves",
         "rule 2 waits for 'away', which nobody serves",
         "the model 'big' falls back to 'lost', which nobody serves",
     )
-    assert doubts(GatewayPolicy(), ()) == ()
+    assert policy_warnings(GatewayPolicy(), ()) == ()

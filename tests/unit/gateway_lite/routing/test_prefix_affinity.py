@@ -8,20 +8,20 @@ from gateway_lite.catalog.replica import Replica
 from gateway_lite.routing import prefix_affinity
 from gateway_lite.routing.balancer import Balancer
 from gateway_lite.routing.prefix_affinity import CONVERSATIONS, SLACK
-from gateway_lite.routing.replica_state import Lease, Work
-from gateway_lite.settings import Settings
+from gateway_lite.routing.replica_state import Lease, RequestCost
+from gateway_lite.settings import GatewaySettings
 
 POOL = tuple(Replica(f"k{n}", f"m/{n}", f"http://r{n}") for n in range(4))
 
 
 def balancer() -> Balancer:
-    made = Balancer(Settings(), clock=lambda: 0.0, rng=random.Random(7))
+    made = Balancer(GatewaySettings(), clock=lambda: 0.0, rng=random.Random(7))
     made.update({"m": POOL}, {"m": "prefix"})
     return made
 
 
 def take(b: Balancer, chat: bytes, prefix: bytes = b"you are a poet") -> Lease:
-    lease = b.place("m", Work(1, prefix, chat))
+    lease = b.place("m", RequestCost(1, prefix, chat))
     assert lease is not None
     return lease
 

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from gateway_lite.catalog.replica import NoReplicaError, Replica
 from gateway_lite.errors import ApiError
 from gateway_lite.routing.balancer import Balancer
-from gateway_lite.routing.replica_state import Lease, Work
-from gateway_lite.routing.shared_slots import NUMBERS, ROWS, SlotTable, bells
-from gateway_lite.settings import Settings
+from gateway_lite.routing.replica_state import Lease, RequestCost
+from gateway_lite.routing.shared_slots import NUMBERS, ROWS, SlotTable, wakeups
+from gateway_lite.settings import GatewaySettings
 from gateway_lite.shared_memory import nameless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gateway_lite.routing.replica_state import Waiting
+    from gateway_lite.routing.replica_state import QueuedRequest
 
 WORKERS = 3
 NOBODY = 31
@@ -48,14 +48,14 @@ class Worker:
 
     def __init__(self, table: SlotTable, bell: int, pool: Sequence[Replica], clock: Clock) -> None:
         self.balancer = Balancer(
-            Settings(queue_length=4, queue_s=50.0, stall_s=1e9),
+            GatewaySettings(queue_length=4, queue_s=50.0, stall_s=1e9),
             clock=clock,
             rng=random.Random(7),
             slots=table,
         )
         self.bell = bell
         self.held: list[Lease] = []
-        self.waiting: list[Waiting] = []
+        self.waiting: list[QueuedRequest] = []
         self.told: list[Lease | Exception] = []
         self.pool: Sequence[Replica] | None = None
         self.look(pool)
@@ -69,11 +69,11 @@ class Worker:
 
     def ask(self, tried: Sequence[str] = ()) -> None:
         """Take a place, or wait for one."""
-        lease = self.balancer.place("m", Work(), tried)
+        lease = self.balancer.place("m", RequestCost(), tried)
         if lease is not None:
             self.held.append(lease)
             return
-        self.waiting.append(self.balancer.wait("m", Work(), tried, self.told.append))
+        self.waiting.append(self.balancer.wait("m", RequestCost(), tried, self.told.append))
 
     def hear(self) -> bool:
         """Answer the bell."""
@@ -101,15 +101,15 @@ class Gateway:
         self.path = stack.enter_context(nameless(NUMBERS))
         self.clock = Clock()
         self.pool = pool
-        self.bells = bells(workers)
-        for bell in self.bells:
+        self.wakeups = wakeups(workers)
+        for bell in self.wakeups:
             stack.callback(os.close, bell)
-        self.keeper = SlotTable(self.path, NOBODY, self.bells)
+        self.keeper = SlotTable(self.path, NOBODY, self.wakeups)
         self.workers = [self.make(number) for number in range(workers)]
 
     def make(self, number: int) -> Worker:
-        table = SlotTable(self.path, number, self.bells)
-        return Worker(table, self.bells[number], self.pool, self.clock)
+        table = SlotTable(self.path, number, self.wakeups)
+        return Worker(table, self.wakeups[number], self.pool, self.clock)
 
     def kill(self, number: int) -> None:
         """End a worker that can say nothing more, and begin another one."""
@@ -122,7 +122,7 @@ class Gateway:
             heard = [worker.hear() for worker in self.workers]
             if not any(heard):
                 return
-        raise AssertionError("the bells do not fall silent")
+        raise AssertionError("the wakeups do not fall silent")
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_who_comes_now_leaves_a_free_slot_to_who_waits(stack: ExitStack) -> None
     one.ask()
     two.ask()
     one.held.pop().release("ok")
-    assert one.balancer.place("m", Work()) is None
+    assert one.balancer.place("m", RequestCost()) is None
     gateway.settle()
     assert len(two.held) == 1
 
@@ -192,9 +192,9 @@ def test_a_slot_that_came_free_before_the_wait_began_is_heard_of(stack: ExitStac
     gateway = Gateway(stack, replicas([0]))
     one, two, _ = gateway.workers
     one.ask()
-    assert two.balancer.place("m", Work()) is None
+    assert two.balancer.place("m", RequestCost()) is None
     one.held.pop().release("ok")
-    two.balancer.wait("m", Work(), (), two.told.append)
+    two.balancer.wait("m", RequestCost(), (), two.told.append)
     gateway.settle()
     assert len(two.held) == 1
 
@@ -228,7 +228,7 @@ def test_one_that_was_there_already_does_not_wait_for_it(stack: ExitStack) -> No
 def test_one_that_leaves_a_replica_alone_keeps_nobody_from_it(stack: ExitStack) -> None:
     gateway = Gateway(stack, replicas([0, 1]))
     one, two, three = gateway.workers
-    lease = two.balancer.place("m", Work(), ["k1"])
+    lease = two.balancer.place("m", RequestCost(), ["k1"])
     assert lease is not None
     lease.release("unreachable")
     one.ask()
@@ -248,7 +248,7 @@ def test_a_replica_that_comes_back_still_has_what_is_under_way(stack: ExitStack)
     for pool in ((), replicas([1]), gateway.pool):
         for worker in gateway.workers:
             worker.balancer.update({"m": pool})
-    assert one.balancer.place("m", Work()) is None
+    assert one.balancer.place("m", RequestCost()) is None
     two.ask()
     one.held.pop().release("ok")
     gateway.settle()
@@ -266,7 +266,7 @@ def test_replicas_come_and_go_for_ever_but_only_so_many_at_once(
     assert not caplog.text
     balancer.update({"m": replicas(range(4 * half, 4 * half + ROWS + 1))})
     assert caplog.text.count("no room for the slots of another replica") == 1
-    assert balancer.place("m", Work()) is not None
+    assert balancer.place("m", RequestCost()) is not None
 
 
 def test_what_has_no_known_slots_is_not_counted(stack: ExitStack) -> None:
@@ -319,7 +319,7 @@ class Whatever:
         worker.hear()
 
     def settle(self, worker: Worker, which: int) -> None:
-        """When all see the same replicas and all bells were heard, nobody waits for nothing."""
+        """When all see the same replicas and all wakeups were heard, nobody waits for nothing."""
         for each in self.gateway.workers:
             each.look(self.gateway.pool)
         self.gateway.settle()

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_lite.api.dashboard_data import Share
-from gateway_lite.telemetry.counters import SECONDS, Tallies
+from gateway_lite.telemetry.counters import SECONDS, Counters
 from gateway_lite.telemetry.history import (
     STEP_S,
     STEPS,
-    Flow,
     History,
     Step,
-    flow,
+    WindowCounts,
     grown,
     joined,
     quantile,
+    window_counts,
 )
 
 START = 1_000_000
@@ -34,8 +34,8 @@ class Clock:
         return self.now
 
 
-def serve(tallies: Tallies, model: str = "m", key: str = "alice", status: int = 2) -> None:
-    tally = tallies.of(model, key, status)
+def serve(counters: Counters, model: str = "m", key: str = "alice", status: int = 2) -> None:
+    tally = counters.of(model, key, status)
     tally.requests += 1
     tally.prompt += 5
     tally.completion += 3
@@ -43,20 +43,20 @@ def serve(tallies: Tallies, model: str = "m", key: str = "alice", status: int = 
     tally.model.duration.add(2.0)
 
 
-def total(history: History, model: str = "m") -> Flow:
-    return flow(history.steps(), 0, [model])
+def total(history: History, model: str = "m") -> WindowCounts:
+    return window_counts(history.steps(), 0, [model])
 
 
 def test_each_step_has_what_came_in_it() -> None:
-    clock, tallies = Clock(), Tallies()
-    serve(tallies)  # before anybody looked
-    history = History(tallies, clock)
+    clock, counters = Clock(), Counters()
+    serve(counters)  # before anybody looked
+    history = History(counters, clock)
     for count in (1, 0, 3):
         for _ in range(count):
-            serve(tallies)
+            serve(counters)
         clock.now += STEP_S
         history.look()
-    serve(tallies, status=5)
+    serve(counters, status=5)
     steps = history.steps()
     first = START // STEP_S
 
@@ -70,9 +70,9 @@ def test_each_step_has_what_came_in_it() -> None:
 
 
 def test_idle_time_takes_no_room() -> None:
-    clock, tallies = Clock(), Tallies()
-    history = History(tallies, clock)
-    serve(tallies)
+    clock, counters = Clock(), Counters()
+    history = History(counters, clock)
+    serve(counters)
     for _ in range(STEPS // 2):
         clock.now += STEP_S
         history.look()
@@ -84,10 +84,10 @@ def test_idle_time_takes_no_room() -> None:
 
 
 def test_what_is_older_than_a_quarter_of_an_hour_is_forgotten() -> None:
-    clock, tallies = Clock(), Tallies()
-    history = History(tallies, clock)
+    clock, counters = Clock(), Counters()
+    history = History(counters, clock)
     for _ in range(3 * STEPS):
-        serve(tallies)
+        serve(counters)
         clock.now += STEP_S
         history.look()
 
@@ -98,24 +98,24 @@ def test_what_is_older_than_a_quarter_of_an_hour_is_forgotten() -> None:
 
 
 def test_a_model_that_went_and_came_back_counts_from_nothing() -> None:
-    clock, tallies = Clock(), Tallies()
+    clock, counters = Clock(), Counters()
     for _ in range(5):
-        serve(tallies)
-    history = History(tallies, clock)
-    tallies.keep(())
+        serve(counters)
+    history = History(counters, clock)
+    counters.keep(())
     for _ in range(2):
-        serve(tallies)
+        serve(counters)
 
     assert total(history).requests == 2
 
 
 def test_requests_that_a_limit_refused_do_not_count_against_it() -> None:
-    clock, tallies = Clock(), Tallies()
-    history = History(tallies, clock)
-    serve(tallies)
+    clock, counters = Clock(), Counters()
+    history = History(counters, clock)
+    serve(counters)
     for _ in range(4):
-        tallies.of("m", "alice", 4).requests += 1
-        tallies.limit("alice", "rpm")
+        counters.of("m", "alice", 4).requests += 1
+        counters.limit("alice", "rpm")
     (step,) = history.steps().values()
 
     assert step.keys == {"alice": (1, 8)}
@@ -124,7 +124,7 @@ def test_requests_that_a_limit_refused_do_not_count_against_it() -> None:
 
 counts = st.integers(0, 50)
 buckets = st.lists(counts, min_size=len(SECONDS) + 1, max_size=len(SECONDS) + 1)
-flows = st.builds(Flow, counts, counts, counts, counts, counts, buckets, buckets)
+flows = st.builds(WindowCounts, counts, counts, counts, counts, counts, buckets, buckets)
 steps = st.builds(
     Step,
     st.dictionaries(st.sampled_from("abc"), flows),
@@ -138,7 +138,7 @@ def test_steps_of_two_workers_add_up(one: dict[int, Step], other: dict[int, Step
 
     assert both == joined([other, one])
     for name in "abc":
-        sums = [flow(each, 0, [name]) for each in (one, other, both)]
+        sums = [window_counts(each, 0, [name]) for each in (one, other, both)]
         assert sums[0].requests + sums[1].requests == sums[2].requests
         assert sum(sums[0].ttft) + sum(sums[1].ttft) == sum(sums[2].ttft)
 

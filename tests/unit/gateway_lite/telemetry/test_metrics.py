@@ -15,22 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway_lite.catalog.models import Member, Model
+from gateway_lite.catalog.models import Model, ReplicaStatus
 from gateway_lite.catalog.replica import Replica
-from gateway_lite.routing.replica_state import Seen as Seat
+from gateway_lite.routing.replica_state import ReplicaSnapshot as Seat
 from gateway_lite.telemetry import access_log
 from gateway_lite.telemetry.access_log import AccessLog
 from gateway_lite.telemetry.counters import SECONDS, Histogram
-from gateway_lite.telemetry.metrics import Live, Metrics
-from gateway_lite.telemetry.observer import Seen, bounded
-from gateway_lite.telemetry.request_record import Record
+from gateway_lite.telemetry.metrics import LiveSnapshot, Metrics
+from gateway_lite.telemetry.observer import RequestObserver, bounded
+from gateway_lite.telemetry.request_record import RequestRecord
 from hpc.model import Phase, Reload
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LABELS = ("model", "replica", "key", "kind", "phase", "status", "state", "result", "le")
-MEMBERS = (Member(0, Phase.READY), Member(1, Phase.STOPPED, stale=True))
+MEMBERS = (ReplicaStatus(0, Phase.READY), ReplicaStatus(1, Phase.STOPPED, stale=True))
 MODELS = {"m": Model("m", Phase.READY, 2, (), MEMBERS)}
 
 
@@ -47,8 +47,8 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
     }
 
 
-def serve(seen: Seen, model: str, status: int = 200, key: str = "alice") -> None:
-    record = Record("id", "/v1/completions")
+def serve(seen: RequestObserver, model: str, status: int = 200, key: str = "alice") -> None:
+    record = RequestRecord("id", "/v1/completions")
     seen.begin(record)
     record.model, record.status, record.key, record.attempts = model, status, key, 1
     seen.end(record)
@@ -70,7 +70,7 @@ def test_an_unknown_model_is_another_one(model: str) -> None:
 
 def test_no_client_makes_series() -> None:
     metrics = Metrics()
-    seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
+    seen = RequestObserver(models=lambda: MODELS, metrics=metrics, log=None)
     serve(seen, "m")
     serve(seen, "x", 404)
     before = set(samples(metrics))
@@ -83,9 +83,9 @@ def test_no_client_makes_series() -> None:
 
 def test_the_state_of_things_is_measured_when_asked() -> None:
     metrics = Metrics()
-    seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
+    seen = RequestObserver(models=lambda: MODELS, metrics=metrics, log=None)
     for model in ("m", "m", "x", ""):
-        record = Record("id")
+        record = RequestRecord("id")
         record.model = model
         seen.begin(record)
     found = samples(metrics)
@@ -98,7 +98,7 @@ def test_the_state_of_things_is_measured_when_asked() -> None:
 
 def test_what_a_key_may_not_and_what_the_cache_knew_is_counted() -> None:
     metrics = Metrics()
-    seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
+    seen = RequestObserver(models=lambda: MODELS, metrics=metrics, log=None)
     for limited, cache in (
         ("rpm", ""),
         ("rpm", ""),
@@ -106,7 +106,7 @@ def test_what_a_key_may_not_and_what_the_cache_knew_is_counted() -> None:
         ("", "hit"),
         ("", "miss"),
     ):
-        record = Record("id", "/v1/completions")
+        record = RequestRecord("id", "/v1/completions")
         record.model, record.key, record.cache = "m", "alice", cache
         record.limited, record.status = limited, 429 if limited else 200
         seen.begin(record)
@@ -123,7 +123,7 @@ def test_what_a_key_may_not_and_what_the_cache_knew_is_counted() -> None:
 def test_what_was_counted_of_a_model_goes_with_it() -> None:
     metrics = Metrics()
     models = dict(MODELS)
-    seen = Seen(models=lambda: models, metrics=metrics, log=None)
+    seen = RequestObserver(models=lambda: models, metrics=metrics, log=None)
     for status in (200, 500):
         serve(seen, "m", status)
         serve(seen, "x", status)
@@ -139,10 +139,10 @@ def test_what_was_counted_of_a_model_goes_with_it() -> None:
 @pytest.mark.parametrize("breaker", ["closed", "half-open", "open"])
 def test_a_replica_is_up_where_requests_go_there(breaker: str) -> None:
     replica = Replica("m/0@1/host:1", "m/0", "http://host:1")
-    model = Model("m", Phase.READY, 1, (replica,), (Member(0, Phase.READY),))
+    model = Model("m", Phase.READY, 1, (replica,), (ReplicaStatus(0, Phase.READY),))
     state = Seat(3, 90, breaker, 1.5)
     metrics = Metrics()
-    metrics.watch(lambda: Live({"m": model}, {}, 0, {"m": 2}, {replica.key: state}))
+    metrics.watch(lambda: LiveSnapshot({"m": model}, {}, 0, {"m": 2}, {replica.key: state}))
     found = samples(metrics)
 
     assert found["replica_up", "m", "m/0"] == (breaker != "open")
@@ -158,7 +158,7 @@ def test_a_replica_is_up_where_requests_go_there(breaker: str) -> None:
 def test_readings_of_the_models_file_are_told() -> None:
     file = File(Reload(taken_at=5.0, refused="why", refused_at=7.0), taken=2, refused=1)
     metrics = Metrics()
-    metrics.watch(lambda: Live({}, {}, 0, file=file))
+    metrics.watch(lambda: LiveSnapshot({}, {}, 0, file=file))
     found = samples(metrics)
 
     assert found["models_file_taken_timestamp_seconds",] == 5
@@ -183,8 +183,8 @@ def test_a_histogram_is_the_one_that_the_library_would_make(values: list[float])
 
 def test_a_request_that_waited_in_vain_counts_its_wait() -> None:
     metrics = Metrics()
-    seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
-    record = Record("id", "/v1/completions")
+    seen = RequestObserver(models=lambda: MODELS, metrics=metrics, log=None)
+    record = RequestRecord("id", "/v1/completions")
     record.model, record.queue_s = "m", 300.0
     record.failed(503, "queue_timeout")
     seen.end(record)
@@ -201,9 +201,9 @@ def test_buckets_reach_from_five_milliseconds_to_five_minutes() -> None:
 
 def test_probes_are_noted_only_when_refused() -> None:
     metrics = Metrics()
-    seen = Seen(models=lambda: MODELS, metrics=metrics, log=None)
+    seen = RequestObserver(models=lambda: MODELS, metrics=metrics, log=None)
     for status in (200, 200, 401):
-        record = Record("id", "/metrics")
+        record = RequestRecord("id", "/metrics")
         record.status = status
         seen.end(record)
     found = samples(metrics)

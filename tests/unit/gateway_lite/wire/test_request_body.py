@@ -19,7 +19,7 @@ VALUES = st.recursive(
 )
 
 
-def read(**body: Any) -> request_body.Ask:
+def read(**body: Any) -> request_body.RequestFields:
     return request_body.read(json.dumps({"model": "m", **body}).encode())
 
 
@@ -77,7 +77,7 @@ def test_the_estimate_counts_every_answer() -> None:
     assert read(n="x").tokens(0, None) == request_body.USUAL_TOKENS
 
 
-def chat(*contents: tuple[str, Any]) -> request_body.Ask:
+def chat(*contents: tuple[str, Any]) -> request_body.RequestFields:
     return read(messages=[{"role": role, "content": content} for role, content in contents])
 
 

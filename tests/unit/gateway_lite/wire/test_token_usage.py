@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_lite.telemetry.request_record import Record
+from gateway_lite.telemetry.request_record import RequestRecord
 from gateway_lite.wire.token_usage import TAIL_BYTES, Tail, Usage, ended, read
 
 REPORT = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -102,7 +102,7 @@ def test_a_report_before_the_tail_is_not_seen() -> None:
 
 
 def test_who_left_after_the_last_word_had_a_success() -> None:
-    served, cut = Record("a"), Record("b")
+    served, cut = RequestRecord("a"), RequestRecord("b")
     served.status = cut.status = 200
     served.sent(STREAM, more=True)
     served.left()

@@ -9,7 +9,7 @@ import pytest
 
 from hpc import config
 from hpc.errors import ConfigError
-from hpc.gateway_policy import CachePolicy, GatewayPolicy, ModelPolicy, RedactPolicy, Rule
+from hpc.gateway_policy import CachePolicy, GatewayPolicy, ModelPolicy, ModelRule, RedactPolicy
 
 PAGES = sorted((Path(__file__).parents[4] / "docs").glob("*.md"))
 FLAGS = re.DOTALL | re.MULTILINE
@@ -70,7 +70,7 @@ def test_all_that_can_be_said_arrives(tmp_path: Path) -> None:
     assert found.gateway == GatewayPolicy(
         aliases={"gpt": "big2", "org/name:8b": "small"},
         rules=(
-            Rule(
+            ModelRule(
                 use="big",
                 models=("small",),
                 keys=("alice",),

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from hpc import engines
-from hpc.engines import Launch, Place, weights
+from hpc.engines import EngineContext, Launch, weights
 from hpc.errors import ConfigError, EngineError
 from hpc.model import Engine, Resources, ServiceSpec
 
 SECRET = "s3cret-of-this-replica"
-PLACE = Place(
+PLACE = EngineContext(
     socket="/tmp/hs-1/engine.sock",
     port=None,
     secret=SECRET,

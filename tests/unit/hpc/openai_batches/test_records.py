@@ -13,7 +13,7 @@ from hpc.errors import StateError
 from hpc.model import GatewayRecord
 from hpc.openai_batches import processor_heartbeat
 from hpc.openai_batches import records as batch_records
-from hpc.openai_batches.records import Order, Progress, StoredFile
+from hpc.openai_batches.records import BatchProgress, BatchRecord, StoredFile
 from hpc.state import directory, records
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEY, OTHER = "0123abcd", "ffffffff"
 BATCH = "batch_" + "0" * 24
 FILE = StoredFile("file-" + "1" * 24, KEY, "a.jsonl", "batch", 3, 100)
-ORDER = Order(BATCH, KEY, FILE.id, "/v1/completions", "24h", 100, 200, {"a": "b"}, "there")
+ORDER = BatchRecord(BATCH, KEY, FILE.id, "/v1/completions", "24h", 100, 200, {"a": "b"}, "there")
 BEAT = GatewayRecord("there", "127.0.0.1", 1, 1, 0.0, 0.0, "1")
 
 
@@ -53,22 +53,22 @@ def test_nothing_but_an_id_is_looked_for(tmp_path: Path, name: str) -> None:
     kept(tmp_path)
 
     assert batch_records.load_file(tmp_path, KEY, name) is None
-    assert batch_records.load_order(tmp_path, KEY, name) is None
+    assert batch_records.load_batch(tmp_path, KEY, name) is None
 
 
 def test_a_batch_is_open_until_it_is_closed(tmp_path: Path) -> None:
     batch_records.place(tmp_path, ORDER)
-    assert list(batch_records.open_orders(tmp_path)) == [(KEY, BATCH)]
-    assert batch_records.load_order(tmp_path, KEY, BATCH) == ORDER
-    assert batch_records.orders(tmp_path, OTHER) == []
-    assert batch_records.load_progress(tmp_path, ORDER) == Progress()
-    faulty = Progress("failed", errors=({"line": 3, "code": "x"},), ended_at=7)
-    records.write_record(batch_records.order_dir(tmp_path, KEY, BATCH) / "progress.json", faulty)
+    assert list(batch_records.open_batches(tmp_path)) == [(KEY, BATCH)]
+    assert batch_records.load_batch(tmp_path, KEY, BATCH) == ORDER
+    assert batch_records.batches(tmp_path, OTHER) == []
+    assert batch_records.load_progress(tmp_path, ORDER) == BatchProgress()
+    faulty = BatchProgress("failed", errors=({"line": 3, "code": "x"},), ended_at=7)
+    records.write_record(batch_records.record_dir(tmp_path, KEY, BATCH) / "progress.json", faulty)
     batch_records.close(tmp_path, KEY, BATCH)
 
     assert batch_records.load_progress(tmp_path, ORDER) == faulty
-    assert list(batch_records.open_orders(tmp_path)) == []
-    assert batch_records.orders(tmp_path, KEY) == [ORDER]
+    assert list(batch_records.open_batches(tmp_path)) == []
+    assert batch_records.batches(tmp_path, KEY) == [ORDER]
 
 
 def test_a_batch_that_cannot_be_written_is_not_open(tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_a_batch_that_cannot_be_written_is_not_open(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="cannot write"):
         batch_records.place(tmp_path, ORDER)
 
-    assert list(batch_records.open_orders(tmp_path)) == []
+    assert list(batch_records.open_batches(tmp_path)) == []
 
 
 def test_the_first_cancellation_counts(tmp_path: Path) -> None:
     assert batch_records.cancelled_at(tmp_path, ORDER) is None
     batch_records.cancel(tmp_path, ORDER)
-    path = batch_records.order_dir(tmp_path, KEY, BATCH) / "cancel"
+    path = batch_records.record_dir(tmp_path, KEY, BATCH) / "cancel"
     path.write_text("100\n")
     batch_records.cancel(tmp_path, ORDER)
 
@@ -102,6 +102,6 @@ def test_a_batch_is_another_machines_while_that_is_heard_of(tmp_path: Path) -> N
         directory.save_gateway(tmp_path, replace(BEAT, beat_at=time.time() - ago_s))
         assert processor_heartbeat.elsewhere(tmp_path, ORDER, here) == lives
     processor_heartbeat.beat(tmp_path, "there")
-    taken = Progress(hostname=here)
-    records.write_record(batch_records.order_dir(tmp_path, KEY, BATCH) / "progress.json", taken)
+    taken = BatchProgress(hostname=here)
+    records.write_record(batch_records.record_dir(tmp_path, KEY, BATCH) / "progress.json", taken)
     assert not processor_heartbeat.elsewhere(tmp_path, ORDER, here)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hpc.model import Endpoint, JobHandle, JobState, JobStatus, Phase, ServiceSpec
-from hpc.services.phase import ALIVE, NO_ANSWER, Replica, Service, verdict
+from hpc.services.phase import ALIVE, NO_ANSWER, ReplicaView, Service, join_phase
 from hpc.state import directory
 
 NOW = 10_000.0
@@ -37,7 +37,7 @@ ON_NODE = [
 def judge(
     job_state: JobState, said: Endpoint | None, reason: str | None = None
 ) -> tuple[Phase, str | None]:
-    return verdict(JOB, JobStatus(job_state, reason=reason), said, now=NOW)
+    return join_phase(JOB, JobStatus(job_state, reason=reason), said, now=NOW)
 
 
 TABLE: dict[JobState, tuple[Phase, ...]] = {
@@ -94,7 +94,7 @@ def test_what_a_run_before_a_requeue_said_counts_for_nothing(
 ) -> None:
     old = replace(SAID, phase=said, cause="out of memory", restarts=1)
     status = JobStatus(job_state, reason="why", restarts=2)
-    assert verdict(JOB, status, old, now=NOW) == verdict(JOB, status, None, now=NOW)
+    assert join_phase(JOB, status, old, now=NOW) == join_phase(JOB, status, None, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,18 @@ def test_a_node_is_believed_unless_its_run_is_known_to_be_over(
     said: int | None, asked: int | None
 ) -> None:
     status = JobStatus(JobState.RUNNING, restarts=asked)
-    found = verdict(JOB, status, replace(SAID, restarts=said), now=NOW)
+    found = join_phase(JOB, status, replace(SAID, restarts=said), now=NOW)
     assert found == (Phase.READY, None)
 
 
 def test_a_replica_without_a_job_has_failed() -> None:
-    found = verdict(None, JobStatus(JobState.GONE), SAID, now=NOW)
+    found = join_phase(None, JobStatus(JobState.GONE), SAID, now=NOW)
     assert found == (Phase.FAILED, "no job was submitted")
 
 
 @pytest.mark.parametrize("said", [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.DRAINING])
 def test_no_answer_keeps_alive_what_lived(said: Phase) -> None:
-    phase, note = verdict(JOB, NO_ANSWER, replace(SAID, phase=said), now=NOW)
+    phase, note = join_phase(JOB, NO_ANSWER, replace(SAID, phase=said), now=NOW)
     assert (phase, note) == (said, "the scheduler does not answer")
     assert JobState.UNKNOWN in ALIVE
 
@@ -138,7 +138,7 @@ def test_a_stale_heartbeat_is_a_note_and_no_end(age: float, *, quiet: bool) -> N
 
 
 def test_a_stale_heartbeat_and_no_answer_are_both_told() -> None:
-    found = verdict(JOB, NO_ANSWER, replace(SAID, beat_at=NOW - 100), now=NOW)
+    found = join_phase(JOB, NO_ANSWER, replace(SAID, beat_at=NOW - 100), now=NOW)
     assert found == (Phase.READY, "the scheduler does not answer; no heartbeat for 100 s")
 
 
@@ -186,7 +186,7 @@ def test_a_waiting_job_says_why_and_how_long(
     reason: str | None, start_at: float | None, note: str | None
 ) -> None:
     status = JobStatus(JobState.PENDING, reason=reason, start_at=start_at)
-    assert verdict(JOB, status, None, now=NOW) == (Phase.QUEUED, note)
+    assert join_phase(JOB, status, None, now=NOW) == (Phase.QUEUED, note)
 
 
 def test_a_requeued_job_waits_whatever_its_last_run_said() -> None:
@@ -197,5 +197,5 @@ def test_a_service_counts_who_is_ready() -> None:
     spec = ServiceSpec("mistral", "vllm", "vllm", "m", replicas=3)
     phases = (Phase.READY, Phase.LOADING, Phase.READY)
     status = JobStatus(JobState.RUNNING)
-    replicas = tuple(Replica(n, p, None, JOB, status, SAID) for n, p in enumerate(phases))
+    replicas = tuple(ReplicaView(n, p, None, JOB, status, SAID) for n, p in enumerate(phases))
     assert Service(spec, replicas).ready == 2

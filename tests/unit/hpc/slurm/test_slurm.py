@@ -76,8 +76,8 @@ def test_a_job_that_was_killed_may_have_lacked_memory(release: str, job_id: str)
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_recorded_last_words_name_the_cause(release: str) -> None:
-    assert states.last_words(recorded(release, "overmemory.err")) == "out of memory"
-    assert states.last_words(recorded(release, "timeout.err")) == "reached its walltime"
+    assert states.exit_reason(recorded(release, "overmemory.err")) == "out of memory"
+    assert states.exit_reason(recorded(release, "timeout.err")) == "reached its walltime"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_recorded_last_words_name_the_cause(release: str) -> None:
     ],
 )
 def test_words_of_an_engine_are_not_slurms(line: str) -> None:
-    assert states.last_words(line) is None
+    assert states.exit_reason(line) is None
 
 
 @pytest.mark.parametrize("release", RELEASES)

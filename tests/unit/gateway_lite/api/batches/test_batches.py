@@ -17,15 +17,17 @@ from gateway_lite.errors import ApiError
 from hpc.batch.input.jsonl import parse
 from hpc.openai_batches import input_check
 from hpc.openai_batches import records as batch_records
-from hpc.openai_batches.records import Order, Progress, StoredFile
+from hpc.openai_batches.records import BatchProgress, BatchRecord, StoredFile
 
 ASKED: dict[str, Any] = {
     "input_file_id": "file-1",
     "endpoint": "/v1/chat/completions",
     "completion_window": "24h",
 }
-ORDER = Order("batch_1", "0123abcd", "file-1", ASKED["endpoint"], "24h", 100, 86500, {"a": "b"})
-LATE = Progress(batch="x", total=9, completed=7, failed=2, in_progress_at=110, ended_at=120)
+ORDER = BatchRecord(
+    "batch_1", "0123abcd", "file-1", ASKED["endpoint"], "24h", 100, 86500, {"a": "b"}
+)
+LATE = BatchProgress(batch="x", total=9, completed=7, failed=2, in_progress_at=110, ended_at=120)
 
 
 def told(**said: Any) -> str:
@@ -76,7 +78,7 @@ def test_a_batch_is_told_as_openai_tells_it(
     status: str, cancelled_at: int | None, shown: str, when: str | None
 ) -> None:
     ended = 120 if status in batch_records.FINAL else None
-    progress = Progress(status=status, total=9, completed=7, failed=2, ended_at=ended)
+    progress = BatchProgress(status=status, total=9, completed=7, failed=2, ended_at=ended)
     found = batches.shown(ORDER, progress, cancelled_at)
     schema = {**SCHEMAS["Batch"], "components": {"schemas": SCHEMAS}}
     jsonschema.validate(found, schema)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway_lite.errors import ApiError
 from gateway_lite.features.redact.patterns import BUILTIN, MOST_WIDTH, chosen
-from gateway_lite.features.redact.text import Arguments, Finder, Flow, request, rewritten
+from gateway_lite.features.redact.text import Arguments, Finder, StreamingText, request, rewritten
 
 FINDER = Finder(chosen(list(BUILTIN), {"staff": r"(?i)\bstaff-\d{4,8}", "two": r"x.{0,3}y|z\s?z"}))
 SECRETS = {
@@ -83,7 +83,7 @@ def test_only_what_is_asked_for_is_hidden() -> None:
 @settings(max_examples=400, deadline=None)
 @given(TEXTS, st.data())
 def test_any_cut_hides_the_same(text: str, data: st.DataObject) -> None:
-    flow = Flow(FINDER)
+    flow = StreamingText(FINDER)
     out = "".join(map(flow.feed, cut(text, data)))
 
     assert out + flow.finish() == FINDER.whole(text)
@@ -92,7 +92,7 @@ def test_any_cut_hides_the_same(text: str, data: st.DataObject) -> None:
 @settings(max_examples=200, deadline=None)
 @given(TEXTS, st.data())
 def test_what_is_let_go_is_a_beginning_of_the_whole(text: str, data: st.DataObject) -> None:
-    flow = Flow(FINDER)
+    flow = StreamingText(FINDER)
     out = ""
     whole = FINDER.whole(text)
     for piece in cut(text, data):
@@ -103,7 +103,7 @@ def test_what_is_let_go_is_a_beginning_of_the_whole(text: str, data: st.DataObje
 
 @pytest.mark.parametrize(("label", "secret"), EVERY)
 def test_no_beginning_of_a_secret_leaks(label: str, secret: str) -> None:
-    flow = Flow(FINDER)
+    flow = StreamingText(FINDER)
     out = flow.feed("say ")
     for character in secret:
         out += flow.feed(character)
@@ -112,7 +112,7 @@ def test_no_beginning_of_a_secret_leaks(label: str, secret: str) -> None:
 
 
 def test_prose_is_held_back_by_a_word_at_most() -> None:
-    flow = Flow(FINDER)
+    flow = StreamingText(FINDER)
     assert flow.feed("The quick brown") == "The quick "
     assert flow.feed(" fox") == "brown "
     assert flow.finish() == "fox"
@@ -120,7 +120,7 @@ def test_prose_is_held_back_by_a_word_at_most() -> None:
 
 @pytest.mark.parametrize("unit", ["a", "4111 ", "DE89 ", "a."])
 def test_a_text_without_an_end_is_not_held(unit: str) -> None:
-    flow = Flow(FINDER)
+    flow = StreamingText(FINDER)
     for _ in range(400):
         flow.feed(unit)
         assert len(flow._raw) <= MOST_WIDTH + 1
@@ -275,7 +275,7 @@ def test_names_that_are_refused() -> None:
 def test_any_pattern_is_the_same_in_pieces(pattern: str, data: st.DataObject) -> None:
     finder = Finder(chosen([], {"mine": pattern}))
     text = data.draw(st.text(alphabet="abcdeABpqrstxyz-1 é\n", max_size=30))
-    flow = Flow(finder)
+    flow = StreamingText(finder)
     out = "".join(map(flow.feed, cut(text, data)))
 
     assert out + flow.finish() == finder.whole(text)

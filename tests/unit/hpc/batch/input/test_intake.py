@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hpc.batch.input import csv_rows, intake, jsonl
-from hpc.batch.input.jsonl import Bad, Request
+from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import BatchError, ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def openai_line(**changes: object) -> bytes:
 def test_a_faulty_line_is_told_with_its_number(line: bytes, reason: str) -> None:
     found = jsonl.parse(17, line, "m")
 
-    assert isinstance(found, Bad)
+    assert isinstance(found, BadLine)
     assert found.number == 17
     assert reason in found.reason
 
@@ -52,10 +52,10 @@ def test_the_three_forms_of_a_line() -> None:
     prompt = jsonl.parse(2, b'{"prompt": "p", "max_tokens": 3}', "m")
     messages = jsonl.parse(3, b'{"custom_id": "z", "messages": []}', "m")
 
-    assert full == Request(1, "a", "/v1/chat/completions", BODY)
+    assert full == InputRequest(1, "a", "/v1/chat/completions", BODY)
     wanted = {"prompt": "p", "max_tokens": 3, "model": "m"}
-    assert prompt == Request(2, "line-2", "/v1/completions", wanted)
-    assert messages == Request(3, "z", "/v1/chat/completions", {"messages": [], "model": "m"})
+    assert prompt == InputRequest(2, "line-2", "/v1/completions", wanted)
+    assert messages == InputRequest(3, "z", "/v1/chat/completions", {"messages": [], "model": "m"})
 
 
 def test_a_line_over_the_limit_is_told_and_the_next_is_read(
@@ -66,9 +66,9 @@ def test_a_line_over_the_limit_is_told_and_the_next_is_read(
     path.write_bytes(b'{"prompt": "' + b"x" * 500 + b'"}\n\n{"prompt": "y"}')
     first, second = jsonl.read(path, "m")
 
-    assert isinstance(first, Bad)
+    assert isinstance(first, BadLine)
     assert (first.number, "longer than 60 bytes" in first.reason) == (1, True)
-    assert isinstance(second, Request)
+    assert isinstance(second, InputRequest)
     assert second.number == 3
 
 
@@ -108,9 +108,9 @@ def test_a_row_of_a_table_becomes_a_message(tmp_path: Path) -> None:
     def body(text: str) -> dict[str, object]:
         return {"model": "m", "messages": [{"role": "user", "content": text}]}
 
-    assert first == Request(2, "a", "/v1/chat/completions", body('Hello Ann, "A"!'))
-    assert second == Request(3, "line-3", "/v1/chat/completions", body("Hello Bob!"))
-    assert isinstance(third, Bad)
+    assert first == InputRequest(2, "a", "/v1/chat/completions", body('Hello Ann, "A"!'))
+    assert second == InputRequest(3, "line-3", "/v1/chat/completions", body("Hello Bob!"))
+    assert isinstance(third, BadLine)
     assert "has not as many fields" in third.reason
 
 
@@ -119,7 +119,7 @@ def test_a_template_that_names_no_column_is_told_by_row(tmp_path: Path) -> None:
     table.write_text("name\nAnn\n")
     template.write_text("{{ nobody }}")
     (found,) = csv_rows.read(table, "m", template)
-    assert isinstance(found, Bad)
+    assert isinstance(found, BadLine)
     assert "'nobody' is undefined" in found.reason
     template.write_text("{{ name")
     with pytest.raises(ConfigError, match=r"t.j2 is no Jinja2 template"):

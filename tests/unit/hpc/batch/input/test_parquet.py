@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet as files
 
 from hpc.batch.input import intake, parquet
-from hpc.batch.input.jsonl import Bad, Request
+from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ def test_rows_are_requests(tmp_path: Path) -> None:
         ],
     )
     first, second, third = intake.read(path, "m", None)
-    assert isinstance(first, Request)
+    assert isinstance(first, InputRequest)
     assert first.body == {"messages": messages, "max_tokens": 5, "model": "m"}
-    assert isinstance(second, Request)
+    assert isinstance(second, InputRequest)
     assert (second.custom_id, second.url) == ("line-2", "/v1/completions")
-    assert isinstance(third, Bad)
+    assert isinstance(third, BadLine)
     assert third.reason == "custom_id 'a' is that of line 1"
     assert parquet.count(path) == 3
 
@@ -46,9 +46,9 @@ def test_messages_may_be_json_as_text(tmp_path: Path) -> None:
     text = json.dumps([{"role": "user", "content": "hi"}])
     path = table(tmp_path / "in.parquet", [{"messages": text}, {"messages": "[no"}])
     first, second = intake.read(path, "m", None)
-    assert isinstance(first, Request)
+    assert isinstance(first, InputRequest)
     assert first.body["messages"] == json.loads(text)
-    assert isinstance(second, Bad)
+    assert isinstance(second, BadLine)
     assert second.reason.startswith("messages is no JSON")
 
 
@@ -56,7 +56,7 @@ def test_a_template_takes_the_columns(tmp_path: Path) -> None:
     (tmp_path / "q.j2").write_text("What is {{ word }}?")
     path = table(tmp_path / "in.PARQUET", [{"word": "rust", "other": None}])
     (found,) = intake.read(path, "m", tmp_path / "q.j2")
-    assert isinstance(found, Request)
+    assert isinstance(found, InputRequest)
     assert found.body["messages"][0]["content"] == "What is rust?"
 
 

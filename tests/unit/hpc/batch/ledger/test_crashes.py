@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpc.batch.ledger import answers, claims, merge
-from hpc.batch.ledger.answers import Answer
+from hpc.batch.ledger.answers import RowAnswer
 from hpc.batch.model import BatchSpec
 from hpc.errors import BatchError
 
@@ -107,9 +107,9 @@ class Worker:
         self.rows = self.rows[2:]
 
 
-def right(worker: str, row: int) -> Answer:
+def right(worker: str, row: int) -> RowAnswer:
     line = json.dumps({"custom_id": f"r{row}", "by": worker}).encode()
-    return Answer(row, row % 7 != 3, line)
+    return RowAnswer(row, row % 7 != 3, line)
 
 
 def fresh(rows: int, chunk_rows: int, output: Path) -> tuple[Disk, BatchSpec]:
@@ -211,7 +211,7 @@ def test_a_merge_that_lacks_an_answer_writes_nothing_and_the_chunk_can_be_done_a
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(max_size=20)), st.integers(0, 10_000), st.integers(0, 255))
 def test_a_torn_or_bent_line_is_no_answer(texts: list[bytes], cut: int, flip: int) -> None:
-    group = [Answer(row, True, text.replace(b"\n", b"")) for row, text in enumerate(texts)]
+    group = [RowAnswer(row, True, text.replace(b"\n", b"")) for row, text in enumerate(texts)]
     data = b"\n" + b"".join(map(answers.encode, group))
     where = cut % len(data)
     torn = list(answers.decode(data[:where]))
@@ -225,9 +225,9 @@ def test_a_torn_or_bent_line_is_no_answer(texts: list[bytes], cut: int, flip: in
 def test_a_good_answer_wins_over_an_earlier_error() -> None:
     disk = Disk()
     for attempt, (good, line) in enumerate([(False, b"{}"), (True, b"[1]"), (True, b"[2]")]):
-        answers.append(disk, answers.part_path(FOLDER, 0, attempt), [Answer(4, good, line)])
+        answers.append(disk, answers.part_path(FOLDER, 0, attempt), [RowAnswer(4, good, line)])
 
-    def found(attempts: int) -> Answer:
+    def found(attempts: int) -> RowAnswer:
         return answers.collect(disk, FOLDER, 0, attempts)[4]
 
     assert [found(n).line for n in (1, 2, 3)] == [b"{}", b"[1]", b"[1]"]

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from hpc.batch.worker.concurrency import Pace
+from hpc.batch.worker.concurrency import ConcurrencyLimit
 
 
-def drive(pace: Pace, slots: int, answers: int) -> int:
+def drive(pace: ConcurrencyLimit, slots: int, answers: int) -> int:
     """Answer from an engine that serves so many at once, in a second each; return the limit."""
     now = 0.0
     for _ in range(answers):
@@ -19,7 +19,7 @@ def drive(pace: Pace, slots: int, answers: int) -> int:
     return pace.limit
 
 
-def serve(pace: Pace, slots: int, answers: int) -> float:
+def serve(pace: ConcurrencyLimit, slots: int, answers: int) -> float:
     """Answer that many, each a second or so after it got a slot; return the time it took."""
     dice, now, ends, queued, left = random.Random(2), 0.0, [0.0], 0, answers
     while ends:
@@ -37,12 +37,12 @@ def serve(pace: Pace, slots: int, answers: int) -> float:
 @pytest.mark.parametrize(("start", "most"), [(16, 5.0), (64, 3.0), (256, 1.5)])
 def test_little_time_is_lost_until_a_large_engine_is_busy(start: int, most: float) -> None:
     """In answers' times: each of them may be a minute."""
-    assert serve(Pace(start, 256, 0.0), 256, 40 * 256) - 40 < most
+    assert serve(ConcurrencyLimit(start, 256, 0.0), 256, 40 * 256) - 40 < most
 
 
 @pytest.mark.parametrize("slots", [1, 4, 16])
 def test_an_engine_is_not_given_many_times_what_it_serves(slots: int) -> None:
-    pace = Pace(2 * slots, 256, 0.0)
+    pace = ConcurrencyLimit(2 * slots, 256, 0.0)
     serve(pace, slots, 2000 * slots)
 
     assert slots <= pace.limit <= max(48, 8 * slots)
@@ -50,18 +50,18 @@ def test_an_engine_is_not_given_many_times_what_it_serves(slots: int) -> None:
 
 @pytest.mark.parametrize("slots", [4, 16, 64])
 def test_the_limit_climbs_to_what_the_engine_serves_and_not_far_beyond(slots: int) -> None:
-    pace = Pace(2, 256, 0.0)
+    pace = ConcurrencyLimit(2, 256, 0.0)
     seen = drive(pace, slots, 10_000)
 
     assert slots <= seen <= slots * 4
 
 
 def test_the_ceiling_holds() -> None:
-    assert drive(Pace(2, 10, 0.0), 64, 5_000) == 10
+    assert drive(ConcurrencyLimit(2, 10, 0.0), 64, 5_000) == 10
 
 
 def test_refusals_of_one_moment_count_once_and_the_limit_stays_above_zero() -> None:
-    pace = Pace(100, 256, 0.0)
+    pace = ConcurrencyLimit(100, 256, 0.0)
     for _ in range(60):
         pace.refused(1.0)
     once = pace.limit
@@ -73,7 +73,7 @@ def test_refusals_of_one_moment_count_once_and_the_limit_stays_above_zero() -> N
 
 
 def test_an_engine_that_recovers_is_kept_busy_again() -> None:
-    pace = Pace(64, 256, 0.0)
+    pace = ConcurrencyLimit(64, 256, 0.0)
     for moment in range(1000):
         pace.refused(float(moment))
     assert pace.limit < 8
