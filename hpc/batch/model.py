@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-
-import httpx
-
-from hpc.batch.worker.http_client import Clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +96,3 @@ class BatchTarget:
     url: str
     key: str | None = None
     socket: str | None = None
-
-    def clients(self) -> Clients:
-        """Return a connection set for this server."""
-        # Reading the certificates of authorities costs megabytes for each connection.
-        verify = httpx.create_ssl_context() if self.url.startswith("https:") else False
-        headers = {"content-type": "application/json", "user-agent": "hpc-serve"}
-        if self.key:
-            headers["authorization"] = f"Bearer {self.key}"
-        make = partial(httpx.AsyncHTTPTransport, uds=self.socket, verify=verify)
-        return Clients(self.url, headers, make)

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from hpc.batch.model import BatchTarget
     from hpc.batch.worker.concurrency import ConcurrencyLimit
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -81,6 +83,17 @@ class Clients:
     async def __aexit__(self, *_: object) -> None:
         for transport in self._idle:
             await transport.aclose()
+
+
+def open_clients(target: BatchTarget) -> Clients:
+    """Return the connections of a worker to the server of a batch."""
+    # Reading the certificates of authorities costs megabytes for each connection.
+    verify = httpx.create_ssl_context() if target.url.startswith("https:") else False
+    headers = {"content-type": "application/json", "user-agent": "hpc-serve"}
+    if target.key:
+        headers["authorization"] = f"Bearer {target.key}"
+    make = partial(httpx.AsyncHTTPTransport, uds=target.socket, verify=verify)
+    return Clients(target.url, headers, make)
 
 
 @dataclass(slots=True)

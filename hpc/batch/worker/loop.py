@@ -14,7 +14,7 @@ from hpc.batch import throughput
 from hpc.batch.input import intake
 from hpc.batch.ledger import answers, claims, heartbeats, merge
 from hpc.batch.worker.concurrency import ConcurrencyLimit
-from hpc.batch.worker.http_client import Sender
+from hpc.batch.worker.http_client import Sender, open_clients
 from hpc.batch.worker.missing_models import MissingModels
 from hpc.errors import BatchError, StateError
 from hpc.state import directory, records
@@ -107,7 +107,7 @@ class Worker:
         Raises:
             BatchError: the requests cannot be read.
         """
-        async with target.clients() as clients:
+        async with open_clients(target) as clients:
             sender = Sender(
                 clients,
                 self._pace,
