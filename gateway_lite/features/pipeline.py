@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway_lite.features import usage_report
 from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
@@ -18,8 +20,8 @@ from hpc.errors import ConfigError
 if TYPE_CHECKING:
     from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.redact.text import Finder
-    from gateway_lite.request.exchange import Exchange
     from gateway_lite.wire import token_usage
+    from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.sse import Editor
     from hpc.gateway_policy import GatewayPolicy, RedactPolicy
 
@@ -99,6 +101,42 @@ class FeatureEdits:
         return None if self.report is None else self.report.usage
 
 
+class FeatureRequest(msgspec.Struct, frozen=True, gc=False):
+    """The properties of a request, beside its body, that features depend on.
+
+    Attributes:
+        path: path of the request to replicas.
+        fields: decoded fields of the body.
+        model: the model of the answer, after aliases and rules.
+        identity: fingerprint of the model; empty if unknown.
+        key_id: id of the client's key.
+        counted: True if a stream's usage must be known.
+    """
+
+    path: str
+    fields: RequestFields
+    model: str
+    identity: str
+    key_id: str
+    counted: bool
+
+
+class Prepared(msgspec.Struct, frozen=True, gc=False):
+    """A request after all features.
+
+    Attributes:
+        body: body of the request to replicas.
+        edits: edits of the answer, or None.
+        hit: the cached answer, or None.
+        cache: "hit" or "miss"; empty if the answer is not cached.
+    """
+
+    body: bytes
+    edits: FeatureEdits | None = None
+    hit: Hit | None = None
+    cache: str = ""
+
+
 class FeaturePipeline:
     """The features that models.yaml enables.
 
@@ -112,60 +150,48 @@ class FeaturePipeline:
         kept = policy.cache
         self._cache = None if kept is None else Cache(kept.mib * MIB, kept.ttl_s)
 
-    def prepare(self, exchange: Exchange, identity: str, *, counted: bool) -> Hit | None:
-        """Prepare a request for its replica, or return a cached answer.
+    def prepare(
+        self, body: bytes, asked: FeatureRequest, translated: Translated | None = None
+    ) -> Prepared:
+        """Return a request prepared for its replica, or its cached answer.
 
         Args:
-            exchange: the request; its body goes to the replica.
-            identity: fingerprint of the model.
-            counted: True if a stream's usage must be known.
+            body: the request in OpenAI's form.
+            asked: the request's properties beside the body.
+            translated: the translation of a request in Ollama's form, or None.
         """
+        edits = None
+        if translated is not None:
+            edits = FeatureEdits(self._cache)
+            edits.translated = translated
         if self._finder is not None:
-            exchange.body = _redacted(exchange.body, self._finder)
-            spoken = exchange.path not in SILENT
-            if self._redact is not None and self._redact.answers and spoken:
-                self._extra(exchange).finder = self._finder
-        if self._cache is not None:
-            # After redaction: no entry is found by, or kept for, text that should be hidden.
-            hit = self._look_up(self._cache, exchange, identity)
-            if hit is not None:
-                return hit
-        asked = exchange.ask
-        if counted and asked is not None and asked.stream and exchange.path in COUNTED:
-            body = None if asked.stream_options else usage_report.add_usage(exchange.body)
-            if body is not None:
-                exchange.body = body
-                self._extra(exchange).report = usage_report.StreamUsage()
-        return None
-
-    def _look_up(self, cache: Cache, exchange: Exchange, identity: str) -> Hit | None:
-        asked, principal = exchange.ask, exchange.principal
-        if asked is None or principal is None or exchange.extra is not None:
-            return None
-        found = cache.lookup(
-            exchange.body,
-            exchange.path,
-            exchange.models[0],
-            identity,
-            principal.id,
-            stream=bool(asked.stream),
-        )
+            body = _redacted(body, self._finder)
+            if self._redact is not None and self._redact.answers and asked.path not in SILENT:
+                edits = edits or FeatureEdits(self._cache)
+                edits.finder = self._finder
+        # After redaction: no entry is found by, or kept for, text that should be hidden. An edited
+        # answer is not cached at all.
+        found = self._look_up(body, asked) if edits is None else None
         if isinstance(found, Hit):
-            exchange.record.cache = "hit"
-            return found
+            return Prepared(body, hit=found, cache="hit")
         if found is not None:
-            exchange.record.cache = "miss"
-            self._extra(exchange).miss = found
-        return None
+            edits = FeatureEdits(self._cache)
+            edits.miss = found
+        if asked.counted and asked.fields.stream and asked.path in COUNTED:
+            with_usage = None if asked.fields.stream_options else usage_report.add_usage(body)
+            if with_usage is not None:
+                body = with_usage
+                edits = edits or FeatureEdits(self._cache)
+                edits.report = usage_report.StreamUsage()
+        return Prepared(body, edits, cache="" if found is None else "miss")
 
-    def translate(self, exchange: Exchange, translated: Translated) -> None:
-        """Let the answer be translated into Ollama's form."""
-        self._extra(exchange).translated = translated
-
-    def _extra(self, exchange: Exchange) -> FeatureEdits:
-        if exchange.extra is None:
-            exchange.extra = FeatureEdits(self._cache)
-        return exchange.extra
+    def _look_up(self, body: bytes, asked: FeatureRequest) -> Hit | Miss | None:
+        if self._cache is None:
+            return None
+        stream = bool(asked.fields.stream)
+        return self._cache.lookup(
+            body, asked.path, asked.model, asked.identity, asked.key_id, stream=stream
+        )
 
 
 def check_policy(policy: GatewayPolicy) -> None:

@@ -19,7 +19,7 @@ from gateway_lite.request.exchange import Exchange, exchange_of
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
-    from gateway_lite.request.context import RequestHandler
+    from gateway_lite.request.context import RequestContext, RequestHandler
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 128
@@ -290,15 +290,15 @@ class InferenceProtocol(HttpToolsProtocol):
         found: bytes = cache[1]
         return found
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, context: RequestContext) -> None:
         """Go on with the next request of the connection, or close the connection."""
         self._current = None
         self._quiet_s = 0.0
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self._lingering:
             return
-        if not exchange.keep_alive:
-            self._close() if exchange.request.whole else self.linger()
+        if not context.keep_alive:
+            self._close() if context.request.whole else self.linger()
         elif self.pipeline:
             # Through the loop: pipelined requests that are answered at once must not nest calls.
             self.loop.call_soon(self._next)

@@ -13,18 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from gateway_lite import errors
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.errors import ApiError
     from gateway_lite.features.pipeline import FeatureEdits
     from gateway_lite.features.tracing import Span
     from gateway_lite.in_flight import InFlight
-    from gateway_lite.request.exchange import Exchange
     from gateway_lite.request.response import ResponseWriter, UpstreamResponse
     from gateway_lite.routing.replica_state import Outcome
     from gateway_lite.settings import GatewaySettings
     from gateway_lite.telemetry.request_record import RequestRecord
-    from gateway_lite.upstream.connection import UpstreamConnection
+    from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
     from gateway_lite.upstream.pool import PendingConnection
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.write_batching import WriteBatcher
@@ -89,7 +87,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
 class ClientConnection(ByteStream, Protocol):
     """The connection of a client."""
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, context: RequestContext) -> None:
         """Go on with the next request, or close the connection."""
 
 
@@ -113,58 +111,76 @@ class QueueEntry(Protocol):
         """Leave the queue."""
 
 
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """An answer of the handler itself, without a replica.
+
+    Attributes:
+        status: HTTP status.
+        lines: header lines.
+        body: the complete body.
+    """
+
+    status: int
+    lines: bytes
+    body: bytes
+
+
 class RequestHandler(Protocol):
-    """A request handler; no method waits."""
+    """A request handler; no method waits, and each method returns its decision.
+
+    A handler writes fields of the context and calls no method of the exchange, so that context,
+    handler and exchange form no circle.
+    """
 
     in_flight: InFlight
     batcher: WriteBatcher
     settings: GatewaySettings
 
-    def check(self, exchange: Exchange) -> None:
+    def check(self, context: RequestContext) -> None:
         """Refuse a request by its head, if possible; raises ApiError."""
 
-    def admit(self, exchange: Exchange) -> None:
-        """Refuse or prepare a complete request; raises ApiError."""
+    def admit(self, context: RequestContext) -> Reply | None:
+        """Prepare a complete request, or return its answer; raises ApiError."""
 
-    def place(self, exchange: Exchange) -> ReplicaLease | None:
+    def place(self, context: RequestContext) -> ReplicaLease | None:
         """Return a lease at a replica, or None if all slots are taken; raises ApiError."""
 
     def wait(
-        self, exchange: Exchange, done: Callable[[ReplicaLease | Exception], None]
+        self, context: RequestContext, done: Callable[[ReplicaLease | Exception], None]
     ) -> QueueEntry:
         """Queue a request for a slot; raises ApiError."""
 
     def send(
-        self, exchange: Exchange, replica: Replica, *, fresh: bool
+        self, context: RequestContext, replica: Replica, sink: ResponseSink, *, fresh: bool
     ) -> UpstreamConnection | PendingConnection:
-        """Send the request to a replica; the exchange receives the answer."""
+        """Send the request to a replica; the sink receives the answer."""
 
-    def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
+    def another(self, context: RequestContext, *, worked: bool, elsewhere: bool) -> bool:
         """Return whether one more attempt is allowed.
 
         Args:
-            exchange: the request.
+            context: the request.
             worked: the failed replica may have worked on the request.
             elsewhere: only another replica makes sense.
         """
 
-    def renew(self, exchange: Exchange, replica: Replica) -> None:
-        """Read a refused secret again, and let the request try again; raises ApiError."""
+    def renew(self, context: RequestContext, replica: Replica, done: Callable[[], None]) -> None:
+        """Read a refused secret again, then call ``done``; raises ApiError."""
 
-    def refusal(self, error: ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
+    def refusal(self, error: ApiError, context: RequestContext) -> tuple[bytes, bytes]:
         """Return the header lines and the body of a gateway error."""
 
-    def lines(self, exchange: Exchange) -> bytes:
-        """Return the handler's own header lines of an answer."""
+    def lines(self, context: RequestContext) -> bytes:
+        """Return the handler's own header lines of an answer, for each attempt anew."""
 
-    def finished(self, exchange: Exchange) -> None:
+    def finished(self, context: RequestContext) -> None:
         """Record the end of a request."""
 
 
-def refusal(error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
+def refusal(error: ApiError, context: RequestContext) -> tuple[bytes, bytes]:
     """Return the header lines and the body of an error in OpenAI's form."""
     headers = [pair for pair in error.headers if pair[0] != b"connection"]
-    name = (b"x-request-id", exchange.record.name.encode())
+    name = (b"x-request-id", context.record.name.encode())
     return response_head.lines(
         [(b"content-type", response_head.JSON), *headers, name]
     ), error.body()
@@ -230,13 +246,14 @@ class RequestContext(msgspec.Struct, eq=False):
         path: path of the request to replicas.
         ask: decoded fields of the body, once admitted.
         models: models to try in order; ``turn`` is the index of the present model.
+        substitute: model in the request to replicas if the client named another, else empty.
         tried: keys of replicas that failed the request.
         replayed: True once a request was sent again although a replica may have worked on it.
         renewed: True once a replica's secret was read again for the request.
         body: body of the request to replicas.
-        extra: edits of the answer, or None.
+        edits: edits of the answer, or None.
+        cache: "hit" or "miss" of the response cache; empty if the answer is not cached.
         held: resources held by the request.
-        notes: further header lines of the answer.
     """
 
     client: ClientConnection
@@ -252,15 +269,16 @@ class RequestContext(msgspec.Struct, eq=False):
     response_complete: bool = False
     disconnected: bool = False
     body: bytes = b""
-    notes: bytes = b""
     principal: Any = None
     ask: RequestFields | None = None
     reservation: Any = None
     work: Any = None
     models: tuple[str, ...] = ()
     turn: int = 0
+    substitute: str = ""
     tried: list[str] = []
-    extra: FeatureEdits | None = None
+    edits: FeatureEdits | None = None
+    cache: str = ""
     span: Span | None = None
     held: HeldResources = msgspec.field(default_factory=HeldResources)
     _answer: UpstreamResponse | None = None

@@ -19,7 +19,13 @@ from gateway_lite.upstream.connection import Fault
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
-    from gateway_lite.request.context import ClientConnection, ReplicaLease, Request, RequestHandler
+    from gateway_lite.request.context import (
+        ClientConnection,
+        ReplicaLease,
+        Reply,
+        Request,
+        RequestHandler,
+    )
     from gateway_lite.routing.replica_state import Outcome
     from gateway_lite.upstream.connection import UpstreamConnection
 
@@ -28,6 +34,10 @@ clock = time.perf_counter
 LAST_BYTES_S = 1.0
 """Seconds for a replica to end an answer after the client has got the terminator."""
 FAILED = 400
+UNAUTHORIZED = 401
+UNAVAILABLE = 503
+ELSEWHERE = frozenset({502, UNAVAILABLE, 504})
+"""Statuses of a replica's answer after which another replica is tried."""
 
 
 class Exchange(RequestContext, eq=False):
@@ -54,9 +64,11 @@ class Exchange(RequestContext, eq=False):
     def admit(self) -> None:
         """Admit the complete request, and choose a replica."""
         try:
-            self.handler.admit(self)
-            if not self.response_complete:
+            reply = self.handler.admit(self)
+            if reply is None:
                 self._place()
+            else:
+                self._answer_with(reply)
         except errors.ApiError as error:
             self.fail(error)
         except Exception:
@@ -106,18 +118,18 @@ class Exchange(RequestContext, eq=False):
         record.attempts += not fresh
         record.replica = lease.replica.name
         self._sent_at = clock()
-        self.held.link = self.handler.send(self, lease.replica, fresh=fresh)
+        self.held.link = self.handler.send(self, lease.replica, self, fresh=fresh)
 
     # Arrival of the answer.
 
-    def whole(self, link: UpstreamConnection, body: bytes) -> None:
+    def on_complete(self, link: UpstreamConnection, body: bytes) -> None:
         """Handle an answer with head and body in a single read, as most unary answers are."""
         kind = link.headers.get(b"content-type", response_head.JSON)
-        plain = self.extra is None and link.status < FAILED and kind.startswith(response_head.JSON)
+        plain = self.edits is None and link.status < FAILED and kind.startswith(response_head.JSON)
         if not plain or len(body) > self.handler.settings.body_bytes:
-            self.answered(link)
-            self.came(body)
-            self.ended()
+            self.on_head(link)
+            self.on_body(body)
+            self.on_end()
             return
         record = self.record
         record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
@@ -126,18 +138,18 @@ class Exchange(RequestContext, eq=False):
         self.writer.whole(link.status, lines, body)
         self.finish("ok")
 
-    def answered(self, link: UpstreamConnection) -> None:
+    def on_head(self, link: UpstreamConnection) -> None:
         """Decide by the head whether the client gets the answer or another attempt is made."""
         status = link.status
-        if status >= FAILED and refused(self, link, status):
+        if status >= FAILED and self._retry_refused(link, status):
             return
         record = self.record
         record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
         limit = self.handler.settings.body_bytes
         lines = self.handler.lines(self)
-        self._answer = response_of(link, self.writer, record, self.extra, lines=lines, limit=limit)
+        self._answer = response_of(link, self.writer, record, self.edits, lines=lines, limit=limit)
 
-    def came(self, data: bytes) -> None:
+    def on_body(self, data: bytes) -> None:
         """Pass on bytes of the answer's body."""
         lease, answer = self.held.lease, self._answer
         if lease is None or answer is None:
@@ -151,7 +163,7 @@ class Exchange(RequestContext, eq=False):
             return
         if not fits:
             self.held.abort()
-            self.broke(Fault.TOO_LARGE, "a whole answer")
+            self.on_error(Fault.TOO_LARGE, "a whole answer")
         elif self.body and self.writer.begun:
             self._forget()
 
@@ -161,7 +173,7 @@ class Exchange(RequestContext, eq=False):
         self.body = b""
         self.ask = None
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         """Send the rest of the answer."""
         if self._answer is None:
             return
@@ -172,28 +184,85 @@ class Exchange(RequestContext, eq=False):
         else:
             self.finish("ok")
 
-    def answer(self, status: int, lines: bytes, body: bytes) -> None:
-        """Answer at once, without a replica.
-
-        Args:
-            status: HTTP status.
-            lines: header lines.
-            body: the complete body.
-        """
-        self.writer.whole(status, lines, body)
+    def _answer_with(self, reply: Reply) -> None:
+        """Answer at once, without a replica."""
+        self.writer.whole(reply.status, reply.lines, reply.body)
         self.record.complete = True
         self.finish("ok")
 
     # Failures.
 
-    def broke(self, fault: Fault, detail: str) -> None:
-        """Retry if safe, else answer with an error."""
-        broke(self, fault, detail)
+    def on_error(self, fault: Fault, detail: str) -> None:
+        """Retry a request if safe, else answer with an error.
+
+        Args:
+            fault: kind of the upstream failure.
+            detail: further detail for the log.
+        """
+        lease, writer = self.held.lease, self.writer
+        if lease is None or self.response_complete:
+            return
+        if fault is Fault.STALE:
+            # The engine closed the kept connection before a byte of an answer. A new connection
+            # needs no other replica, and takes nothing from the retry budget.
+            self.send(lease, fresh=True)
+            return
+        name = lease.replica.name
+        log.warning("request %s: %s %s: %s", self.record.name, name, fault.value, detail)
+        if writer.said:
+            # The client has the complete answer, so a late failure of the connection is none of the
+            # request.
+            self.finish("ok")
+        elif writer.begun:
+            self.fail(errors.upstream_error(f"the replica {name} {fault.value} in mid-stream"))
+        else:
+            self.tried.append(lease.replica.key)
+            self.held.release("unreachable" if fault is Fault.UNREACHABLE else "failed")
+            self._once_more(name, fault)
+
+    def _once_more(self, name: str, fault: Fault) -> None:
+        worked = fault in (Fault.BROKEN, Fault.STUCK)
+        final = fault in (Fault.SILENT, Fault.TOO_LARGE)
+        elsewhere = fault is not Fault.BROKEN
+        if final or not self.handler.another(self, worked=worked, elsewhere=elsewhere):
+            self.fail(_failure_error(name, fault))
+        else:
+            self.again()
+
+    def _retry_refused(self, link: UpstreamConnection, status: int) -> bool:
+        """Retry after an error answer if useful; return whether the client does not get the answer.
+
+        Args:
+            link: the upstream connection with the answer.
+            status: status of the answer, 400 or above.
+        """
+        lease = self.held.lease
+        if lease is None:
+            return True
+        if status == UNAUTHORIZED:
+            link.abort()
+            self.held.release("ok")
+            try:
+                self.handler.renew(self, lease.replica, self.again)
+            except errors.ApiError as error:
+                self.fail(error)
+            return True
+        if status not in ELSEWHERE:
+            return False
+        log.warning("request %s: %s answers %d", self.record.name, lease.replica.name, status)
+        if lease.replica.key not in self.tried:
+            self.tried.append(lease.replica.key)
+        if not self.handler.another(self, worked=status != UNAVAILABLE, elsewhere=True):
+            return False
+        link.abort()
+        self.held.release("failed")
+        self.again()
+        return True
 
     def stalled(self) -> None:
         """Leave a stalled replica; a begun answer ends with an error."""
         self.held.abort()
-        self.broke(Fault.STUCK, "nothing moves")
+        self.on_error(Fault.STUCK, "nothing moves")
 
     def fail(self, error: errors.ApiError) -> None:
         """Answer with an error, end a begun event stream with one, or cut off another answer."""
@@ -280,84 +349,6 @@ def exchange_of(
     record = RequestRecord(request_id(request.headers.get(b"x-request-id")), request.path)
     writer = ResponseWriter(client, record, keep_alive=keep_alive, plain=plain)
     return Exchange(client, handler, request, record, writer, request.path)
-
-
-UNAUTHORIZED = 401
-UNAVAILABLE = 503
-ELSEWHERE = frozenset({502, UNAVAILABLE, 504})
-"""Statuses of a replica's answer after which another replica is tried."""
-
-
-def refused(exchange: Exchange, link: UpstreamConnection, status: int) -> bool:
-    """Return whether an answer is withheld from the client, and take the next step for the request.
-
-    Args:
-        exchange: the request.
-        link: the upstream connection with the answer.
-        status: status of the answer, 400 or above.
-    """
-    lease = exchange.held.lease
-    if lease is None:
-        return True
-    if status == UNAUTHORIZED:
-        link.abort()
-        exchange.held.release("ok")
-        try:
-            exchange.handler.renew(exchange, lease.replica)
-        except errors.ApiError as error:
-            exchange.fail(error)
-        return True
-    if status not in ELSEWHERE:
-        return False
-    log.warning("request %s: %s answers %d", exchange.record.name, lease.replica.name, status)
-    if lease.replica.key not in exchange.tried:
-        exchange.tried.append(lease.replica.key)
-    if not exchange.handler.another(exchange, worked=status != UNAVAILABLE, elsewhere=True):
-        return False
-    link.abort()
-    exchange.held.release("failed")
-    exchange.again()
-    return True
-
-
-def broke(exchange: Exchange, fault: Fault, detail: str) -> None:
-    """Retry a request if safe, else answer with an error.
-
-    Args:
-        exchange: the request.
-        fault: kind of the upstream failure.
-        detail: further detail for the log.
-    """
-    lease, writer = exchange.held.lease, exchange.writer
-    if lease is None or exchange.response_complete:
-        return
-    if fault is Fault.STALE:
-        # The engine closed the kept connection before a byte of an answer. A new connection needs
-        # no other replica, and takes nothing from the retry budget.
-        exchange.send(lease, fresh=True)
-        return
-    name = lease.replica.name
-    log.warning("request %s: %s %s: %s", exchange.record.name, name, fault.value, detail)
-    if writer.said:
-        # The client has the complete answer, so a late failure of the connection is none of the
-        # request.
-        exchange.finish("ok")
-    elif writer.begun:
-        exchange.fail(errors.upstream_error(f"the replica {name} {fault.value} in mid-stream"))
-    else:
-        exchange.tried.append(lease.replica.key)
-        exchange.held.release("unreachable" if fault is Fault.UNREACHABLE else "failed")
-        _once_more(exchange, name, fault)
-
-
-def _once_more(exchange: Exchange, name: str, fault: Fault) -> None:
-    worked = fault in (Fault.BROKEN, Fault.STUCK)
-    final = fault in (Fault.SILENT, Fault.TOO_LARGE)
-    elsewhere = fault is not Fault.BROKEN
-    if final or not exchange.handler.another(exchange, worked=worked, elsewhere=elsewhere):
-        exchange.fail(_failure_error(name, fault))
-    else:
-        exchange.again()
 
 
 def _failure_error(name: str, fault: Fault) -> errors.ApiError:

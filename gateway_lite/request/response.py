@@ -11,10 +11,9 @@ from gateway_lite.wire import response_head, token_usage
 
 if TYPE_CHECKING:
     from gateway_lite.errors import ApiError
-    from gateway_lite.features.pipeline import FeatureEdits
     from gateway_lite.telemetry.request_record import RequestRecord
     from gateway_lite.upstream.connection import UpstreamConnection
-    from gateway_lite.wire.sse import Editor
+    from gateway_lite.wire.sse import Editor, ResponseEdits
 
 clock = time.perf_counter
 DONE = token_usage.DONE + b"\n\n"
@@ -226,7 +225,7 @@ def response_of(
     link: UpstreamConnection,
     writer: ResponseWriter,
     record: RequestRecord,
-    extra: FeatureEdits | None,
+    edits: ResponseEdits | None,
     *,
     lines: bytes,
     limit: int,
@@ -237,7 +236,7 @@ def response_of(
         link: the upstream connection.
         writer: writer of the answer.
         record: the request's record.
-        extra: edits of the answer, or None.
+        edits: edits of the answer, or None.
         lines: the gateway's own header lines.
         limit: largest unary answer in bytes.
     """
@@ -245,9 +244,9 @@ def response_of(
     kind = headers.get(b"content-type", response_head.JSON)
     events = kind.startswith(response_head.EVENTS)
     editors: tuple[Editor, ...] = ()
-    if extra is not None:
-        editors = extra.editors(status, events=events)
-        kind = extra.content_type(status) or kind
+    if edits is not None:
+        editors = edits.editors(status, events=events)
+        kind = edits.content_type(status) or kind
     return UpstreamResponse(
         writer,
         record,

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from gateway_lite.in_flight import InFlight
-    from gateway_lite.request.context import QueueEntry
-    from gateway_lite.request.exchange import Exchange
+    from gateway_lite.request.context import QueueEntry, RequestContext
     from gateway_lite.routing.replica_state import Outcome
     from gateway_lite.settings import GatewaySettings
-    from gateway_lite.upstream.connection import UpstreamConnection
+    from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
     from gateway_lite.upstream.pool import PendingConnection, Upstream
 
 PATHS = {
@@ -66,7 +65,7 @@ class SidecarHandler:
     """The sidecar's request handler: checks the secret and forwards to the engine.
 
     Args:
-        door: options of the sidecar.
+        options: options of the sidecar.
         secret: the secret that requests must carry.
         upstream: connections to the engine.
         in_flight: counter of requests in progress.
@@ -75,7 +74,7 @@ class SidecarHandler:
 
     def __init__(
         self,
-        door: SidecarOptions,
+        options: SidecarOptions,
         secret: bytes,
         upstream: Upstream,
         in_flight: InFlight,
@@ -85,8 +84,8 @@ class SidecarHandler:
         self.batcher = upstream.batcher
         self.settings = settings
         self._secret = secret
-        self._key = os.environ.pop(door.engine_key_env, None) if door.engine_key_env else None
-        base = f"http://127.0.0.1:{door.port}" if door.unix is None else "http://engine"
+        self._key = os.environ.pop(options.engine_key_env, None) if options.engine_key_env else None
+        base = f"http://127.0.0.1:{options.port}" if options.unix is None else "http://engine"
         self._upstream = upstream
         self._pool = upstream.pool(base)
         self._starts: dict[tuple[bytes, str], bytes] = {}
@@ -97,65 +96,65 @@ class SidecarHandler:
         # In constant time: the duration tells a neighbour on the node nothing about the secret.
         return True if hmac.compare_digest(token, self._secret) else None
 
-    def check(self, exchange: Exchange) -> None:
+    def check(self, context: RequestContext) -> None:
         """Check the secret, and refuse an announced body above the limit."""
         if self.in_flight.draining:
             raise errors.draining()
-        if not self.authenticate(bearer(exchange.request.headers.get(b"authorization", b""))):
+        if not self.authenticate(bearer(context.request.headers.get(b"authorization", b""))):
             raise errors.unauthorized()
-        if exchange.request.too_large:
+        if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
-    def admit(self, exchange: Exchange) -> None:
+    def admit(self, context: RequestContext) -> None:
         """Admit the request unchanged; the engine judges its content."""
-        exchange.body = exchange.request.body
+        context.body = context.request.body
 
-    def place(self, exchange: Exchange) -> EngineLease:
+    def place(self, context: RequestContext) -> EngineLease:
         """Return the lease of the engine."""
-        del exchange
+        del context
         return self._lease
 
-    def wait(self, exchange: Exchange, done: object) -> QueueEntry:
+    def wait(self, context: RequestContext, done: object) -> QueueEntry:
         """Never called: the engine queues requests."""
         raise NotImplementedError
 
     def send(
-        self, exchange: Exchange, replica: Replica, *, fresh: bool
+        self, context: RequestContext, replica: Replica, sink: ResponseSink, *, fresh: bool
     ) -> UpstreamConnection | PendingConnection:
         """Send the request to the engine."""
         del replica
-        request = exchange.request
+        request = context.request
         way = (request.method, request.path)
         start = self._starts.get(way)
         if start is None:
             method = request.method.decode()
             start = request_head.request_start(method, self._pool.target, request.path, self._key)
             self._starts[way] = start
-        name = exchange.record.name.encode()
-        head = request_head.request_head(start, request.headers, name, len(exchange.body))
-        return self._upstream.send(self._pool, exchange, head, exchange.body, fresh=fresh)
+        name = context.record.name.encode()
+        head = request_head.request_head(start, request.headers, name, len(context.body))
+        return self._upstream.send(self._pool, sink, head, context.body, fresh=fresh)
 
-    def another(self, exchange: Exchange, *, worked: bool, elsewhere: bool) -> bool:
+    def another(self, context: RequestContext, *, worked: bool, elsewhere: bool) -> bool:
         """Return whether the engine gets a second attempt after a broken connection."""
-        if elsewhere or not worked or exchange.replayed:
+        if elsewhere or not worked or context.replayed:
             return False
-        exchange.replayed = True
+        context.replayed = True
         return True
 
-    def renew(self, exchange: Exchange, replica: Replica) -> NoReturn:
+    def renew(self, context: RequestContext, replica: Replica, done: object) -> NoReturn:
         """Refuse, as the engine's key never changes."""
-        del exchange, replica
+        del context, replica, done
         raise errors.upstream_error("the engine refuses the sidecar's key")
 
-    def lines(self, exchange: Exchange) -> bytes:
+    def lines(self, context: RequestContext) -> bytes:
         """Return the header line with the request's id."""
-        return b"x-request-id: %b\r\n" % exchange.record.name.encode()
+        return b"x-request-id: %b\r\n" % context.record.name.encode()
 
-    def refusal(self, error: errors.ApiError, exchange: Exchange) -> tuple[bytes, bytes]:
+    def refusal(self, error: errors.ApiError, context: RequestContext) -> tuple[bytes, bytes]:
         """Return an error in OpenAI's form."""
-        return refusal(error, exchange)
+        return refusal(error, context)
 
-    def finished(self, exchange: Exchange) -> None:
+    def finished(self, context: RequestContext) -> None:
         """Record nothing; the gateway does."""
 
 

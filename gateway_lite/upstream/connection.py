@@ -34,23 +34,23 @@ class Fault(Enum):
 class ResponseSink(Protocol):
     """The receiver of one answer.
 
-    The last call is exactly one of ``whole``, ``ended`` and ``broke``, unless the receiver aborts
-    the connection.
+    The last call is exactly one of ``on_complete``, ``on_end`` and ``on_error``, unless the receiver
+    aborts the connection.
     """
 
-    def whole(self, link: UpstreamConnection, body: bytes) -> None:
+    def on_complete(self, link: UpstreamConnection, body: bytes) -> None:
         """Take a complete answer that arrived at once; the connection is free again."""
 
-    def answered(self, link: UpstreamConnection) -> None:
+    def on_head(self, link: UpstreamConnection) -> None:
         """Take the head of the answer."""
 
-    def came(self, data: bytes) -> None:
+    def on_body(self, data: bytes) -> None:
         """Take bytes of the body."""
 
-    def ended(self) -> None:
+    def on_end(self) -> None:
         """Take the end of the answer."""
 
-    def broke(self, fault: Fault, detail: str) -> None:
+    def on_error(self, fault: Fault, detail: str) -> None:
         """Take the failure of the answer; no further bytes come."""
 
 
@@ -158,18 +158,18 @@ class UpstreamConnection(asyncio.Protocol):
         if not before and self._head and self._begun(sink, body):
             return
         if body and self._sink is sink:
-            sink.came(body)
+            sink.on_body(body)
         if self.complete and self._sink is sink:
             self._give_back()
-            sink.ended()
+            sink.on_end()
 
     def _begun(self, sink: ResponseSink, body: bytes) -> bool:
         """Pass a head on; return True if the complete answer came with the head."""
         if not self.complete:
-            sink.answered(self)
+            sink.on_head(self)
             return False
         self._give_back()
-        sink.whole(self, body)
+        sink.on_complete(self, body)
         return True
 
     def on_headers_complete(self) -> None:
@@ -211,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool.busy.discard(self)
         self.transport.abort()
         if sink is not None:
-            sink.broke(fault, detail)
+            sink.on_error(fault, detail)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End an answer delimited by the connection's end, or report that the answer broke off."""
@@ -221,13 +221,13 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._pool.busy.discard(self)
         if self._head and self._expects_end and exc is None:
-            sink.ended()
+            sink.on_end()
         # The replica closed the kept connection just as the request was sent: not a byte came, so
         # the request can be sent again.
         elif self.reused and not self.reads:
-            sink.broke(Fault.STALE, type(exc).__name__)
+            sink.on_error(Fault.STALE, type(exc).__name__)
         else:
-            sink.broke(Fault.BROKEN, type(exc).__name__)
+            sink.on_error(Fault.BROKEN, type(exc).__name__)
 
     def look(self, passed_s: float, limit_s: float) -> None:
         """Fail the answer if no byte arrived for too long.

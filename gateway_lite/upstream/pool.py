@@ -70,7 +70,7 @@ class PendingConnection:
         try:
             link = await pool.dial()
         except (OSError, asyncio.TimeoutError) as error:
-            sink.broke(Fault.UNREACHABLE, type(error).__name__)
+            sink.on_error(Fault.UNREACHABLE, type(error).__name__)
             return
         self._link, self._task = link, None
         link.send(sink, head, body)

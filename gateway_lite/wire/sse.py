@@ -21,6 +21,18 @@ class Editor(Protocol):
         ...
 
 
+class ResponseEdits(Protocol):
+    """The edits of one answer: editors of its body, and the client's content type."""
+
+    def editors(self, status: int, *, events: bool) -> tuple[Editor, ...]:
+        """Return the editors of an answer, in order; ``events`` is True for an event stream."""
+        ...
+
+    def content_type(self, status: int) -> bytes | None:
+        """Return the content type of the client's answer; None keeps the engine's."""
+        ...
+
+
 END = re.compile(rb"\r?\n\r?\n")
 MOST_BYTES = 8 * 2**20
 """A bound on buffered bytes of one event; engines send no event above this size."""
