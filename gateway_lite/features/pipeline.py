@@ -148,7 +148,9 @@ class FeaturePipeline:
         self._redact = policy.redact
         self._finder = _finder(policy.redact)
         kept = policy.cache
-        self._cache = None if kept is None else Cache(kept.mib * MIB, kept.ttl_s)
+        self._cache = (
+            None if kept is None else Cache(kept.mib * MIB, kept.ttl_s, vectors=kept.vectors)
+        )
 
     def prepare(
         self, body: bytes, asked: FeatureRequest, translated: Translated | None = None

@@ -34,8 +34,8 @@ class Fault(Enum):
 class ResponseSink(Protocol):
     """The receiver of one answer.
 
-    The last call is exactly one of ``on_complete``, ``on_end`` and ``on_error``, unless the receiver
-    aborts the connection.
+    The last call is exactly one of ``on_complete``, ``on_end`` and ``on_error``, unless the
+    receiver aborts the connection.
     """
 
     def on_complete(self, link: UpstreamConnection, body: bytes) -> None:
