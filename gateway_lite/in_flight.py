@@ -30,11 +30,6 @@ class InFlight:
         self.draining = False
         self.expired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    @property
-    def active(self) -> int:
-        """Number of requests in progress."""
-        return self._active
-
     def enter(self, guest: Drainable | None = None) -> None:
         """Count a request from its first byte.
 

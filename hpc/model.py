@@ -27,6 +27,19 @@ class JobState(Enum):
     UNKNOWN = "UNKNOWN"
     GONE = "GONE"
 
+    @property
+    def over(self) -> bool:
+        """Whether the job has ended for certain."""
+        return self in _OVER
+
+    @property
+    def alive(self) -> bool:
+        """Whether the job may still run; an unknown job may."""
+        return self not in _OVER
+
+
+_OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
+
 
 class Phase(Enum):
     """The phase of a replica, as its node or its scheduler reports."""

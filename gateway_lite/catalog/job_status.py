@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 30.0
 """Shortest time between two queries, in seconds."""
-FINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 NAME = "jobs.json"
 
 
@@ -80,7 +79,7 @@ class JobStatuses:
             self._of_interest = frozenset(job.job_id for job in jobs)
             known = self._answers = self._kept(self._answers)
         self._wanted = tuple(
-            job for job in jobs if job.job_id not in known or known[job.job_id].state not in FINAL
+            job for job in jobs if job.job_id not in known or known[job.job_id].state.alive
         )
         if self._wanted:
             self._news.set()

@@ -129,18 +129,6 @@ class Cache:
         self._entries[miss.key] = body
         return True
 
-    def clear(self) -> None:
-        """Remove all entries."""
-        self._entries.clear()
-
-    @property
-    def used(self) -> int:
-        """Bytes in use."""
-        return int(self._entries.currsize)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def _worth(self, body: bytes, path: str) -> bool:
         """Return, without parsing, whether a request may be cacheable."""
         if path in {CHAT, TEXT}:
@@ -157,14 +145,13 @@ class Collector:
         miss: result of ``Cache.lookup``.
     """
 
-    __slots__ = ("_cache", "_chunks", "_left", "_miss", "stored")
+    __slots__ = ("_cache", "_chunks", "_left", "_miss")
 
     def __init__(self, cache: Cache, miss: Miss) -> None:
         self._cache = cache
         self._miss = miss
         self._chunks: list[bytes] = []
         self._left = cache.most
-        self.stored = False
 
     def feed(self, data: bytes) -> bytes:
         """Return the bytes unchanged; beyond the size bound, the collected copy is dropped."""
@@ -178,7 +165,7 @@ class Collector:
     def finish(self) -> bytes:
         """Cache the answer if complete."""
         if self._left >= 0:
-            self.stored = self._cache.put(self._miss, b"".join(self._chunks))
+            self._cache.put(self._miss, b"".join(self._chunks))
         self._chunks = []
         self._left = -1
         return b""

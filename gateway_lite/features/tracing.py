@@ -49,16 +49,6 @@ def parsed(traceparent: bytes | None) -> tuple[int, int, int] | None:
     return (*ids, int(flags, 16)) if all(ids) else None
 
 
-def passed(traceparent: bytes | None, tracestate: bytes | None) -> bytes:
-    """Return the client's valid trace headers as lines, for requests without a gateway span."""
-    if traceparent is None or parsed(traceparent) is None:
-        return b""
-    line = b"traceparent: " + traceparent.strip() + b"\r\n"
-    if tracestate and STATE.fullmatch(tracestate):
-        line += b"tracestate: " + tracestate + b"\r\n"
-    return line
-
-
 def configured(endpoint: str | None, env: Mapping[str, str] = os.environ) -> Tracer | None:
     """Return a tracer if a collector is configured and tracing is not switched off.
 

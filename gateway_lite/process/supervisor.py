@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from gateway_lite.auth import usage_store
@@ -101,7 +101,6 @@ class Signals:
 
     end: int = 0
     hangup: bool = False
-    noted: list[int] = field(default_factory=list)
 
 
 class Supervisor:

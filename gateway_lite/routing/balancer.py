@@ -259,11 +259,6 @@ class Balancer:
         now = self.clock()
         return {key: state.seen(now) for key, state in self._states.items()}
 
-    def by_name(self) -> dict[str, ReplicaSnapshot]:
-        """Return the state of each replica, by the replica's display name."""
-        now = self.clock()
-        return {state.replica.name: state.seen(now) for state in tuple(self._states.values())}
-
 
 def _wanted(pool: list[ReplicaState], tried: Collection[str], now: float) -> list[ReplicaState]:
     """Return the healthy, untried replicas; without any, the untried ones; without any, all."""

@@ -201,19 +201,6 @@ def session_of(headers: Mapping[bytes, bytes], user: object, cache_key: object) 
     return named if isinstance(named, str) and named else None
 
 
-def rewrite_model(body: bytes, model: str) -> bytes:
-    """Return a request with another model; all other values stay byte for byte.
-
-    Args:
-        body: a JSON object.
-        model: the new value of the top-level ``model``.
-
-    Raises:
-        ApiError: the body is not a JSON object.
-    """
-    return with_fields(body, model=model)
-
-
 def with_fields(body: bytes, **fields: object) -> bytes:
     """Return a request with some top-level values set; other values stay byte for byte.
 

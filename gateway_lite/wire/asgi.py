@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from gateway_lite import errors
@@ -77,39 +76,3 @@ async def send_error(send: Send, error: errors.ApiError) -> None:
     """Send an error of the gateway."""
     headers = [(b"content-type", b"application/json"), *error.headers]
     await send_bytes(send, error.status, error.body(), headers)
-
-
-async def while_connected(
-    receive: Receive, work: Coroutine[Any, Any, None], expired: asyncio.Future[None]
-) -> None:
-    """Run work for a client, and cancel it when the client leaves.
-
-    Args:
-        receive: returns the client's messages; its request is already read.
-        work: cancelled when the client leaves or the deadline passes.
-        expired: done when the server must end.
-
-    Raises:
-        ClientGone: the client left first.
-        ApiError: the server must end first.
-    """
-    task = asyncio.ensure_future(work)
-    # The next message after the body is the disconnect: a client that leaves cancels the work at
-    # once.
-    gone = asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait({task, gone, expired}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return await task
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-    if gone.done() and not gone.cancelled():
-        raise ClientGone
-    raise errors.draining()
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from hpc.jobs.submission import Cluster
     from hpc.model import JobHandle, JobStatus
 
-ALIVE = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING, JobState.UNKNOWN})
 AT_WORK = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING})
 SETTLE_S = 30.0
 
@@ -96,11 +95,11 @@ def _state(
     said = (state_files.read_text(folder / "control") or "").strip()
     states = [statuses[handle.job_id].state for handle in found]
     if said:
-        ending = any(one in ALIVE for one in states)
+        ending = any(one.alive for one in states)
         return {"pause": "PAUSING" if ending else "PAUSED"}.get(said, "CANCELLED")
     if JobState.RUNNING in states:
         return "RUNNING"
-    return "QUEUED" if any(one in ALIVE for one in states) else "STOPPED"
+    return "QUEUED" if any(one.alive for one in states) else "STOPPED"
 
 
 def stop(root: Path, batch: str, *, word: str) -> None:
@@ -229,7 +228,7 @@ def settle(folder: Path) -> None:
 
 
 def _alive(folder: Path) -> list[JobHandle]:
-    return _jobs_in(folder, ALIVE)
+    return _jobs_in(folder, [state for state in JobState if state.alive])
 
 
 def _jobs_in(folder: Path, states: Container[JobState]) -> list[JobHandle]:

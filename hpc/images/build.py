@@ -13,7 +13,6 @@ from hpc import apptainer, render
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.images import apt_settings, carried, pip_settings
 from hpc.jobs import api as jobs
-from hpc.model import JobState
 from hpc.processes import programs
 from hpc.state import files
 
@@ -30,7 +29,6 @@ SUPERUSER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 """Folders of debootstrap and its programs, which an ordinary user's PATH lacks."""
 NOTE = "[note] "
 """Prefix of hpc-serve's own lines, beside Apptainer's, in the log of a build."""
-OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +149,7 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
         # An earlier build of this image may have left a log.
         if order.log.exists() and order.log.stat().st_mtime >= job.submitted_at:
             seen = _follow(order.log, seen, tell)
-        if status.state in OVER:
+        if status.state.over:
             break
         time.sleep(JOB_POLL_S)
     made = Path(order.output)

@@ -9,7 +9,7 @@ from hpc.engines import preflight
 from hpc.errors import ConfigError, EngineError, SchedulerError
 from hpc.jobs import api as jobs
 from hpc.model import JobState, JobStatus, Phase
-from hpc.services.phase import ALIVE, NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
+from hpc.services.phase import NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _clear_ended(root: Path, name: str) -> None:
     if directory.load_spec(root, name) is None:
         return
     found = look(root, [name])[0]
-    if any(r.job is not None and r.status.state in ALIVE for r in found.replicas):
+    if any(r.job is not None and r.status.state.alive for r in found.replicas):
         raise ConfigError(
             f"the service {name!r} runs already", hint=f"see 'hpc-serve status {name}', or stop it"
         )
@@ -209,7 +209,7 @@ def stop(root: Path, name: str) -> None:
         SchedulerError: a job could not be ended; the records stay.
     """
     found = find(root, name)
-    handles = [r.job for r in found.replicas if r.job is not None and r.status.state in ALIVE]
+    handles = [r.job for r in found.replicas if r.job is not None and r.status.state.alive]
     jobs.drain(handles)
     left = _wait_ended(handles, STOP_PATIENCE_S / 2)
     if left:
@@ -227,7 +227,7 @@ def _wait_ended(handles: list[JobHandle], patience_s: float) -> list[JobHandle]:
     left = handles
     while left:
         statuses = jobs.statuses(left)
-        left = [job for job in left if statuses.get(job.job_id, NO_ANSWER).state in ALIVE]
+        left = [job for job in left if statuses.get(job.job_id, NO_ANSWER).state.alive]
         if not left or time.monotonic() > deadline:
             break
         time.sleep(1)

@@ -11,7 +11,6 @@ from hpc.state import directory
 if TYPE_CHECKING:
     from hpc.model import Endpoint, JobHandle, ServiceSpec
 
-ALIVE = {JobState.PENDING, JobState.RUNNING, JobState.ENDING, JobState.UNKNOWN}
 OVER = {Phase.STOPPED, Phase.FAILED}
 NO_ANSWER = JobStatus(JobState.UNKNOWN, reason="the scheduler does not answer")
 

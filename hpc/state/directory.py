@@ -33,13 +33,13 @@ def home(override: str | None = None) -> Path:
     """Return the state directory, made private to its owner.
 
     Args:
-        override: a folder that overrides ``HPC_SERVE_HOME``.
+        override: a folder that overrides ``HPC_SERVE_HOME``, which overrides ``XDG_STATE_HOME``.
 
     Raises:
         StateError: the folder cannot be made, or belongs to another user.
     """
     chosen = override or os.environ.get("HPC_SERVE_HOME")
-    root = Path(chosen) if chosen else Path.home() / ".local/state/hpc-serve"
+    root = Path(chosen) if chosen else _states() / "hpc-serve"
     root = root.expanduser().absolute()
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,6 +51,13 @@ def home(override: str | None = None) -> Path:
     if owner != ours:
         raise StateError(f"the state directory {root} belongs to uid {owner}, not to you")
     return root
+
+
+def _states() -> Path:
+    """Return the user's folder for state, by the XDG Base Directory Specification 0.8."""
+    named = os.environ.get("XDG_STATE_HOME", "")
+    # The specification has relative paths ignored: each working directory would have its own state.
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".local/state"
 
 
 def _our_uid() -> int:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.batch.schedule import cron
 from hpc.errors import BatchError, ConfigError, HpcServeError
 from hpc.jobs import api as jobs
-from hpc.model import JobHandle, JobState, Resources
+from hpc.model import JobHandle, Resources
 from hpc.slurm import scrontab
 from hpc.state import files, records
 
@@ -35,7 +35,6 @@ MINUTES = 60
 MEM_MB = 1000
 RUNS_KEPT = 100
 PLACES = ("{date}", "{time}")
-OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 # Only variables that change a submission: a schedule outlives the session that made it.
 KEPT_ENV = re.compile(r"HPC_SERVE_|PATH$|APPTAINER_|SINGULARITY_")
 
@@ -241,7 +240,7 @@ def trouble(root: Path, schedule: Schedule) -> str | None:
     handle = waits(root, schedule.id)
     if handle is None:
         return "no job is queued for the next run"
-    over = jobs.statuses([handle])[handle.job_id].state in OVER
+    over = jobs.statuses([handle])[handle.job_id].state.over
     return f"job {handle.job_id}, which was to start it, is over" if over else None
 
 

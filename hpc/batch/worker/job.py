@@ -20,7 +20,7 @@ from hpc.batch.worker import pause_rules
 from hpc.batch.worker.loop import Worker
 from hpc.errors import BatchError, EngineError, HpcServeError
 from hpc.jobs import api as jobs
-from hpc.model import JobHandle, JobState, ServiceSpec
+from hpc.model import JobHandle, ServiceSpec
 from hpc.node import engine_process, signals
 from hpc.node import environment as node_environment
 from hpc.processes import programs
@@ -37,7 +37,6 @@ DRAIN_S = 10.0
 MAX_CRASHES = 5
 BATCHING = 32
 """Initial concurrency for a batching engine; the engine is the job's own, so no user waits."""
-OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
 STOPS = frozenset({"pause", "cancel"})
 
 
@@ -192,7 +191,7 @@ class WorkerRun:
             found = jobs.statuses([handle])[job_id]
         except HpcServeError:
             return False
-        return found.state in OVER
+        return found.state.over
 
     def _told_to_stop(self) -> bool:
         pause_rules.pause_when_late(self.folder, self.spec)

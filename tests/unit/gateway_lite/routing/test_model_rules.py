@@ -16,8 +16,8 @@ from gateway_lite.routing.model_rules import (
     Traits,
     permitted,
     resolve,
-    rewrite_model,
     session_of,
+    with_fields,
 )
 from hpc.gateway_policy import GatewayPolicy, ModelPolicy, ModelRule
 
@@ -204,7 +204,7 @@ def test_only_the_model_is_another(body: dict[str, Any], model: str, escaped: bo
         model.encode()
     except UnicodeEncodeError:
         return
-    assert json.loads(rewrite_model(raw, model)) == {**body, "model": model}
+    assert json.loads(with_fields(raw, model=model)) == {**body, "model": model}
 
 
 @pytest.mark.parametrize(
@@ -218,13 +218,13 @@ def test_only_the_model_is_another(body: dict[str, Any], model: str, escaped: bo
     ],
 )
 def test_values_stay_byte_for_byte(body: bytes, expected: bytes) -> None:
-    assert rewrite_model(body, "b") == expected
+    assert with_fields(body, model="b") == expected
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"model":', b'{"a":NaN}', b'{"\xff":1}'])
 def test_what_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(ApiError) as caught:
-        rewrite_model(body, "b")
+        with_fields(body, model="b")
     assert caught.value.status == 400
 
 

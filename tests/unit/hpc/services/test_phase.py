@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hpc.model import Endpoint, JobHandle, JobState, JobStatus, Phase, ServiceSpec
-from hpc.services.phase import ALIVE, NO_ANSWER, ReplicaView, Service, join_phase
+from hpc.services.phase import NO_ANSWER, ReplicaView, Service, join_phase
 from hpc.state import directory
 
 NOW = 10_000.0
@@ -117,7 +117,7 @@ def test_a_replica_without_a_job_has_failed() -> None:
 def test_no_answer_keeps_alive_what_lived(said: Phase) -> None:
     phase, note = join_phase(JOB, NO_ANSWER, replace(SAID, phase=said), now=NOW)
     assert (phase, note) == (said, "the scheduler does not answer")
-    assert JobState.UNKNOWN in ALIVE
+    assert JobState.UNKNOWN.alive
 
 
 def test_no_answer_without_a_reason_is_still_told() -> None:

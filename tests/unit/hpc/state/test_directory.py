@@ -87,7 +87,11 @@ def test_home_is_where_the_variable_says_unless_it_is_given(
     assert directory.home(str(tmp_path / "given")) == tmp_path / "given"
     monkeypatch.delenv("HPC_SERVE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    assert directory.home() == tmp_path / "user/.local/state/hpc-serve"
+    for unset in ("", "relative"):
+        monkeypatch.setenv("XDG_STATE_HOME", unset)
+        assert directory.home() == tmp_path / "user/.local/state/hpc-serve"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "states"))
+    assert directory.home() == tmp_path / "states/hpc-serve"
 
 
 def test_a_home_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
