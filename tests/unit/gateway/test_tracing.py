@@ -228,7 +228,7 @@ def test_the_variable_names_the_collector(
 
 
 def test_a_dead_collector_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The exporter tries again after about 1 and 2 s, and gives up as the next wait would be too long.
+    # The exporter tries again after about 1 and 2 s and gives up: the next wait would be too long.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "4")
     others = set(threading.enumerate())
     tracer = configured("http://127.0.0.1:1", {})
