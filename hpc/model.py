@@ -133,6 +133,27 @@ class ServiceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A job without a service, such as an image build.
+
+    Attributes:
+        name: name of the job and its folder.
+        resources: resources to request.
+        setup: shell lines before the task.
+        restarts: requeues at walltime; 0 also forbids Slurm to start the job again.
+        grace_s: seconds before the walltime at which the task gets SIGUSR2.
+        count: number of runs, from 1; on Slurm more than one makes an array.
+    """
+
+    name: str
+    resources: Resources
+    setup: tuple[str, ...] = ()
+    restarts: int = 0
+    grace_s: int = 90
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class JobHandle:
     """The identity of a job, for finding the job again.
 

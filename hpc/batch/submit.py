@@ -16,7 +16,7 @@ from hpc.batch.worker.job import RunBatch
 from hpc.engines import preflight
 from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
-from hpc.model import JobHandle, Resources, ServiceSpec
+from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
 from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
@@ -213,18 +213,16 @@ def submit_workers(
     resources = elsewhere(engine.resources) if engine else Resources()
     # The gateway listens on this machine, so its workers run here too.
     where = (cluster or jobs.default_cluster()) if engine else "local"
-    made = jobs.submit_several(
-        RunBatch(str(root), spec.id, site.apptainer, resources.gpus),
+    request = JobRequest(
+        f"batch-{spec.id}",
+        replace(resources, extra={**resources.extra, **extra}),
+        engine.setup if engine else (),
+        RESTARTS,
+        GRACE_S,
         count,
-        name=f"batch-{spec.id}",
-        resources=replace(resources, extra={**resources.extra, **extra}),
-        root=root,
-        setup=engine.setup if engine else (),
-        cluster=where,
-        site=site,
-        restarts=RESTARTS,
-        grace_s=GRACE_S,
     )
+    task = RunBatch(str(root), spec.id, site.apptainer, resources.gpus)
+    made = jobs.submit(task, request, root, cluster=where, site=site)
     try:
         for handle in made:
             records.write_record(folder / "crew" / f"{handle.job_id}.json", handle)

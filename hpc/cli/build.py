@@ -169,7 +169,7 @@ def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait:
     from hpc import config
     from hpc.images import build as building
     from hpc.jobs import api as jobs
-    from hpc.model import Resources
+    from hpc.model import JobRequest, Resources
 
     try:
         resources = Resources(
@@ -181,14 +181,9 @@ def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait:
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    job = jobs.submit_callable(
-        order,
-        name=f"build-{order.name}",
-        resources=resources,
-        root=loaded.home,
-        cluster=jobs.default_cluster(),
-        site=loaded.site,
-    )
+    request = JobRequest(f"build-{order.name}", resources)
+    where = jobs.default_cluster()
+    (job,) = jobs.submit(order, request, loaded.home, cluster=where, site=loaded.site)
     if not wait:
         return job.job_id
     with spinner(f"job {job.job_id} is in the queue") as status:

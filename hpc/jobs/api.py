@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpc import slurm
 from hpc.errors import ConfigError
 from hpc.jobs import local
-from hpc.model import JobHandle, JobState, JobStatus, Phase, Resources
+from hpc.model import JobHandle, JobRequest, JobState, JobStatus, Phase
 from hpc.state import directory, files
 
 if TYPE_CHECKING:
@@ -73,73 +73,26 @@ def submit_replica(
             hide=slurm.options(os.environ),
         )[0]
     gpus = local.pick_gpus(spec.resources.gpus, replica, os.environ)
-    return _submit_here(
-        task,
-        folder,
-        spec.resources,
-        setup=spec.setup,
-        gpus=gpus,
-        grace_s=spec.grace_s,
-        restarts=spec.max_restarts,
-    )
+    request = JobRequest(spec.name, spec.resources, spec.setup, spec.max_restarts, spec.grace_s)
+    return _submit_here(task, request, folder, gpus)
 
 
-def submit_callable(  # noqa: PLR0913 - a scheduler's options
+def submit(
     task: Callable[[], Any],
-    *,
-    name: str,
-    resources: Resources,
+    request: JobRequest,
     root: Path,
-    setup: Sequence[str] = (),
+    *,
     cluster: Cluster = "slurm",
     site: Site | None = None,
-    restarts: int = 0,
-    grace_s: int = 90,
-) -> JobHandle:
-    """Submit a job without a service, such as the build of an image.
-
-    The arguments and errors are those of ``submit_several``.
-    """
-    return submit_several(
-        task,
-        1,
-        name=name,
-        resources=resources,
-        root=root,
-        setup=setup,
-        cluster=cluster,
-        site=site,
-        restarts=restarts,
-        grace_s=grace_s,
-    )[0]
-
-
-def submit_several(  # noqa: PLR0913 - a scheduler's options
-    task: Callable[[], Any],
-    count: int,
-    *,
-    name: str,
-    resources: Resources,
-    root: Path,
-    setup: Sequence[str] = (),
-    cluster: Cluster = "slurm",
-    site: Site | None = None,
-    restarts: int = 0,
-    grace_s: int = 90,
 ) -> list[JobHandle]:
-    """Submit a number of runs of a task, all or none; on Slurm as one array.
+    """Submit the runs of a task, all or none; on Slurm as one job or array.
 
     Args:
         task: picklable by reference.
-        count: number of runs, from 1.
-        name: name of the job and its folder.
-        resources: resources to request.
+        request: name, resources and number of runs.
         root: state directory.
-        setup: shell lines before the task.
         cluster: "slurm" or "local".
         site: names a folder of templates.
-        restarts: requeues at walltime; 0 also forbids Slurm to start the job again.
-        grace_s: seconds before the walltime at which the task gets SIGUSR2.
 
     Raises:
         SubmitError: the job was refused; nothing is left of the attempt.
@@ -147,41 +100,23 @@ def submit_several(  # noqa: PLR0913 - a scheduler's options
     """
     from hpc.jobs import submission
 
-    folder = root / "jobs" / name
+    folder = root / "jobs" / request.name
     if cluster == "slurm":
+        templates = site.templates if site else None
         return submission.to_slurm(
             task,
             folder=folder,
-            text=submission.plain_script(
-                name,
-                resources,
-                folder,
-                setup=setup,
-                templates=site.templates if site else None,
-                signal_s=grace_s,
-                requeue=restarts > 0,
-                count=count,
-            ),
-            minutes=resources.time_min,
-            restarts=restarts,
+            text=submission.plain_script(request, folder, templates=templates),
+            minutes=request.resources.time_min,
+            restarts=request.restarts,
             hide=slurm.options(os.environ),
-            count=count,
+            count=request.count,
         )
     made: list[JobHandle] = []
     try:
-        for number in range(count):
-            gpus = local.pick_gpus(resources.gpus, number, os.environ)
-            made.append(
-                _submit_here(
-                    task,
-                    folder,
-                    resources,
-                    setup=setup,
-                    gpus=gpus,
-                    grace_s=grace_s,
-                    restarts=restarts,
-                )
-            )
+        for number in range(request.count):
+            gpus = local.pick_gpus(request.resources.gpus, number, os.environ)
+            made.append(_submit_here(task, request, folder, gpus))
     except BaseException:
         cancel(made)
         raise
@@ -189,18 +124,11 @@ def submit_several(  # noqa: PLR0913 - a scheduler's options
 
 
 def _submit_here(
-    task: Callable[[], Any],
-    folder: Path,
-    resources: Resources,
-    *,
-    setup: Sequence[str],
-    gpus: Sequence[str],
-    grace_s: int = 30,
-    restarts: int = 0,
+    task: Callable[[], Any], request: JobRequest, folder: Path, gpus: Sequence[str]
 ) -> JobHandle:
     from hpc.jobs import submission, submitit_executors
 
-    minutes = resources.time_min or submission.ENDLESS_MIN
+    minutes = request.resources.time_min or submission.ENDLESS_MIN
 
     def start(command: str) -> int:
         return local.start(
@@ -209,11 +137,13 @@ def _submit_here(
             env=slurm.without_options(os.environ) | submitit_executors.safe_path(),
             devices=gpus,
             minutes=minutes,
-            grace_s=grace_s,
-            setup=setup,
+            grace_s=request.grace_s,
+            setup=request.setup,
         )
 
-    return submission.to_local(task, folder=folder, start=start, minutes=minutes, restarts=restarts)
+    return submission.to_local(
+        task, folder=folder, start=start, minutes=minutes, restarts=request.restarts
+    )
 
 
 def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from submitit.local.local import LocalExecutor
     from submitit.slurm.slurm import SlurmExecutor
 
-    from hpc.model import Resources, ServiceSpec
+    from hpc.model import JobRequest, ServiceSpec
 
 Cluster = Literal["slurm", "local"]
 
@@ -62,47 +62,33 @@ def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | Non
     return render.sbatch(spec, job, templates)
 
 
-def plain_script(
-    name: str,
-    resources: Resources,
-    folder: Path,
-    *,
-    setup: Sequence[str] = (),
-    templates: Path | None = None,
-    signal_s: int = 90,
-    requeue: bool = False,
-    count: int = 1,
-) -> str:
+def plain_script(request: JobRequest, folder: Path, *, templates: Path | None = None) -> str:
     """Return the batch script of a job without a service, such as an image build.
 
     Args:
-        name: name of the job.
-        resources: resources to request.
+        request: name, resources and number of runs; more than one makes an array.
         folder: folder of submitit's files.
-        setup: shell lines before the task.
         templates: a folder whose templates replace the bundled ones.
-        signal_s: seconds before the walltime at which the task gets SIGUSR2.
-        requeue: whether Slurm may start the job again.
-        count: number of runs; more than one makes an array.
 
     Raises:
         ConfigError: a value cannot stand in a batch script, or a site's template lacks arrays.
     """
-    several = count > 1
+    several = request.count > 1
     stdout, stderr = log_patterns(folder, array=several)
     job = render.SbatchJob(
         command=task_command(folder),
         stdout=stdout,
         stderr=stderr,
-        job_name=f"hpc-serve-{name}",
-        signal_s=signal_s,
-        array=f"0-{count - 1}" if several else None,
-        requeue=requeue,
+        job_name=f"hpc-serve-{request.name}",
+        signal_s=request.grace_s,
+        array=f"0-{request.count - 1}" if several else None,
+        requeue=request.restarts > 0,
     )
-    text = render.script("batch", job, resources, setup=setup, templates=templates)
+    text = render.script("batch", job, request.resources, setup=request.setup, templates=templates)
     if job.array and render.directive("array", job.array) not in text.splitlines():
         raise ConfigError(
-            f"the templates in {templates} leave out the array of a job that runs {count} times",
+            f"the templates in {templates} leave out the array of a job that runs"
+            f" {request.count} times",
             hint="add job.array to their directives, as our base.sbatch.j2 has it",
         )
     return text

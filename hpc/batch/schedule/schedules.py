@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.batch.schedule import cron
 from hpc.errors import BatchError, ConfigError, HpcServeError
 from hpc.jobs import api as jobs
-from hpc.model import JobHandle, Resources
+from hpc.model import JobHandle, JobRequest, Resources
 from hpc.slurm import scrontab
 from hpc.state import files, records
 
@@ -264,14 +264,10 @@ def record(root: Path, schedule_id: str, result: str, text: str, batch: str | No
 def _submit_next(root: Path, schedule: Schedule, site: Site) -> None:
     """Submit the job that starts the next run."""
     begin = cron.following(schedule.when).strftime("%Y-%m-%dT%H:%M:%S")
-    handle = jobs.submit_callable(
-        StartRun(str(root), schedule.id),
-        name=f"schedule-{schedule.id}",
-        resources=replace(schedule.resources, extra={"begin": begin}),
-        root=root,
-        cluster="slurm",
-        site=site,
-    )
+    resources = replace(schedule.resources, extra={"begin": begin})
+    request = JobRequest(f"schedule-{schedule.id}", resources)
+    task = StartRun(str(root), schedule.id)
+    (handle,) = jobs.submit(task, request, root, cluster="slurm", site=site)
     try:
         records.write_record(folder_of(root, schedule.id) / "job.json", handle)
     except HpcServeError:

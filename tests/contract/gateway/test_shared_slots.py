@@ -38,9 +38,9 @@ WORKERS = 2
 ROOT = Path(__file__).parents[3]
 RACER = """
 import fcntl, os, sys
-from gateway_lite.routing.shared_slots import SlotTable, bells
+from gateway_lite.routing.shared_slots import SlotTable, wakeups
 path, mark, worker = sys.argv[1:]
-slots = SlotTable(path, int(worker), bells(4)).open("k", 1)
+slots = SlotTable(path, int(worker), wakeups(4)).open("k", 1)
 handle = os.open(mark, os.O_RDWR)
 print("ready", flush=True)
 sys.stdin.readline()

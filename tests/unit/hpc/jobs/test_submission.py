@@ -10,7 +10,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from hpc.errors import ConfigError
 from hpc.jobs import submission, submitit_executors
-from hpc.model import Resources, ServiceSpec
+from hpc.model import JobRequest, Resources, ServiceSpec
 
 ERROR = "sbatch: error: "
 FAILED = f"{ERROR}Batch job submission failed: "
@@ -36,27 +36,34 @@ def test_a_script_names_job_logs_and_signal(tmp_path: Path) -> None:
 
 
 def test_a_job_that_serves_nothing_is_not_requeued(tmp_path: Path) -> None:
-    text = submission.plain_script("build", Resources(), tmp_path, setup=["module load x"])
+    text = submission.plain_script(
+        JobRequest("build", Resources(), setup=("module load x",)), tmp_path
+    )
     assert "#SBATCH --no-requeue" in text
     assert "module load x" in text
 
 
 def test_an_array_names_its_logs_as_submitit_does(tmp_path: Path) -> None:
-    lines = submission.plain_script("batch", Resources(), tmp_path, count=3).splitlines()
+    lines = submission.plain_script(
+        JobRequest("batch", Resources(), count=3), tmp_path
+    ).splitlines()
     theirs = JobPaths(tmp_path, job_id="7_2")
     assert "#SBATCH --array=0-2" in lines
     (output,) = (line.partition("=")[2] for line in lines if "--output" in line)
     assert output.replace("%A", "7").replace("%a", "2") == str(theirs.stdout)
     assert not any(
-        "--array" in line for line in submission.plain_script("b", Resources(), tmp_path)
+        "--array" in line
+        for line in submission.plain_script(JobRequest("b", Resources()), tmp_path)
     )
 
 
 def test_a_sites_template_without_arrays_is_no_way_to_submit_one(tmp_path: Path) -> None:
     (tmp_path / "batch.sbatch.j2").write_text("#!/bin/sh\nexec {{ job.command }}\n")
-    assert "exec" in submission.plain_script("b", Resources(), tmp_path, templates=tmp_path)
+    assert "exec" in submission.plain_script(
+        JobRequest("b", Resources()), tmp_path, templates=tmp_path
+    )
     with pytest.raises(ConfigError, match="leave out the array of a job that runs 3 times"):
-        submission.plain_script("b", Resources(), tmp_path, templates=tmp_path, count=3)
+        submission.plain_script(JobRequest("b", Resources(), count=3), tmp_path, templates=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["100%j", "back\\slash"])
