@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway_lite.settings import Settings
-from hpc import __version__
+from gateway_lite.settings import GatewaySettings
 from hpc.errors import ConfigError, HpcServeError
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULTS = Settings()
+DEFAULTS = GatewaySettings()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
-def _run(options: argparse.Namespace, settings: Settings) -> None:
-    from gateway_lite.listeners import Address, Tls
-    from gateway_lite.prefork import run
+def _run(options: argparse.Namespace, settings: GatewaySettings) -> None:
+    from gateway_lite.http.listeners import Address, Tls
+    from gateway_lite.process.supervisor import run
     from hpc import config
 
     resolved = config.load(models_file=options.models, home=options.home)
@@ -67,11 +67,12 @@ def _run(options: argparse.Namespace, settings: Settings) -> None:
     run(resolved, address, settings, options.workers)
 
 
-def _sidecar(options: argparse.Namespace, settings: Settings) -> None:
-    from gateway_lite.server import run_loop
-    from gateway_lite.sidecar import Door, serve
+def _sidecar(options: argparse.Namespace, settings: GatewaySettings) -> None:
+    from gateway_lite.http.server import run_loop
+    from gateway_lite.process.sidecar import serve
+    from gateway_lite.request.sidecar_handler import SidecarOptions
 
-    door = Door(
+    door = SidecarOptions(
         unix=options.upstream_unix,
         port=options.upstream_port,
         secret_file=options.secret_file,

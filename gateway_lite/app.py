@@ -9,44 +9,47 @@ from typing import TYPE_CHECKING
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
-from gateway_lite import errors, ollama, tracing
-from gateway_lite.accesslog import AccessLog
-from gateway_lite.admit import GatewayDesk
-from gateway_lite.auth import Keys
-from gateway_lite.batches import Batches
-from gateway_lite.catalog import Scanner
-from gateway_lite.clerk import Starter
-from gateway_lite.cors import Cors
-from gateway_lite.dashboard import PAGE, Dashboard, Sources
-from gateway_lite.edge import HEALTH, Edge
-from gateway_lite.files import MIB, Files
-from gateway_lite.gate import Gate
-from gateway_lite.gather import DASHBOARD, METRICS, Gather
-from gateway_lite.history import History
-from gateway_lite.limits import Limits
-from gateway_lite.metrics import Metrics
-from gateway_lite.ollama_pages import OllamaPages
-from gateway_lite.openapi import Documents
-from gateway_lite.outbox import Outbox
-from gateway_lite.place import Balancer
-from gateway_lite.routes import Pages
-from gateway_lite.routing import Table
-from gateway_lite.scheduler import NAME, Scheduler
-from gateway_lite.seen import Seen
-from gateway_lite.upstream import Upstream
-from gateway_lite.watch import Watcher
-from hpc import passes, state
+from gateway_lite import errors
+from gateway_lite.api.batches.batches import BatchPages
+from gateway_lite.api.batches.files import MIB, FilePages
+from gateway_lite.api.batches.processor import ProcessorStarter
+from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
+from gateway_lite.api.middleware import HEALTH, AuthMiddleware
+from gateway_lite.api.ollama import OllamaPages
+from gateway_lite.api.openapi.document import Documents
+from gateway_lite.api.status import StatusPages
+from gateway_lite.auth.client_keys import ClientKeys
+from gateway_lite.auth.rate_limits import Limits
+from gateway_lite.catalog.job_status import NAME, JobStatuses
+from gateway_lite.catalog.scanner import Scanner
+from gateway_lite.catalog.watcher import Watcher
+from gateway_lite.features import tracing
+from gateway_lite.features.cors import Cors
+from gateway_lite.features.ollama import requests as ollama_requests
+from gateway_lite.in_flight import InFlight
+from gateway_lite.request.gateway_handler import GatewayHandler
+from gateway_lite.routing.balancer import Balancer
+from gateway_lite.routing.model_rules import Table
+from gateway_lite.telemetry.access_log import AccessLog
+from gateway_lite.telemetry.history import History
+from gateway_lite.telemetry.metrics import Metrics
+from gateway_lite.telemetry.observer import RequestObserver
+from gateway_lite.telemetry.workers import DASHBOARD, METRICS, WorkerMessages
+from gateway_lite.upstream.pool import Upstream
+from gateway_lite.wire.write_batching import WriteBatcher
+from hpc.keys import batch_tokens
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gateway_lite.asgi import App, Receive, Scope, Send
-    from gateway_lite.catalog import Catalog
-    from gateway_lite.gather import Crew
-    from gateway_lite.reload import Models
-    from gateway_lite.settings import Settings
-    from gateway_lite.slots import SlotTable
+    from gateway_lite.catalog.models import Catalog
+    from gateway_lite.catalog.models_file import ModelsFile
+    from gateway_lite.routing.shared_slots import SlotTable
+    from gateway_lite.settings import GatewaySettings
+    from gateway_lite.telemetry.workers import WorkerGroup
+    from gateway_lite.wire.asgi import App, Receive, Scope, Send
 
 POST_PATHS = (
     "/v1/chat/completions",
@@ -55,7 +58,7 @@ POST_PATHS = (
     "/v1/responses",
     "/v1/rerank",
 )
-POSTS = (*POST_PATHS, *ollama.PATHS)
+POSTS = (*POST_PATHS, *ollama_requests.PATHS)
 HOT = {(b"POST", path.encode()): path for path in POSTS}
 
 
@@ -70,35 +73,37 @@ class Gateway:
         access_log: path of the access log, or None.
         limits: limits of keys.
         anonymous: admit requests without a key.
-        crew: identity of one of several workers; None for a single process.
+        group: identity of one of several workers; None for a single process.
         slots: engine slots shared by all workers; None for a single process.
     """
 
     def __init__(  # noqa: PLR0913 - what differs between gateways meets here
         self,
         root: Path,
-        models: Models,
-        settings: Settings,
+        models: ModelsFile,
+        settings: GatewaySettings,
         *,
         beat: Callable[[], None] | None = None,
         access_log: Path | None = None,
         limits: Limits | None = None,
         anonymous: bool = False,
-        crew: Crew | None = None,
+        group: WorkerGroup | None = None,
         slots: SlotTable | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._beat = beat
-        self.gate = Gate()
+        self.in_flight = InFlight()
         self._catalog: Catalog | None = None
-        outbox = Outbox()
-        self._upstream = Upstream(settings, outbox)
+        batcher = WriteBatcher()
+        self._upstream = Upstream(settings, batcher)
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
-        keys = Keys(state.keys_path(root), anonymous=anonymous, passes_file=passes.path(root))
-        self._clerk = Starter(root, socket.gethostname())
+        keys = ClientKeys(
+            directory.keys_path(root), anonymous=anonymous, passes_file=batch_tokens.path(root)
+        )
+        self._clerk = ProcessorStarter(root, socket.gethostname())
         self._table = Table(models.policy, ())
-        self._scheduler = _scheduler(root, crew)
+        self._scheduler = _scheduler(root, group)
         self.watcher = Watcher(
             Scanner(root, models.backends, self._scheduler.look),
             keys,
@@ -108,15 +113,15 @@ class Gateway:
             settings=settings,
         )
         counts = Metrics()
-        self._history = History(counts.tallies)
-        self._seen = Seen(
+        self._history = History(counts.counters)
+        self._seen = RequestObserver(
             models=lambda: self._catalog.models if self._catalog else {},
             metrics=counts,
             log=None if access_log is None else AccessLog(access_log),
             balancer=self._balancer,
             file=models,
         )
-        self.desk = GatewayDesk(
+        self.handler = GatewayHandler(
             catalog=self._known,
             keys=keys,
             limits=self._limits,
@@ -124,8 +129,8 @@ class Gateway:
             upstream=self._upstream,
             watcher=self.watcher,
             seen=self._seen,
-            gate=self.gate,
-            outbox=outbox,
+            in_flight=self.in_flight,
+            batcher=batcher,
             settings=settings,
         )
         dashboard = Dashboard(
@@ -135,28 +140,28 @@ class Gateway:
                 keys=keys.all,
                 use=self._limits.use,
                 models=models,
-                draining=lambda: self.gate.draining,
+                draining=lambda: self.in_flight.draining,
                 others=self._others,
             )
         )
         topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share}
-        self._gather = None if crew is None else Gather(crew, topics)
+        self._gather = None if group is None else WorkerMessages(group, topics)
         metrics = self._seen.render if self._gather is None else self._gather.metrics
         self._models = models
         pages = [
-            *Pages(self._known, models, metrics, lambda: self._table.aliases).routes(),
+            *StatusPages(self._known, models, metrics, lambda: self._table.aliases).routes(),
             *OllamaPages(self._known).routes(),
             *dashboard.routes(),
-            *Files(root, self._largest_file).routes(),
-            *Batches(root, self._largest_file).routes(),
+            *FilePages(root, self._largest_file).routes(),
+            *BatchPages(root, self._largest_file).routes(),
         ]
         inner = _router([*pages, *Documents(_served(pages)).routes()])
-        edge = Edge(
-            inner, keys.find, self.gate, open_health=True, open_paths={PAGE}, seen=self._seen
+        edge = AuthMiddleware(
+            inner, keys.find, self.in_flight, open_health=True, open_paths={PAGE}, seen=self._seen
         )
         self.app = self._cors = Cors(edge)
-        self.desk.cors = self._cors
-        self._tracer = self.desk.tracer = tracing.configured(None)
+        self.handler.cors = self._cors
+        self._tracer = self.handler.tracer = tracing.configured(None)
 
     async def start(self) -> None:
         """Start the watching thread, and wait for the first read of the state directory."""
@@ -203,28 +208,30 @@ class Gateway:
         self._catalog = catalog
         policy = self._models.policy
         self._table = Table(policy, catalog.models)
-        self.desk.adopt(policy, self._table)
+        self.handler.adopt(policy, self._table)
         self._cors.adopt(policy.cors)
         self._balancer.update(catalog.pools(), self._table.routing)
         # After the balancer: from here on no request chooses a removed replica, so its pool may
         # close.
         self._upstream.keep(catalog.addresses())
-        self.desk.forget()
+        self.handler.forget()
 
     def look(self, passed_s: float) -> None:
         """Check the timeouts of replicas and connections; called about once a second."""
         self._upstream.look(passed_s)
         self._balancer.tick(passed_s)
-        self.desk.look(passed_s)
+        self.handler.look(passed_s)
         self._limits.tick()
         self._history.look()
 
 
-def _scheduler(root: Path, crew: Crew | None) -> Scheduler:
+def _scheduler(root: Path, group: WorkerGroup | None) -> JobStatuses:
     """Return the source of job states; of several workers the first one queries Slurm."""
-    if crew is None:
-        return Scheduler()
-    return Scheduler(state.gateway_dir(root, socket.gethostname()) / NAME, asks=not crew.worker)
+    if group is None:
+        return JobStatuses()
+    return JobStatuses(
+        directory.gateway_dir(root, socket.gethostname()) / NAME, asks=not group.worker
+    )
 
 
 def _served(pages: Sequence[Route]) -> list[tuple[str, str]]:

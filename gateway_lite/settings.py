@@ -8,7 +8,7 @@ MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class GatewaySettings:
     """The timeouts and bounds of one gateway or sidecar.
 
     Attributes:

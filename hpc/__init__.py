@@ -5,16 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hpc.version import __version__
+
 if TYPE_CHECKING:
-    from hpc.aconnection import aconnect
-    from hpc.connection import connect
+    from hpc.connection.async_connection import aconnect
+    from hpc.connection.connection import connect
 
 __all__ = ["__version__", "aconnect", "connect"]
 
-__version__ = "0.2.0.dev0"
 
-
-_HOMES = {"connect": "hpc.connection", "aconnect": "hpc.aconnection"}
+_HOMES = {"connect": "hpc.connection.connection", "aconnect": "hpc.connection.async_connection"}
 
 
 def __getattr__(name: str) -> Any:

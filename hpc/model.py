@@ -27,6 +27,19 @@ class JobState(Enum):
     UNKNOWN = "UNKNOWN"
     GONE = "GONE"
 
+    @property
+    def over(self) -> bool:
+        """Whether the job has ended for certain."""
+        return self in _OVER
+
+    @property
+    def alive(self) -> bool:
+        """Whether the job may still run; an unknown job may."""
+        return self not in _OVER
+
+
+_OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.GONE})
+
 
 class Phase(Enum):
     """The phase of a replica, as its node or its scheduler reports."""
@@ -117,6 +130,27 @@ class ServiceSpec:
     grace_s: int = 90
     max_restarts: int = 100
     schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A job without a service, such as an image build.
+
+    Attributes:
+        name: name of the job and its folder.
+        resources: resources to request.
+        setup: shell lines before the task.
+        restarts: requeues at walltime; 0 also forbids Slurm to start the job again.
+        grace_s: seconds before the walltime at which the task gets SIGUSR2.
+        count: number of runs, from 1; on Slurm more than one makes an array.
+    """
+
+    name: str
+    resources: Resources
+    setup: tuple[str, ...] = ()
+    restarts: int = 0
+    grace_s: int = 90
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)

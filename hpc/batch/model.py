@@ -81,3 +81,18 @@ class BatchWorker:
     gpus: int = 0
     history: tuple[tuple[float, int, int], ...] = ()
     schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTarget:
+    """The server that answers the requests.
+
+    Attributes:
+        url: address without ``/v1``.
+        key: the server's API key, or None.
+        socket: Unix socket of the server, or None.
+    """
+
+    url: str
+    key: str | None = None
+    socket: str | None = None

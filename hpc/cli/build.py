@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
-    from hpc.build import BuildImage
     from hpc.config import Config
+    from hpc.images.build import BuildImage
 
 DEFINITION_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--bootstrap", help="Base: docker (default), localimage, debootstrap."),
@@ -93,8 +93,8 @@ def build(
     ENGINE is vllm, vllm-rocm, vllm-cpu, llamacpp-cuda, llamacpp-cpu or llamacpp-debian; arguments
     after -- are passed to apptainer build.
     """
-    from hpc import build as building
     from hpc import config
+    from hpc.images import build as building
 
     loaded = config.load(home=home)
     order = _order(loaded, engine, apptainer_args, options)
@@ -117,11 +117,11 @@ def _order(
 ) -> BuildImage:
     from pathlib import Path
 
-    from hpc import state
-    from hpc.build import BuildImage
+    from hpc.images.build import BuildImage
+    from hpc.state import directory
 
     site = loaded.site
-    output = options["output"] or state.images_dir(loaded.home) / f"{engine}.sif"
+    output = options["output"] or directory.images_dir(loaded.home) / f"{engine}.sif"
     return BuildImage(
         name=engine,
         output=str(Path(output).expanduser().absolute()),
@@ -166,9 +166,10 @@ FLAGS = {"bootstrap": "bootstrap", "from": "from_", "mirror": "mirror"}
 
 def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait: bool) -> str:
     """Submit the build; return the finished image's path, or the job's id without waiting."""
-    from hpc import build as building
-    from hpc import config, jobs
-    from hpc.model import Resources
+    from hpc import config
+    from hpc.images import build as building
+    from hpc.jobs import api as jobs
+    from hpc.model import JobRequest, Resources
 
     try:
         resources = Resources(
@@ -180,14 +181,9 @@ def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait:
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    job = jobs.submit_callable(
-        order,
-        name=f"build-{order.name}",
-        resources=resources,
-        root=loaded.home,
-        cluster=jobs.default_cluster(),
-        site=loaded.site,
-    )
+    request = JobRequest(f"build-{order.name}", resources)
+    where = jobs.default_cluster()
+    (job,) = jobs.submit(order, request, loaded.home, cluster=where, site=loaded.site)
     if not wait:
         return job.job_id
     with spinner(f"job {job.job_id} is in the queue") as status:
@@ -197,7 +193,7 @@ def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait:
 
 def _tell(status: Status, engine: str, line: str) -> None:
     """Show a line of a build's log in one place, and for good if it is a note on settings."""
-    from hpc.build import NOTE
+    from hpc.images.build import NOTE
 
     if line.startswith(NOTE):
         status.console.print(line, soft_wrap=True)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
 
-    from hpc.connection import Connection, Event
-    from hpc.tunnels import Tunnel
+    from hpc.connection.background import Tunnel
+    from hpc.connection.connection import ClusterConnection, Event
 
 PORT = 8081
 SSH = ("identity", "ssh_options", "ssh_config", "transport", "relay", "remote_command")
@@ -119,8 +119,9 @@ def connect(destination: str | None, program: tuple[str, ...], **options: Any) -
 
 
 def _foreground(destination: str, program: Sequence[str], options: dict[str, Any]) -> None:
-    from hpc import process, tunnels
-    from hpc.connection import connect as open_connection
+    from hpc.connection import background as background_tunnels
+    from hpc.connection.connection import connect as open_connection
+    from hpc.processes import programs
 
     as_json, detach = options["as_json"], options["detach"]
 
@@ -145,20 +146,21 @@ def _foreground(destination: str, program: Sequence[str], options: dict[str, Any
         if program:
             with _left_to_it():
                 env = _environment(connection, options["model"])
-                status = process.run_attached(program, env=env)
+                status = programs.run_attached(program, env=env)
             connection.close()
             click.get_current_context().exit(status)
         _announce(connection, options)
         if detach:
-            process.detach(tunnels.log_path(connection.port))
+            programs.detach(background_tunnels.log_path(connection.port))
         connection.wait()
 
 
 def _background(destination: str, options: dict[str, Any]) -> None:
     """Start a second process for the tunnel, which asks on this terminal, then detaches."""
-    from hpc import process, tunnels
+    from hpc.connection import background as background_tunnels
+    from hpc.processes import programs
 
-    found = tunnels.find(destination)
+    found = background_tunnels.find(destination)
     if found is None:
         argv = [sys.executable, "-m", "hpc", "connect", destination, "--detach", "--json"]
         argv += ["--port", str(options["port"]), "--patience", str(options["patience"])]
@@ -168,19 +170,19 @@ def _background(destination: str, options: dict[str, Any]) -> None:
                 argv.append(f"--{name.replace('_', '-')}={options[name]}")
         argv += ["--relay"] if options["relay"] else []
         # With --json the other process prints its first line once the tunnel is up.
-        _, status = process.first_line(argv)
+        _, status = programs.first_line(argv)
         if status is not None:
             click.get_current_context().exit(status)
-        found = tunnels.find(destination)
+        found = background_tunnels.find(destination)
     if found is None:
         raise TunnelError(f"the tunnel to {destination} ended at once")
     _show(found, options)
 
 
 def _status(*, as_json: bool) -> None:
-    from hpc import tunnels
+    from hpc.connection import background as background_tunnels
 
-    found = tunnels.list_all()
+    found = background_tunnels.list_all()
     if as_json:
         return output.print_json([asdict(tunnel) for tunnel in found])
     if not found:
@@ -195,9 +197,9 @@ def _status(*, as_json: bool) -> None:
 
 
 def _stop(destination: str | None) -> None:
-    from hpc import tunnels
+    from hpc.connection import background as background_tunnels
 
-    ended = tunnels.stop(destination)
+    ended = background_tunnels.stop(destination)
     for tunnel in ended:
         click.echo(f"the tunnel to {tunnel.login} is closed")
     if not ended:
@@ -206,7 +208,7 @@ def _stop(destination: str | None) -> None:
         )
 
 
-def _check_model(connection: Connection, model: str | None) -> None:
+def _check_model(connection: ClusterConnection, model: str | None) -> None:
     served = connection.models() if model is not None else []
     if model is not None and model not in served:
         raise TunnelError(
@@ -216,12 +218,12 @@ def _check_model(connection: Connection, model: str | None) -> None:
         )
 
 
-def _environment(connection: Connection, model: str | None) -> dict[str, str]:
+def _environment(connection: ClusterConnection, model: str | None) -> dict[str, str]:
     ours = {"OPENAI_BASE_URL": connection.base_url, "OPENAI_API_KEY": connection.key}
     return {**os.environ, **ours, **({"OPENAI_MODEL": model} if model else {})}
 
 
-def _announce(connection: Connection, options: dict[str, Any]) -> None:
+def _announce(connection: ClusterConnection, options: dict[str, Any]) -> None:
     """Print the gateway's address; the key only if a person or shell asked for the key."""
     if options["as_json"]:
         names = {"login": str(connection.login), "base_url": connection.base_url}

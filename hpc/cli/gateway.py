@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hpc import state
 from hpc.cli import output
 from hpc.errors import GatewayError
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,10 +66,10 @@ def run(
     host: str, port: int | None, models_file: str | None, home: str | None, **more: Any
 ) -> None:
     """Run the gateway in the foreground, until Ctrl-C."""
-    from hpc import gateway as use
+    from hpc.gateway import control as use
 
     argv = _argv(more)
-    use.run(state.home(home), host=host, port=port, models_file=models_file, more=argv)
+    use.run(directory.home(home), host=host, port=port, models_file=models_file, more=argv)
 
 
 @gateway.command(
@@ -91,9 +91,9 @@ def start(
     **more: Any,
 ) -> None:
     """Start the gateway in the background, unless a gateway runs."""
-    from hpc import gateway as use
+    from hpc.gateway import control as use
 
-    root, argv = state.home(home), _argv(more)
+    root, argv = directory.home(home), _argv(more)
     with output.spinner("starting the gateway"):
         record, started = use.start(root, host=host, port=port, models_file=models_file, more=argv)
     if as_json:
@@ -107,10 +107,10 @@ def start(
 @output.home_option
 def stop(home: str | None) -> None:
     """Stop this machine's gateway after its streams have ended."""
-    from hpc import gateway as use
+    from hpc.gateway import control as use
 
     with output.spinner("stopping the gateway"):
-        stopped = use.stop(state.home(home))
+        stopped = use.stop(directory.home(home))
     click.echo("the gateway is stopped" if stopped else "no gateway runs on this machine")
 
 
@@ -119,10 +119,10 @@ def stop(home: str | None) -> None:
 @output.json_option
 def reload(home: str | None, *, as_json: bool) -> None:
     """Make the gateway read models.yaml at once. Exits with 2 if the file is refused."""
-    from hpc import gateway as use
+    from hpc.gateway import control as use
 
     asked_at = time.time()
-    outcome = use.reload(state.home(home))
+    outcome = use.reload(directory.home(home))
     if as_json:
         return output.print_json(asdict(outcome))
     changes = _changes(outcome)
@@ -138,9 +138,9 @@ def reload(home: str | None, *, as_json: bool) -> None:
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
     """List the gateways of all machines. Exits with 8 if none answers on this machine."""
-    from hpc import gateway as use
+    from hpc.gateway import control as use
 
-    root = state.home(home)
+    root = directory.home(home)
     here = use.find(root)
     rows = [_describe(record, here) for record in use.find_all(root)]
     if as_json:
@@ -163,10 +163,10 @@ def status(home: str | None, *, as_json: bool) -> None:
 @output.json_option
 def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
     """Print address and owner's key as JSON. Starts the gateway if needed."""
-    from hpc import access as use
+    from hpc.gateway import owner_access as use
 
     del as_json
-    access = use.ensure(state.home(home), models_file=models_file)
+    access = use.ensure(directory.home(home), models_file=models_file)
     click.echo(json.dumps(asdict(access)))
 
 
@@ -175,9 +175,9 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
 @output.home_option
 def env(models_file: str | None, home: str | None) -> None:
     """Print export lines for this shell. Starts the gateway if needed."""
-    from hpc import access as use
+    from hpc.gateway import owner_access as use
 
-    access = use.ensure(state.home(home), models_file=models_file)
+    access = use.ensure(directory.home(home), models_file=models_file)
     click.echo(f"export OPENAI_BASE_URL=http://{access.host}:{access.port}/v1")
     click.echo(f"export OPENAI_API_KEY={access.key}")
 
@@ -221,7 +221,7 @@ def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, An
     if record.hostname == socket.gethostname():
         alive = here is not None
     else:
-        alive = time.time() - record.beat_at <= state.STALE_S
+        alive = time.time() - record.beat_at <= directory.STALE_S
     return {
         **asdict(record),
         "address": _address(record),

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hpc import state
 from hpc.cli import output
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from hpc.keys import ClientKey
-    from hpc.quota import KeyLimits
-    from hpc.use import Use
+    from hpc.keys.limits import KeyLimits
+    from hpc.keys.store import ClientKey
+    from hpc.keys.usage import Use
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -78,16 +78,16 @@ def add(
     **limits: str | None,
 ) -> None:
     """Make a key and print the key, once: only its hash is stored."""
-    from hpc import keys as use
-    from hpc import quota
+    from hpc.keys import limits as key_limits
+    from hpc.keys import store as use
 
     try:
-        ends = quota.parse_expiry(expires) if expires else None
+        ends = key_limits.parse_expiry(expires) if expires else None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--expires") from error
     names = tuple(one.strip() for text in models for one in text.split(",") if one.strip())
-    allowed = quota.KeyLimits.model_validate(_limits(limits))
-    path = state.keys_path(state.home(home))
+    allowed = key_limits.KeyLimits.model_validate(_limits(limits))
+    path = directory.keys_path(directory.home(home))
     secret, entry = use.add(path, name, models=names, limits=allowed, expires=ends)
     if as_json:
         return output.print_json({**_plain(entry), "key": secret})
@@ -102,11 +102,11 @@ def add(
 @output.json_option
 def list_(home: str | None, *, as_json: bool) -> None:
     """List the keys with limits and used tokens; the keys themselves are stored nowhere."""
-    from hpc import keys as use
-    from hpc import use as record
+    from hpc.keys import store as use
+    from hpc.keys import usage as record
 
-    root = state.home(home)
-    entries, used = use.load(state.keys_path(root)), record.load_all(root)
+    root = directory.home(home)
+    entries, used = use.load(directory.keys_path(root)), record.load_all(root)
     today = int(time.time()) // record.DAY_S
     if as_json:
         return output.print_json([_with_use(key, used.get(key.id), today) for key in entries])
@@ -143,12 +143,12 @@ def list_(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 def set_(which: str, home: str | None, **limits: str | None) -> None:
     """Change limits of an existing key; "none" removes a limit."""
-    from hpc import keys as use
+    from hpc.keys import store as use
 
     changes = _limits(limits)
     if not changes:
         raise click.UsageError("give at least one limit, such as --rpm 60")
-    entry = use.change(state.keys_path(state.home(home)), which, changes)
+    entry = use.change(directory.keys_path(directory.home(home)), which, changes)
     click.echo(f"{entry.name} ({entry.id}): {_told(entry.limits)}")
 
 
@@ -157,9 +157,9 @@ def set_(which: str, home: str | None, **limits: str | None) -> None:
 @output.home_option
 def revoke(which: str, home: str | None) -> None:
     """Revoke a key; running gateways refuse the key within two seconds."""
-    from hpc import keys as use
+    from hpc.keys import store as use
 
-    ended = use.revoke(state.keys_path(state.home(home)), which)
+    ended = use.revoke(directory.keys_path(directory.home(home)), which)
     click.echo(f"revoked the key {ended.name} ({ended.id})")
 
 
@@ -178,24 +178,24 @@ def _limits(given: dict[str, str | None]) -> dict[str, int | None]:
 
 
 def _parse(option: str, text: str) -> dict[str, int | None]:
-    from hpc import quota
+    from hpc.keys import limits as key_limits
 
     if option == "budget":
         none = {"daily_tokens": None, "total_tokens": None}
-        return {**none} if text == NONE else {**quota.parse_budget(text)}
-    return {option: None if text == NONE else quota.parse_count(text)}
+        return {**none} if text == NONE else {**key_limits.parse_budget(text)}
+    return {option: None if text == NONE else key_limits.parse_count(text)}
 
 
 def _told(limits: KeyLimits | None) -> str:
     """Return limits as text, such as ``60 rpm, 1M/day``."""
-    from hpc import quota
+    from hpc.keys import limits as key_limits
 
     if limits is None:
         return "-"
     parts = []
     for name, value in limits.given().items():
         word = WORDS.get(name, " " + name.replace("_", " "))
-        parts.append(quota.short(value) + word)
+        parts.append(key_limits.short(value) + word)
     return ", ".join(parts)
 
 

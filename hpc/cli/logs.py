@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from hpc import state
 from hpc.cli.output import examples, home_option, json_option, print_json
 from hpc.errors import ConfigError
+from hpc.state import directory
 
 FOLLOW_EVERY_S = 0.5
 
@@ -48,10 +48,10 @@ def logs(
     as_json: bool,
 ) -> None:
     """Print the logs of the service NAME."""
-    root = state.home(home)
-    spec = state.load_spec(root, name)
+    root = directory.home(home)
+    spec = directory.load_spec(root, name)
     if spec is None:
-        known = ", ".join(state.services(root)) or "none"
+        known = ", ".join(directory.services(root)) or "none"
         raise ConfigError(f"there is no service {name!r}; there are: {known}")
     if replica is not None and replica >= spec.replicas:
         raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
@@ -72,10 +72,10 @@ def logs(
 def paths(root: Path, name: str, replica: int, source: str) -> list[Path]:
     """Return the log files of one replica."""
     if source == "job":
-        job = state.load_job(root, name, replica)
-        folder = Path(job.folder) if job else state.jobs_dir(root, name)
+        job = directory.load_job(root, name, replica)
+        folder = Path(job.folder) if job else directory.jobs_dir(root, name)
         return sorted(folder.glob(f"{job.job_id}_*_log.*")) if job else []
-    engine = state.engine_log(root, name, replica)
+    engine = directory.engine_log(root, name, replica)
     return [engine if source == "engine" else engine.with_name("sidecar.log")]
 
 

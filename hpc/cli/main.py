@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc import __version__
 from hpc.errors import HpcServeError
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("hpc.cli.services:stop", "Stop services and remove their records."),
     "gateway": ("hpc.cli.gateway:gateway", "Run the gateway on this machine."),
     "keys": ("hpc.cli.keys:keys", "Manage the API keys of the gateway's users."),
-    "batch": ("hpc.cli.batch:batch", "Answer files of requests with jobs."),
+    "batch": ("hpc.cli.batch.commands:batch", "Answer files of requests with jobs."),
     "connect": ("hpc.cli.connect:connect", "Open a tunnel to a cluster's gateway."),
     "relay": ("hpc.cli.relay:relay", "Carry one connection of a tunnel (used by connect)."),
 }

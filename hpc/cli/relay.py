@@ -13,6 +13,6 @@ from hpc.cli.output import examples
 @click.argument("address", metavar="HOST:PORT|SOCKET")
 def relay(address: str) -> None:
     """Carry one connection on standard input and output; used by hpc-serve connect."""
-    from hpc import relay as use
+    from hpc.tunnel import relay as use
 
     use.relay(use.address(address), sys.stdin.fileno(), sys.stdout.fileno())

@@ -33,14 +33,16 @@ def sbatch(
     name: str, *, replica: int, models_file: str | None, home: str | None, **flags: Any
 ) -> None:
     """Print the batch script of one replica of NAME, as submit would send it."""
-    from hpc import config, service, submit
+    from hpc import config
     from hpc.errors import ConfigError
+    from hpc.jobs import submission
+    from hpc.services import lifecycle
 
     loaded = config.load(models_file=models_file, flags=flags, home=home)
-    spec = service.wanted(loaded, name)
+    spec = lifecycle.wanted(loaded, name)
     if replica >= spec.replicas:
         raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
-    text = submit.script(spec, loaded.home, replica, templates=loaded.site.templates)
+    text = submission.script(spec, loaded.home, replica, templates=loaded.site.templates)
     click.echo(text, nl=False)
 
 
@@ -56,7 +58,7 @@ def apptainer(engine: str, *, home: str | None, **options: Any) -> None:
     loaded = config.load(home=home)
     settings = definition_settings(loaded, engine, options)
     if settings.get("bootstrap") == "debootstrap" and not settings.get("mirror"):
-        from hpc.build import apt_settings
+        from hpc.images import apt_settings
 
         settings["mirror"] = apt_settings.mirror()
     text = rendering.definition(engine, settings, templates=loaded.site.templates)

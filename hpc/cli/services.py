@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from hpc import records, state
 from hpc.cli.output import (
     duration,
     examples,
@@ -23,11 +22,12 @@ from hpc.cli.output import (
     with_options,
 )
 from hpc.model import Accelerator, Container, Engine, Server
+from hpc.state import directory, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpc.verdict import Replica, Service
+    from hpc.services.phase import ReplicaView, Service
 
 NAME_LENGTH = 63
 
@@ -137,15 +137,16 @@ def submit(
     **flags: Any,
 ) -> None:
     """Start the replicas of NAME in models.yaml, or of --engine and --model."""
-    from hpc import config, service
+    from hpc import config
+    from hpc.services import lifecycle
 
     entry = adhoc_entry(name, engine, model, engine_args)
     loaded = config.load(models_file=models_file, flags=flags, home=home, adhoc=entry)
     started = time.monotonic()
-    spec = service.submit(loaded, entry["name"] if entry else str(name))
+    spec = lifecycle.submit(loaded, entry["name"] if entry else str(name))
     if wait_:
         await_ready(loaded.home, spec.name, timeout_s=None)
-    found = service.find(loaded.home, spec.name)
+    found = lifecycle.find(loaded.home, spec.name)
     if as_json:
         print_json(as_dict(found))
         return
@@ -161,7 +162,7 @@ def submit(
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
     """Wait for a service, and show its phases on stderr."""
-    from hpc import service
+    from hpc.services import lifecycle
 
     started = time.monotonic()
     said: dict[int, str] = {}
@@ -175,10 +176,10 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
                     click.echo(f"[{duration(time.monotonic() - started):>6}] {line}", err=True)
             status.update(f"{name}: {seen.ready} of {len(seen.replicas)} ready")
 
-        return service.wait(root, name, timeout_s=timeout_s, tell=tell)
+        return lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
 
 
-def describe(replica: Replica) -> str:
+def describe(replica: ReplicaView) -> str:
     """Return a replica's phase, node and reason in one line."""
     where = f" on {replica.endpoint.host}" if replica.endpoint else ""
     why = f" ({replica.note})" if replica.note else ""
@@ -190,9 +191,9 @@ def describe(replica: Replica) -> str:
 @json_option
 def ls(*, home: str | None, as_json: bool) -> None:
     """List services and their phases."""
-    from hpc import service
+    from hpc.services import lifecycle
 
-    found = service.look(state.home(home))
+    found = lifecycle.look(directory.home(home))
     if as_json:
         print_json([as_dict(one) for one in found])
         return
@@ -219,9 +220,9 @@ def ls(*, home: str | None, as_json: bool) -> None:
 @json_option
 def status(name: str, *, home: str | None, as_json: bool) -> None:
     """Show the replicas of the service NAME."""
-    from hpc import service
+    from hpc.services import lifecycle
 
-    found = service.find(state.home(home), name)
+    found = lifecycle.find(directory.home(home), name)
     if as_json:
         print_json(as_dict(found))
         return
@@ -247,7 +248,7 @@ def status(name: str, *, home: str | None, as_json: bool) -> None:
 @json_option
 def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -> None:
     """Wait until all replicas of the service NAME are ready."""
-    found = await_ready(state.home(home), name, timeout_s=timeout)
+    found = await_ready(directory.home(home), name, timeout_s=timeout)
     if as_json:
         print_json(as_dict(found))
     else:
@@ -264,15 +265,15 @@ def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool)
 
     Serving replicas are drained first: streams in flight get 20 s to end.
     """
-    from hpc import service
+    from hpc.services import lifecycle
 
-    root = state.home(home)
+    root = directory.home(home)
     if not names and not all_:
         raise click.UsageError("give the NAME of a service, or --all")
     stopped = []
-    for name in state.services(root) if all_ else names:
+    for name in directory.services(root) if all_ else names:
         with spinner(f"stopping {name}"):
-            service.stop(root, name)
+            lifecycle.stop(root, name)
         stopped.append(name)
         if not as_json:
             click.echo(f"stopped {name}")

@@ -17,9 +17,9 @@ from hpc.cli import output
 @output.json_option
 def init(folder: str, *, force: bool, as_json: bool) -> None:
     """Write models.yaml and the site file from what Slurm and this machine report."""
-    from hpc import setup
+    from hpc import site_setup
 
-    written = setup.init(Path(folder), force=force)
+    written = site_setup.init(Path(folder), force=force)
     if as_json:
         return output.print_json({"models": str(written.models), "site": str(written.site)})
     click.echo(f"wrote {written.models}")

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hpc.config.fields import Alias, KeyName, MisplacedError, Strict, Text
-from hpc.policy import RedactKind, Routing  # noqa: TC001 - pydantic reads them
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hpc.config.schema import ModelEntry
+from hpc.config.fields import Alias, KeyName, Strict, Text
+from hpc.gateway_policy import RedactKind, Routing  # noqa: TC001 - pydantic reads them
 
 _HEADER = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ORIGIN = re.compile(r"\*|https?://[^\s/,]+")
@@ -144,35 +139,3 @@ class GatewayEntry(Strict):
     batch_file_mib: int = Field(
         512, ge=0, le=65536, description="largest file for batches, in MiB; 0 serves no batches"
     )
-
-
-def check(models: Sequence[ModelEntry], gateway: GatewayEntry) -> None:
-    """Check the contradictions between entries, which no single entry can see.
-
-    Args:
-        models: the entries under ``models``.
-        gateway: the entry ``gateway``.
-
-    Raises:
-        MisplacedError: two entries contradict each other; names the location.
-    """
-    names = {entry.name for entry in models}
-    for alias, target in gateway.aliases.items():
-        at = ("gateway", "aliases", alias)
-        if alias in names:
-            raise MisplacedError(at, f"there is a model {alias!r}, which an alias would hide")
-        if target in gateway.aliases:
-            raise MisplacedError(at, f"{target!r} is an alias itself; name the model")
-    for index, entry in enumerate(models):
-        _check_fallback(("models", index, "fallback"), entry, gateway)
-
-
-def _check_fallback(at: tuple[str | int, ...], entry: ModelEntry, gateway: GatewayEntry) -> None:
-    seen = {entry.name}
-    for name in entry.fallback:
-        model = gateway.aliases.get(name, name)
-        if model == entry.name:
-            raise MisplacedError(at, f"the model {entry.name!r} cannot be its own fallback")
-        if model in seen:
-            raise MisplacedError(at, f"{name!r} is given twice")
-        seen.add(model)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hpc import state
-from hpc.config.files import explain, read
-from hpc.config.gateway_policy import resolved
-from hpc.config.schema import ModelEntry, ModelsFile, ResourcesEntry, Settings, SiteFile
+from hpc.config.gateway import resolved
+from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
+from hpc.config.yaml_files import explain, read
 from hpc.errors import ConfigError
+from hpc.gateway_policy import GatewayPolicy
 from hpc.model import Engine, Resources, Server, ServiceSpec
-from hpc.policy import GatewayPolicy
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,10 +97,10 @@ def load(
     """
     site_file, site_path = _site()
     path = find_models(models_file)
-    file = read(path, ModelsFile) if path else ModelsFile()
+    file = read(path, ModelsFileSchema) if path else ModelsFileSchema()
     entries = [*file.models, *_adhoc(adhoc)]
     over = [_environment(), _layer(flags or {}, lambda key: "--" + key.replace("_", "-"))]
-    root = state.home(home)
+    root = directory.home(home)
     base = (path.parent if path else Path.cwd()).absolute()
     specs: dict[str, ServiceSpec] = {}
     for entry in (e for e in entries if e.model is not None):
@@ -145,12 +145,12 @@ def site_path() -> Path:
     return Path(named).expanduser().absolute() if named else config_folder() / "site.yaml"
 
 
-def _site() -> tuple[SiteFile, Path]:
+def _site() -> tuple[SiteFileSchema, Path]:
     path = site_path()
-    return (read(path, SiteFile) if path.is_file() else SiteFile()), path
+    return (read(path, SiteFileSchema) if path.is_file() else SiteFileSchema()), path
 
 
-def _site_values(site: SiteFile, path: Path) -> Site:
+def _site_values(site: SiteFileSchema, path: Path) -> Site:
     templates = None if site.templates is None else path.parent / Path(site.templates).expanduser()
     return Site(
         apptainer=site.apptainer,
@@ -288,7 +288,7 @@ class _Resolver:
     def _image(self, server: Server, accelerator: str) -> str:
         text = self._last("image", None) or default_image(server, accelerator) + ".sif"
         path = self._path(text)
-        built = state.images_dir(self.root) / text
+        built = directory.images_dir(self.root) / text
         return str(built if not path.exists() and "/" not in text else path)
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from hpc.config.fields import Line, Mib, Minutes, Name, Strict, Text, Variable
-from hpc.config.gateway_schema import Aliases, GatewayEntry, check
+from hpc.config.fields import (
+    Line,
+    Mib,
+    Minutes,
+    MisplacedError,
+    Name,
+    Strict,
+    Text,
+    Variable,
+)
+from hpc.config.gateway_schema import Aliases, GatewayEntry
+from hpc.gateway_policy import (
+    Routing,  # noqa: TC001 - the same
+)
 from hpc.model import Accelerator, Container, Engine, Scalar, Server  # noqa: TC001 - pydantic reads them
-from hpc.policy import Routing  # noqa: TC001 - the same
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ResourcesEntry(Strict):
@@ -88,7 +102,7 @@ class ModelEntry(Settings):
         return self
 
 
-class ModelsFile(Strict):
+class ModelsFileSchema(Strict):
     """The whole of models.yaml."""
 
     # A file of a later format is refused, not misread.
@@ -97,7 +111,7 @@ class ModelsFile(Strict):
     gateway: GatewayEntry = Field(default_factory=GatewayEntry)
 
     @model_validator(mode="after")
-    def _consistent(self) -> ModelsFile:
+    def _consistent(self) -> ModelsFileSchema:
         names = [entry.name for entry in self.models]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -106,7 +120,7 @@ class ModelsFile(Strict):
         return self
 
 
-class SiteFile(Settings):
+class SiteFileSchema(Settings):
     """The site file: settings of all services of one site."""
 
     apptainer: Line = Field("apptainer", description="Apptainer's program")
@@ -116,3 +130,35 @@ class SiteFile(Settings):
         default_factory=dict, description="variables of image definitions"
     )
     gateway_port: int = Field(8081, ge=0, le=65535, description="port of the gateway")
+
+
+def check(models: Sequence[ModelEntry], gateway: GatewayEntry) -> None:
+    """Check the contradictions between entries, which no single entry can see.
+
+    Args:
+        models: the entries under ``models``.
+        gateway: the entry ``gateway``.
+
+    Raises:
+        MisplacedError: two entries contradict each other; names the location.
+    """
+    names = {entry.name for entry in models}
+    for alias, target in gateway.aliases.items():
+        at = ("gateway", "aliases", alias)
+        if alias in names:
+            raise MisplacedError(at, f"there is a model {alias!r}, which an alias would hide")
+        if target in gateway.aliases:
+            raise MisplacedError(at, f"{target!r} is an alias itself; name the model")
+    for index, entry in enumerate(models):
+        _check_fallback(("models", index, "fallback"), entry, gateway)
+
+
+def _check_fallback(at: tuple[str | int, ...], entry: ModelEntry, gateway: GatewayEntry) -> None:
+    seen = {entry.name}
+    for name in entry.fallback:
+        model = gateway.aliases.get(name, name)
+        if model == entry.name:
+            raise MisplacedError(at, f"the model {entry.name!r} cannot be its own fallback")
+        if model in seen:
+            raise MisplacedError(at, f"{name!r} is given twice")
+        seen.add(model)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from hpc.engines import llamacpp, vllm, weights
 from hpc.engines.common import INHERITED, check
-from hpc.engines.types import Launch, Place, Probe
+from hpc.engines.types import EngineContext, Launch, ReadinessProbe
 
 if TYPE_CHECKING:
     from hpc.model import ServiceSpec
 
-__all__ = ["INHERITED", "Launch", "Place", "Probe", "launch"]
+__all__ = ["INHERITED", "EngineContext", "Launch", "ReadinessProbe", "launch"]
 
 LAUNCHERS = {
     "vllm": vllm.launch,
@@ -20,7 +20,7 @@ LAUNCHERS = {
 }
 
 
-def launch(spec: ServiceSpec, place: Place) -> Launch:
+def launch(spec: ServiceSpec, place: EngineContext) -> Launch:
     """Return the command, variables and probe that start a model's server.
 
     Args:

@@ -11,7 +11,7 @@ from hpc.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hpc.engines.types import Address, Place
+    from hpc.engines.types import Address, EngineContext
     from hpc.engines.weights import Weights
     from hpc.model import ServiceSpec
 
@@ -26,7 +26,7 @@ ZMQ_NAME_BYTES = 41
 """Length of the path ``/tmp/UUID`` that vLLM appends to the run folder for its own sockets."""
 
 
-def check(place: Place) -> None:
+def check(place: EngineContext) -> None:
     """Refuse a run folder whose sockets could not be bound.
 
     Raises:
@@ -40,19 +40,19 @@ def check(place: Place) -> None:
         )
 
 
-def listens(place: Place) -> Address:
+def listens(place: EngineContext) -> Address:
     """Return the kind of the engine's address."""
     return "unix" if place.socket else "tcp"
 
 
-def interpreter(spec: ServiceSpec, place: Place) -> str:
+def interpreter(spec: ServiceSpec, place: EngineContext) -> str:
     """Return the Python interpreter of an engine: the image's, or the node's."""
     return "python3" if spec.container == "apptainer" else spec.python or place.python
 
 
 def environment(
     spec: ServiceSpec,
-    place: Place,
+    place: EngineContext,
     weights: Weights,
     *,
     ours: Mapping[str, str],
@@ -85,7 +85,7 @@ def environment(
     return found | dict(ours) | dict(spec.env) | {key_env: place.secret}
 
 
-def _devices(spec: ServiceSpec, place: Place) -> dict[str, str]:
+def _devices(spec: ServiceSpec, place: EngineContext) -> dict[str, str]:
     """Pass the job's GPUs on to the engine; without GPUs in the job, hide the node's GPUs."""
     if spec.resources.gpus and not place.devices:
         return {}
@@ -93,7 +93,9 @@ def _devices(spec: ServiceSpec, place: Place) -> dict[str, str]:
     return {name: ",".join(place.devices) if spec.resources.gpus else ""}
 
 
-def binds(place: Place, weights: Weights, *, scripts: Sequence[str] = ()) -> tuple[str, ...]:
+def binds(
+    place: EngineContext, weights: Weights, *, scripts: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return the bind mounts of an engine's container.
 
     Args:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpc.engines import options
+from hpc.engines import arguments
 from hpc.engines.common import binds, environment, interpreter, listens
-from hpc.engines.types import Launch, Probe
+from hpc.engines.types import Launch, ReadinessProbe
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hpc.engines.types import Place
+    from hpc.engines.types import EngineContext
     from hpc.engines.weights import Weights
     from hpc.model import Scalar, ServiceSpec
 
@@ -24,7 +24,7 @@ SLOTS = 4
 CONTEXT = 4096
 """Context of one request in tokens, unless the model's engine_args set another."""
 ALL_LAYERS = 999
-LOADING = Probe(loading_statuses=(503,))
+LOADING = ReadinessProbe(loading_statuses=(503,))
 SYNONYMS = {"c": "ctx-size", "np": "parallel", "ngl": "n-gpu-layers", "t": "threads"}
 GGUF_SERVER = {
     "ctx-size": "CONTEXT_SIZE",
@@ -38,7 +38,7 @@ MODULES = ("gguf_schema.py", "gguf_worker.py")
 """Modules that gguf_api_server.py imports from its own folder."""
 
 
-def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
+def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
     """Return the command that starts llama-server.
 
     Raises:
@@ -60,7 +60,7 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
         **({} if place.socket else {"port": place.port or 0}),
     }
     return Launch(
-        argv=("llama-server", *options.flags(ours | given, negate=False)),
+        argv=("llama-server", *arguments.flags(ours | given, negate=False)),
         env=environment(spec, place, weights, ours={}, key_env="LLAMA_API_KEY"),
         folders=("home", "tmp", "cache"),
         binds=binds(place, weights),
@@ -71,7 +71,7 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
     )
 
 
-def launch_python(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
+def launch_python(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
     """Return the command that starts gguf_api_server.py; the server handles one request at a time.
 
     Raises:
@@ -110,7 +110,7 @@ def launch_python(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
 
 
 def _given(spec: ServiceSpec) -> dict[str, Scalar]:
-    given = options.given(spec, reserved=RESERVED)
+    given = arguments.given(spec, reserved=RESERVED)
     return {SYNONYMS.get(key, key): value for key, value in given.items()}
 
 
@@ -125,7 +125,7 @@ def _whole(spec: ServiceSpec, given: dict[str, Scalar], key: str, default: int) 
     return number
 
 
-def _source(weights: Weights, place: Place) -> dict[str, Scalar]:
+def _source(weights: Weights, place: EngineContext) -> dict[str, Scalar]:
     if weights.path:
         return {"model": weights.path}
     offline: dict[str, Scalar] = {"offline": True} if place.weights_cached else {}

@@ -12,7 +12,7 @@ Address = Literal["unix", "tcp"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EngineContext:
     """The surroundings of one replica's engine on its node.
 
     Attributes:
@@ -41,7 +41,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ReadinessProbe:
     """The HTTP request that shows whether an engine is ready.
 
     Attributes:
@@ -72,7 +72,7 @@ class Launch:
     env: Mapping[str, str]
     folders: tuple[str, ...]
     binds: tuple[str, ...]
-    probe: Probe
+    probe: ReadinessProbe
     slots: int | None
     address: Address
     key_env: str

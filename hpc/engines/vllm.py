@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpc.engines import options
+from hpc.engines import arguments
 from hpc.engines.common import binds, environment, interpreter, listens
-from hpc.engines.types import Launch, Probe
+from hpc.engines.types import Launch, ReadinessProbe
 
 if TYPE_CHECKING:
-    from hpc.engines.types import Place
+    from hpc.engines.types import EngineContext
     from hpc.engines.weights import Weights
     from hpc.model import Scalar, ServiceSpec
 
@@ -31,12 +31,12 @@ KV_CACHE_SHARE = 4
 KV_CACHE_DEFAULT = 1 << 30
 
 
-def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
+def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
     """Return the command that starts vLLM.
 
     A 503 of vLLM's /health means dead, not loading: vLLM listens only once the model is loaded.
     """
-    given = options.given(spec, reserved=RESERVED)
+    given = arguments.given(spec, reserved=RESERVED)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
     ours: dict[str, Scalar] = {
         "served-model-name": spec.name,
@@ -50,19 +50,19 @@ def launch(spec: ServiceSpec, place: Place, weights: Weights) -> Launch:
         argv=(
             *_program(spec, place),
             *("serve", weights.path or weights.repo or ""),
-            *options.flags(ours | given, negate=True),
+            *arguments.flags(ours | given, negate=True),
         ),
         env=environment(spec, place, weights, ours=VARIABLES, key_env=KEY_ENV),
         folders=("home", "tmp", "cache"),
         binds=binds(place, weights),
-        probe=Probe(),
+        probe=ReadinessProbe(),
         slots=None,
         address=listens(place),
         key_env=KEY_ENV,
     )
 
 
-def _program(spec: ServiceSpec, place: Place) -> tuple[str, ...]:
+def _program(spec: ServiceSpec, place: EngineContext) -> tuple[str, ...]:
     """Return vLLM's command; without a container, the interpreter's vLLM instead of PATH's."""
     if spec.container == "apptainer":
         return ("vllm",)

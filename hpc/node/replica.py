@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpc import engines, process, state
+from hpc import engines
 from hpc.errors import EngineError, HpcServeError, StateError
 from hpc.model import Endpoint, Phase
-from hpc.node import place, server, term
-from hpc.node.announce import Announcer
+from hpc.node import engine_process, signals
+from hpc.node import environment as node_environment
+from hpc.node.heartbeat import Announcer
+from hpc.processes import programs
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from hpc.model import ServiceSpec
-    from hpc.process import Process
+    from hpc.processes.programs import Process
 
 log = logging.getLogger(__name__)
 
@@ -80,19 +83,19 @@ def serve(root: Path, service: str, replica: int, *, program: str = "apptainer")
         StateError: the state directory has no such service.
         EngineError: the model server did not start, or crashed too often.
     """
-    spec = state.load_spec(root, service)
+    spec = directory.load_spec(root, service)
     if spec is None:
         raise StateError(f"there is no service {service!r} in {root}")
-    with place.private_folder() as folder:
-        life = _Life(root, spec, replica, folder, program)
-        term.listen()
+    with node_environment.private_folder() as folder:
+        life = ReplicaRun(root, spec, replica, folder, program)
+        signals.listen()
         life.run()
 
 
-_current: _Life | None = None
+_current: ReplicaRun | None = None
 
 
-class _Life:
+class ReplicaRun:
     """A run of a replica's job: everything to close at the job's end, however the job ends."""
 
     def __init__(
@@ -102,9 +105,9 @@ class _Life:
         self.root, self.spec, self.replica, self.folder = root, spec, replica, folder
         self.program = program
         self.started_at = time.time()
-        self.ends_at = place.walltime_end(spec, os.environ)
+        self.ends_at = node_environment.walltime_end(spec, os.environ)
         self.announcer = Announcer(root, self._first_word())
-        self.engine: server.Running | None = None
+        self.engine: engine_process.Running | None = None
         self.sidecar: Process[str] | None = None
         self.crashes = 0
         self.closed = False
@@ -116,20 +119,20 @@ class _Life:
             service=self.spec.name,
             replica=self.replica,
             model=self.spec.name,
-            host=place.node_name(os.environ) if on_slurm else "127.0.0.1",
+            host=node_environment.node_name(os.environ) if on_slurm else "127.0.0.1",
             port=0,
             phase=Phase.STARTING,
-            job_id=place.job_id(os.environ),
+            job_id=node_environment.job_id(os.environ),
             ends_at=self.ends_at,
             beat_at=self.started_at,
-            restarts=place.restarts(os.environ),
+            restarts=node_environment.restarts(os.environ),
         )
 
     def run(self) -> None:
         """Serve, and publish the way the replica ended."""
         try:
             self._serve()
-        except term.Terminated:
+        except signals.Terminated:
             self.close(Phase.DRAINING, drain_s=TERM_DRAIN_S)
             self.announcer.enter(Phase.STOPPED)
         except HpcServeError as error:
@@ -155,17 +158,17 @@ class _Life:
     def _start(self) -> None:
         secret_file = self._fresh_secret()
         self.announcer.enter(Phase.STARTING)
-        key = secrets.token_urlsafe(state.SECRET_BYTES)
-        found = place.find_place(self.spec, self.folder, key, os.environ)
+        key = secrets.token_urlsafe(directory.SECRET_BYTES)
+        found = node_environment.find_place(self.spec, self.folder, key, os.environ)
         launch = engines.launch(self.spec, found)
-        log_path = state.engine_log(self.root, self.spec.name, self.replica)
-        self.engine = server.start_engine(
+        log_path = directory.engine_log(self.root, self.spec.name, self.replica)
+        self.engine = engine_process.start_engine(
             self.spec, launch, run_dir=self.folder, log_path=log_path, program=self.program
         )
         self.announcer.enter(Phase.LOADING)
         # The sidecar starts after the engine is ready, so no request reaches a loading engine.
         self._wait_ready(self.engine)
-        self.sidecar, port = server.start_sidecar(
+        self.sidecar, port = engine_process.start_sidecar(
             self.engine,
             secret_file=secret_file,
             host="0.0.0.0" if "SLURM_JOB_ID" in os.environ else "127.0.0.1",  # noqa: S104 - asks for the secret
@@ -177,28 +180,28 @@ class _Life:
 
     def _fresh_secret(self) -> Path:
         try:
-            state.new_secret(self.root, self.spec.name, self.replica)
+            directory.new_secret(self.root, self.spec.name, self.replica)
         except StateError as error:
             raise EngineError(str(error)) from error
-        return state.secret_path(self.root, self.spec.name, self.replica)
+        return directory.secret_path(self.root, self.spec.name, self.replica)
 
-    def _wait_ready(self, engine: server.Running) -> None:
+    def _wait_ready(self, engine: engine_process.Running) -> None:
         patience = time.time() + self.spec.load_timeout_s
         late = f"the engine was not ready within {self.spec.load_timeout_s} s"
         if self.ends_at is not None and self.ends_at - self.spec.grace_s < patience:
             patience = self.ends_at - self.spec.grace_s
             limit = max(0, int(self.ends_at - self.started_at))
             late = f"the walltime of {limit} s is too short to load the model"
-        server.wait_ready(
+        engine_process.wait_ready(
             engine, deadline=patience, late=late, tick=self.announcer.beat, spec=self.spec
         )
 
     def _watch(self) -> None:
         while self.engine is not None and self.sidecar is not None:
-            server.check_alive(self.engine, self.spec)
+            engine_process.check_alive(self.engine, self.spec)
             if self.sidecar.poll() is not None:
                 # Slurm signals the whole job at once: our SIGTERM may arrive after the sidecar's.
-                time.sleep(server.SIGNALS_SETTLE_S)
+                time.sleep(engine_process.SIGNALS_SETTLE_S)
                 raise EngineError(f"the sidecar ended with exit status {self.sidecar.returncode}")
             self.announcer.beat()
             time.sleep(1)
@@ -223,17 +226,17 @@ class _Life:
         if self.closed:
             return
         self.closed = True
-        term.deaf()
+        signals.deaf()
         if phase is not None:
             self.announcer.enter(phase)
         self._stop_processes(drain_s=drain_s)
-        state.drop_secret(self.root, self.spec.name, self.replica)
+        directory.drop_secret(self.root, self.spec.name, self.replica)
 
     def _stop_processes(self, *, drain_s: float) -> None:
         # The stack unwinds in reverse: the sidecar drains before its engine ends.
         with ExitStack() as stack:
             if self.engine is not None:
-                stack.callback(process.stop, self.engine.process, grace_s=ENGINE_STOP_S)
+                stack.callback(programs.stop, self.engine.process, grace_s=ENGINE_STOP_S)
             if self.sidecar is not None:
-                stack.callback(process.stop, self.sidecar, grace_s=drain_s)
+                stack.callback(programs.stop, self.sidecar, grace_s=drain_s)
         self.engine = self.sidecar = None

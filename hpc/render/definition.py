@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpc import __version__, assets
+from hpc import assets
 from hpc.errors import ConfigError
 from hpc.render.template import CONTROL, fill
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

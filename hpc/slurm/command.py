@@ -6,8 +6,8 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from hpc import process
 from hpc.errors import CommandError, SchedulerError
+from hpc.processes import programs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def run(
     timeout_s: float = TIMEOUT_S,
     stdin: str | None = None,
     exact: bool = False,
-) -> process.Result:
+) -> programs.Result:
     """Run a Slurm program in the ``environment`` that we can read; exact is of process.run.
 
     Raises:
@@ -62,7 +62,7 @@ def run(
         CommandTimeout: it did not answer in time.
     """
     env = environment(os.environ)
-    result = process.run(argv, timeout_s=timeout_s, env=env, stdin=stdin, check=False, exact=exact)
+    result = programs.run(argv, timeout_s=timeout_s, env=env, stdin=stdin, check=False, exact=exact)
     if result.returncode != 0:
         raise CommandError(
             f"{argv[0]}: {said(result.stderr) or f'exit status {result.returncode}'}",
@@ -91,7 +91,7 @@ def available() -> bool:
     """Return whether the machine has Slurm's programs, without running any."""
     try:
         for program in ("sbatch", "squeue", "scancel"):
-            process.find_program(program)
+            programs.find_program(program)
     except CommandError:
         return False
     return True

@@ -125,7 +125,7 @@ def status(
     )
 
 
-def last_words(log: str) -> str | None:
+def exit_reason(log: str) -> str | None:
     """Return Slurm's cause of a job's end, from slurmstepd's lines in the job's own log, or None.
 
     The log exists without accounting too, and names memory when the job's state does not.

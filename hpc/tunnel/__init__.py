@@ -7,19 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpc.errors import CommandError
-from hpc.process import find_program
-from hpc.tunnel.failures import Unreachable
-from hpc.tunnel.link import CONNECT_S
+from hpc.processes.programs import find_program
+from hpc.tunnel.errors import Unreachable
 from hpc.tunnel.login import TRANSPORTS, Login, TransportName
+from hpc.tunnel.transport import CONNECT_S
 
 if TYPE_CHECKING:
-    from hpc.tunnel.link import Link
+    from hpc.tunnel.transport import Transport
 
 __all__ = ["TRANSPORTS", "Login", "TransportName", "Unreachable", "default_transport", "open_link"]
 
 _MODULES: dict[TransportName, str] = {
     "openssh": "hpc.tunnel.openssh",
-    "paramiko": "hpc.tunnel.inprocess",
+    "paramiko": "hpc.tunnel.paramiko_transport",
 }
 
 
@@ -39,7 +39,7 @@ def open_link(
     interactive: bool,
     borrow: bool = False,
     timeout_s: float = CONNECT_S,
-) -> Link:
+) -> Transport:
     """Connect to a login node, verify its host key, then authenticate.
 
     Args:
@@ -55,7 +55,7 @@ def open_link(
     """
     # Lazily: each transport's libraries are slow to import, and paramiko is not everywhere.
     module: Any = import_module(_MODULES[transport])
-    link: Link = module.open_link(
+    link: Transport = module.open_link(
         login, interactive=interactive, borrow=borrow, timeout_s=timeout_s
     )
     return link

@@ -8,15 +8,15 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpc import __version__
 from hpc.errors import TunnelError
-from hpc.tunnel.failures import Unreachable
-from hpc.tunnel.link import Way
+from hpc.tunnel.errors import Unreachable
+from hpc.tunnel.transport import Route
+from hpc.version import __version__
 
 if TYPE_CHECKING:
-    from hpc.process import Result
-    from hpc.tunnel.link import Link
+    from hpc.processes.programs import Result
     from hpc.tunnel.login import Login
+    from hpc.tunnel.transport import Transport
 
 REMOTE_COMMAND = "hpc-serve"
 START_S = 90.0
@@ -44,7 +44,7 @@ class RemoteGateway:
     version: str
     socket: str | None = None
 
-    def ways(self, remote_command: str, *, relay: bool) -> list[Way]:
+    def ways(self, remote_command: str, *, relay: bool) -> list[Route]:
         """Return the routes to the gateway, the best first.
 
         A Unix socket comes before a port, which other users of the login node could take over
@@ -56,11 +56,11 @@ class RemoteGateway:
         """
         port = (self.host, self.port)
         places: list[tuple[str, int] | str] = [self.socket, port] if self.socket else [port]
-        last = [Way(place, command_line(relay_words(remote_command, place))) for place in places]
-        return last if relay else [*map(Way, places), *last]
+        last = [Route(place, command_line(relay_words(remote_command, place))) for place in places]
+        return last if relay else [*map(Route, places), *last]
 
 
-def ensure_gateway(link: Link, login: Login, *, remote_command: str) -> RemoteGateway:
+def ensure_gateway(link: Transport, login: Login, *, remote_command: str) -> RemoteGateway:
     """Return the gateway of a login node, after starting a gateway if none runs.
 
     Args:

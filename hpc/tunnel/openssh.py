@@ -19,16 +19,61 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc import pids, process, relay
 from hpc.errors import CommandError
-from hpc.tunnel import failures, mux, pump, sshargv, terminal
-from hpc.tunnel.link import CONNECT_S
+from hpc.processes import by_pid, programs
+from hpc.tunnel import errors as tunnel_errors
+from hpc.tunnel import openssh_control, prompts, relay, stream_copy
+from hpc.tunnel.transport import ALIVE_COUNT, ALIVE_S, CONNECT_S
 
 if TYPE_CHECKING:
     from hpc.errors import TunnelError
-    from hpc.process import Result
-    from hpc.tunnel.link import Way
+    from hpc.processes.programs import Result
     from hpc.tunnel.login import Login
+    from hpc.tunnel.transport import Route
+
+ORPHAN_S = 5
+"""Seconds until an idle master without any connection leaves."""
+
+
+def master(
+    login: Login, control: Path, log: Path, *, interactive: bool, timeout_s: float = CONNECT_S
+) -> list[str]:
+    """Return the arguments for starting a master.
+
+    ssh takes the first value of an option: protecting options come first, then the user's, then
+    defaults.
+    """
+    # Forwards, agents and local commands of the user's configuration belong to the user's own
+    # sessions: here they could take ports or fail the connection.
+    ours = {
+        "StrictHostKeyChecking": "ask" if interactive else "yes",
+        "BatchMode": "no" if interactive else "yes",
+        "ControlPersist": str(ORPHAN_S),
+        "ClearAllForwardings": "yes",
+        "ExitOnForwardFailure": "yes",
+        "PermitLocalCommand": "no",
+        "LogLevel": "INFO",
+    }
+    defaults = {
+        "ConnectTimeout": str(round(timeout_s)),
+        "ServerAliveInterval": str(ALIVE_S),
+        "ServerAliveCountMax": str(ALIVE_COUNT),
+    }
+    argv = ["ssh", "-f", "-N", "-M", "-a", "-x", "-S", str(control), "-E", str(log)]
+    ours_first = [word for key, value in ours.items() for word in ("-o", f"{key}={value}")]
+    defaults_last = [word for key, value in defaults.items() for word in ("-o", f"{key}={value}")]
+    return [*argv, *ours_first, *chosen(login, *defaults_last)]
+
+
+def chosen(login: Login, *more: str) -> list[str]:
+    """Return the arguments for the account and the user's settings of a login."""
+    argv = ["-F", str(login.config)] if login.config is not None else []
+    if login.identity is not None:
+        argv += ["-i", str(login.identity), "-o", "IdentitiesOnly=yes"]
+    for key, value in login.options:
+        argv += ["-o", f"{key}={value}"]
+    return [*argv, *more, "--", str(login)]
+
 
 SOCKET_PATH_MAX = 60
 """Bytes of the folder's path: ssh appends 20, and macOS allows 104 bytes for a socket's path."""
@@ -52,7 +97,7 @@ class OpenSSH:
         self._log = folder / "log"
         self._leash = socket.socket(socket.AF_UNIX)
         self._pid: int | None = None
-        self._forwards: list[tuple[mux.Listen, tuple[str, int] | str]] = []
+        self._forwards: list[tuple[openssh_control.Listen, tuple[str, int] | str]] = []
         self._lock = threading.Lock()
 
     def start(self, *, interactive: bool, borrow: bool, timeout_s: float) -> None:
@@ -68,21 +113,21 @@ class OpenSSH:
             self._control = theirs
         try:
             self._leash.connect(str(self._control))
-            pid = mux.master_pid(self._control)
-        except (OSError, mux.MuxError) as error:
-            raise failures.from_ssh(self._login, self._said()) from error
+            pid = openssh_control.master_pid(self._control)
+        except (OSError, openssh_control.MuxError) as error:
+            raise tunnel_errors.from_ssh(self._login, self._said()) from error
         self._leash.setblocking(False)
         # Without a pid, close() leaves the master running: it is the user's own.
         self._pid = pid if theirs is None else None
 
     def _authenticate(self, *, interactive: bool, timeout_s: float) -> None:
-        argv = sshargv.master(
+        argv = master(
             self._login, self._control, self._log, interactive=interactive, timeout_s=timeout_s
         )
-        with terminal.shown(self._log, interactive=interactive):
-            status = process.run_attached(argv)
+        with prompts.shown(self._log, interactive=interactive):
+            status = programs.run_attached(argv)
         if status != 0:
-            raise failures.from_ssh(self._login, self._said())
+            raise tunnel_errors.from_ssh(self._login, self._said())
 
     def run(self, command: str, *, timeout_s: float) -> Result:
         """Run a remote command line and return its output, whatever the exit status."""
@@ -94,33 +139,33 @@ class OpenSSH:
         finally:
             timer.cancel()
         if late.is_set():
-            raise failures.too_slow(self._login, timeout_s)
+            raise tunnel_errors.too_slow(self._login, timeout_s)
         if result.returncode == SSH_FAILED and not self.alive():
-            raise failures.from_ssh(self._login, self._said())
+            raise tunnel_errors.from_ssh(self._login, self._said())
         return result
 
-    def forward(self, port: int, way: Way) -> None:
+    def forward(self, port: int, way: Route) -> None:
         """Forward a port of 127.0.0.1 along a route."""
         try:
-            mux.open_forward(self._control, port, way.to)
-        except mux.MuxError as error:
+            openssh_control.open_forward(self._control, port, way.to)
+        except openssh_control.MuxError as error:
             if not self.alive():
                 raise self._lost() from error
-            raise failures.port_refused(port) from error
+            raise tunnel_errors.port_refused(port) from error
         self._forwards.append((port, way.to))
 
-    def unforward(self, port: int, way: Way) -> None:
+    def unforward(self, port: int, way: Route) -> None:
         """Release a forwarded port; established connections go on."""
-        with contextlib.suppress(mux.MuxError, ValueError):
+        with contextlib.suppress(openssh_control.MuxError, ValueError):
             self._forwards.remove((port, way.to))
-            mux.close_forward(self._control, port, way.to)
+            openssh_control.close_forward(self._control, port, way.to)
 
-    def carry(self, sock: socket.socket, way: Way) -> bool:
+    def carry(self, sock: socket.socket, way: Route) -> bool:
         """Carry one connection to its end."""
         if way.relay is None:
             try:
-                pump.splice(sock, self._dial(way.to))
-            except (OSError, mux.MuxError):
+                stream_copy.splice(sock, self._dial(way.to))
+            except (OSError, openssh_control.MuxError):
                 return False
             return True
         return self._relay(sock, way.relay)
@@ -131,7 +176,7 @@ class OpenSSH:
         path = self._folder / hashlib.sha256(repr(to).encode()).hexdigest()[:8]
         with self._lock:
             if not path.exists():
-                mux.open_forward(self._control, str(path), to)
+                openssh_control.open_forward(self._control, str(path), to)
                 self._forwards.append((str(path), to))
         line = socket.socket(socket.AF_UNIX)
         try:
@@ -142,10 +187,10 @@ class OpenSSH:
         return line
 
     def _relay(self, sock: socket.socket, command: str) -> bool:
-        program = process.converse(self._slave("-T", command=command))
-        pipes = pump.Pipes(program)
+        program = programs.converse(self._slave("-T", command=command))
+        pipes = stream_copy.Pipes(program)
         try:
-            early = pump.skip_to(pipes.recv, relay.MARK)
+            early = stream_copy.skip_to(pipes.recv, relay.MARK)
         except BaseException:
             pipes.close()
             raise
@@ -154,7 +199,7 @@ class OpenSSH:
             return False
         with contextlib.suppress(OSError):
             sock.sendall(early)
-        pump.splice(sock, pipes)
+        stream_copy.splice(sock, pipes)
         return True
 
     def alive(self) -> bool:
@@ -181,7 +226,7 @@ class OpenSSH:
             self._exit()
         self._leash.close()
         if self._pid is not None:
-            pids.stop_pid(self._pid, marker=str(self._control), grace_s=2)
+            by_pid.stop_pid(self._pid, marker=str(self._control), grace_s=2)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ask(
@@ -189,7 +234,7 @@ class OpenSSH:
     ) -> Result:
         """Run ssh against the master only: without configuration or a direct connection."""
         argv = self._slave(*arguments, command=command)
-        return process.run(argv, timeout_s=timeout_s, check=False)
+        return programs.run(argv, timeout_s=timeout_s, check=False)
 
     def _slave(self, *arguments: str, command: str | None = None) -> list[str]:
         argv = ["ssh", "-F", "/dev/null", "-S", str(self._control), "-o", "ControlMaster=no"]
@@ -206,8 +251,8 @@ class OpenSSH:
     def _give_back(self) -> None:
         """Remove our forwards from the user's own master."""
         for listen, to in self._forwards:
-            with contextlib.suppress(mux.MuxError):
-                mux.close_forward(self._control, listen, to)
+            with contextlib.suppress(openssh_control.MuxError):
+                openssh_control.close_forward(self._control, listen, to)
         self._forwards.clear()
 
     def _exit(self) -> None:
@@ -221,7 +266,7 @@ class OpenSSH:
         return ""
 
     def _lost(self) -> TunnelError:
-        return failures.unreachable(self._login, "the connection was lost")
+        return tunnel_errors.unreachable(self._login, "the connection was lost")
 
 
 def open_link(
@@ -249,14 +294,14 @@ def open_link(
 
 def _shared_control(login: Login) -> Path | None:
     """Return the control socket of the user's own open master for this account, or None."""
-    found = process.run(["ssh", "-G", *sshargv.chosen(login)], check=False).stdout
+    found = programs.run(["ssh", "-G", *chosen(login)], check=False).stdout
     match = re.search(r"^controlpath (.+)$", found, re.MULTILINE)
     if match is None or match[1] == "none":
         return None
     path = Path(match[1])
     try:
-        mux.master_pid(path)
-    except mux.MuxError:
+        openssh_control.master_pid(path)
+    except openssh_control.MuxError:
         return None
     return path
 

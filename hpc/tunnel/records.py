@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpc import pids, state
 from hpc.errors import StateError
+from hpc.processes import by_pid
+from hpc.state import files, records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,26 +53,26 @@ def save(root: Path, record: TunnelRecord, key: str) -> None:
         StateError: the folder cannot be written to.
     """
     # The key first: whoever finds the record may read the key at once.
-    state.write_text(key_path(root, record.port), key + "\n")
-    state.write_record(_path(root, record.port), record)
+    files.write_text(key_path(root, record.port), key + "\n")
+    records.write_record(_path(root, record.port), record)
 
 
 def mark(root: Path, port: int, condition: str) -> None:
     """Record the tunnel at a local port as up or down."""
-    record = state.read_record(_path(root, port), TunnelRecord)
+    record = records.read_record(_path(root, port), TunnelRecord)
     if record is not None and record.pid == os.getpid() and record.state != condition:
         with contextlib.suppress(StateError):
-            state.write_record(_path(root, port), replace(record, state=condition))
+            records.write_record(_path(root, port), replace(record, state=condition))
 
 
 def living(root: Path) -> list[TunnelRecord]:
     """Return the open tunnels of this machine, by port; records of dead processes are removed."""
     found = []
     for path in sorted((root / "connections").glob("*.json")):
-        record = state.read_record(path, TunnelRecord)
+        record = records.read_record(path, TunnelRecord)
         if record is None:
             continue
-        if pids.alive(record.pid, marker=""):
+        if by_pid.alive(record.pid, marker=""):
             found.append(record)
         else:
             drop(root, record.port)
@@ -87,8 +88,8 @@ def drop(root: Path, port: int) -> None:
 
 def holder(root: Path, port: int) -> str | None:
     """Return a description of our own tunnel at a local port, or None."""
-    record = state.read_record(_path(root, port), TunnelRecord)
-    if record is None or record.pid == os.getpid() or not pids.alive(record.pid, marker=""):
+    record = records.read_record(_path(root, port), TunnelRecord)
+    if record is None or record.pid == os.getpid() or not by_pid.alive(record.pid, marker=""):
         return None
     return f"hpc-serve connect {record.login} (process {record.pid})"
 

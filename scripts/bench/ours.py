@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hpc import keys, state
+from hpc.keys import store as key_store
+from hpc.state import directory, files
 from scripts.bench.peers import LOCAL, Peer
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -18,8 +19,8 @@ PYTHON = {"PYTHONPATH": str(PROJECT), "XDG_CONFIG_HOME": "/nonexistent"}
 
 def gateway(work: Path) -> Peer:
     """Return the gateway with a state directory, limits on its key, metrics and access log."""
-    home = state.home(str(work / "ours"))
-    key, _ = keys.add(state.keys_path(home), "bench", **_limits())
+    home = directory.home(str(work / "ours"))
+    key, _ = key_store.add(directory.keys_path(home), "bench", **_limits())
     entry = {"name": "mock", "backend": "vllm", "backend_url": LOCAL}
     models = json.dumps({"version": 1, "models": [entry]})
     program = (sys.executable, "-m", "gateway_lite", "run", "--home", str(home))
@@ -34,7 +35,7 @@ def gateway(work: Path) -> Peer:
 def _limits() -> dict[str, Any]:
     """Return limits that are counted and never reached, where keys can have any."""
     try:
-        from hpc.quota import KeyLimits  # noqa: PLC0415
+        from hpc.keys.limits import KeyLimits  # noqa: PLC0415
     except ImportError:
         return {}
     return {"limits": KeyLimits(**LIMITS)}
@@ -43,7 +44,7 @@ def _limits() -> dict[str, Any]:
 def sidecar(work: Path) -> Peer:
     """Return the door of one replica."""
     secret = work / "sidecar.secret"
-    state.write_text(secret, "bench-secret\n")
+    files.write_text(secret, "bench-secret\n")
     program = (sys.executable, "-m", "gateway_lite", "sidecar", "--secret-file", str(secret))
     return Peer(
         (

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from hpc import keys, state
+from hpc.keys import store as key_store
 from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.state import directory
 from scripts.bench import processes
 from scripts.bench.cached import MODEL
 from scripts.bench.gateways import POLL_S, PROJECT, Gateway, Place, free_port
@@ -175,17 +176,17 @@ class _ours:  # noqa: N801 - a context
     """Our gateway over replicas of one service, whose nodes go on to say that they live."""
 
     def __init__(self, work: Path, ports: Sequence[int], policy: str) -> None:
-        self._home = state.home(str(work / "ours"))
+        self._home = directory.home(str(work / "ours"))
         self._ports, self._policy = ports, policy
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat)
 
     def __enter__(self) -> Peer:
-        key, _ = keys.add(state.keys_path(self._home), "bench")
+        key, _ = key_store.add(directory.keys_path(self._home), "bench")
         spec = ServiceSpec(name=MODEL, engine="vllm", server="vllm", model="/model")
-        state.save_spec(self._home, replace(spec, replicas=len(self._ports)))
+        directory.save_spec(self._home, replace(spec, replicas=len(self._ports)))
         for number in range(len(self._ports)):
-            state.new_secret(self._home, MODEL, number)
+            directory.new_secret(self._home, MODEL, number)
         self._say()
         self._thread.start()
         models = {"version": 1, "gateway": {"routing": self._policy}, "models": []}
@@ -198,7 +199,7 @@ class _ours:  # noqa: N801 - a context
         )
 
     def _beat(self) -> None:
-        while not self._stop.wait(state.BEAT_S):
+        while not self._stop.wait(directory.BEAT_S):
             self._say()
 
     def _say(self) -> None:
@@ -207,7 +208,7 @@ class _ours:  # noqa: N801 - a context
             said = Endpoint(
                 MODEL, number, MODEL, "127.0.0.1", port, Phase.READY, "1", ends_at=None, beat_at=now
             )
-            state.save_endpoint(self._home, said)
+            directory.save_endpoint(self._home, said)
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[2]
 HEAD = """
 import dataclasses, functools, json, os, pathlib, subprocess, sys, time
-from hpc import jobs, records, slurm, state, submit
+from hpc import slurm
+from hpc.jobs import api as jobs, submission
+from hpc.state import directory, records
 from hpc.errors import HpcServeError
-from hpc.model import JobHandle, Resources, ServiceSpec
+from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
 
-root = state.home()
+root = directory.home()
 
 def sleep(seconds=60, name="test", **asked):
     return call(functools.partial(time.sleep, seconds), name, **asked)
@@ -35,7 +37,7 @@ def sleep(seconds=60, name="test", **asked):
 def call(task, name="test", setup=(), **asked):
     asked = {"mem_mb": 100, "time_min": 10} | asked
     resources = Resources(**asked)
-    return jobs.submit_callable(task, name=name, resources=resources, root=root, setup=setup)
+    return jobs.submit(task, JobRequest(name, resources, setup=setup), root)[0]
 
 def until(handle, *states, patience=30):
     deadline = time.monotonic() + patience

@@ -1,4 +1,4 @@
-"""What hpc.slurm, hpc.submit and hpc.jobs promise of a cluster.
+"""What hpc.slurm, hpc.jobs.submission and hpc.jobs promise of a cluster.
 
 The tests are taken over by a module for each cluster, which says what the fixture `slurm` is.
 """
@@ -107,8 +107,9 @@ def test_the_signal_before_the_walltime_requeues_a_checkpointed_job(slurm: Clust
     state, restarts, log = slurm.python(
         TASK
         + """
-(h,) = submit.to_slurm(task, folder=root / 'jobs' / 'again', minutes=10, restarts=1,
-    text=submit.plain_script('again', Resources(mem_mb=100), root / 'jobs' / 'again')
+(h,) = submission.to_slurm(task, folder=root / 'jobs' / 'again', minutes=10, restarts=1,
+    text=submission.plain_script(JobRequest('again', Resources(mem_mb=100)),
+        root / 'jobs' / 'again')
     .replace('--no-requeue', '--requeue'))
 wait(lambda: begun([h]) == [1])
 subprocess.run(['scancel', '--signal=USR2', '--batch', h.job_id], check=True)
@@ -129,8 +130,7 @@ task = FunctionSequence(verbose=True)
 task.add(time.sleep, 60)
 def several(task, count, name="several", **asked):
     asked = {"cpus": 1, "mem_mb": 100, "time_min": 10} | asked
-    return jobs.submit_several(task, count, name=name, resources=Resources(**asked), root=root,
-        restarts=1)
+    return jobs.submit(task, JobRequest(name, Resources(**asked), restarts=1, count=count), root)
 def states(handles):
     return [found.state.value for found in jobs.statuses(handles).values()]
 def log(handle):
@@ -316,7 +316,7 @@ def test_what_render_shows_is_what_slurm_gets(slurm: Cluster) -> None:
 from hpc.config import Site
 h = jobs.submit_replica(spec, root, 3, cluster='slurm', site=Site())
 kept = pathlib.Path(h.folder, f'{h.job_id}_submission.sh').read_text()
-tell([h.job_id, submit.script(spec, root, 3), kept, until(h, 'FAILED')])
+tell([h.job_id, submission.script(spec, root, 3), kept, until(h, 'FAILED')])
 """
     )
     assert slurm.received(job_id).strip() == shown.strip()

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpc import jobs, local, state
-from hpc.batch import cases, launch, outcome
-from hpc.batch.client import Target
-from hpc.batch.files import RealFiles
-from hpc.batch.model import BatchWorker
-from hpc.batch.worker import Worker
+from hpc.batch import control as batch_control
+from hpc.batch import report as batch_report
+from hpc.batch import submit as batch_submit
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.model import BatchTarget, BatchWorker
+from hpc.batch.worker.loop import Worker
 from hpc.config import Site
 from hpc.errors import BatchError
+from hpc.jobs import api as jobs
+from hpc.jobs import local
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,13 +113,15 @@ def prompts(path: Path, words: list[str]) -> Path:
     return path
 
 
-def wanted(tmp_path: Path, engine: Engine, words: list[str], workers: int = 1) -> launch.Wanted:
-    return launch.Wanted(
+def wanted(
+    tmp_path: Path, engine: Engine, words: list[str], workers: int = 1
+) -> batch_submit.BatchOptions:
+    return batch_submit.BatchOptions(
         prompts(tmp_path / "in.jsonl", words),
         tmp_path / "out.jsonl",
         "m",
         workers=workers,
-        target=Target(engine.url),
+        target=BatchTarget(engine.url),
         in_flight=24,
     )
 
@@ -136,7 +141,7 @@ def texts(tmp_path: Path) -> list[str | None]:
 
 def worker(folder: Path, spec: BatchSpec, name: str) -> Worker:
     record = BatchWorker(name, name, "here", started_at=time.time(), beat_at=0.0)
-    return Worker(RealFiles(), folder, spec, record)
+    return Worker(RealFileSystem(), folder, spec, record)
 
 
 def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
@@ -145,15 +150,15 @@ def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
     engine.delay_s = 0.01
     words = ["good", "busy", "shaky", "cut", "wrong"] * 30
     asked = wanted(tmp_path, engine, words)
-    folder = launch._fresh(tmp_path)
-    spec = launch._prepare(folder, asked, None)
+    folder = batch_submit._fresh(tmp_path)
+    spec = batch_submit._prepare(folder, asked, None)
 
     async def both() -> list[bool]:
         pair = [worker(folder, spec, name) for name in ("a", "b")]
-        return list(await asyncio.gather(*(one.run(Target(engine.url)) for one in pair)))
+        return list(await asyncio.gather(*(one.run(BatchTarget(engine.url)) for one in pair)))
 
     assert asyncio.run(both()) == [True, True]
-    report = outcome.conclude(RealFiles(), folder, spec)
+    report = batch_report.conclude(RealFileSystem(), folder, spec)
     found = results(tmp_path)
     got = texts(tmp_path)
 
@@ -167,7 +172,7 @@ def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
     assert engine.most > 4
     again = {"busy", "shaky", "cut"}
     assert all(n == 1 + (p.partition(" ")[0] in again) for p, n in engine.asked.items())
-    assert {one.ended for one in cases.look(tmp_path, spec.id).workers} == {True}
+    assert {one.ended for one in batch_control.look(tmp_path, spec.id).workers} == {True}
 
 
 def wait(holds: Callable[[], bool], patience_s: float = 60) -> None:
@@ -184,13 +189,13 @@ def submitted(tmp_path: Path, engine: Engine) -> Iterator[Callable[..., BatchSpe
 
     def submit(words: list[str], workers: int = 1) -> BatchSpec:
         asked = wanted(tmp_path, engine, words, workers)
-        spec = launch.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
+        spec = batch_submit.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
         made.append(spec.id)
         return spec
 
     yield submit
     for batch in made:
-        jobs.cancel(launch.handles(state.batch_dir(tmp_path, batch)))
+        jobs.cancel(batch_submit.handles(directory.batch_dir(tmp_path, batch)))
 
 
 def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
@@ -199,23 +204,23 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     engine.delay_s = 0.15
     words = ["good"] * 600
     spec = submitted(words, workers=2)
-    folder = state.batch_dir(tmp_path, spec.id)
-    wait(lambda: len(cases.look(tmp_path, spec.id).workers) == 2 and len(engine.asked) > 40)
-    victim = launch.handles(folder)[0]
+    folder = directory.batch_dir(tmp_path, spec.id)
+    wait(lambda: len(batch_control.look(tmp_path, spec.id).workers) == 2 and len(engine.asked) > 40)
+    victim = batch_submit.handles(folder)[0]
     for pid, _ in list(local._family(int(victim.job_id))):
         os.kill(pid, signal.SIGKILL)
     wait(lambda: len(engine.asked) > 120)
-    cases.stop(tmp_path, spec.id, word="pause")
-    wait(lambda: cases.look(tmp_path, spec.id).state == "PAUSED")
+    batch_control.stop(tmp_path, spec.id, word="pause")
+    wait(lambda: batch_control.look(tmp_path, spec.id).state == "PAUSED")
     assert not (tmp_path / "out.jsonl").exists()
-    assert cases.resume(tmp_path, spec.id, workers=None, cluster="local", site=Site()) == 2
+    assert batch_control.resume(tmp_path, spec.id, workers=None, cluster="local", site=Site()) == 2
     engine.delay_s = 0.01
-    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE", 120)
+    wait(lambda: batch_control.look(tmp_path, spec.id).state == "DONE", 120)
 
     assert texts(tmp_path) == [f"{w} {n}".upper() for n, w in enumerate(words)]
     assert sum(engine.asked.values()) <= 600 + 4 * 24
     with pytest.raises(BatchError, match="is done"):
-        cases.stop(tmp_path, spec.id, word="cancel")
+        batch_control.stop(tmp_path, spec.id, word="cancel")
 
 
 def test_errors_are_asked_again_on_request(
@@ -224,11 +229,11 @@ def test_errors_are_asked_again_on_request(
     engine.broken = True
     words = ["good", "later", "good", "wrong"] * 5
     spec = submitted(words)
-    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+    wait(lambda: batch_control.look(tmp_path, spec.id).state == "DONE")
     first = texts(tmp_path)
     engine.broken = False
-    assert cases.retry(tmp_path, spec.id, cluster="local", site=Site()) == 10
-    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+    assert batch_control.retry(tmp_path, spec.id, cluster="local", site=Site()) == 10
+    wait(lambda: batch_control.look(tmp_path, spec.id).state == "DONE")
 
     assert first.count(None) == 10
     assert texts(tmp_path) == [
@@ -241,6 +246,6 @@ def test_a_file_that_is_refused_leaves_nothing(tmp_path: Path, engine: Engine) -
     asked = wanted(tmp_path, engine, ["good"])
     asked.path.write_text('{"prompt": "x"}\n{"x": 1}\n')
     with pytest.raises(BatchError, match="line 2"):
-        launch.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
+        batch_submit.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
 
-    assert cases.ids(tmp_path) == []
+    assert batch_control.ids(tmp_path) == []

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import slurm, state
-from hpc.batch import cases, launch
+from hpc import slurm
+from hpc.batch import control as batch_control
+from hpc.batch import submit as batch_submit
 from hpc.config import Site
 from hpc.errors import StateError, SubmitError
 from hpc.model import Resources, ServiceSpec
+from hpc.state import directory
 from tests.fakes.slurm import FakeSlurm
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def submit(tmp_path: Path, workers: int) -> BatchSpec:
     lines = [json.dumps({"custom_id": f"r{n}", "prompt": "x"}) for n in range(20)]
     (tmp_path / "in.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "m.gguf").touch()
-    asked = launch.Wanted(
+    asked = batch_submit.BatchOptions(
         tmp_path / "in.jsonl", tmp_path / "out.jsonl", "tiny", workers, {"comment": "mine"}
     )
     engine = ServiceSpec(
@@ -45,17 +47,17 @@ def submit(tmp_path: Path, workers: int) -> BatchSpec:
         container="none",
         resources=Resources(cpus=1, mem_mb=100, time_min=10),
     )
-    return launch.submit(tmp_path / "state", asked, engine=engine, cluster="slurm", site=SITE)
+    return batch_submit.submit(tmp_path / "state", asked, engine=engine, cluster="slurm", site=SITE)
 
 
 def crew(tmp_path: Path, spec: BatchSpec) -> dict[str, str]:
     """Return the state of each job by its id."""
-    found = cases.look(tmp_path / "state", spec.id)
+    found = batch_control.look(tmp_path / "state", spec.id)
     return {handle.job_id: answer.state.value for handle, answer in found.jobs}
 
 
 def scale(tmp_path: Path, spec: BatchSpec, workers: int) -> int:
-    return cases.scale(tmp_path / "state", spec.id, workers, cluster="slurm", site=SITE)
+    return batch_control.scale(tmp_path / "state", spec.id, workers, cluster="slurm", site=SITE)
 
 
 def test_a_hundred_workers_are_one_submission(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -95,13 +97,15 @@ def test_a_batch_whose_workers_wait_pauses_at_once_and_goes_on(
     tmp_path: Path, fake: FakeSlurm
 ) -> None:
     spec = submit(tmp_path, 3)
-    cases.stop(tmp_path / "state", spec.id, word="pause")
-    assert cases.look(tmp_path / "state", spec.id).state == "PAUSED"
-    again = cases.resume(tmp_path / "state", spec.id, workers=None, cluster="slurm", site=SITE)
+    batch_control.stop(tmp_path / "state", spec.id, word="pause")
+    assert batch_control.look(tmp_path / "state", spec.id).state == "PAUSED"
+    again = batch_control.resume(
+        tmp_path / "state", spec.id, workers=None, cluster="slurm", site=SITE
+    )
     assert again == 3
     assert len(fake.calls("sbatch")) == 2
-    assert cases.look(tmp_path / "state", spec.id).state == "QUEUED"
-    cases.stop(tmp_path / "state", spec.id, word="cancel")
+    assert batch_control.look(tmp_path / "state", spec.id).state == "QUEUED"
+    batch_control.stop(tmp_path / "state", spec.id, word="cancel")
     assert "PENDING" not in crew(tmp_path, spec).values()
 
 
@@ -110,7 +114,7 @@ def test_a_refused_array_leaves_nothing(tmp_path: Path, fake: FakeSlurm) -> None
     with pytest.raises(SubmitError, match="job submit limit"):
         submit(tmp_path, 3)
     assert fake.jobs() == []
-    assert cases.ids(tmp_path / "state") == []
+    assert batch_control.ids(tmp_path / "state") == []
     assert [path for path in (tmp_path / "state" / "jobs").rglob("*") if path.is_file()] == []
     with pytest.raises(SubmitError, match="invalid job array") as told:
         submit(tmp_path, 2000)
@@ -119,7 +123,7 @@ def test_a_refused_array_leaves_nothing(tmp_path: Path, fake: FakeSlurm) -> None
 
 def test_workers_that_cannot_be_written_down_are_cancelled(tmp_path: Path, fake: FakeSlurm) -> None:
     spec = submit(tmp_path, 2)
-    folder = state.batch_dir(tmp_path / "state", spec.id)
+    folder = directory.batch_dir(tmp_path / "state", spec.id)
     taken = folder / "crew" / "3_1.json"
     taken.mkdir()  # where the second of the next two goes
     with pytest.raises(StateError):

@@ -21,10 +21,11 @@ DRIVER = """
 import atexit, json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from hpc import jobs, state
-from hpc.batch import cases, launch
-from hpc.batch.client import Target
+from hpc.batch import control, submit
+from hpc.batch.model import BatchTarget
 from hpc.config import Site
+from hpc.jobs import api as jobs
+from hpc.state import directory
 
 class Engine(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -48,17 +49,17 @@ def until(holds, what, patience_s=120):
     deadline = time.monotonic() + patience_s
     while not holds():
         if time.monotonic() > deadline:
-            sys.exit(f"never: {what}: {cases.look(root, spec.id)}")
+            sys.exit(f"never: {what}: {control.look(root, spec.id)}")
         time.sleep(0.1)
 
 root, folder = Path(os.environ["STATE"]), Path(os.environ["FOLDER"])
 server = Server(("127.0.0.1", 0), Engine)
 threading.Thread(target=server.serve_forever, daemon=True).start()
-asked = launch.Wanted(folder / "in.jsonl", folder / "out.jsonl", "m", workers=2, in_flight=8,
-    target=Target(f"http://127.0.0.1:{server.server_port}"))
-spec = launch.submit(root, asked, engine=None, cluster="local", site=Site())
-atexit.register(lambda: jobs.cancel(launch.handles(state.batch_dir(root, spec.id))))
-until(lambda: cases.look(root, spec.id).done > 0, "a chunk is done")
+asked = submit.BatchOptions(folder / "in.jsonl", folder / "out.jsonl", "m", workers=2, in_flight=8,
+    target=BatchTarget(f"http://127.0.0.1:{server.server_port}"))
+spec = submit.submit(root, asked, engine=None, cluster="local", site=Site())
+atexit.register(lambda: jobs.cancel(submit.handles(directory.batch_dir(root, spec.id))))
+until(lambda: control.look(root, spec.id).done > 0, "a chunk is done")
 fill = root / "fill"
 with fill.open("wb", buffering=0) as file:
     try:
@@ -66,11 +67,11 @@ with fill.open("wb", buffering=0) as file:
             file.write(b"x" * 4096)
     except OSError as error:
         print("full", error.errno, flush=True)
-before = cases.look(root, spec.id).done
+before = control.look(root, spec.id).done
 time.sleep(4)
-print(json.dumps({"before": before, "while_full": cases.look(root, spec.id).done}), flush=True)
+print(json.dumps({"before": before, "while_full": control.look(root, spec.id).done}), flush=True)
 fill.unlink()
-until(lambda: cases.look(root, spec.id).state == "DONE", "the batch is done")
+until(lambda: control.look(root, spec.id).state == "DONE", "the batch is done")
 """
 
 

@@ -8,12 +8,16 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hpc import jobs, state
-from hpc.batch import cases, chunks, launch, outcome
-from hpc.batch.client import Target
-from hpc.batch.files import RealFiles
-from hpc.cli.batch_text import waits
+from hpc.batch import control as batch_control
+from hpc.batch import report as batch_report
+from hpc.batch import submit as batch_submit
+from hpc.batch.ledger import claims
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.model import BatchTarget
+from hpc.cli.batch.text import waits
 from hpc.config import Site
+from hpc.jobs import api as jobs
+from hpc.state import directory
 from tests.contract.test_batch import (
     Engine,
     engine,
@@ -49,12 +53,12 @@ def test_a_limit_uses_up_no_try_and_a_spent_budget_is_final(tmp_path: Path, engi
     engine.answer = limited  # type: ignore[method-assign]
     words = ["limited", "loading", "spent", "good"]
     asked = wanted(tmp_path, engine, words)
-    folder = launch._fresh(tmp_path)
-    spec = launch._prepare(folder, asked, None)
+    folder = batch_submit._fresh(tmp_path)
+    spec = batch_submit._prepare(folder, asked, None)
     object.__setattr__(spec, "retries", 1)
     begun = time.monotonic()
-    assert asyncio.run(worker(folder, spec, "a").run(Target(engine.url)))
-    outcome.conclude(RealFiles(), folder, spec)
+    assert asyncio.run(worker(folder, spec, "a").run(BatchTarget(engine.url)))
+    batch_report.conclude(RealFileSystem(), folder, spec)
 
     assert texts(tmp_path) == ["LIMITED 0", "LOADING 1", None, "GOOD 3"]
     assert engine.asked == {"limited 0": 5, "loading 1": 5, "spent 2": 1, "good 3": 1}
@@ -70,24 +74,26 @@ def test_a_batch_whose_model_is_gone_waits_pauses_with_a_reason_and_goes_on(
     engine.answer = lambda prompt: (404, {}, told) if gone.is_set() else answer(prompt)  # type: ignore[method-assign]
     engine.delay_s = 0.02
     asked = replace(wanted(tmp_path, engine, ["good"] * 600), model_patience_s=2.0, retries=0)
-    spec = launch.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
+    spec = batch_submit.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
     try:
-        wait(lambda: cases.look(tmp_path, spec.id).done > 0)
+        wait(lambda: batch_control.look(tmp_path, spec.id).done > 0)
         gone.set()
-        wait(lambda: cases.look(tmp_path, spec.id).state == "PAUSED")
-        seen = cases.look(tmp_path, spec.id)
+        wait(lambda: batch_control.look(tmp_path, spec.id).state == "PAUSED")
+        seen = batch_control.look(tmp_path, spec.id)
         assert seen.why is not None
         assert "has had no model 'm'" in seen.why
         assert f"batch resume {spec.id}" in waits(seen)[0]
         assert seen.failed == 0
         gone.clear()
-        assert cases.resume(tmp_path, spec.id, workers=None, cluster="local", site=Site()) == 1
-        wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+        assert (
+            batch_control.resume(tmp_path, spec.id, workers=None, cluster="local", site=Site()) == 1
+        )
+        wait(lambda: batch_control.look(tmp_path, spec.id).state == "DONE")
     finally:
-        jobs.cancel(launch.handles(state.batch_dir(tmp_path, spec.id)))
+        jobs.cancel(batch_submit.handles(directory.batch_dir(tmp_path, spec.id)))
 
     assert texts(tmp_path) == [f"GOOD {n}" for n in range(600)]
-    assert cases.look(tmp_path, spec.id).why is None
+    assert batch_control.look(tmp_path, spec.id).why is None
 
 
 def test_a_worker_that_is_told_to_end_keeps_what_is_answered_and_gives_the_rest_back(
@@ -95,15 +101,15 @@ def test_a_worker_that_is_told_to_end_keeps_what_is_answered_and_gives_the_rest_
 ) -> None:
     engine.delay_s = 1.0
     spec = submitted(["good"] * 200)
-    folder = state.batch_dir(tmp_path, spec.id)
+    folder = directory.batch_dir(tmp_path, spec.id)
     wait(lambda: engine.now > 8)
-    jobs.drain(launch.handles(folder))
-    wait(lambda: not cases.here(folder))
+    jobs.drain(batch_submit.handles(folder))
+    wait(lambda: not batch_control.here(folder))
     asked = len(engine.asked)
-    left = list(chunks.listed(RealFiles(), folder, chunks.DOING))
-    launch.submit_workers(tmp_path, spec, 1, "local", Site(), {})
+    left = list(claims.listed(RealFileSystem(), folder, claims.DOING))
+    batch_submit.submit_workers(tmp_path, spec, 1, "local", Site(), {})
     engine.delay_s = 0
-    wait(lambda: cases.look(tmp_path, spec.id).state == "DONE")
+    wait(lambda: batch_control.look(tmp_path, spec.id).state == "DONE")
 
     assert left == []
     assert 8 < asked < 200

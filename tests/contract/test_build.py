@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import build
-from hpc.build import BuildImage
 from hpc.errors import CommandError, ConfigError, StateError
-from hpc.pids import alive
+from hpc.images import build as image_build
+from hpc.images.build import BuildImage
+from hpc.processes.by_pid import alive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def left(folder: Path) -> list[str]:
 def test_a_whole_image_appears_with_its_definition(tmp_path: Path) -> None:
     said: list[str] = []
 
-    made = build.build(order(tmp_path, GOOD), tell=said.append)
+    made = image_build.build(order(tmp_path, GOOD), tell=said.append)
 
     assert made.read_text() == made.with_suffix(".def").read_text()
     assert made.read_text().startswith("Bootstrap: docker\nFrom: debian:forky-slim\n")
@@ -67,7 +67,7 @@ def test_binds_and_arguments_reach_the_program(tmp_path: Path) -> None:
     made = order(tmp_path, GOOD, wheel_dir=str(tmp_path / "wheels"), apptainer_args=("--fakeroot",))
     said: list[str] = []
 
-    build.build(made, tell=said.append)
+    image_build.build(made, tell=said.append)
 
     assert f"{tmp_path}/wheels:/opt/hpc-serve-wheels" in said
     assert "--fakeroot" in said
@@ -87,12 +87,12 @@ def test_pips_settings_reach_the_program_and_what_is_left_out_is_said_first(
     monkeypatch.setenv("NETRC", f"{tmp_path}/netrc")
     said: list[str] = []
 
-    made = build.build(order(tmp_path, LOOK), tell=said.append)
+    made = image_build.build(order(tmp_path, LOOK), tell=said.append)
 
-    notes = [line for line in said if line.startswith(build.NOTE)]
+    notes = [line for line in said if line.startswith(image_build.NOTE)]
     assert said[: len(notes)] == notes
     left_out = "pip's setting keyring-provider is left out: it names a program of this machine"
-    assert f"{build.NOTE}{left_out}" in notes
+    assert f"{image_build.NOTE}{left_out}" in notes
     assert f"{tmp_path}/more:{tmp_path}/more:ro" in said
     assert "constraint = /opt/hpc-serve-build/requirements-0.txt" in said
     assert "a<2" in said
@@ -103,34 +103,34 @@ def test_pips_settings_reach_the_program_and_what_is_left_out_is_said_first(
 
 def test_a_failed_build_leaves_its_log_only(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"could not build .*: E: Unable to locate") as caught:
-        build.build(order(tmp_path, BAD))
+        image_build.build(order(tmp_path, BAD))
 
     assert left(tmp_path) == ["x.build.log"]
     assert str(tmp_path / "images/x.build.log") in str(caught.value.hint)
 
 
 def test_a_failed_rebuild_keeps_the_image_that_was_there(tmp_path: Path) -> None:
-    build.build(order(tmp_path, GOOD))
+    image_build.build(order(tmp_path, GOOD))
     before = (tmp_path / "images/x.sif").read_bytes()
 
     with pytest.raises(StateError, match="is there already"):
-        build.build(order(tmp_path, GOOD))
+        image_build.build(order(tmp_path, GOOD))
     with pytest.raises(CommandError):
-        build.build(order(tmp_path, BAD, force=True))
+        image_build.build(order(tmp_path, BAD, force=True))
 
     assert (tmp_path / "images/x.sif").read_bytes() == before
 
 
 def test_without_apptainer_it_says_where_to_build(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="apptainer-that-is-not-here") as caught:
-        build.build(order(tmp_path, GOOD, program="apptainer-that-is-not-here"))
+        image_build.build(order(tmp_path, GOOD, program="apptainer-that-is-not-here"))
 
     assert "--in-job" in str(caught.value.hint)
 
 
 def test_a_folder_to_show_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no folder /nowhere"):
-        build.build(order(tmp_path, GOOD, binds=("/nowhere",)))
+        image_build.build(order(tmp_path, GOOD, binds=("/nowhere",)))
 
 
 def test_an_order_can_be_a_jobs_task(tmp_path: Path) -> None:
@@ -143,9 +143,8 @@ def test_an_order_can_be_a_jobs_task(tmp_path: Path) -> None:
 
 def test_a_build_that_is_interrupted_ends_with_all_it_started(tmp_path: Path) -> None:
     made = order(tmp_path, SLOW)
-    code = (
-        f"import pickle; from hpc import build; build.build(pickle.loads({pickle.dumps(made)!r}))"
-    )
+    code = "import pickle; from hpc.images.build import build; "
+    code += f"build(pickle.loads({pickle.dumps(made)!r}))"
     running = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while not made.log.exists() or "begun" not in made.log.read_text():

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpc import jobs, local
 from hpc.errors import SchedulerError, SubmitError
-from hpc.model import JobHandle, JobState, JobStatus, Resources
+from hpc.jobs import api as jobs
+from hpc.jobs import local
+from hpc.model import JobHandle, JobRequest, JobState, JobStatus, Resources
 from tests.contract.local_tasks import Again, Drain, Fail, Show, Stubborn
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ class Machine:
 
     def submit(self, task: Callable[[], Any], **options: Any) -> JobHandle:
         resources = options.pop("resources", Resources())
-        handle = jobs.submit_callable(
-            task, name="test", resources=resources, root=self.root, cluster="local", **options
-        )
+        request = JobRequest("test", resources, **options)
+        (handle,) = jobs.submit(task, request, self.root, cluster="local")
         self.submitted.append(handle)
         return handle
 
@@ -74,9 +74,7 @@ def test_several_jobs_run_or_none(machine: Machine, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     task, gpu = functools.partial(time.sleep, 60), Resources(gpus=1)
     with pytest.raises(SubmitError, match="GPU"):
-        jobs.submit_several(
-            task, 3, name="several", resources=gpu, root=machine.root, cluster="local"
-        )
+        jobs.submit(task, JobRequest("several", gpu, count=3), machine.root, cluster="local")
     begun = [path.name.partition("_")[0] for path in machine.root.rglob("*_submitted.pkl")]
     folder = str(machine.root / "jobs" / "several")
     left = [JobHandle(job_id, "local", folder) for job_id in begun]
@@ -172,11 +170,11 @@ def test_a_job_outlives_the_command_and_its_terminal(machine: Machine, tmp_path:
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from hpc import jobs
-from hpc.model import Resources
+from hpc.jobs import api as jobs
+from hpc.model import JobRequest, Resources
 from tests.contract.local_tasks import Drain
-handle = jobs.submit_callable(Drain({str(tmp_path / "drained")!r}), name="test",
-    resources=Resources(), root=Path({str(machine.root)!r}), cluster="local")
+task, root = Drain({str(tmp_path / "drained")!r}), Path({str(machine.root)!r})
+(handle,) = jobs.submit(task, JobRequest("test", Resources()), root, cluster="local")
 print(handle.job_id, handle.folder, flush=True)
 os.killpg(0, signal.SIGHUP)
 """

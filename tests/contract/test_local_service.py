@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import openai
 import pytest
 
-from hpc import pids
+from hpc.processes import by_pid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def user(tmp_path: Path) -> Iterator[User]:
     made = User(tmp_path / "state")
     yield made
     for pid in made.processes():
-        pids.stop_pid(pid, marker="", grace_s=0)
+        by_pid.stop_pid(pid, marker="", grace_s=0)
 
 
 def test_help_loads_none_of_the_libraries() -> None:

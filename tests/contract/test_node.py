@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 import httpx
 import pytest
 
-from hpc import pids, state
 from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.processes import by_pid
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ def spec() -> ServiceSpec:
 
 def runs(pid: int) -> bool:
     """Tell whether a process runs; one that nobody has waited for does not."""
-    return pids.identity(pid) is not None
+    return by_pid.identity(pid) is not None
 
 
 def until(holds: Callable[[], object], told: Callable[[], str], seconds: float = 60) -> None:
@@ -100,7 +101,7 @@ class Node:
 
     def said(self) -> Endpoint:
         """Return what the replica last said of itself."""
-        found = state.load_endpoint(self.root, "demo", 0)
+        found = directory.load_endpoint(self.root, "demo", 0)
         assert found is not None, self.told()
         return found
 
@@ -113,7 +114,7 @@ class Node:
         """Wait for a phase that begins after a time."""
 
         def there() -> bool:
-            found = state.load_endpoint(self.root, "demo", 0)
+            found = directory.load_endpoint(self.root, "demo", 0)
             return (
                 found is not None
                 and found.phase is phase
@@ -142,7 +143,7 @@ class Node:
 
     def secret(self) -> str | None:
         """Return the sidecar's key, or None."""
-        return state.load_secret(self.root, "demo", 0)
+        return directory.load_secret(self.root, "demo", 0)
 
     def ask(self, key: str | None) -> httpx.Response:
         """Ask a question through the sidecar."""
@@ -159,11 +160,11 @@ class Node:
 
 @pytest.fixture
 def start(tmp_path: Path, spec: ServiceSpec) -> Iterator[Callable[..., Node]]:
-    root = state.home(str(tmp_path / "home"))
+    root = directory.home(str(tmp_path / "home"))
     started: list[Node] = []
 
     def begin(model: Path = MODEL) -> Node:
-        state.save_spec(root, replace(spec, model=str(model)))
+        directory.save_spec(root, replace(spec, model=str(model)))
         hidden = ("SLURM_", "SUBMITIT_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         with (root / "node.log").open("ab") as log:
@@ -184,7 +185,7 @@ def start(tmp_path: Path, spec: ServiceSpec) -> Iterator[Callable[..., Node]]:
         node.process.kill()
         node.process.wait()
         for pid in family:
-            pids.stop_pid(pid, marker=str(PROJECT), grace_s=0)
+            by_pid.stop_pid(pid, marker=str(PROJECT), grace_s=0)
 
 
 def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Node]) -> None:
@@ -271,7 +272,7 @@ def test_a_model_that_is_missing_is_named(start: Callable[..., Node], tmp_path: 
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.LOADING])
 def test_it_can_be_ended_before_it_is_ready(start: Callable[..., Node], phase: Phase) -> None:
     node = start()
-    until(lambda: state.load_endpoint(node.root, "demo", 0), node.told)
+    until(lambda: directory.load_endpoint(node.root, "demo", 0), node.told)
     until(lambda: phase.value in node.said().phases, node.told)
     folder = node.folder()
     assert node.end() == 0, node.told()

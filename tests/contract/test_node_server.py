@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import process
-from hpc.engines import Launch, Probe
+from hpc.engines import Launch, ReadinessProbe
 from hpc.errors import EngineError
 from hpc.model import ServiceSpec
-from hpc.node import server
+from hpc.node import engine_process
+from hpc.processes import programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,30 +51,30 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start(folder: Path) -> Iterator[Callable[..., server.Running]]:
-    started: list[process.Process[str]] = []
+def start(folder: Path) -> Iterator[Callable[..., engine_process.Running]]:
+    started: list[programs.Process[str]] = []
 
-    def begin(code: str = "import time; time.sleep(60)") -> server.Running:
+    def begin(code: str = "import time; time.sleep(60)") -> engine_process.Running:
         log = folder / "log"
         log.write_text("Traceback of an older start\nValueError: old\n")
         size = log.stat().st_size
-        child = process.spawn([sys.executable, "-c", code], log=log)
+        child = programs.spawn([sys.executable, "-c", code], log=log)
         started.append(child)
-        launch = Launch((), {}, (), (), Probe(), None, "unix", "KEY")
-        return server.Running(child, launch, log, str(folder / "engine.sock"), size)
+        launch = Launch((), {}, (), (), ReadinessProbe(), None, "unix", "KEY")
+        return engine_process.Running(child, launch, log, str(folder / "engine.sock"), size)
 
     yield begin
     for child in started:
-        process.stop(child, grace_s=0)
+        programs.stop(child, grace_s=0)
 
 
-def wait(running: server.Running, tick: Callable[[], None], seconds: float = 30) -> None:
+def wait(running: engine_process.Running, tick: Callable[[], None], seconds: float = 30) -> None:
     deadline = time.time() + seconds
-    server.wait_ready(running, spec=SPEC, deadline=deadline, late=LATE, tick=tick)
+    engine_process.wait_ready(running, spec=SPEC, deadline=deadline, late=LATE, tick=tick)
 
 
 def test_an_engine_is_ready_when_its_probe_says_so_and_not_before(
-    start: Callable[..., server.Running],
+    start: Callable[..., engine_process.Running],
 ) -> None:
     """No file, a socket that refuses, one that accepts and says "loading", one that says yes."""
     running = start()
@@ -104,7 +104,7 @@ def test_an_engine_is_ready_when_its_probe_says_so_and_not_before(
     gc.collect()
 
 
-def test_an_engine_that_never_listens_is_late(start: Callable[..., server.Running]) -> None:
+def test_an_engine_that_never_listens_is_late(start: Callable[..., engine_process.Running]) -> None:
     running = start()
     ticks: list[int] = []
     with pytest.raises(EngineError, match=f"^{LATE}$"):
@@ -113,10 +113,10 @@ def test_an_engine_that_never_listens_is_late(start: Callable[..., server.Runnin
 
 
 def test_a_socket_that_accepts_nothing_does_not_hold_us(
-    start: Callable[..., server.Running], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., engine_process.Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection to a full backlog would wait for ever."""
-    monkeypatch.setattr(server, "PROBE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(engine_process, "PROBE_TIMEOUT_S", 0.3)
     running = start()
     with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as filler:
         full.bind(running.socket)
@@ -128,7 +128,9 @@ def test_a_socket_that_accepts_nothing_does_not_hold_us(
     assert time.monotonic() - began < 10
 
 
-def test_an_engine_that_ends_is_not_waited_for(start: Callable[..., server.Running]) -> None:
+def test_an_engine_that_ends_is_not_waited_for(
+    start: Callable[..., engine_process.Running],
+) -> None:
     """The cause comes from this start's output, not from an older one in the same log."""
     running = start("import sys; sys.exit('something odd happened here')")
     running.process.wait(10)
@@ -139,7 +141,7 @@ def test_an_engine_that_ends_is_not_waited_for(start: Callable[..., server.Runni
 
 
 def test_what_ends_the_wait_from_outside_gets_through(
-    start: Callable[..., server.Running],
+    start: Callable[..., engine_process.Running],
 ) -> None:
     def tick() -> None:
         raise InterruptedError
@@ -150,10 +152,10 @@ def test_what_ends_the_wait_from_outside_gets_through(
 
 def test_the_end_of_a_log_is_bounded_and_its_last_words_are_found(folder: Path) -> None:
     log = folder / "log"
-    assert server.read_tail(log) == ""
-    assert server.last_line("") == "it printed nothing"
-    log.write_bytes(b"\xff" + b"x" * server.LOG_TAIL + b"\nthe end\n\n  \n")
-    tail = server.read_tail(log)
-    assert len(tail) == server.LOG_TAIL
-    assert server.last_line(tail) == "the end"
-    assert server.last_line("y" * 1000) == "y" * 300
+    assert engine_process.read_tail(log) == ""
+    assert engine_process.last_line("") == "it printed nothing"
+    log.write_bytes(b"\xff" + b"x" * engine_process.LOG_TAIL + b"\nthe end\n\n  \n")
+    tail = engine_process.read_tail(log)
+    assert len(tail) == engine_process.LOG_TAIL
+    assert engine_process.last_line(tail) == "the end"
+    assert engine_process.last_line("y" * 1000) == "y" * 300

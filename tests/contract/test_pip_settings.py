@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc.build import carried as carrying
-from hpc.build import pip_files, pip_settings
+from hpc.images import carried as carrying
+from hpc.images import pip_files, pip_settings
 
 if TYPE_CHECKING:
-    from hpc.build.pip_files import Sections
+    from hpc.images.pip_files import Sections
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pip") is None, reason="this Python has no pip to compare with"

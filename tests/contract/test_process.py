@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import pids, process
 from hpc.errors import CommandError, CommandTimeout
+from hpc.processes import by_pid, programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,25 +54,25 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_program_that_ends_leaves_its_words() -> None:
-    result = process.run(["bash", "-c", "echo out; echo err >&2; exit 3"], check=False)
+    result = programs.run(["bash", "-c", "echo out; echo err >&2; exit 3"], check=False)
     assert (result.returncode, result.stdout, result.stderr) == (3, "out\n", "err\n")
 
 
 def test_a_failure_says_who_and_what() -> None:
     with pytest.raises(CommandError, match=r"^ls --no-such failed with exit status 2: ") as caught:
-        process.run(["ls", "--no-such", "secret-argument"])
+        programs.run(["ls", "--no-such", "secret-argument"])
     assert caught.value.returncode == 2
     assert "secret-argument" not in str(caught.value)
 
 
 def test_bytes_that_are_no_text_are_survived() -> None:
-    assert "\N{REPLACEMENT CHARACTER}" in process.run(["printf", "\\377"]).stdout
+    assert "\N{REPLACEMENT CHARACTER}" in programs.run(["printf", "\\377"]).stdout
 
 
 @pytest.mark.parametrize("name", ["no-such-program", "/no/such/program"])
 def test_a_program_that_is_missing_is_named(name: str) -> None:
     said = f"^{name} is not installed on this machine, or not on PATH$"
-    for start in (process.run, process.spawn, process.run_attached):
+    for start in (programs.run, programs.spawn, programs.run_attached):
         with pytest.raises(CommandError, match=said):
             start([name, "argument"])
 
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_program_is_named(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("text")
     with pytest.raises(CommandError, match=f"cannot run {path}: Permission denied"):
-        process.run([str(path)])
+        programs.run([str(path)])
 
 
 def test_programs_are_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,10 +89,10 @@ def test_programs_are_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "text").touch(mode=0o644)
     (tmp_path / "folder").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert process.find_program("tool") == str(tmp_path / "tool")
+    assert programs.find_program("tool") == str(tmp_path / "tool")
     for name in ("text", "folder", "nothing"):
         with pytest.raises(CommandError, match=f"{name} is not installed") as caught:
-            process.find_program(name, hint="load a module")
+            programs.find_program(name, hint="load a module")
         assert caught.value.hint == "load a module"
 
 
@@ -100,18 +100,18 @@ def test_nothing_of_our_environment_is_handed_on_unless_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OURS", "1")
-    assert "OURS=1" in process.run(["/usr/bin/env"]).stdout
-    assert process.run(["/usr/bin/env"], env={"A": "b"}).stdout == "A=b\n"
+    assert "OURS=1" in programs.run(["/usr/bin/env"]).stdout
+    assert programs.run(["/usr/bin/env"], env={"A": "b"}).stdout == "A=b\n"
 
 
 def test_a_program_gets_no_standard_input_of_ours() -> None:
-    assert process.run(["cat"]).stdout == ""
+    assert programs.run(["cat"]).stdout == ""
 
 
 def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(CommandTimeout, match=r"^bash did not answer within 0.5 s$"):
-        process.run(["bash", "-c", STUBBORN.format(tmp_path)], timeout_s=0.5)
+        programs.run(["bash", "-c", STUBBORN.format(tmp_path)], timeout_s=0.5)
     assert time.monotonic() - started < 5
     pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
     until(lambda: not any(runs(pid) for pid in pids))
@@ -125,7 +125,7 @@ def test_an_interrupted_run_leaves_no_program(tmp_path: Path) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.5)
         with pytest.raises(KeyboardInterrupt):
-            process.run(["bash", "-c", STUBBORN.format(tmp_path)])
+            programs.run(["bash", "-c", STUBBORN.format(tmp_path)])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -134,19 +134,19 @@ def test_an_interrupted_run_leaves_no_program(tmp_path: Path) -> None:
 
 
 def test_secrets_go_by_standard_input_and_are_in_no_command_line(tmp_path: Path) -> None:
-    assert process.run(["cat"], stdin="xyzzy").stdout == "xyzzy"
+    assert programs.run(["cat"], stdin="xyzzy").stdout == "xyzzy"
     log = tmp_path / "log"
-    child = process.spawn(["bash", "-c", "cat; sleep 60"], stdin="xyzzy\n", log=log)
+    child = programs.spawn(["bash", "-c", "cat; sleep 60"], stdin="xyzzy\n", log=log)
     try:
         assert read(log) == "xyzzy"
         assert "xyzzy" not in Path(f"/proc/{child.pid}/cmdline").read_text()
         assert "xyzzy" not in Path(f"/proc/{child.pid}/environ").read_text()
     finally:
-        process.stop(child, grace_s=0)
+        programs.stop(child, grace_s=0)
 
 
 def test_a_program_that_reads_nothing_may_be_given_something() -> None:
-    child = process.spawn(["true"], stdin="x" * 1_000_000)
+    child = programs.spawn(["true"], stdin="x" * 1_000_000)
     assert child.wait(10) == 0
 
 
@@ -155,7 +155,7 @@ def test_a_log_is_private_and_appended_to(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         for word in ("one", "two"):
-            process.spawn(["bash", "-c", f"echo {word}; echo {word} >&2"], log=log).wait(10)
+            programs.spawn(["bash", "-c", f"echo {word}; echo {word} >&2"], log=log).wait(10)
     finally:
         os.umask(before)
     assert log.read_text() == "one\none\ntwo\ntwo\n"
@@ -166,22 +166,22 @@ def test_a_log_is_private_and_appended_to(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_opened_starts_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     with pytest.raises(CommandError, match=f"cannot open the log {tmp_path}: Is a directory"):
-        process.spawn(["touch", str(mark)], log=tmp_path)
+        programs.spawn(["touch", str(mark)], log=tmp_path)
     assert not mark.exists()
 
 
 def test_a_spawned_program_has_a_session_of_its_own() -> None:
-    child = process.spawn(["sleep", "60"])
+    child = programs.spawn(["sleep", "60"])
     try:
         assert os.getsid(child.pid) == child.pid != os.getsid(0)
     finally:
-        assert process.stop(child) == -signal.SIGTERM
+        assert programs.stop(child) == -signal.SIGTERM
 
 
 PARENT = """
 import sys, time
 from pathlib import Path
-from hpc import process
+from hpc.processes import programs as process
 argv = ["bash", "-c", "echo $$; exec sleep 60"]
 child = process.spawn(argv, log=Path(sys.argv[1]), leashed=True)
 time.sleep(60)
@@ -227,10 +227,10 @@ def test_a_leash_ends_what_does_not_listen_and_what_has_moved_away(tmp_path: Pat
 def test_a_leash_ends_with_the_program_and_kills_what_it_left(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = "setsid sleep 60 & echo $!; exit 5"
-    child = process.spawn(["bash", "-c", code], log=log, leashed=True)
+    child = programs.spawn(["bash", "-c", code], log=log, leashed=True)
     assert child.wait(10) == 5
     assert not runs(int(read(log)))
-    child = process.spawn(["bash", "-c", "kill -SEGV $$"], leashed=True)
+    child = programs.spawn(["bash", "-c", "kill -SEGV $$"], leashed=True)
     assert child.wait(10) == -signal.SIGSEGV
 
 
@@ -242,7 +242,7 @@ def test_a_leash_changes_nothing_else(tmp_path: Path) -> None:
     for leashed in (False, True):
         log = tmp_path / f"log-{leashed}"
         argv = ["bash", "-c", code, "a b", "*", ""]
-        child = process.spawn(argv, log=log, env={"A": "b", "LC_ALL": "C.UTF-8"}, leashed=leashed)
+        child = programs.spawn(argv, log=log, env={"A": "b", "LC_ALL": "C.UTF-8"}, leashed=leashed)
         assert child.wait(10) == 0
         said.append(log.read_text())
     assert said[0].splitlines()[:3] == ["a b", "*", ""]
@@ -252,73 +252,73 @@ def test_a_leash_changes_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["no-such-program", "/no/such/program"])
 def test_a_leashed_program_that_is_missing_is_named(name: str) -> None:
     with pytest.raises(CommandError, match=f"^{name} is not installed on this machine"):
-        process.spawn([name], leashed=True)
+        programs.spawn([name], leashed=True)
 
 
 def test_stopping_asks_first() -> None:
-    child = process.spawn(["bash", "-c", "trap 'exit 7' TERM; echo; sleep 60 & wait"])
+    child = programs.spawn(["bash", "-c", "trap 'exit 7' TERM; echo; sleep 60 & wait"])
     until(lambda: Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text())
-    assert process.stop(child) == 7
+    assert programs.stop(child) == 7
 
 
 def test_stopping_kills_what_does_not_listen(tmp_path: Path) -> None:
-    child = process.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
+    child = programs.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
     pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
     started = time.monotonic()
-    assert process.stop(child, grace_s=0.3) == -signal.SIGKILL
+    assert programs.stop(child, grace_s=0.3) == -signal.SIGKILL
     assert 0.3 <= time.monotonic() - started < 5
     until(lambda: not any(runs(pid) for pid in pids))
 
 
 def test_stopping_ends_the_children_of_one_that_ended_before(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    child = process.spawn(["bash", "-c", "sleep 60 & echo $!; exit 4"], log=log)
+    child = programs.spawn(["bash", "-c", "sleep 60 & echo $!; exit 4"], log=log)
     orphan = int(read(log))
     until(lambda: child.poll() is not None)
     assert runs(orphan)
-    assert process.stop(child) == 4
+    assert programs.stop(child) == 4
     until(lambda: not runs(orphan))
-    assert process.stop(child) == 4
+    assert programs.stop(child) == 4
 
 
 def test_a_pid_is_ended_by_its_marker_only(sleeper: subprocess.Popen[bytes]) -> None:
-    assert pids.stop_pid(sleeper.pid, marker="gateway_lite run")
+    assert by_pid.stop_pid(sleeper.pid, marker="gateway_lite run")
     time.sleep(0.1)
     assert sleeper.poll() is None
-    assert not pids.alive(sleeper.pid, marker="gateway_lite run")
-    assert pids.alive(sleeper.pid, marker="sleep 61.25")
-    assert pids.stop_pid(sleeper.pid, marker="sleep 61.25")
+    assert not by_pid.alive(sleeper.pid, marker="gateway_lite run")
+    assert by_pid.alive(sleeper.pid, marker="sleep 61.25")
+    assert by_pid.stop_pid(sleeper.pid, marker="sleep 61.25")
     assert sleeper.wait(10) == -signal.SIGTERM
 
 
 def test_a_pid_that_does_not_listen_is_killed(tmp_path: Path) -> None:
-    child = process.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
+    child = programs.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
     try:
         read(tmp_path / "child")
-        assert pids.stop_pid(child.pid, marker=str(tmp_path), grace_s=0.2)
+        assert by_pid.stop_pid(child.pid, marker=str(tmp_path), grace_s=0.2)
         assert child.wait(10) == -signal.SIGKILL
     finally:
-        process.stop(child, grace_s=0)
+        programs.stop(child, grace_s=0)
 
 
 def test_a_pid_that_is_gone_is_gone() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert pids.stop_pid(child.pid, marker="true")
-    assert not pids.alive(child.pid, marker="")
+    assert by_pid.stop_pid(child.pid, marker="true")
+    assert not by_pid.alive(child.pid, marker="")
 
 
 def test_an_identity_stays_and_is_nobody_elses(sleeper: subprocess.Popen[bytes]) -> None:
-    ours = pids.identity(os.getpid())
+    ours = by_pid.identity(os.getpid())
     assert ours is not None
-    assert ours == pids.identity(os.getpid())
+    assert ours == by_pid.identity(os.getpid())
     assert ours.split()[0] == str(os.getpid())
-    assert pids.identity(sleeper.pid) != ours
+    assert by_pid.identity(sleeper.pid) != ours
 
 
 def test_an_id_that_is_used_again_has_another_identity() -> None:
     """Two processes with one id, one after the other: each is first in a namespace of its own."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from hpc import pids; "
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hpc.processes import by_pid as pids; "
     code += "print(pids.identity(1))"
     project = str(Path(__file__).parents[2])
     argv = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
@@ -339,24 +339,24 @@ def test_who_has_ended_has_no_identity() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{child.pid}").exists()
-    assert pids.identity(child.pid) is None
+    assert by_pid.identity(child.pid) is None
     child.wait()
-    assert pids.identity(child.pid) is None
+    assert by_pid.identity(child.pid) is None
 
 
 def test_a_name_with_brackets_and_spaces_does_not_confuse(tmp_path: Path) -> None:
     link = tmp_path / "a) Z 1 ("
     link.symlink_to("/bin/sleep")
-    child = process.spawn([str(link), "60"])
+    child = programs.spawn([str(link), "60"])
     try:
-        found = pids.identity(child.pid)
+        found = by_pid.identity(child.pid)
         assert found is not None
         assert found.split()[2].isdecimal()
     finally:
-        process.stop(child)
+        programs.stop(child)
 
 
 def test_exact_keeps_every_byte() -> None:
     data = b"caf\xe9\r\n\r \xe2\x82\xac\n".decode("utf-8", "surrogateescape")
-    assert process.run(["cat"], stdin=data, exact=True).stdout == data
-    assert process.run(["cat"], stdin="a\r\nb").stdout == "a\nb"
+    assert programs.run(["cat"], stdin=data, exact=True).stdout == data
+    assert programs.run(["cat"], stdin="a\r\nb").stdout == "a\nb"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from hpc import service, state
 from hpc.config import Config, Site
 from hpc.errors import ConfigError, EngineError, SchedulerError, StateError, SubmitError
 from hpc.model import Endpoint, JobState, Phase, Resources, ServiceSpec
+from hpc.services import lifecycle
+from hpc.state import directory
 from tests.fakes.slurm import FakeSlurm
 
 if TYPE_CHECKING:
@@ -50,14 +51,14 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSlurm]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return state.home(str(tmp_path / "state"))
+    return directory.home(str(tmp_path / "state"))
 
 
 def submit(
     root: Path, spec: ServiceSpec, cluster: Literal["slurm", "local"] = "slurm"
 ) -> ServiceSpec:
     config = Config(root, None, {spec.name: spec}, (), Site())
-    return service.submit(config, spec.name, cluster=cluster)
+    return lifecycle.submit(config, spec.name, cluster=cluster)
 
 
 def queue(fake: FakeSlurm) -> list[str]:
@@ -65,7 +66,7 @@ def queue(fake: FakeSlurm) -> list[str]:
 
 
 def ids(root: Path) -> list[str]:
-    found = (state.load_job(root, "tiny", number) for number in range(HELD.replicas))
+    found = (directory.load_job(root, "tiny", number) for number in range(HELD.replicas))
     return [job.job_id for job in found if job is not None]
 
 
@@ -75,11 +76,11 @@ def test_every_replica_gets_a_job_and_one_squeue_tells_all(fake: FakeSlurm, root
     assert queue(fake) == ["PENDING"] * 6
     assert ids(root) == ["1", "2", "3"]
     before = len(fake.calls("squeue"))
-    other, tiny = service.look(root)
+    other, tiny = lifecycle.look(root)
     assert len(fake.calls("squeue")) - before == 1
     assert (other.spec.name, tiny.spec) == ("other", HELD)
     assert {r.phase for r in (*other.replicas, *tiny.replicas)} == {Phase.QUEUED}
-    assert tiny.replicas[2].job == state.load_job(root, "tiny", 2)
+    assert tiny.replicas[2].job == directory.load_job(root, "tiny", 2)
 
 
 def test_a_refusal_midway_cancels_what_was_submitted(fake: FakeSlurm, root: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_refusal_midway_cancels_what_was_submitted(fake: FakeSlurm, root: Path
         "Slurm refused the job: job violates accounting/QOS policy (job submit limit, user's size "
         "and/or time limits) (AssocMaxSubmitJobLimit)"
     )
-    assert state.services(root) == []
+    assert directory.services(root) == []
     until_over(fake, 2)
 
 
@@ -103,7 +104,7 @@ def until_over(fake: FakeSlurm, count: int) -> None:
 
 
 def test_a_record_that_cannot_be_written_takes_its_job_back(fake: FakeSlurm, root: Path) -> None:
-    folder = state.service_dir(root, "tiny")
+    folder = directory.service_dir(root, "tiny")
     folder.mkdir(parents=True)
     (folder / "replicas").write_text("a file where a folder should be")
     with pytest.raises(StateError, match=r"^cannot write .*/replicas/0/job.json: Not a directory"):
@@ -125,7 +126,7 @@ def test_a_service_whose_jobs_ended_is_submitted_anew(fake: FakeSlurm, root: Pat
     for job_id in ids(root):
         fake.change(job_id, cancelled=True)
     until_over(fake, 3)
-    assert service.find(root, "tiny").replicas[0].note == "the job ended: cancelled"
+    assert lifecycle.find(root, "tiny").replicas[0].note == "the job ended: cancelled"
     submit(root, replace(HELD, replicas=2))
     assert ids(root) == ["4", "5"]
 
@@ -133,18 +134,18 @@ def test_a_service_whose_jobs_ended_is_submitted_anew(fake: FakeSlurm, root: Pat
 def test_without_an_answer_everything_stays(fake: FakeSlurm, root: Path) -> None:
     submit(root, HELD)
     fake.set(controller="down")
-    found = service.find(root, "tiny")
+    found = lifecycle.find(root, "tiny")
     assert {r.status.state for r in found.replicas} == {JobState.UNKNOWN}
     assert "squeue" in str(found.replicas[0].note)
     with pytest.raises(ConfigError, match="runs already"):
         submit(root, HELD)
     with pytest.raises(SchedulerError):
-        service.stop(root, "tiny")
+        lifecycle.stop(root, "tiny")
     assert ids(root) == ["1", "2", "3"]
     fake.set(controller="up")
     assert queue(fake) == ["PENDING"] * 3
-    service.stop(root, "tiny")
-    assert state.services(root) == []
+    lifecycle.stop(root, "tiny")
+    assert directory.services(root) == []
     until_over(fake, 3)
 
 
@@ -152,15 +153,15 @@ def test_records_stay_until_the_jobs_are_over(
     fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped keeper is a job that Slurm was told to end, and that does not."""
-    monkeypatch.setattr(service, "STOP_PATIENCE_S", 1.0)
+    monkeypatch.setattr(lifecycle, "STOP_PATIENCE_S", 1.0)
     submit(root, HELD)
     fake.change("2", state="COMPLETING")
     with frozen(fake, "2"), pytest.raises(SchedulerError) as caught:
-        service.stop(root, "tiny")
+        lifecycle.stop(root, "tiny")
     assert str(caught.value) == "jobs 2 of 'tiny' have not ended; its records stay"
     assert ids(root) == ["1", "2", "3"]
-    service.stop(root, "tiny")
-    assert state.services(root) == []
+    lifecycle.stop(root, "tiny")
+    assert directory.services(root) == []
     assert queue(fake) == ["CANCELLED"] * 3
 
 
@@ -179,16 +180,18 @@ def test_waiting_follows_a_job_to_the_cause_of_its_failure(fake: FakeSlurm, root
     submit(root, FREE)
     phases: list[Phase] = []
     with pytest.raises(EngineError) as caught:
-        service.wait(root, "tiny", timeout_s=40, tell=lambda s: phases.append(s.replicas[0].phase))
+        lifecycle.wait(
+            root, "tiny", timeout_s=40, tell=lambda s: phases.append(s.replicas[0].phase)
+        )
     assert str(caught.value) == (
         "replica 0 of 'tiny' failed: /no/such/python is not installed on this machine, "
         "or not on PATH"
     )
     assert phases[-1] is Phase.FAILED
     assert set(phases[:-1]) <= {Phase.QUEUED, Phase.STARTING}
-    assert state.load_secret(root, "tiny", 0) is None
-    service.stop(root, "tiny")
-    assert state.services(root) == []
+    assert directory.load_secret(root, "tiny", 0) is None
+    lifecycle.stop(root, "tiny")
+    assert directory.services(root) == []
 
 
 def test_waiting_ends_when_the_job_is_cancelled(fake: FakeSlurm, root: Path) -> None:
@@ -197,7 +200,7 @@ def test_waiting_ends_when_the_job_is_cancelled(fake: FakeSlurm, root: Path) -> 
     with pytest.raises(
         EngineError, match=r"^replica 0 of 'tiny' failed: the job ended: cancelled$"
     ):
-        service.wait(root, "tiny", timeout_s=30)
+        lifecycle.wait(root, "tiny", timeout_s=30)
 
 
 def test_waiting_goes_on_while_a_requeued_job_has_said_nothing_new(
@@ -207,19 +210,19 @@ def test_waiting_goes_on_while_a_requeued_job_has_said_nothing_new(
     submit(root, replace(FREE, setup=("sleep 60",)))
     until_state(fake, "1", "RUNNING")
     said = Endpoint("tiny", 0, "tiny", "fake1", 0, Phase.STOPPED, "1", None, time.time())
-    state.save_endpoint(root, replace(said, restarts=0))
+    directory.save_endpoint(root, replace(said, restarts=0))
     fake.change("1", requeue=True)
     deadline = time.monotonic() + 20
     while fake.job("1")["restarts"] == 0:
-        assert service.find(root, "tiny").replicas[0].phase is not Phase.FAILED
+        assert lifecycle.find(root, "tiny").replicas[0].phase is not Phase.FAILED
         assert time.monotonic() < deadline
     until_state(fake, "1", "RUNNING")
     phases: list[Phase] = []
     with pytest.raises(EngineError, match=r"^'tiny' is not ready after 2 s$"):
-        service.wait(root, "tiny", timeout_s=2, tell=lambda s: phases.append(s.replicas[0].phase))
+        lifecycle.wait(root, "tiny", timeout_s=2, tell=lambda s: phases.append(s.replicas[0].phase))
     assert set(phases) == {Phase.STARTING}
-    state.save_endpoint(root, replace(said, phase=Phase.READY, restarts=1))
-    assert service.wait(root, "tiny", timeout_s=2).ready == 1
+    directory.save_endpoint(root, replace(said, phase=Phase.READY, restarts=1))
+    assert lifecycle.wait(root, "tiny", timeout_s=2).ready == 1
 
 
 def until_state(fake: FakeSlurm, job_id: str, wanted: str) -> None:
@@ -234,7 +237,7 @@ def test_waiting_has_an_end(fake: FakeSlurm, root: Path) -> None:
     submit(root, HELD)
     started = time.monotonic()
     with pytest.raises(EngineError, match=r"^'tiny' is not ready after 1.5 s$"):
-        service.wait(root, "tiny", timeout_s=1.5)
+        lifecycle.wait(root, "tiny", timeout_s=1.5)
     assert 1.5 <= time.monotonic() - started < 10
     assert queue(fake) == ["PENDING"] * 3
 
@@ -247,7 +250,7 @@ def test_here_too_all_replicas_start_or_none(
     spec = replace(FREE, replicas=2, resources=Resources(gpus=1))
     with pytest.raises(SubmitError, match=r"^replica 1 needs 1 GPU\(s\) of its own"):
         submit(root, spec, "local")
-    assert state.services(root) == []
+    assert directory.services(root) == []
     assert working_for(root) == []
     assert fake.jobs() == []
 

@@ -14,8 +14,8 @@ import pytest
 from hpc.errors import TunnelError
 from hpc.tunnel import Unreachable, open_link
 from hpc.tunnel.discovery import ensure_gateway
-from hpc.tunnel.link import Way
-from hpc.tunnel.port import LocalPort
+from hpc.tunnel.local_port import LocalPort
+from hpc.tunnel.transport import Route
 from tests.fakes.login_node import (
     CHUNKS,
     KEY,
@@ -29,8 +29,8 @@ from tests.fakes.login_node import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hpc.tunnel.link import Link
     from hpc.tunnel.login import TransportName
+    from hpc.tunnel.transport import Transport
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
@@ -54,14 +54,14 @@ def transport(request: pytest.FixtureRequest) -> TransportName:
 
 
 @pytest.fixture
-def link(node: LoginNode, transport: TransportName) -> Iterator[Link]:
+def link(node: LoginNode, transport: TransportName) -> Iterator[Transport]:
     opened = open_link(node.login(), transport=transport, interactive=False)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def client(link: Link, node: LoginNode) -> Iterator[httpx.Client]:
+def client(link: Transport, node: LoginNode) -> Iterator[httpx.Client]:
     with closing(LocalPort(0, patience_s=10)) as port:
         port.lead(link, way(node))
         url = f"http://127.0.0.1:{port.port}/v1"
@@ -69,23 +69,23 @@ def client(link: Link, node: LoginNode) -> Iterator[httpx.Client]:
             yield opened
 
 
-def way(node: LoginNode) -> Way:
-    return Way(("127.0.0.1", node.gateway.server_port))
+def way(node: LoginNode) -> Route:
+    return Route(("127.0.0.1", node.gateway.server_port))
 
 
-def test_runs_a_command_and_tells_its_outputs_and_status_apart(link: Link) -> None:
+def test_runs_a_command_and_tells_its_outputs_and_status_apart(link: Transport) -> None:
     result = link.run("echo out; echo err >&2; exit 3", timeout_s=10)
     assert (result.stdout, result.stderr, result.returncode) == ("out\n", "err\n", 3)
 
 
-def test_a_command_that_hangs_is_given_up(link: Link) -> None:
+def test_a_command_that_hangs_is_given_up(link: Transport) -> None:
     began = time.monotonic()
     with pytest.raises(Unreachable, match="did not end within"):
         link.run("sleep 20", timeout_s=0.5)
     assert time.monotonic() - began < 10
 
 
-def test_finds_the_gateway_behind_a_banner(link: Link, node: LoginNode) -> None:
+def test_finds_the_gateway_behind_a_banner(link: Transport, node: LoginNode) -> None:
     gateway = ensure_gateway(link, node.login(), remote_command="hpc-serve")
     assert (gateway.host, gateway.port) == ("127.0.0.1", node.gateway.server_port)
     assert gateway.key == KEY
@@ -117,7 +117,7 @@ def test_requests_run_side_by_side(client: httpx.Client, node: LoginNode) -> Non
         assert list(answers) == [200] * count
 
 
-def test_the_local_end_is_on_loopback_only(link: Link, node: LoginNode) -> None:
+def test_the_local_end_is_on_loopback_only(link: Transport, node: LoginNode) -> None:
     with closing(LocalPort(0, patience_s=10)) as port:
         end = f":{port.port:04X}"
         steps: tuple[Callable[[], object], ...] = (lambda: port.lead(link, way(node)), port.hold)
@@ -240,7 +240,7 @@ def test_a_jump_host_is_passed(node: LoginNode, transport: TransportName) -> Non
     ],
 )
 def test_a_gateway_that_does_not_come_is_explained(
-    link: Link, node: LoginNode, script: str, sentence: str, hint: str
+    link: Transport, node: LoginNode, script: str, sentence: str, hint: str
 ) -> None:
     node.answer(script)
     with pytest.raises(TunnelError, match=sentence) as caught:
@@ -248,7 +248,7 @@ def test_a_gateway_that_does_not_come_is_explained(
     assert hint in str(caught.value.hint)
 
 
-def test_a_missing_program_is_told_with_how_to_install_it(link: Link, node: LoginNode) -> None:
+def test_a_missing_program_is_told_with_how_to_install_it(link: Transport, node: LoginNode) -> None:
     with pytest.raises(TunnelError, match="cannot run no-such-hpc-serve on login"):
         ensure_gateway(link, node.login(), remote_command="no-such-hpc-serve")
 

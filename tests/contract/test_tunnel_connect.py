@@ -20,14 +20,14 @@ import httpx
 import pytest
 
 import hpc
-from hpc import state
 from hpc.errors import TunnelError
+from hpc.state import directory
 from tests.fakes.login_node import KEY, LoginNode, free_port, listening, shared_node, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hpc.connection import Connection
+    from hpc.connection.connection import ClusterConnection
     from hpc.tunnel.login import TransportName
 
 COMMAND = [sys.executable, "-m", "hpc", "connect"]
@@ -64,7 +64,7 @@ def transport(request: pytest.FixtureRequest) -> TransportName:
     return name
 
 
-def connect(node: LoginNode, transport: TransportName, **changes: object) -> Connection:
+def connect(node: LoginNode, transport: TransportName, **changes: object) -> ClusterConnection:
     login = node.login()
     options: dict[str, Any] = {
         "identity": login.identity,
@@ -272,7 +272,7 @@ def test_nothing_is_written_for_a_login_that_failed(
     node.answer("exit 127")
     with pytest.raises(TunnelError, match="cannot run hpc-serve"):
         connect(node, transport)
-    assert not list((state.home() / "connections").glob("*"))
+    assert not list((directory.home() / "connections").glob("*"))
 
 
 @pytest.mark.parametrize("name", ["curl.sh", "openai_chat.py", "httpx_chat.py"])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hpc.connection import Connection
+    from hpc.connection.connection import ClusterConnection
 
 COMMAND = [sys.executable, "-m", "hpc", "connect"]
 WAYS = ["openssh", "paramiko", "openssh relay", "paramiko relay"]
@@ -52,7 +52,7 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def connect(node: LoginNode, way: str, events: list[str] | None = None) -> Connection:
+def connect(node: LoginNode, way: str, events: list[str] | None = None) -> ClusterConnection:
     login = node.login()
     transport, _, relay = way.partition(" ")
     told: list[str] = [] if events is None else events
@@ -95,7 +95,7 @@ def test_a_gateway_that_moved_is_followed_on_the_same_port(node: LoginNode, way:
 @contextmanager
 def connect_to(
     node: LoginNode, gateway: Gateway, way: str, events: list[str]
-) -> Iterator[Connection]:
+) -> Iterator[ClusterConnection]:
     node.answer_well(gateway.server_port)
     with connect(node, way, events) as cluster:
         yield cluster

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc import __version__
+from hpc.version import __version__
 
 PROJECT = Path(__file__).resolve().parents[2]
 ASSETS = "hpc/_assets"

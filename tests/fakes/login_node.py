@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpc import __version__
 from hpc.tunnel.login import Login
+from hpc.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
-from gateway_lite import sidecar
 from gateway_lite.__main__ import _parser
-from gateway_lite.openapi import OPERATIONS
-from hpc import config, errors, setup
-from hpc.batch import ending
+from gateway_lite.api.openapi.document import OPERATIONS
+from gateway_lite.request import sidecar_handler
+from hpc import config, errors, site_setup
 from hpc.batch.model import BatchSpec
+from hpc.batch.worker import pause_rules
 from hpc.cli.main import COMMANDS, root
 from hpc.slurm import Partition
 
@@ -147,7 +147,7 @@ def test_every_variable_that_a_page_names_changes_what_is_loaded(
 def outcome_variables() -> set[str]:
     """Return what the command of --on-done finds."""
     spec = BatchSpec("b", "in", "out", None, 1, 1, 1)
-    return set(ending._variables(PROJECT / "none", spec))
+    return set(pause_rules._variables(PROJECT / "none", spec))
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
@@ -208,7 +208,7 @@ def test_the_reference_of_the_gateway_lists_every_path_of_the_sidecar() -> None:
     lines = re.findall(r"^- `([A-Z]+)`: (.+)$", text, re.MULTILINE)
     listed = {method.encode(): tuple(re.findall(r"`(\S+)`", paths)) for method, paths in lines}
 
-    assert listed == sidecar.PATHS
+    assert listed == sidecar_handler.PATHS
 
 
 def test_the_reference_of_the_gateway_lists_every_error_code() -> None:
@@ -241,11 +241,11 @@ def test_the_readme_names_every_command() -> None:
 def test_the_readme_submits_and_asks_what_init_writes() -> None:
     text = section("On a cluster")
     gpu = Partition("gpu", default=True, nodes=1, cpus=8, mem_mb=64_000, gpus=1)
-    built = [line for line in setup.following(setup.Facts((gpu,))) if "build" in line]
+    built = [line for line in site_setup.following(site_setup.Facts((gpu,))) if "build" in line]
 
-    assert re.findall(r"hpc-serve submit (?!-)(\S+)", text) == [setup.SERVICE]
-    assert re.findall(r'"model": "(.+?)"', text) == [setup.SERVICE]
-    assert setup.VLLM_MODEL in text
+    assert re.findall(r"hpc-serve submit (?!-)(\S+)", text) == [site_setup.SERVICE]
+    assert re.findall(r'"model": "(.+?)"', text) == [site_setup.SERVICE]
+    assert site_setup.VLLM_MODEL in text
     assert all(f"    {line}  " in text for line in built)
 
 

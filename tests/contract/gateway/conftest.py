@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc import state
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return an empty state directory."""
-    return state.home(str(tmp_path / "home"))
+    return directory.home(str(tmp_path / "home"))
 
 
 @pytest.fixture

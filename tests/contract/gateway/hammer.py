@@ -7,11 +7,11 @@ import json
 import sys
 from datetime import datetime, timezone
 
+from gateway_lite.auth.rate_limits import Limits
+from gateway_lite.auth.usage_store import Shared, UsageStore
 from gateway_lite.errors import ApiError
-from gateway_lite.ledger import Ledger, Shared
-from gateway_lite.limits import Limits
-from hpc.keys import ClientKey
-from hpc.quota import KeyLimits
+from hpc.keys.limits import KeyLimits
+from hpc.keys.store import ClientKey
 
 TRIES = 2000
 TOKENS = 7
@@ -33,7 +33,7 @@ def main() -> None:
         limits=KeyLimits(rpm=rpm or None, tpm=tpm or None, concurrency=concurrency or None),
         created=datetime.now(timezone.utc),
     )
-    limits = Limits(Ledger(Shared(path, worker)))
+    limits = Limits(UsageStore(Shared(path, worker)))
     tell("ready")
     sys.stdin.readline()
     held = []
@@ -44,8 +44,8 @@ def main() -> None:
             held[-1].settle(TOKENS)
     tell(json.dumps(len(held)))
     sys.stdin.readline()
-    for grant in held:
-        grant.settle(TOKENS)
+    for reservation in held:
+        reservation.settle(TOKENS)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpc import state
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway, run_sidecar
 from tests.contract.gateway.wire import unharmed
@@ -29,7 +29,7 @@ def running(kind: str, engine: Engine, folder: Any) -> Iterator[Running]:
     """Run a gateway or a sidecar in front of an engine."""
     with contextlib.ExitStack() as stack:
         if kind == "gateway":
-            home = state.home(str(folder / "home"))
+            home = directory.home(str(folder / "home"))
             url = stack.enter_context(serve(engine))
             yield stack.enter_context(run_gateway(home, {"m": url}))
         else:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from hpc import keys, state
+from hpc.keys import store as key_store
 from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.state import directory, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,13 +123,13 @@ def run_gateway(
     ]
     section = {} if policy is None else {"gateway": policy}
     file.write_text(json.dumps({"version": 1, "models": entries, **section}))
-    key, _ = keys.add(state.keys_path(home), "tester")
+    key, _ = key_store.add(directory.keys_path(home), "tester")
     log = home.parent / "gateway.log"
     argv = ["run", "--home", str(home), "--models", str(file), "--port", "0", *more]
     with _program(argv, log, environment()) as process:
 
         def port() -> int | None:
-            record = state.load_gateway(home, socket.gethostname())
+            record = directory.load_gateway(home, socket.gethostname())
             assert process.poll() is None, log.read_text()
             return record.port if record and record.pid == process.pid else None
 
@@ -139,7 +140,7 @@ def run_gateway(
 def run_sidecar(folder: Path, upstream: list[str], *more: str) -> Iterator[Running]:
     """Run a sidecar in front of an engine."""
     secret = folder / "secret"
-    state.write_text(secret, "the-secret\n")
+    files.write_text(secret, "the-secret\n")
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
     argv = ["sidecar", *upstream, "--secret-file", str(secret), "--ready-file", str(ready), *more]
@@ -154,7 +155,7 @@ def run_sidecar(folder: Path, upstream: list[str], *more: str) -> Iterator[Runni
 def save_service(home: Path, name: str = "m", replicas: int = 1) -> None:
     """Record a service that was submitted."""
     spec = ServiceSpec(name=name, engine="llamacpp", server="llama-server", model="/m.gguf")
-    state.save_spec(home, replace(spec, replicas=replicas))
+    directory.save_spec(home, replace(spec, replicas=replicas))
 
 
 def save_replica(
@@ -172,10 +173,10 @@ def save_replica(
         job_id="1",
         ends_at=None,
         # Nobody beats for it; further ahead it is doubted, as it is when it is too long ago.
-        beat_at=time.time() + state.STALE_S - 5,
+        beat_at=time.time() + directory.STALE_S - 5,
     )
-    state.save_endpoint(home, replace(plain, **more))
-    return state.load_secret(home, "m", number) or state.new_secret(home, "m", number)
+    directory.save_endpoint(home, replace(plain, **more))
+    return directory.load_secret(home, "m", number) or directory.new_secret(home, "m", number)
 
 
 @contextlib.contextmanager

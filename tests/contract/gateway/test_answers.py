@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from hpc import keys, state
+from hpc.keys import store as key_store
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import BODY, PATIENCE_S, Running, run_gateway
 
@@ -27,7 +28,7 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def shared(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Run one gateway for all tests here."""
-    home = state.home(str(tmp_path_factory.mktemp("shared") / "home"))
+    home = directory.home(str(tmp_path_factory.mktemp("shared") / "home"))
     with serve(engine) as url, run_gateway(home, {"m": url}) as running:
         yield running
 
@@ -141,7 +142,7 @@ def test_an_unknown_model_is_not_found(gateway: Running) -> None:
 
 def test_a_key_may_be_for_some_models_only(home: Path) -> None:
     with serve(Engine()) as url, run_gateway(home, {"m": url, "n": url}) as gateway:
-        narrow, _ = keys.add(state.keys_path(home), "narrow", models=("n",))
+        narrow, _ = key_store.add(directory.keys_path(home), "narrow", models=("n",))
         limited = Running(gateway.process, gateway.port, narrow, gateway.log)
         wait = [limited.post({"model": "n"}).status_code for _ in range(1)]
         while wait[-1] == 401 and len(wait) < 200:

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hpc import clerks, keys, orders, state
+from hpc.keys import store as key_store
+from hpc.openai_batches import processor_heartbeat
+from hpc.openai_batches import records as batch_records
+from hpc.state import directory
 from tests.contract.gateway.engines import serve
 from tests.contract.gateway.programs import REPO, Running, environment, wait_until
 from tests.contract.gateway.test_batches import Echo, client, gateway_knows, line, read, start
@@ -37,7 +40,7 @@ def machine(home: Path, name: str, key: str) -> Iterator[Running]:
     try:
 
         def port() -> int | None:
-            record = state.load_gateway(home, name)
+            record = directory.load_gateway(home, name)
             assert process.poll() is None, log.read_text()
             return record.port if record else None
 
@@ -58,26 +61,26 @@ class Held(Echo):
 
 def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -> None:
     engine = Held()
-    key, entry = keys.add(state.keys_path(home), "tester")
+    key, entry = key_store.add(directory.keys_path(home), "tester")
     with serve(engine) as url, contextlib.ExitStack() as second_lives:
         served = [{"name": "m", "backend": "vllm", "backend_url": url}]
         (home.parent / "models.yaml").write_text(json.dumps({"version": 1, "models": served}))
         with machine(home, "one", key) as first:
             asks = client(first)
             made = start(asks, [line(f"r{n}", f"say {n}") for n in range(REQUESTS)])
-            order = orders.load_order(home, entry.id, made.id)
+            order = batch_records.load_batch(home, entry.id, made.id)
             assert order is not None
             second = second_lives.enter_context(machine(home, "two", key))
             assert engine.wait_for(lambda: len(engine.seen) > REQUESTS / 4, PATIENCE_S)
             first.process.kill()  # and with it the clerk and the workers of that machine
             first.process.wait(PATIENCE_S)
         engine.go.set()
-        assert orders.load_progress(home, order).hostname == "one"
-        assert clerks.elsewhere(home, order, "two")
+        assert batch_records.load_progress(home, order).hostname == "one"
+        assert processor_heartbeat.elsewhere(home, order, "two")
         asks = client(second)
         wait_until(lambda: gateway_knows(asks))
         assert asks.batches.retrieve(made.id).status == "in_progress"
-        wait_until(lambda: orders.load_progress(home, order).hostname == "two", PATIENCE_S)
+        wait_until(lambda: batch_records.load_progress(home, order).hostname == "two", PATIENCE_S)
         wait_until(lambda: asks.batches.retrieve(made.id).status == "completed", PATIENCE_S)
         done = asks.batches.retrieve(made.id)
         found = read(asks, done.output_file_id)

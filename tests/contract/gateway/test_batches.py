@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import openai
 import pytest
 
-from hpc import access, clerks, jobs, keys, orders, pids, process, quota, state
-from hpc.batch import attend, cases, clerk, launch, leftovers
-from hpc.cli.batch_text import waits
+from hpc.batch import cleanup
+from hpc.batch import control as batch_control
+from hpc.batch import submit as batch_submit
+from hpc.cli.batch.text import waits
 from hpc.config import Site
+from hpc.gateway import owner_access
+from hpc.jobs import api as jobs
+from hpc.keys import limits as key_limits
+from hpc.keys import store as key_store
+from hpc.openai_batches import one_batch, processor, processor_heartbeat
+from hpc.openai_batches import records as batch_records
+from hpc.processes import by_pid, programs
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import environment, run_gateway, wait_until
 
@@ -63,9 +72,9 @@ def nobody_left(home: Path) -> Iterator[None]:
     """End what a test leaves: the clerk, and the workers of its batches."""
     yield
     for pid in clerk_of(home):
-        pids.stop_pid(pid, marker="hpc.batch.clerk", grace_s=5)
-    for batch in cases.ids(home):
-        jobs.cancel(launch.handles(state.batch_dir(home, batch)))
+        by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=5)
+    for batch in batch_control.ids(home):
+        jobs.cancel(batch_submit.handles(directory.batch_dir(home, batch)))
 
 
 def clerk_of(home: Path) -> list[int]:
@@ -75,7 +84,7 @@ def clerk_of(home: Path) -> list[int]:
     found = []
     for one in psutil.process_iter(["cmdline"]):
         words = one.info["cmdline"] or []
-        if "hpc.batch.clerk" in words and str(home) in words:
+        if "hpc.openai_batches.processor" in words and str(home) in words:
             found.append(one.pid)
     return found
 
@@ -201,7 +210,7 @@ def see_files_go(asks: openai.OpenAI, uploaded: str) -> None:
 
 def see_what_is_left(home: Path, front: Running) -> None:
     """See that nothing of the work stays, that no secret is told, and that all is private."""
-    wait_until(lambda: not list(orders.open_orders(home)))
+    wait_until(lambda: not list(batch_records.open_batches(home)))
     wait_until(lambda: not list((home / "batches").iterdir()))
     secret = (home / "batch.key").read_text().strip()
     logs = "".join(path.read_text() for path in home.rglob("*.log"))
@@ -274,7 +283,7 @@ def test_a_batch_that_is_cancelled_hands_over_what_it_has(
 
 def test_another_key_finds_nothing_and_its_own_limits_hold(home: Path, gateway: Running) -> None:
     mine = client(gateway)
-    other, _ = keys.add(state.keys_path(home), "other", models=("n",))
+    other, _ = key_store.add(directory.keys_path(home), "other", models=("n",))
     theirs = client(gateway, other)
     file = mine.files.create(file=jsonl([line("a", "x")]), purpose="batch")
     wait_until(lambda: gateway_knows(theirs))
@@ -309,8 +318,10 @@ def gateway_knows(asks: openai.OpenAI) -> bool:
 
 def test_budgets_hold_for_a_batch(home: Path, gateway: Running, engine: Engine) -> None:
     del engine
-    poor, _ = keys.add(
-        state.keys_path(home), "poor", limits=quota.KeyLimits(total_tokens=400, max_tokens=50)
+    poor, _ = key_store.add(
+        directory.keys_path(home),
+        "poor",
+        limits=key_limits.KeyLimits(total_tokens=400, max_tokens=50),
     )
     asks = client(gateway, poor)
     wait_until(lambda: gateway_knows(asks))
@@ -326,20 +337,20 @@ def test_budgets_hold_for_a_batch(home: Path, gateway: Running, engine: Engine) 
 def test_a_key_that_is_revoked_ends_its_batches(
     home: Path, gateway: Running, engine: Engine
 ) -> None:
-    given, entry = keys.add(state.keys_path(home), "brief")
+    given, entry = key_store.add(directory.keys_path(home), "brief")
     theirs = client(gateway, given)
     wait_until(lambda: gateway_knows(theirs))
     made = start(theirs, [line(f"r{n}", "x", wait=0.5) for n in range(300)])
     assert engine.wait_for(lambda: len(engine.seen) > 20, PATIENCE_S)
-    keys.revoke(state.keys_path(home), "brief")
-    order = orders.load_order(home, entry.id, made.id)
+    key_store.revoke(directory.keys_path(home), "brief")
+    order = batch_records.load_batch(home, entry.id, made.id)
     assert order is not None
-    wait_until(lambda: not list(orders.open_orders(home)), PATIENCE_S)
-    progress = orders.load_progress(home, order)
+    wait_until(lambda: not list(batch_records.open_batches(home)), PATIENCE_S)
+    progress = batch_records.load_progress(home, order)
 
     assert progress.status == "completed"
     assert progress.completed + progress.failed == 300
-    path = orders.file_dir(home, entry.id, str(progress.error)) / "content"
+    path = batch_records.file_dir(home, entry.id, str(progress.error)) / "content"
     codes = {json.loads(one)["error"]["code"] for one in path.read_text().splitlines()}
     assert codes == {"401"}
     with pytest.raises(openai.AuthenticationError):
@@ -380,22 +391,24 @@ def test_a_model_that_goes_while_a_batch_runs_is_waited_for(
     made = start(asks, [line(f"r{n}", f"say {n}", wait=1) for n in range(400)])
     assert engine.wait_for(lambda: len(engine.seen) > 40, PATIENCE_S)
     models.write_text(json.dumps({"version": 1, "models": []}))
-    name = cases.ids(home)[0]
-    wait_until(lambda: any("is gone" in one for one in waits(cases.look(home, name))), PATIENCE_S)
+    name = batch_control.ids(home)[0]
+    wait_until(
+        lambda: any("is gone" in one for one in waits(batch_control.look(home, name))), PATIENCE_S
+    )
     assert asks.batches.retrieve(made.id).status == "in_progress"
     refused = until(asks, start(asks, [line("a", "x")]).id)
     assert [one.code for one in (refused.errors and refused.errors.data) or ()] == [
         "model_not_found"
     ]
-    spec = state.batch_dir(home, name) / "spec.json"
+    spec = directory.batch_dir(home, name) / "spec.json"
     spec.write_text(json.dumps({**json.loads(spec.read_text()), "model_patience_s": 2.0}))
-    jobs.drain(cases.here(spec.parent))  # the next worker has less patience
-    wait_until(lambda: cases.look(home, name).state == "PAUSED", PATIENCE_S)
+    jobs.drain(batch_control.here(spec.parent))  # the next worker has less patience
+    wait_until(lambda: batch_control.look(home, name).state == "PAUSED", PATIENCE_S)
     told = wait_until(lambda: asks.batches.retrieve(made.id).errors, PATIENCE_S)
     assert [(one.code, "no model 'm'" in one.message) for one in told.data] == [("paused", True)]
     models.write_text(served)
     wait_until(lambda: list(asks.models.list()))
-    cases.resume(home, name, workers=None, cluster=None, site=Site())
+    batch_control.resume(home, name, workers=None, cluster=None, site=Site())
     done = until(asks, made.id)
 
     assert (done.status, done.errors, done.error_file_id) == ("completed", None, None)
@@ -410,9 +423,9 @@ def test_a_service_that_is_not_there_is_refused_at_submission(
     asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     asked.write_text(json.dumps({"prompt": "x"}) + "\n")
     argv = [sys.executable, "-m", "hpc", "batch", "submit", str(asked), "-o", str(answered)]
-    owners = client(gateway, access.owner_key(home))
+    owners = client(gateway, owner_access.owner_key(home))
     wait_until(lambda: gateway_knows(owners))
-    done = process.run(
+    done = programs.run(
         [*argv, "--service", "nobody", "--home", str(home)],
         timeout_s=60,
         env=environment(),
@@ -421,7 +434,7 @@ def test_a_service_that_is_not_there_is_refused_at_submission(
 
     assert done.returncode != 0
     assert "the gateway has no model 'nobody'; it has m" in done.stderr
-    assert cases.ids(home) == []
+    assert batch_control.ids(home) == []
 
 
 def test_what_a_clerk_leaves_that_is_killed_at_the_intake_goes(
@@ -435,11 +448,11 @@ def test_what_a_clerk_leaves_that_is_killed_at_the_intake_goes(
     os.kill(pid, signal.SIGSTOP)
     assert not (folder / "spec.json").exists()
     try:
-        leftovers.sweep(home)
+        cleanup.sweep(home)
         assert folder.exists()
         for path in (*folder.iterdir(), folder):
             os.utime(path, (1e9, 1e9))
-        leftovers.sweep(home)
+        cleanup.sweep(home)
         assert folder.exists()  # its writer lives, as slow as it may be
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -504,8 +517,8 @@ def test_a_batch_whose_time_is_over_ends_with_what_it_has(home: Path, gateway: R
     path = next((home / "orders").glob(f"*/{made.id}/order.json"))
     wait_until(lambda: asks.batches.retrieve(made.id).request_counts.completed == 1, PATIENCE_S)  # type: ignore[union-attr]
     for pid in clerk_of(home):
-        pids.stop_pid(pid, marker="hpc.batch.clerk", grace_s=20)
-    clerks.rest(home, socket.gethostname())
+        by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=20)
+    processor_heartbeat.rest(home, socket.gethostname())
     path.write_text(json.dumps({**json.loads(path.read_text()), "expires_at": int(time.time())}))
     done = until(asks, made.id)
 
@@ -518,24 +531,24 @@ def test_a_batch_whose_time_is_over_ends_with_what_it_has(home: Path, gateway: R
 def test_without_a_gateway_the_clerk_sends_the_workers_home_and_ends(
     home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clerk, "ALONE_S", 2.0)
+    monkeypatch.setattr(processor, "ALONE_S", 2.0)
     lines = [line(f"r{n}", "x", wait=0 if n < 5 else 60) for n in range(20)]
     with serve(engine) as url, run_gateway(home, {"m": url}) as front:
         asks = client(front)
         made = start(asks, lines)
         assert engine.wait_for(lambda: len(engine.seen) > 10, PATIENCE_S)
-        folder = state.batch_dir(home, cases.ids(home)[0])
+        folder = directory.batch_dir(home, batch_control.ids(home)[0])
         for pid in clerk_of(home):
-            pids.stop_pid(pid, marker="hpc.batch.clerk", grace_s=20)
+            by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=20)
         front.process.kill()
         front.process.wait()
-    state.drop_gateway(home, socket.gethostname())
-    assert cases.here(folder)
-    clerk.Clerk(home, socket.gethostname()).run()
+    directory.drop_gateway(home, socket.gethostname())
+    assert batch_control.here(folder)
+    processor.BatchProcessor(home, socket.gethostname()).run()
 
-    wait_until(lambda: not cases.here(folder), PATIENCE_S)
-    assert [batch for _, batch in orders.open_orders(home)] == [made.id]
-    assert not clerks.lives(home, socket.gethostname())
+    wait_until(lambda: not batch_control.here(folder), PATIENCE_S)
+    assert [batch for _, batch in batch_records.open_batches(home)] == [made.id]
+    assert not processor_heartbeat.lives(home, socket.gethostname())
 
 
 def test_the_owner_may_pause_and_end_a_batch_of_the_gateways(
@@ -544,14 +557,14 @@ def test_the_owner_may_pause_and_end_a_batch_of_the_gateways(
     asks = client(gateway)
     made = start(asks, [line(f"r{n}", "x", wait=0 if n < 5 else 60) for n in range(20)])
     assert engine.wait_for(lambda: len(engine.seen) > 10, PATIENCE_S)
-    name = cases.ids(home)[0]
-    cases.stop(home, name, word="pause")
-    folder = state.batch_dir(home, name)
-    wait_until(lambda: not cases.here(folder), PATIENCE_S)
-    time.sleep(attend.STAFF_S + 2)
-    assert not cases.here(folder)
+    name = batch_control.ids(home)[0]
+    batch_control.stop(home, name, word="pause")
+    folder = directory.batch_dir(home, name)
+    wait_until(lambda: not batch_control.here(folder), PATIENCE_S)
+    time.sleep(one_batch.STAFF_S + 2)
+    assert not batch_control.here(folder)
     assert asks.batches.retrieve(made.id).status == "in_progress"
-    cases.stop(home, name, word="cancel")
+    batch_control.stop(home, name, word="cancel")
 
     done = until(asks, made.id)
     assert done.status == "cancelled"

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from hpc import __version__, keys, state
+from hpc.keys import store as key_store
+from hpc.keys.limits import KeyLimits
 from hpc.model import Phase
-from hpc.quota import KeyLimits
+from hpc.state import directory
+from hpc.version import __version__
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import (
     PATIENCE_S,
@@ -124,11 +126,13 @@ def test_what_is_under_way_is_shown(home: Path, engine: Engine) -> None:
 
 
 def test_a_key_sees_its_own_use_and_models_and_the_owner_all(home: Path) -> None:
-    path = state.keys_path(home)
-    alice, _ = keys.add(path, "alice", models=("m",), limits=KeyLimits(rpm=2, daily_tokens=999))
-    owner, _ = keys.add(path, keys.OWNER)
-    gone, _ = keys.add(path, "gone")
-    keys.revoke(path, "gone")
+    path = directory.keys_path(home)
+    alice, _ = key_store.add(
+        path, "alice", models=("m",), limits=KeyLimits(rpm=2, daily_tokens=999)
+    )
+    owner, _ = key_store.add(path, key_store.OWNER)
+    gone, _ = key_store.add(path, "gone")
+    key_store.revoke(path, "gone")
     with serve(Engine()) as url, run_gateway(home, {"m": url, "n": url}) as gateway:
         mine = {"authorization": f"Bearer {alice}"}
         for _ in range(4):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.catalog import Scanner
-from gateway_lite.scheduler import Scheduler
-from hpc import state
+from gateway_lite.catalog.job_status import JobStatuses
+from gateway_lite.catalog.scanner import Scanner
 from hpc.model import JobHandle, Phase
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway, save_replica, save_service, wait_until
 from tests.fakes.slurm import FakeSlurm
@@ -34,8 +34,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 @pytest.fixture
-def scheduler() -> Iterator[Scheduler]:
-    made = Scheduler(every_s=0.1)
+def scheduler() -> Iterator[JobStatuses]:
+    made = JobStatuses(every_s=0.1)
     yield made
     made.close()
 
@@ -51,7 +51,7 @@ def queue(fake: FakeSlurm, home: Path, number: int = 0, **more: Any) -> None:
     }
     plain |= {"start": None, "end": None, "minutes": 60, "code": 0, **more}
     (fake.folder / "jobs" / f"{job_id}.json").write_text(json.dumps(plain))
-    state.save_job(home, "m", number, JobHandle(job_id, "slurm", str(home)))
+    directory.save_job(home, "m", number, JobHandle(job_id, "slurm", str(home)))
 
 
 def told(answer: httpx.Response) -> bool:
@@ -118,7 +118,7 @@ def test_a_slurm_that_does_not_answer_changes_nothing(fake: FakeSlurm, home: Pat
 
 
 def test_a_job_is_followed_from_the_queue_to_its_end(
-    fake: FakeSlurm, home: Path, scheduler: Scheduler
+    fake: FakeSlurm, home: Path, scheduler: JobStatuses
 ) -> None:
     save_service(home)
     queue(fake, home, start=time.time() + 60)

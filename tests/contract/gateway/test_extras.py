@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import ollama
 
-from hpc import keys, state
-from hpc.quota import KeyLimits
+from hpc.keys import store as key_store
+from hpc.keys.limits import KeyLimits
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, Seen, serve
 from tests.contract.gateway.programs import (
     Running,
@@ -116,7 +117,7 @@ def test_a_sure_answer_is_given_again_to_the_same_key_only(home: Path) -> None:
             other = Running(
                 gateway.process,
                 gateway.port,
-                keys.add(state.keys_path(home), "other")[0],
+                key_store.add(directory.keys_path(home), "other")[0],
                 gateway.log,
             )
             wait_until(lambda: other.post({}).status_code == 200)
@@ -138,7 +139,7 @@ def test_the_tokens_of_a_stream_count_though_the_client_did_not_ask(home: Path) 
     engine = Chatty()
     with serve(engine) as url, run_gateway(home, {"m": url}) as gateway:
         limits = KeyLimits(total_tokens=1_000_000)
-        key, _ = keys.add(state.keys_path(home), "counted", limits=limits)
+        key, _ = key_store.add(directory.keys_path(home), "counted", limits=limits)
         counted = Running(gateway.process, gateway.port, key, gateway.log)
         wait_until(lambda: counted.post({}).status_code == 200)
         stream = counted.post({"stream": True})

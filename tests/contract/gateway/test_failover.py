@@ -8,8 +8,16 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.contract.gateway.engines import Engine, Raw, frame, read_request, send_json, serve
-from tests.contract.gateway.programs import run_gateway, run_over, wait_until
+from tests.contract.gateway.programs import (
+    run_gateway,
+    run_over,
+    save_replica,
+    save_service,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,3 +187,39 @@ def test_two_replicas_share_the_work(home: Path) -> None:
         for thread in threads:
             thread.join()
     assert (len(one.seen), len(two.seen)) == (5, 5)
+
+
+PLAIN_HEAD = b"content-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+STREAM_HEAD = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("stream", "head"), [(False, PLAIN_HEAD), (True, STREAM_HEAD)])
+def test_an_answer_after_a_failover_has_each_header_once(
+    home: Path, head: bytes, *, stream: bool
+) -> None:
+    """The first replica breaks off behind its head; browsers refuse two allowed origins."""
+    cut, policy = Raw(saying(head)), {"cors": ["https://lab.example"], "aliases": {"gpt": "m"}}
+    with ExitStack() as stack:
+        url = stack.enter_context(serve(Engine()))
+        save_service(home, replicas=2)
+        for number, address in enumerate((cut.url, url)):
+            save_replica(home, address, number=number)
+        gateway = stack.enter_context(run_gateway(home, None, policy=policy))
+        client = stack.enter_context(gateway.client())
+        answers = [
+            client.post(
+                "/v1/chat/completions",
+                json={"model": "gpt", "messages": [], "stream": stream},
+                headers={"origin": "https://lab.example"},
+            )
+            for _ in range(DRAWS)
+        ]
+        asked = cut.connections
+    cut.close()
+    assert asked > 0
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers:
+        names = [name for name, _ in answer.headers.multi_items()]
+        assert sorted(names) == sorted(set(names))
+        assert answer.headers["access-control-allow-origin"] == "https://lab.example"
+        assert answer.headers["x-gateway-model"] == "m"

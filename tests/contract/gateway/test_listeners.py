@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway_lite import listeners
-from gateway_lite.listeners import Address, Tls, check_open, listen_unix
+from gateway_lite.http import listeners
+from gateway_lite.http.listeners import Address, Tls, check_open, listen_unix
 from hpc.errors import ConfigError, GatewayError
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import BODY, run_gateway

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from hpc import keys, state
-from hpc.quota import KeyLimits
+from hpc.keys import store as key_store
+from hpc.keys.limits import KeyLimits
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import BODY, REPO, run_gateway, save_replica, save_service
 from tests.contract.gateway.test_failover import dead_address
@@ -104,9 +105,9 @@ def grouped(expr: Any) -> Iterator[tuple[set[str], Any]]:
 @pytest.fixture(scope="module")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the metrics of a real gateway that had some trouble."""
-    home = state.home(str(tmp_path_factory.mktemp("observed") / "home"))
-    path = state.keys_path(home)
-    limited, _ = keys.add(path, "limited", limits=KeyLimits(rpm=1))
+    home = directory.home(str(tmp_path_factory.mktemp("observed") / "home"))
+    path = directory.keys_path(home)
+    limited, _ = key_store.add(path, "limited", limits=KeyLimits(rpm=1))
     engine = Engine()
     save_service(home, replicas=2)
     with serve(engine) as url, dead_address() as dead:

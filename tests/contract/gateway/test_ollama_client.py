@@ -16,10 +16,10 @@ from openai.types import CompletionCreateParams, EmbeddingCreateParams
 from openai.types.chat import CompletionCreateParams as ChatParams
 from pydantic import TypeAdapter
 
+from gateway_lite.api.ollama import Listed, ps, show, tags, version
 from gateway_lite.errors import ApiError
-from gateway_lite.ollama import CHAT, TEXT, translate
-from gateway_lite.ollama_answer import failed
-from gateway_lite.ollama_models import Listed, ps, show, tags, version
+from gateway_lite.features.ollama.answers import failed
+from gateway_lite.features.ollama.requests import CHAT, TEXT, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

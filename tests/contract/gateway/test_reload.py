@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.reload import SETTLE_S
-from gateway_lite.settings import Settings
-from hpc import state
+from gateway_lite.catalog.models_file import SETTLE_S
+from gateway_lite.settings import GatewaySettings
+from hpc.state import directory
 from tests.contract.gateway.editor import EDITS, edit_all, written
 from tests.contract.gateway.engines import Engine, Raw, read_request, serve
 from tests.contract.gateway.programs import (
@@ -116,7 +116,9 @@ def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path)
         connection.sendall(head + b"\r\n5\r\ndata:\r\n")
         assert removed.wait(PATIENCE_S)
         connection.sendall(b"5\r\n end\n\r\n0\r\n\r\n")
-        connection.settimeout(Settings().pool_idle_s)  # which it is kept for where its model stays
+        connection.settimeout(
+            GatewaySettings().pool_idle_s
+        )  # which it is kept for where its model stays
         assert connection.recv(1) == b""
         closed.set()
 
@@ -201,7 +203,7 @@ def test_a_gateway_ends_with_the_terminal_it_runs_in(home: Path) -> None:
         )
     try:
         os.close(theirs)
-        wait_until(lambda: state.load_gateway(home, socket.gethostname()))
+        wait_until(lambda: directory.load_gateway(home, socket.gethostname()))
         process.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.settings import Settings
-from hpc import keys, state
+from gateway_lite.settings import GatewaySettings
+from hpc.keys import store as key_store
 from hpc.model import Phase
+from hpc.state import directory, files
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import (
     Running,
@@ -74,10 +75,10 @@ def test_a_replica_joins_when_ready_and_leaves_when_its_heart_stops(
         answer = gateway.post({})
         assert (answer.status_code, answer.headers["x-gateway-backend"]) == (200, "m/0")
         assert engine.seen[-1].headers["authorization"] == f"Bearer {engine.secret}"
-        save_replica(home, url, beat_at=time.time() - state.STALE_S - 1)
+        save_replica(home, url, beat_at=time.time() - directory.STALE_S - 1)
         wait_phase(gateway, "STOPPED")
         assert gateway.post({}).status_code == 503
-        state.drop_service(home, "m")
+        directory.drop_service(home, "m")
         wait_until(lambda: gateway.post({}).status_code == 404)
 
 
@@ -87,7 +88,7 @@ def test_a_new_secret_is_read_when_the_old_one_is_refused(home: Path, engine: En
         old = engine.secret = save_replica(home, url)
         wait_phase(gateway, "READY", ready=1)
         assert gateway.post({}).status_code == 200
-        engine.secret = state.new_secret(home, "m", 0)
+        engine.secret = directory.new_secret(home, "m", 0)
         assert engine.secret != old
         assert gateway.post({}).status_code == 200
         engine.secret = "something else"
@@ -127,7 +128,7 @@ def test_a_file_system_that_hangs_stops_nothing(home: Path, engine: Engine) -> N
         os.mkfifo(record)
         time.sleep(3)
         assert [gateway.post({}).status_code for _ in range(5)] == [200] * 5
-        assert gateway.terminate(Settings().drain_s / 2) == 0
+        assert gateway.terminate(GatewaySettings().drain_s / 2) == 0
 
 
 def test_a_state_directory_that_is_gone_stops_nothing(home: Path, engine: Engine) -> None:
@@ -147,12 +148,12 @@ def test_a_state_directory_that_is_gone_stops_nothing(home: Path, engine: Engine
 
 def test_a_revoked_key_ends_while_it_runs(gateway: Running, home: Path) -> None:
     assert gateway.post({}).status_code == 200
-    keys.revoke(state.keys_path(home), "tester")
+    key_store.revoke(directory.keys_path(home), "tester")
     wait_until(lambda: gateway.post({}).status_code == 401)
 
 
 def test_a_key_made_while_it_runs_counts(gateway: Running, home: Path) -> None:
-    gateway.key, _ = keys.add(state.keys_path(home), "second")
+    gateway.key, _ = key_store.add(directory.keys_path(home), "second")
     wait_until(lambda: gateway.post({}).status_code == 200)
 
 
@@ -160,7 +161,7 @@ def test_a_key_made_while_it_runs_counts(gateway: Running, home: Path) -> None:
 def test_a_keys_file_that_may_not_be_used_lets_nobody_in(
     gateway: Running, home: Path, spoil: str
 ) -> None:
-    path = state.keys_path(home)
+    path = directory.keys_path(home)
     good = path.read_text()
     if spoil == "mode":
         path.chmod(0o644)
@@ -169,7 +170,7 @@ def test_a_keys_file_that_may_not_be_used_lets_nobody_in(
     answer = wait_until(lambda: (found := gateway.post({})).status_code != 200 and found)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "keys_unusable"
-    state.write_text(path, good)
+    files.write_text(path, good)
     wait_until(lambda: gateway.post({}).status_code == 200)
     log = gateway.log.read_text()
     assert ("chmod" in log or "open to others" in log) if spoil == "mode" else "not YAML" in log

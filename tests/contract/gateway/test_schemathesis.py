@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.openapi import OPERATIONS, document
+from gateway_lite.api.openapi.document import OPERATIONS, document
 from tests.contract.gateway.engines import Engine, Seen, frame, serve
 from tests.contract.gateway.programs import environment, run_gateway
 from tests.contract.gateway.wire import unharmed

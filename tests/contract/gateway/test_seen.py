@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from hpc import __version__, state
 from hpc.model import Phase
+from hpc.state import directory
+from hpc.version import __version__
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
     REPO,
@@ -207,7 +208,7 @@ def test_replicas_are_counted_by_phase(home: Path) -> None:
     save_service(home, replicas=4)
     save_replica(home, "http://127.0.0.1:1", number=0)
     save_replica(home, "http://127.0.0.1:2", number=1, phase=Phase.LOADING)
-    save_replica(home, "http://127.0.0.1:3", number=2, beat_at=time.time() - 2 * state.STALE_S)
+    save_replica(home, "http://127.0.0.1:3", number=2, beat_at=time.time() - 2 * directory.STALE_S)
     with run_gateway(home) as gateway:
         found = counts(gateway)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.ledger import NUMBERS, Ledger, Shared
-from gateway_lite.mapped import make
+from gateway_lite.auth.usage_store import NUMBERS, Shared, UsageStore
+from gateway_lite.shared_memory import make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,8 +71,8 @@ class Crew:
 def crews() -> Iterator[list[Crew]]:
     made: list[Crew] = []
     yield made
-    for crew in made:
-        crew.end()
+    for group in made:
+        group.end()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_killed_process_holds_neither_the_lock_nor_its_places(
     first.end()
     for worker in range(WORKERS):
         store = Shared(str(file), worker)
-        Ledger(store).repair()
+        UsageStore(store).repair()
         store.close()
     crews.append(Crew(file, concurrency=100))
 

@@ -17,9 +17,9 @@ import httpx
 import psutil
 import pytest
 
-from gateway_lite.mapped import make
-from gateway_lite.slots import NUMBERS
-from hpc import state
+from gateway_lite.routing.shared_slots import NUMBERS
+from gateway_lite.shared_memory import make
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import (
     BODY,
@@ -38,9 +38,9 @@ WORKERS = 2
 ROOT = Path(__file__).parents[3]
 RACER = """
 import fcntl, os, sys
-from gateway_lite.slots import SlotTable, bells
+from gateway_lite.routing.shared_slots import SlotTable, wakeups
 path, mark, worker = sys.argv[1:]
-slots = SlotTable(path, int(worker), bells(4)).open("k", 1)
+slots = SlotTable(path, int(worker), wakeups(4)).open("k", 1)
 handle = os.open(mark, os.O_RDWR)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -102,7 +102,7 @@ def test_one_slot_means_one_request_at_a_time_of_all_workers(
     idle = [began - ended for (_, ended), (began, _) in itertools.pairwise(spans)]
     assert min(idle) >= 0
     assert statistics.median(idle) < 0.2, "workers do not hear of free slots but look once a second"
-    folder = state.gateway_dir(home, socket.gethostname())
+    folder = directory.gateway_dir(home, socket.gethostname())
     counts = [(folder / name).read_text().count("\n") for name in ("access.log", "access.1.log")]
     assert min(counts) > 0, "one worker took them all"
 

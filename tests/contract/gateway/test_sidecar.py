@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from gateway_lite.settings import Settings
-from hpc import pids
+from gateway_lite.settings import GatewaySettings
+from hpc.processes import by_pid
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
     BODY,
@@ -122,7 +122,7 @@ def test_an_engine_that_is_gone_is_a_502(tmp_path: Path) -> None:
 def test_nothing_under_way_means_it_ends_at_once(sidecar: Running) -> None:
     with sidecar.client() as client, socket.create_connection(("127.0.0.1", sidecar.port)):
         assert client.post("/v1/completions", json=BODY).status_code == 200
-        assert sidecar.terminate(Settings().drain_s / 2) == 0
+        assert sidecar.terminate(GatewaySettings().drain_s / 2) == 0
 
 
 def test_it_finishes_its_streams_and_refuses_new_work(sidecar: Running, engine: Engine) -> None:
@@ -169,7 +169,7 @@ def test_a_second_signal_ends_it_at_once(sidecar: Running, engine: Engine) -> No
     time.sleep(0.2)
     sidecar.process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
-    assert sidecar.terminate(Settings().drain_s / 2) == 0
+    assert sidecar.terminate(GatewaySettings().drain_s / 2) == 0
     thread.join()
 
 
@@ -180,7 +180,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path, unix: str) -> 
     argv = [sys.executable, "-m", "gateway_lite", "sidecar", "--upstream-unix", unix]
     argv += ["--secret-file", str(secret), "--ready-file", str(ready)]
     code = (
-        "import sys; from hpc import process; child = process.spawn(sys.argv[1:]);"
+        "import sys; from hpc.processes.programs import spawn; child = spawn(sys.argv[1:]);"
         "print(child.pid, flush=True); child.wait()"
     )
     parent = subprocess.Popen(
@@ -189,11 +189,11 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path, unix: str) -> 
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     wait_until(ready.exists)
-    assert pids.alive(child, marker="sidecar")
+    assert by_pid.alive(child, marker="sidecar")
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    wait_until(lambda: not pids.alive(child, marker="sidecar"))
+    wait_until(lambda: not by_pid.alive(child, marker="sidecar"))
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
@@ -212,7 +212,9 @@ def test_no_secret_no_door(tmp_path: Path, text: str | None) -> None:
 
 
 def test_it_imports_neither_pydantic_nor_yaml() -> None:
-    code = "import sys, gateway_lite.sidecar; print({'pydantic', 'yaml'} & set(sys.modules))"
+    code = (
+        "import sys, gateway_lite.process.sidecar; print({'pydantic', 'yaml'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), cwd=REPO, capture_output=True, check=True
     )

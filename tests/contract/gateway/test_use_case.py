@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from hpc import pids, state
+from hpc.processes import by_pid
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import PATIENCE_S, environment, wait_until
 
@@ -71,10 +72,10 @@ def test_ensure_starts_what_is_missing_and_opens_it(run: Run, home: Path) -> Non
         assert access["host"] == "127.0.0.1"
         assert [model["id"] for model in ask(access).json()["data"]] == ["m"]
         assert json.loads(run("gateway", "ensure", "--json").stdout) == access
-    for path in (state.owner_key_path(home), state.keys_path(home)):
+    for path in (directory.owner_key_path(home), directory.keys_path(home)):
         assert path.stat().st_mode & 0o777 == 0o600
-    assert access["key"] not in state.keys_path(home).read_text()
-    log = state.gateway_dir(home, socket.gethostname()) / "gateway.log"
+    assert access["key"] not in directory.keys_path(home).read_text()
+    log = directory.gateway_dir(home, socket.gethostname()) / "gateway.log"
     assert log.stat().st_mode & 0o777 == 0o600
     assert access["key"] not in log.read_text()
 
@@ -107,8 +108,8 @@ def test_start_status_stop(run: Run, home: Path) -> None:
     assert (row["state"], row["pid"], row["port"]) == ("running", began["pid"], began["port"])
     assert str(began["port"]) in run("gateway", "status").stdout
     assert run("gateway", "stop").stdout == "the gateway is stopped\n"
-    assert not pids.alive(began["pid"], marker="lite run")
-    assert state.load_gateway(home, socket.gethostname()) is None
+    assert not by_pid.alive(began["pid"], marker="lite run")
+    assert directory.load_gateway(home, socket.gethostname()) is None
     assert run("gateway", "stop").stdout == "no gateway runs on this machine\n"
 
 
@@ -128,7 +129,7 @@ def test_a_port_asked_for_must_be_free(run: Run, home: Path) -> None:
         "hpc-serve: the gateway did not start: "
         f"cannot listen on 127.0.0.1:{port}: address already in use\n"
     )
-    assert state.load_gateway(home, socket.gethostname()) is None
+    assert directory.load_gateway(home, socket.gethostname()) is None
 
 
 def test_a_bad_models_file_is_told(run: Run, home: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_bad_models_file_is_told(run: Run, home: Path) -> None:
 
 def test_a_keys_file_open_to_others_is_told(run: Run, home: Path) -> None:
     run("keys", "add", "--name", "alice")
-    state.keys_path(home).chmod(0o640)
+    directory.keys_path(home).chmod(0o640)
     for command in (("gateway", "ensure", "--json"), ("keys", "list")):
         done = run(*command, check=False)
         assert done.returncode == 2
@@ -154,7 +155,7 @@ def test_a_keys_file_open_to_others_is_told(run: Run, home: Path) -> None:
 def test_a_gateway_that_was_killed_is_replaced(run: Run) -> None:
     began = json.loads(run("gateway", "start", "--json").stdout)
     subprocess.run(["kill", "-9", str(began["pid"])], check=True)
-    wait_until(lambda: not pids.alive(began["pid"], marker="lite run"))
+    wait_until(lambda: not by_pid.alive(began["pid"], marker="lite run"))
     (row,) = json.loads(run("gateway", "status", "--json", check=False).stdout)
     assert row["state"] == "gone"
     assert json.loads(run("gateway", "start", "--json").stdout)["started"] is True
@@ -164,14 +165,14 @@ def test_run_stays_in_the_foreground(run: Run, home: Path, tmp_path: Path) -> No
     argv = [sys.executable, "-m", "hpc", "gateway", "run", "--port", "0", "--home", str(home)]
     with (tmp_path / "out").open("wb") as out:
         child = subprocess.Popen(argv, env=environment(), cwd=tmp_path, stdout=out, stderr=out)
-    record = wait_until(lambda: state.load_gateway(home, socket.gethostname()))
+    record = wait_until(lambda: directory.load_gateway(home, socket.gethostname()))
     assert record.pid == child.pid
     wait_until(lambda: json.loads(run("gateway", "start", "--json").stdout)["started"] is False)
     second = run("gateway", "run", check=False)
     assert (second.returncode, "already" in second.stderr) == (8, True)
     child.terminate()
     assert child.wait(PATIENCE_S) == 0
-    assert state.load_gateway(home, socket.gethostname()) is None
+    assert directory.load_gateway(home, socket.gethostname()) is None
 
 
 def test_keys_from_the_command_line(run: Run) -> None:
@@ -209,9 +210,9 @@ def test_workers_and_a_unix_socket_are_one_gateway(run: Run, home: Path, tmp_pat
     reloaded = json.loads(run("gateway", "reload", "--json").stdout)
     assert reloaded["refused"] is None
     run("gateway", "stop")
-    assert not pids.alive(started["pid"], marker="lite run")
+    assert not by_pid.alive(started["pid"], marker="lite run")
     assert not (home / "gw.sock").exists()
-    assert state.load_gateway(home, socket.gethostname()) is None
+    assert directory.load_gateway(home, socket.gethostname()) is None
 
 
 def test_anybody_is_let_in_where_that_is_said_and_only_from_here(run: Run, tmp_path: Path) -> None:

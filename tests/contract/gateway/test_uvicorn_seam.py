@@ -9,14 +9,18 @@ from uvicorn.config import Config
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.server import Server, ServerState
 
-from gateway_lite import hot
-from gateway_lite.exchange import Exchange
+from gateway_lite.http import protocol
+from gateway_lite.request.exchange import Exchange
 
 PROTOCOL = httptools_impl.HttpToolsProtocol
 
 
 def test_the_protocol_still_calls_what_we_override() -> None:
-    ours = {name for name, value in vars(hot.Hot).items() if inspect.isfunction(value)}
+    ours = {
+        name
+        for name, value in vars(protocol.InferenceProtocol).items()
+        if inspect.isfunction(value)
+    }
     theirs = {name for name, value in vars(PROTOCOL).items() if inspect.isfunction(value)}
     own = {"answered", "defaults", "linger", "look", "refuse", "write", "_give_up", "_next"}
     own |= {"_close", "_last_words", "_stay"}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hpc import keys, state
-from hpc.quota import KeyLimits
+from hpc.keys import store as key_store
+from hpc.keys.limits import KeyLimits
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import environment, run_gateway, save_service, wait_until
 
@@ -125,7 +126,7 @@ def test_rules_look_at_what_is_asked(lab: Lab) -> None:
     assert lab.answers("auto", max_tokens=501) == "big"
     assert lab.answers("small", messages=long) == "small"
     assert lab.answers("big") == "big"
-    lab.gateway.key, _ = keys.add(state.keys_path(lab.home), "student")
+    lab.gateway.key, _ = key_store.add(directory.keys_path(lab.home), "student")
     wait_until(lambda: lab.ask("big").status_code == 200)
     assert lab.answers("big") == "small"
     assert lab.ask("nobody").status_code == 404
@@ -157,7 +158,7 @@ def test_a_stream_falls_back_too(lab: Lab) -> None:
 
 def test_no_way_leads_a_key_to_a_model_that_is_not_on_its_list(lab: Lab) -> None:
     lab.urls["dead"] = DEAD
-    path = state.keys_path(lab.home)
+    path = directory.keys_path(lab.home)
     lab.say(
         {
             "aliases": {"gpt": "big", "mini": "small"},
@@ -165,7 +166,7 @@ def test_no_way_leads_a_key_to_a_model_that_is_not_on_its_list(lab: Lab) -> None
         },
         dead={"fallback": ["big"]},
     )
-    lab.gateway.key, _ = keys.add(path, "few", models=("small", "dead", "gpt"))
+    lab.gateway.key, _ = key_store.add(path, "few", models=("small", "dead", "gpt"))
     wait_until(lambda: lab.ask("small").status_code == 200)
     assert lab.answers("mini") == "small"
     assert lab.answers("gpt") == "big"
@@ -208,8 +209,8 @@ def test_a_ceiling_is_told_and_holds_for_who_says_nothing(
     body = {"model": "dead", "input": "x"}
     assert lab.gateway.post(body, "/v1/embeddings").status_code == 200
     assert "max_tokens" not in small.seen[-1].body
-    path = state.keys_path(lab.home)
-    lab.gateway.key, _ = keys.add(path, "short", limits=KeyLimits(max_tokens=20))
+    path = directory.keys_path(lab.home)
+    lab.gateway.key, _ = key_store.add(path, "short", limits=KeyLimits(max_tokens=20))
     wait_until(lambda: lab.ask("small").status_code == 200)
     assert lab.answers("dead") == "small"
     assert small.seen[-1].body["max_tokens"] == 20

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from hpc import keys, state, use
-from hpc.quota import KeyLimits
+from hpc.keys import store as key_store
+from hpc.keys import usage as key_usage
+from hpc.keys.limits import KeyLimits
+from hpc.state import directory
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import (
     BODY,
@@ -68,8 +70,8 @@ def counted(gateway: Running, name: str) -> float:
 
 
 def test_limits_are_exact_and_metrics_are_sums(gateway: Running, home: Path) -> None:
-    path = state.keys_path(home)
-    limited, entry = keys.add(path, "limited", limits=KeyLimits(rpm=25))
+    path = directory.keys_path(home)
+    limited, entry = key_store.add(path, "limited", limits=KeyLimits(rpm=25))
     many = concurrent.futures.ThreadPoolExecutor(8)
     wait_until(lambda: ask(gateway.url, limited).status_code == 200)
     with many:
@@ -82,14 +84,14 @@ def test_limits_are_exact_and_metrics_are_sums(gateway: Running, home: Path) -> 
     assert statuses == {200: 24, 429: 36}
     assert counted(gateway, "requests_total") >= 61
     assert gateway.terminate() == 0
-    assert use.load(use.path(home, socket.gethostname()))[entry.id].requests == 25
+    assert key_usage.load(key_usage.path(home, socket.gethostname()))[entry.id].requests == 25
 
 
 def test_a_worker_that_dies_is_replaced_and_holds_nothing(
     gateway: Running, home: Path, engine: Engine
 ) -> None:
-    path = state.keys_path(home)
-    limited, _ = keys.add(path, "limited", limits=KeyLimits(concurrency=1))
+    path = directory.keys_path(home)
+    limited, _ = key_store.add(path, "limited", limits=KeyLimits(concurrency=1))
     wait_until(lambda: ask(gateway.url, limited).status_code == 200)
     headers = {"authorization": f"Bearer {limited}"}
     before = workers(gateway)
@@ -131,7 +133,7 @@ def test_all_finish_their_streams_at_the_end(gateway: Running, engine: Engine, h
     assert all(text.endswith("data: [DONE]\n\n") for text in texts)
     assert not any('"error"' in text for text in texts)
     assert gateway.process.wait(PATIENCE_S) == 0
-    assert state.load_gateway(home, socket.gethostname()) is None
+    assert directory.load_gateway(home, socket.gethostname()) is None
 
 
 def refused(gateway: Running) -> bool:
@@ -155,7 +157,7 @@ def test_a_hangup_reloads_every_worker(gateway: Running, home: Path) -> None:
 
     wait_until(lambda: all(known() == 200 for _ in range(4 * WORKERS)))
     assert len(workers(gateway)) == WORKERS
-    record = state.load_gateway(home, socket.gethostname())
+    record = directory.load_gateway(home, socket.gethostname())
     assert record is not None
     assert record.pid == gateway.process.pid
 
@@ -177,7 +179,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_what_keeps_workers_from_starting_is_told_once(home: Path) -> None:
-    record = use.path(home, socket.gethostname())
+    record = key_usage.path(home, socket.gethostname())
     record.parent.mkdir(parents=True)
     record.write_text("[]")
     with (

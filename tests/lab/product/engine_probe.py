@@ -15,9 +15,10 @@ from pathlib import Path
 
 import httpx
 
-from hpc import apptainer, assets, engines, process
-from hpc.engines.causes import explain
+from hpc import apptainer, assets, engines
+from hpc.engines.failure_causes import explain
 from hpc.model import Resources, ServiceSpec
+from hpc.processes import programs
 
 KEY = "key-$(touch /tmp/evaluated)"
 HOSTILE = "$HOME `id` 'q' \"d\""
@@ -36,7 +37,7 @@ def main(server: str, image: str, model: str) -> None:
         env={"HOSTILE": HOSTILE},
         engine_args={"dtype": "float32", "enforce-eager": True} if server == "vllm" else {},
     )
-    place = engines.Place(
+    place = engines.EngineContext(
         socket=f"{run}/engine.sock",
         port=None,
         secret=KEY,
@@ -53,13 +54,13 @@ def main(server: str, image: str, model: str) -> None:
     inside = command(image, ["sh", "-c", "env -0; touch ~/x; pwd"], launch, run)
     seen = subprocess.run(inside, env=env, check=True, capture_output=True, text=True).stdout
     argv = command(image, launch.argv, launch, run)
-    running = process.spawn(argv, log=Path(run, "log"), env=env, cwd=Path(run))
+    running = programs.spawn(argv, log=Path(run, "log"), env=env, cwd=Path(run))
     try:
         report = {"ready": ready(place, running, launch), **answers(place)}
         # What it says while it is being stopped is not the log of a healthy engine.
         served = Path(run, "log").read_text(errors="replace")
     finally:
-        code = process.stop(running, grace_s=20)
+        code = programs.stop(running, grace_s=20)
     tail = Path(run, "log").read_text(errors="replace")
     evaluated = Path("/tmp/evaluated").exists()
     report |= {"inside": seen, "code": code, "evaluated": evaluated, "argv": " ".join(argv)}
@@ -71,13 +72,15 @@ def command(image: str, argv: object, launch: engines.Launch, run: str) -> tuple
     return apptainer.exec_argv(image, tuple(argv), run_dir=run, binds=launch.binds)  # type: ignore[arg-type]
 
 
-def client(place: engines.Place, key: str) -> httpx.Client:
+def client(place: engines.EngineContext, key: str) -> httpx.Client:
     transport = httpx.HTTPTransport(uds=place.socket)
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.Client(transport=transport, base_url="http://engine", headers=headers, timeout=60)
 
 
-def ready(place: engines.Place, running: process.Process[str], launch: engines.Launch) -> bool:
+def ready(
+    place: engines.EngineContext, running: programs.Process[str], launch: engines.Launch
+) -> bool:
     deadline = time.monotonic() + 240
     with client(place, KEY) as http:
         while time.monotonic() < deadline and running.poll() is None:
@@ -90,7 +93,7 @@ def ready(place: engines.Place, running: process.Process[str], launch: engines.L
     return False
 
 
-def answers(place: engines.Place) -> dict[str, object]:
+def answers(place: engines.EngineContext) -> dict[str, object]:
     with client(place, KEY) as http, client(place, "wrong") as stranger:
         body = {"model": "demo", "max_tokens": 20, **QUESTION}
         answer = http.post("/v1/chat/completions", json=body).json()

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpc.build import apt_settings
+from hpc.images import apt_settings
 
 from .host import FILES, LabError, install_programs, remove_tree, sh, turn
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.build import pip_settings
+from hpc.images import pip_settings
 
 from .host import LabError, remove_tree, sh, turn
 from .node import Bind
 
 if TYPE_CHECKING:
-    from hpc.build.carried import Carried
+    from hpc.images.carried import Carried
 
     from .lab import Lab
 

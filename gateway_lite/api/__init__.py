@@ -1,0 +1,1 @@
+"""Pages of the gateway: status, OpenAPI document, dashboard, files and batches."""

@@ -1,0 +1,155 @@
+"""OpenAI's Files API: input files of batches, and their results."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from gateway_lite import errors
+from gateway_lite.api.batches import common, multipart
+from hpc.openai_batches import records as batch_records
+from hpc.openai_batches.records import StoredFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from starlette.requests import Request
+
+    from gateway_lite.api.batches.common import Json
+
+log = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+ROOM = 16
+"""Quota of a key's files, as a multiple of the largest file."""
+FILES = 10_000
+"""Files on a page if the client gives no limit."""
+STALE_S = 24 * 3600.0
+
+
+class FilePages:
+    """The paths below ``/v1/files``.
+
+    Args:
+        root: the state directory.
+        largest: returns the largest size of a file in bytes; 0 serves no files.
+    """
+
+    def __init__(self, root: Path, largest: Callable[[], int]) -> None:
+        self._root = root
+        self._largest = largest
+
+    def routes(self) -> list[Route]:
+        """Return the routes of these paths."""
+        return [
+            Route("/v1/files", self.all, methods=["GET", "POST"]),
+            Route("/v1/files/{file_id}", self.one, methods=["GET", "DELETE"]),
+            Route("/v1/files/{file_id}/content", self.content),
+        ]
+
+    async def all(self, request: Request) -> Response:
+        """List the files of the key, or store an uploaded file.
+
+        Raises:
+            ApiError: the request is invalid, or the state directory not usable.
+        """
+        if not self._largest():
+            raise common.off()
+        if request.method == "POST":
+            return JSONResponse(await self._take(request))
+        known = await common.on_disk(batch_records.files, self._root, common.owner(request))
+        params = request.query_params
+        purpose = params.get("purpose")
+        told = [shown(one) for one in known if purpose in (None, "", one.purpose)]
+        if params.get("order") == "asc":
+            told.reverse()
+        return JSONResponse(common.page(told, request, most=FILES))
+
+    async def _take(self, request: Request) -> Json:
+        key, largest = common.owner(request), self._largest()
+        used = await common.on_disk(self._used, key)
+        # A draft becomes a file by one rename: a list never shows a half-written file.
+        draft = await common.on_disk(batch_records.drafted, self._root, key)
+        try:
+            form = await multipart.receive(request, draft / "content", largest)
+            if form.fields.get("purpose") != "batch":
+                said = form.fields.get("purpose", "")[: errors.LONGEST]
+                told = f"the purpose {said!r} is not served; allowed: 'batch'"
+                raise errors.bad_request(told, param="purpose")
+            if used + form.size > ROOM * largest:
+                raise common.full(ROOM * largest)
+            file = StoredFile(
+                id=batch_records.new_id("file-"),
+                key=key,
+                filename=str(form.filename),
+                purpose="batch",
+                size=form.size,
+                created_at=int(time.time()),
+            )
+            await common.on_disk(batch_records.keep, self._root, draft, file)
+        except OSError as error:
+            log.warning("cannot keep a file: %s", error)
+            raise common.trouble() from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return shown(file)
+
+    def _used(self, key: str) -> int:
+        """Return the bytes of all files of a key, and remove drafts older than a day."""
+        for draft in (self._root / "files" / key).glob(".draft-*"):
+            if time.time() - draft.stat().st_mtime > STALE_S:
+                shutil.rmtree(draft, ignore_errors=True)
+        return sum(one.size for one in batch_records.files(self._root, key))
+
+    async def one(self, request: Request) -> Response:
+        """Describe a file, or remove the file.
+
+        Raises:
+            ApiError: no file has this id, or the state directory is not usable.
+        """
+        file = await self._find(request)
+        if request.method == "DELETE":
+            await common.on_disk(batch_records.drop_file, self._root, file.key, file.id)
+            return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+        return JSONResponse(shown(file))
+
+    async def content(self, request: Request) -> Response:
+        """Answer with the content of a file.
+
+        Raises:
+            ApiError: no file has this id, or the state directory is not usable.
+        """
+        file = await self._find(request)
+        path = batch_records.file_dir(self._root, file.key, file.id) / "content"
+        return FileResponse(path, media_type="application/octet-stream")
+
+    async def _find(self, request: Request) -> StoredFile:
+        name = request.path_params["file_id"]
+        if not self._largest():
+            raise common.off()
+        found = await common.on_disk(
+            batch_records.load_file, self._root, common.owner(request), name
+        )
+        if found is None:
+            raise common.no_file(name)
+        return found
+
+
+def shown(file: StoredFile) -> Json:
+    """Return a file in OpenAI's form."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": file.created_at,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "expires_at": None,
+    }

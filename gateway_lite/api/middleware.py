@@ -1,0 +1,132 @@
+"""The outermost ASGI layer: request ids, authentication, draining, and answers to failures."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from gateway_lite import errors
+from gateway_lite.telemetry.request_record import RequestRecord, bearer, request_id
+from gateway_lite.wire.asgi import ClientGone, header, send_error, send_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from gateway_lite.in_flight import InFlight
+    from gateway_lite.telemetry.observer import RequestObserver
+    from gateway_lite.wire.asgi import App, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+HEALTH = ("/healthz", "/health")
+
+
+class AuthMiddleware:
+    """A wrapper of an application that admits only requests with a key.
+
+    Args:
+        app: serves an admitted request.
+        authenticate: takes the bearer token, returns the principal or None; raises ApiError.
+        in_flight: request counter, shared with the draining server.
+        open_health: answer ``/healthz`` without a key.
+        open_paths: further paths without a key, whose answers reveal nothing.
+        seen: observer of every request; None observes nothing.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        authenticate: Callable[[bytes], object | None],
+        in_flight: InFlight,
+        *,
+        open_health: bool,
+        open_paths: Collection[str] = (),
+        seen: RequestObserver | None = None,
+    ) -> None:
+        self._app = app
+        self._authenticate = authenticate
+        self._in_flight = in_flight
+        self._open_health = open_health
+        self._open_paths = open_paths
+        self._seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        record = RequestRecord(request_id(header(scope, b"x-request-id")), path=scope["path"])
+        name = record.name.encode()
+        answer = _Answer(send, name, record)
+        if self._seen is not None:
+            self._seen.begin(record)
+        self._in_flight.enter()
+        try:
+            await self._serve(scope, receive, answer.send, record)
+        except ClientGone:
+            answer.abandon()
+            log.debug("request %s: the client left", record.name)
+        except errors.ApiError as error:
+            await answer.fail(error)
+        except Exception:
+            log.exception("request %s failed", record.name)
+            await answer.fail(errors.internal())
+        # Also for cancelled requests: a lost count would keep the drain waiting.
+        finally:
+            self._in_flight.leave()
+            if self._seen is not None:
+                self._seen.end(record)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
+    ) -> None:
+        if self._in_flight.draining:
+            raise errors.draining()
+        if self._open_health and scope["path"] in HEALTH:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise errors.wrong_method(scope["method"], scope["path"], "GET, HEAD")
+            return await send_json(send, {"status": "ok"})
+        if scope["path"] in self._open_paths:
+            return await self._app(scope, receive, send)
+        token = bearer(header(scope, b"authorization") or b"")
+        principal = scope["principal"] = self._authenticate(token)
+        if principal is None:
+            raise errors.unauthorized()
+        record.key = getattr(principal, "name", "")
+        return await self._app(scope, receive, send)
+
+
+class _Answer:
+    """The outgoing answer, with the progress so far."""
+
+    def __init__(self, send: Send, name: bytes, record: RequestRecord) -> None:
+        self._send = send
+        self._name = name
+        self._record = record
+        self._begun = False
+        self._events = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, with the request's id in the first message."""
+        if message["type"] == "http.response.start":
+            self._begun = True
+            self._events = _is_event_stream(message["headers"])
+            message["headers"] = [*message["headers"], (b"x-request-id", self._name)]
+            self._record.status = message["status"]
+            return await self._send(message)
+        await self._send(message)
+        self._record.sent(message.get("body", b""), more=message.get("more_body", False))
+        return None
+
+    def abandon(self) -> None:
+        """Record that the client left."""
+        self._record.left()
+
+    async def fail(self, error: errors.ApiError) -> None:
+        """Answer with an error, end a begun stream with an error frame, or cut the answer short."""
+        self._record.failed(error.status, error.code)
+        if not self._begun:
+            await send_error(self.send, error)
+        elif self._events:
+            await self._send({"type": "http.response.body", "body": error.frames()})
+
+
+def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(n == b"content-type" and v.startswith(b"text/event-stream") for n, v in headers)

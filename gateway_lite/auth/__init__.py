@@ -1,0 +1,1 @@
+"""Client keys, rate limits and usage."""

@@ -1,0 +1,1 @@
+"""Optional features, off by default: cache, redaction, Ollama, tracing, CORS."""

@@ -1,0 +1,1 @@
+"""The HTTP server: listeners, connections, and the parsing of requests."""

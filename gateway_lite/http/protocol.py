@@ -1,0 +1,358 @@
+"""Uvicorn's HTTP protocol, with a short path for inference requests that bypasses ASGI.
+
+Uvicorn keeps the socket, the parser, the pipeline and all other paths. A contract test pins the
+parts of uvicorn's protocol that this module uses beside its public API.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway_lite import errors
+from gateway_lite.request.context import Request
+from gateway_lite.request.exchange import Exchange, exchange_of
+from gateway_lite.wire import response_head
+
+if TYPE_CHECKING:
+    from gateway_lite.request.context import RequestContext, RequestHandler
+
+HEAD_BYTES = 64 * 1024
+HEADERS = 128
+AHEAD = 16
+"""Pipelined requests that may wait behind the current request; beyond, reading stops."""
+AHEAD_BYTES = 64 * 1024
+"""Bytes of body for each waiting request."""
+HEAD_S = 10.0
+"""Seconds from the first byte of a request to the end of its head."""
+BODY_QUIET_S = 30.0
+"""Longest seconds between two bytes of a request's body."""
+LINGER_S = 2.0
+"""Seconds for a sending client to read a refusal before the connection is closed."""
+UPGRADE_BYTES = 4096
+"""Bytes at the start of a request that are searched for an offer of another protocol."""
+UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+class TooManyHeadersError(Exception):
+    """A request has more than HEADERS headers; ends its parsing."""
+
+
+def without_upgrade(data: bytes) -> bytes:
+    """Return a request without its offer of another protocol.
+
+    Java's client offers HTTP/2 with every request; the parser would then not read the body.
+    """
+    head, end, body = data.partition(b"\r\n\r\n")
+    # The header is renamed, not removed: one substitution, and the line's value stays harmless.
+    return UPGRADE.sub(b"\r\nx-not-taken:", head) + end + body
+
+
+def path_of(url: bytes) -> bytes:
+    """Return the path of a URL, absolute or not, without its query."""
+    if url.startswith(b"/"):
+        return url.partition(b"?")[0]
+    try:
+        return httptools.parse_url(url).path or b""
+    except httptools.HttpParserInvalidURLError:
+        return b""
+
+
+log = logging.getLogger(__name__)
+
+
+class InferenceProtocol(HttpToolsProtocol):
+    """The HTTP protocol of one client connection.
+
+    Attributes:
+        handler: the request handler of hot requests; set on a subclass for each server.
+        hot: the hot requests: path by method and raw URL.
+    """
+
+    __slots__ = (
+        *("_between", "_current", "_deaf", "_exchange", "_fed", "_head_s", "_in_head"),
+        *("_lingering", "_named", "_quiet_s", "on_header", "url"),
+    )
+    handler: RequestHandler
+    hot: dict[tuple[bytes, bytes], str]
+    cycle: Any
+    pipeline: Any
+    cache: list[Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._named: dict[bytes, bytes] = {}
+        self._exchange: Exchange | None = None
+        self._current: Any = None
+        self._fed = 0
+        self._quiet_s = self._head_s = 0.0
+        self._in_head = self._lingering = self._deaf = False
+        self._between = True
+        # The parser calls a C function of the dict for each header, no Python frame. The first of
+        # two headers with the same name counts.
+        self.on_header = self._named.setdefault  # type: ignore[assignment]
+        super().__init__(*args, **kwargs)
+
+    # Callbacks of uvicorn's protocol and of its parser.
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        # No scope is built here: only requests that go to ASGI need one, see ``_leave_to_asgi``.
+        self.url = b""
+        self._between = False
+        self._named.clear()
+        self._in_head = True
+        self._head_s = 0.0
+        self._exchange = None
+
+    def on_headers_complete(self) -> None:
+        """Start an exchange for a hot request, and leave any other request to ASGI."""
+        self._in_head = False
+        self._fed = 0
+        parser, handler = self.parser, self.handler
+        method = parser.get_method()
+        path = self.hot.get((method, self.url))
+        if path is None:
+            # The exact raw URL needs no parsing; a hot URL may also be absolute or have a query.
+            path = self.hot.get((method, path_of(self.url)))
+        if len(self._named) > HEADERS:
+            raise TooManyHeadersError
+        if path is None:
+            self._leave_to_asgi()
+            return
+        headers = {name.lower(): value for name, value in self._named.items()}
+        plain = parser.get_http_version() == "1.0"
+        request = Request(method, path, headers, handler.settings.body_bytes)
+        keep_alive = not plain and parser.should_keep_alive()
+        exchange = exchange_of(self, handler, request, keep_alive=keep_alive, plain=plain)
+        before, self.cycle, self._exchange = self.cycle, exchange, exchange
+        # HTTP/1.1 pipelining: answers leave in the order of requests, so a request behind an
+        # unfinished one waits, and reading stops at AHEAD waiting requests.
+        if before is None or before.response_complete:
+            self._current = exchange
+            exchange.open()
+        else:
+            self.pipeline.appendleft((exchange, self.app))
+            if len(self.pipeline) >= AHEAD:
+                self.flow.pause_reading()
+
+    def _leave_to_asgi(self) -> None:
+        url = self.url
+        super().on_message_begin()
+        self.url = url
+        for name, value in self._named.items():
+            super().on_header(name, value)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Add a piece to the request's body."""
+        exchange = self._exchange
+        if exchange is None:
+            super().on_body(body)
+        elif not exchange.response_complete:
+            fits = exchange.request.add(body)
+            if not exchange.opened:
+                # A waiting request buffers little: a client could otherwise fill memory behind one
+                # stream.
+                if exchange.request.size > AHEAD_BYTES:
+                    self.flow.pause_reading()
+            elif not fits:
+                exchange.fail(errors.too_large(self.handler.settings.body_bytes))
+
+    def on_message_complete(self) -> None:
+        """Complete the request, and admit an open exchange."""
+        self._fed = 0
+        self._between = True
+        exchange = self._exchange
+        if exchange is None:
+            super().on_message_complete()
+            return
+        exchange.request.complete()
+        if exchange.opened and not exchange.response_complete:
+            exchange.admit()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Start the next request of the pipeline."""
+        self._current = cycle
+        if isinstance(cycle, Exchange):
+            cycle.open()
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse received bytes within the bounds of ``wirehead``."""
+        if self._lingering or self._deaf:
+            return
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        self._quiet_s = 0.0
+        self._fed += len(data)
+        # A cheap search before the parser: with ``Upgrade`` the parser would not read the body.
+        # Both spellings of the first letter match.
+        if self._between and data.find(b"pgrade:", 0, UPGRADE_BYTES) >= 0:
+            data = without_upgrade(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._stay()
+        except httptools.HttpParserError as error:
+            many = isinstance(error.__context__, TooManyHeadersError)
+            plain = errors.bad_request("this is not valid HTTP")
+            self.refuse(errors.head_too_large() if many else plain)
+        else:
+            if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
+                self.refuse(errors.head_too_large())
+
+    def refuse(self, error: errors.ApiError) -> None:
+        """Answer an unreadable request after the requests in progress, and close the connection."""
+        if self.transport.is_closing() or self._lingering:
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._last_words(error)
+            return
+        self.write(response_head.last(error.status, self.defaults(), error.body()))
+        self.linger()
+
+    def _last_words(self, error: errors.ApiError) -> None:
+        """Answer the requests in progress, ignore further bytes, and close."""
+        self._deaf = True
+        last = self.pipeline[0][0] if self.pipeline else self.cycle
+        last.keep_alive = False
+        if isinstance(last, Exchange) and last.opened and not last.request.whole:
+            last.fail(error)
+
+    def _stay(self) -> None:
+        """Handle an offer of another protocol, after which the parser reads no further request."""
+        if self.parser.get_method() == b"CONNECT":
+            self.refuse(errors.bad_request("this server is no proxy"))
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self._last_words(errors.bad_request("this server speaks HTTP/1.1 only"))
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self.handler.batcher.flush()
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        """Send buffered bytes, and close as soon as no request is in progress."""
+        self.handler.batcher.flush()
+        super().shutdown()
+
+    def linger(self) -> None:
+        """Close for writing now and for reading LINGER_S later, for a client that still sends."""
+        self._lingering = True
+        self.handler.batcher.flush()
+        # A full close with unread bytes in the socket resets the connection, and a reset can
+        # discard the answer before the client reads it.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the exchange or the ASGI request of a client that left."""
+        current, self._current = self._current, None
+        self.pipeline.clear()
+        super().connection_lost(exc)
+        if isinstance(current, Exchange):
+            current.left()
+        elif current is not None:
+            current.disconnected = True
+            current.message_event.set()
+
+    def pause_writing(self) -> None:
+        """Stop reading from the replica while the client reads slowly."""
+        super().pause_writing()
+        if isinstance(self._current, Exchange):
+            self._current.pause()
+
+    def resume_writing(self) -> None:
+        """Read from the replica again."""
+        super().resume_writing()
+        if isinstance(self._current, Exchange):
+            self._current.resume()
+
+    # Methods for the exchange and for the server's watch.
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client through the write batcher."""
+        self.handler.batcher.put(self.transport, data)
+
+    def defaults(self) -> bytes:
+        """Return the header lines of every answer, such as the date."""
+        known, cache = self.server_state.default_headers, self.cache
+        # Uvicorn makes a new list each second; comparing identities is enough to notice a new date.
+        if cache[0] is not known:
+            cache[:] = known, response_head.lines(known)
+        found: bytes = cache[1]
+        return found
+
+    def answered(self, context: RequestContext) -> None:
+        """Go on with the next request of the connection, or close the connection."""
+        self._current = None
+        self._quiet_s = 0.0
+        self.server_state.total_requests += 1
+        if self.transport.is_closing() or self._lingering:
+            return
+        if not context.keep_alive:
+            self._close() if context.request.whole else self.linger()
+        elif self.pipeline:
+            # Through the loop: pipelined requests that are answered at once must not nest calls.
+            self.loop.call_soon(self._next)
+        else:
+            self.flow.resume_reading()
+
+    def _next(self) -> None:
+        if self.pipeline and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def look(self, passed_s: float, idle_s: float) -> None:
+        """Close a connection that is idle for too long or sends too slowly.
+
+        Args:
+            passed_s: seconds since the last call.
+            idle_s: seconds that a connection without a request is kept.
+        """
+        self._quiet_s += passed_s
+        if self._lingering or self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_s += passed_s
+            if self._head_s >= HEAD_S:
+                self.refuse(errors.too_slow())
+        elif self.cycle is not None and _incomplete(self.cycle):
+            if self._quiet_s >= BODY_QUIET_S:
+                self._give_up()
+        elif self._current is None and self._quiet_s >= idle_s:
+            self.transport.close()
+
+    def _give_up(self) -> None:
+        """Refuse a request whose body stopped arriving."""
+        if not isinstance(self._current, Exchange):
+            self.refuse(errors.too_slow())
+            return
+        self._current.keep_alive = False
+        self._current.fail(errors.too_slow())
+
+
+def _incomplete(cycle: Any) -> bool:
+    """Return whether a part of the request is still missing."""
+    return not cycle.request.whole if isinstance(cycle, Exchange) else bool(cycle.more_body)
+
+
+def protocol_for(
+    handler: RequestHandler, hot: dict[tuple[bytes, bytes], str]
+) -> type[InferenceProtocol]:
+    """Return the protocol class of one server.
+
+    Args:
+        handler: the request handler of hot requests.
+        hot: the path of each hot request, by method and raw URL.
+    """
+    return type(
+        "HotProtocol", (InferenceProtocol,), {"handler": handler, "hot": hot, "cache": [None, b""]}
+    )

@@ -1,0 +1,1 @@
+"""Processes: gateway, sidecar, and the supervisor of several workers."""

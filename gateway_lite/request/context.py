@@ -1,0 +1,295 @@
+"""The state of a request during service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import msgspec
+
+from gateway_lite.request.response import ByteStream
+from gateway_lite.wire import response_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from gateway_lite.catalog.replica import Replica
+    from gateway_lite.errors import ApiError
+    from gateway_lite.features.pipeline import FeatureEdits
+    from gateway_lite.features.tracing import Span
+    from gateway_lite.in_flight import InFlight
+    from gateway_lite.request.response import ResponseWriter, UpstreamResponse
+    from gateway_lite.routing.replica_state import Outcome
+    from gateway_lite.settings import GatewaySettings
+    from gateway_lite.telemetry.request_record import RequestRecord
+    from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
+    from gateway_lite.upstream.pool import PendingConnection
+    from gateway_lite.wire.request_body import RequestFields
+    from gateway_lite.wire.write_batching import WriteBatcher
+
+
+class Request(msgspec.Struct, eq=False, gc=False):
+    """One hot request.
+
+    Attributes:
+        method: GET or POST.
+        path: path of the URL, without the query.
+        headers: headers by lower-case name.
+        limit: largest body in bytes.
+        body: the complete body, once ``whole``.
+        size: bytes of the body so far.
+        whole: True once the body is complete.
+    """
+
+    method: bytes
+    path: str
+    headers: Mapping[bytes, bytes]
+    limit: int
+    body: bytes = b""
+    whole: bool = False
+    size: int = 0
+    _parts: list[bytes] = []
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the body exceeds the limit, by size so far or announced length."""
+        told = self.headers.get(b"content-length")
+        return self.size > self.limit or (told is not None and int(told) > self.limit)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client waits for "100 Continue" before it sends the body."""
+        return b"expect" in self.headers and not self.whole
+
+    def add(self, data: bytes) -> bool:
+        """Add bytes to the body; return False beyond the limit."""
+        self.size += len(data)
+        if self.size <= self.limit:
+            self._parts.append(data)
+            return True
+        self._parts.clear()
+        return False
+
+    def complete(self) -> None:
+        """Complete the body."""
+        self.whole = True
+        parts = self._parts
+        # Most bodies arrive in one read and need no copy.
+        self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._parts = []
+
+    def drop(self) -> None:
+        """Drop the body of a refused or answered request."""
+        self.body = b""
+        self._parts.clear()
+
+
+class ClientConnection(ByteStream, Protocol):
+    """The connection of a client."""
+
+    def answered(self, context: RequestContext) -> None:
+        """Go on with the next request, or close the connection."""
+
+
+class ReplicaLease(Protocol):
+    """A lease of a slot at a replica, held until its release."""
+
+    replica: Replica
+    on_stall: Callable[[], None] | None
+
+    def moved(self) -> None:
+        """Record that bytes arrived."""
+
+    def release(self, outcome: Outcome) -> None:
+        """Release the lease; a second release does nothing."""
+
+
+class QueueEntry(Protocol):
+    """A queue entry for a slot."""
+
+    def cancel(self) -> None:
+        """Leave the queue."""
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """An answer of the handler itself, without a replica.
+
+    Attributes:
+        status: HTTP status.
+        lines: header lines.
+        body: the complete body.
+    """
+
+    status: int
+    lines: bytes
+    body: bytes
+
+
+class RequestHandler(Protocol):
+    """A request handler; no method waits, and each method returns its decision.
+
+    A handler writes fields of the context and calls no method of the exchange, so that context,
+    handler and exchange form no circle.
+    """
+
+    in_flight: InFlight
+    batcher: WriteBatcher
+    settings: GatewaySettings
+
+    def check(self, context: RequestContext) -> None:
+        """Refuse a request by its head, if possible; raises ApiError."""
+
+    def admit(self, context: RequestContext) -> Reply | None:
+        """Prepare a complete request, or return its answer; raises ApiError."""
+
+    def place(self, context: RequestContext) -> ReplicaLease | None:
+        """Return a lease at a replica, or None if all slots are taken; raises ApiError."""
+
+    def wait(
+        self, context: RequestContext, done: Callable[[ReplicaLease | Exception], None]
+    ) -> QueueEntry:
+        """Queue a request for a slot; raises ApiError."""
+
+    def send(
+        self, context: RequestContext, replica: Replica, sink: ResponseSink, *, fresh: bool
+    ) -> UpstreamConnection | PendingConnection:
+        """Send the request to a replica; the sink receives the answer."""
+
+    def another(self, context: RequestContext, *, worked: bool, elsewhere: bool) -> bool:
+        """Return whether one more attempt is allowed.
+
+        Args:
+            context: the request.
+            worked: the failed replica may have worked on the request.
+            elsewhere: only another replica makes sense.
+        """
+
+    def renew(self, context: RequestContext, replica: Replica, done: Callable[[], None]) -> None:
+        """Read a refused secret again, then call ``done``; raises ApiError."""
+
+    def refusal(self, error: ApiError, context: RequestContext) -> tuple[bytes, bytes]:
+        """Return the header lines and the body of a gateway error."""
+
+    def lines(self, context: RequestContext) -> bytes:
+        """Return the handler's own header lines of an answer, for each attempt anew."""
+
+    def finished(self, context: RequestContext) -> None:
+        """Record the end of a request."""
+
+
+def refusal(error: ApiError, context: RequestContext) -> tuple[bytes, bytes]:
+    """Return the header lines and the body of an error in OpenAI's form."""
+    headers = [pair for pair in error.headers if pair[0] != b"connection"]
+    name = (b"x-request-id", context.record.name.encode())
+    return response_head.lines(
+        [(b"content-type", response_head.JSON), *headers, name]
+    ), error.body()
+
+
+class HeldResources(msgspec.Struct, eq=False):
+    """The resources of a request, and their release.
+
+    Attributes:
+        lease: the lease at a replica.
+        link: the upstream connection.
+        waiting: the queue entry.
+    """
+
+    lease: ReplicaLease | None = None
+    link: UpstreamConnection | PendingConnection | None = None
+    waiting: QueueEntry | None = None
+
+    def abort(self) -> None:
+        """Leave the queue and close the connection, by which the engine cancels its work."""
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        if self.link is not None:
+            self.link.abort()
+
+    def pause(self) -> None:
+        """Stop reading from the replica."""
+        if self.link is not None:
+            self.link.pause()
+
+    def resume(self) -> None:
+        """Read from the replica again."""
+        if self.link is not None:
+            self.link.resume()
+
+    def release(self, outcome: Outcome) -> None:
+        """Release the lease."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release(outcome)
+
+
+class _Nothing:
+    """A stand-in for the event by which uvicorn wakes a task; an exchange has no task."""
+
+    def set(self) -> None:
+        """Do nothing."""
+
+
+class RequestContext(msgspec.Struct, eq=False):
+    """The state of one request while it is served.
+
+    The attributes ``response_complete``, ``disconnected``, ``keep_alive`` and ``message_event`` are
+    those that uvicorn's protocol uses of a cycle.
+
+    Attributes:
+        client: the client's connection.
+        handler: the request handler.
+        request: the request.
+        record: the request's record for log and metrics.
+        writer: the writer of the answer.
+        path: path of the request to replicas.
+        ask: decoded fields of the body, once admitted.
+        models: models to try in order; ``turn`` is the index of the present model.
+        substitute: model in the request to replicas if the client named another, else empty.
+        tried: keys of replicas that failed the request.
+        replayed: True once a request was sent again although a replica may have worked on it.
+        renewed: True once a replica's secret was read again for the request.
+        body: body of the request to replicas.
+        edits: edits of the answer, or None.
+        cache: "hit" or "miss" of the response cache; empty if the answer is not cached.
+        held: resources held by the request.
+    """
+
+    client: ClientConnection
+    handler: RequestHandler
+    request: Request
+    record: RequestRecord
+    writer: ResponseWriter
+    path: str
+    message_event: ClassVar[_Nothing] = _Nothing()
+    opened: bool = False
+    replayed: bool = False
+    renewed: bool = False
+    response_complete: bool = False
+    disconnected: bool = False
+    body: bytes = b""
+    principal: Any = None
+    ask: RequestFields | None = None
+    reservation: Any = None
+    work: Any = None
+    models: tuple[str, ...] = ()
+    turn: int = 0
+    substitute: str = ""
+    tried: list[str] = []
+    edits: FeatureEdits | None = None
+    cache: str = ""
+    span: Span | None = None
+    held: HeldResources = msgspec.field(default_factory=HeldResources)
+    _answer: UpstreamResponse | None = None
+    _sent_at: float = 0.0
+    _waited_at: float = 0.0
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection may serve a further request afterwards."""
+        return self.writer.keep_alive
+
+    @keep_alive.setter
+    def keep_alive(self, value: bool) -> None:
+        self.writer.keep_alive = value

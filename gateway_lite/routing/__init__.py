@@ -1,0 +1,1 @@
+"""Choice of the model and of the replica."""

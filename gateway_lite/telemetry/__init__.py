@@ -1,0 +1,1 @@
+"""Request records, counters, metrics, history and access log."""

@@ -1,0 +1,49 @@
+"""The head of a request to a replica."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway_lite.wire.response_head import JSON
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway_lite.upstream.pool import UpstreamAddress
+
+TRACED = frozenset({b"traceparent", b"tracestate"})
+"""Client headers passed to engines beside content type and accept; the client's key never is."""
+
+
+def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size: int) -> bytes:
+    """Return the head of a request to a replica.
+
+    Args:
+        fixed: request line, host and authorization.
+        headers: the client's headers.
+        name: the request's id.
+        size: bytes of the body.
+    """
+    kind = headers.get(b"content-type", JSON)
+    accept = headers.get(b"accept", b"*/*")
+    more = b""
+    if not TRACED.isdisjoint(headers):
+        more = b"".join([b"%b: %b\r\n" % (n, headers[n]) for n in TRACED if n in headers])
+    return (
+        b"%bcontent-type: %b\r\naccept: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
+        b"%bcontent-length: %d\r\n\r\n" % (fixed, kind, accept, name, more, size)
+    )
+
+
+def request_start(method: str, where: UpstreamAddress, path: str, secret: str | None) -> bytes:
+    """Return the common start of all requests to one replica and path.
+
+    Args:
+        method: HTTP method.
+        where: the replica's address.
+        path: path without the replica's prefix.
+        secret: bearer token that the replica requires, or None.
+    """
+    start = f"{method} {where.prefix}{path} HTTP/1.1\r\nhost: {where.name}\r\n"
+    token = "" if secret is None else f"authorization: Bearer {secret}\r\n"
+    return (start + token).encode("latin-1")

@@ -1,0 +1,1 @@
+"""Bytes of HTTP bodies and heads: request fields, server-sent events, token usage."""

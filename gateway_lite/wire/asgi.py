@@ -1,0 +1,78 @@
+"""ASGI helpers for endpoints: headers, bodies, answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from gateway_lite import errors
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error, the client's choice
+    """The client closed its connection."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return a request's header by its lower-case name, or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return a request's whole body.
+
+    Args:
+        scope: the request.
+        receive: returns its messages.
+        limit: largest body in bytes; a larger ``content-length`` is refused before the body is
+            read.
+
+    Raises:
+        ApiError: the body is larger.
+        ClientGone: the client left before the body was complete.
+    """
+    told = header(scope, b"content-length")
+    if told is not None and int(told) > limit:
+        raise errors.too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if size > limit:
+            raise errors.too_large(limit)
+        if not message["more_body"]:
+            return b"".join(parts)
+
+
+async def send_bytes(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """Send a complete answer."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def send_json(send: Send, value: object, *, status: int = 200, headers: Headers = ()) -> None:
+    """Send a value as JSON."""
+    body = json.dumps(value, separators=(",", ":")).encode()
+    await send_bytes(send, status, body, [(b"content-type", b"application/json"), *headers])
+
+
+async def send_error(send: Send, error: errors.ApiError) -> None:
+    """Send an error of the gateway."""
+    headers = [(b"content-type", b"application/json"), *error.headers]
+    await send_bytes(send, error.status, error.body(), headers)

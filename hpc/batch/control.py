@@ -1,0 +1,245 @@
+"""Commands on a running batch: status, pause, resume, scale, cancel and retry."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpc.batch import report as batch_report
+from hpc.batch import submit as batch_submit
+from hpc.batch.ledger import answers, claims, heartbeats, merge
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.worker import pause_rules
+from hpc.errors import BatchError
+from hpc.jobs import api as jobs
+from hpc.model import JobState
+from hpc.state import directory
+from hpc.state import files as state_files
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping
+    from pathlib import Path
+
+    from hpc.batch.model import BatchSpec, BatchWorker
+    from hpc.batch.submit import Elsewhere
+    from hpc.config import Site
+    from hpc.jobs.submission import Cluster
+    from hpc.model import JobHandle, JobStatus
+
+AT_WORK = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING})
+SETTLE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """The current status of a batch."""
+
+    spec: BatchSpec
+    state: str
+    done: int
+    good: int
+    failed: int
+    workers: tuple[BatchWorker, ...]
+    jobs: tuple[tuple[JobHandle, JobStatus], ...]
+    report: dict[str, Any] | None
+    hours: batch_report.Hours
+    on_done: dict[str, Any] | None
+    why: str | None
+
+
+def ids(root: Path) -> list[str]:
+    """Return the ids of all batches whose intake is complete."""
+    names = [name for name in RealFileSystem().names(root / "batches") if not name.startswith(".")]
+    return [name for name in names if (directory.batch_dir(root, name) / "spec.json").exists()]
+
+
+def look(root: Path, batch: str) -> BatchStatus:
+    """Return the current status of a batch.
+
+    Raises:
+        BatchError: no batch has this id.
+    """
+    folder, files = directory.batch_dir(root, batch), RealFileSystem()
+    spec = batch_report.load(folder)
+    found = batch_submit.handles(folder)
+    statuses = jobs.statuses(found)
+    crewmen = heartbeats.load_all(files, folder)
+    made = batch_report.report(folder)
+    full = [
+        len(merge.rows_of(spec, claim.chunk)) for claim in claims.listed(files, folder, claims.DONE)
+    ]
+    return BatchStatus(
+        spec=spec,
+        state=_state(folder, found, statuses, made),
+        done=made["requests"] if made else sum(full),
+        good=made["good"] if made else sum(one.good for one in crewmen),
+        failed=made["failed"] if made else sum(one.failed for one in crewmen),
+        workers=tuple(crewmen),
+        jobs=tuple((handle, statuses[handle.job_id]) for handle in found),
+        report=made,
+        hours=batch_report.hours(crewmen),
+        on_done=pause_rules.on_done(folder),
+        why=pause_rules.why(folder) if made is None else None,
+    )
+
+
+def _state(
+    folder: Path,
+    found: Iterable[JobHandle],
+    statuses: Mapping[str, JobStatus],
+    made: dict[str, Any] | None,
+) -> str:
+    if made:
+        return "DONE"
+    said = (state_files.read_text(folder / "control") or "").strip()
+    states = [statuses[handle.job_id].state for handle in found]
+    if said:
+        ending = any(one.alive for one in states)
+        return {"pause": "PAUSING" if ending else "PAUSED"}.get(said, "CANCELLED")
+    if JobState.RUNNING in states:
+        return "RUNNING"
+    return "QUEUED" if any(one.alive for one in states) else "STOPPED"
+
+
+def stop(root: Path, batch: str, *, word: str) -> None:
+    """Make the workers of a batch flush and leave; waiting jobs are cancelled.
+
+    Args:
+        root: state directory.
+        batch: the batch's id.
+        word: "pause" or "cancel".
+
+    Raises:
+        BatchError: no batch has this id, or the batch is done.
+        SchedulerError: Slurm did not answer.
+    """
+    folder = directory.batch_dir(root, batch)
+    batch_report.load(folder)
+    if batch_report.report(folder):
+        raise BatchError(f"batch {batch} is done")
+    (folder / pause_rules.WHY).unlink(missing_ok=True)
+    state_files.write_text(folder / "control", word)
+    jobs.drain(batch_submit.handles(folder))
+    if word == "cancel":
+        _wait_ended(folder)
+        jobs.cancel(_alive(folder))
+
+
+def resume(
+    root: Path,
+    batch: str,
+    *,
+    workers: int | None,
+    cluster: Cluster | None,
+    site: Site,
+    elsewhere: Elsewhere = lambda resources: resources,
+) -> int:
+    """Resume a batch with a number of workers, and return the number of newly submitted workers.
+
+    Args:
+        root: state directory.
+        batch: the batch's id.
+        workers: jobs; None means as many as at the first submission.
+        cluster: "slurm" or "local"; None detects Slurm.
+        site: names the container program and templates.
+        elsewhere: changes the resources of new jobs, such as the partition.
+
+    Raises:
+        BatchError: no batch has this id, or the batch is done.
+        SchedulerError: a job was refused.
+    """
+    folder = directory.batch_dir(root, batch)
+    spec = batch_report.load(folder)
+    if batch_report.report(folder):
+        raise BatchError(f"batch {batch} is done", hint="try failed requests again: batch retry")
+    if state_files.read_text(folder / "control"):
+        # Workers still leaving would read the cleared command and stay, so they end first.
+        _wait_ended(folder)
+        state_files.write_text(folder / "control", "")
+        pause_rules.forget(folder)
+    missing = (workers or spec.workers) - len(_alive(folder))
+    batch_submit.submit_workers(root, spec, max(0, missing), cluster, site, {}, elsewhere)
+    return max(0, missing)
+
+
+def scale(
+    root: Path,
+    batch: str,
+    workers: int,
+    *,
+    cluster: Cluster | None,
+    site: Site,
+    elsewhere: Elsewhere = lambda resources: resources,
+) -> int:
+    """Bring a batch to a number of workers; return the change. Arguments are those of ``resume``.
+
+    Raises:
+        BatchError: no batch has this id, or the batch is done.
+        SchedulerError: a job was refused, or Slurm did not answer.
+    """
+    folder = directory.batch_dir(root, batch)
+    batch_report.load(folder)
+    alive = _alive(folder)
+    if len(alive) <= workers:
+        return resume(root, batch, workers=workers, cluster=cluster, site=site, elsewhere=elsewhere)
+    # Waiting jobs go first. Also, while elements of an array wait, scancel (Slurm 24.11) reports a
+    # signal to another element as refused and retries for a minute, although the signal was sent.
+    jobs.drain(alive[workers:])
+    return workers - len(alive)
+
+
+def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int:
+    """Send the requests that ended in an error again, and return their number.
+
+    Raises:
+        BatchError: no batch has this id, or the batch still runs.
+        SchedulerError: a job was refused.
+    """
+    folder, files = directory.batch_dir(root, batch), RealFileSystem()
+    spec = batch_report.load(folder)
+    if batch_report.report(folder) is None:
+        raise BatchError(f"batch {batch} is not done yet")
+    again = 0
+    for done in list(claims.listed(files, folder, claims.DONE)):
+        found = answers.collect(files, folder, done.chunk, done.attempt + 1)
+        errors = sum(not one.good for one in found.values())
+        if errors and claims.reopen(files, folder, done):
+            again += errors
+    if again:
+        (folder / batch_report.REPORT).unlink(missing_ok=True)
+        pause_rules.forget(folder)
+        _wait_ended(folder)
+        batch_submit.submit_workers(root, spec, spec.workers, cluster, site, {})
+    return again
+
+
+def here(folder: Path) -> list[JobHandle]:
+    """Return the jobs of a batch on this machine."""
+    return _jobs_in(folder, AT_WORK)
+
+
+def settle(folder: Path) -> None:
+    """Wait up to ``SETTLE_S`` seconds for the workers' end, then cancel the remaining workers."""
+    deadline = time.monotonic() + SETTLE_S
+    while here(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    jobs.cancel(here(folder))
+
+
+def _alive(folder: Path) -> list[JobHandle]:
+    return _jobs_in(folder, [state for state in JobState if state.alive])
+
+
+def _jobs_in(folder: Path, states: Container[JobState]) -> list[JobHandle]:
+    """Return the jobs in the given states, running jobs first."""
+    found = batch_submit.handles(folder)
+    states_of = {job_id: one.state for job_id, one in jobs.statuses(found).items()}
+    among = [handle for handle in found if states_of[handle.job_id] in states]
+    return sorted(among, key=lambda handle: states_of[handle.job_id] is not JobState.RUNNING)
+
+
+def _wait_ended(folder: Path) -> None:
+    deadline = time.monotonic() + SETTLE_S
+    while _alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)

@@ -1,0 +1,1 @@
+"""Input of batches: JSON lines, CSV and Parquet."""

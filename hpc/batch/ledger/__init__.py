@@ -1,0 +1,1 @@
+"""The files of a batch: claims, heartbeats, answers, and their merge."""

@@ -1,0 +1,239 @@
+"""The submission of a batch: intake of the file, then one job for each worker."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hpc.batch import cleanup
+from hpc.batch.input import intake, parquet
+from hpc.batch.ledger import claims
+from hpc.batch.ledger.filesystem import RealFileSystem
+from hpc.batch.model import BatchSpec
+from hpc.batch.worker.job import RunBatch
+from hpc.engines import preflight
+from hpc.errors import BatchError, ConfigError
+from hpc.jobs import api as jobs
+from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
+from hpc.state import directory, files, records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from hpc.batch.input.jsonl import BadLine, InputRequest
+    from hpc.batch.model import BatchTarget
+    from hpc.config import Site
+    from hpc.jobs.submission import Cluster
+
+    Elsewhere = Callable[[Resources], Resources]
+    Watch = Callable[[Iterable[InputRequest | BadLine]], Iterable[InputRequest | BadLine]]
+
+RESTARTS = 100
+GRACE_S = 90
+CHUNKS_WANTED = 64
+"""Chunks for each worker of a small batch; in a large batch a chunk has LARGEST_CHUNK rows."""
+LARGEST_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """The user's options for a batch.
+
+    Attributes:
+        path: file of requests.
+        output: file for the answers.
+        model: model name for lines without a model, and the only one allowed; None allows any.
+        workers: number of jobs.
+        extra: further sbatch options, such as begin and dependency.
+        target: the gateway that answers; with None each job starts an engine.
+        skip_bad: leave faulty lines out.
+        timeout_s: seconds for one try of a request.
+        retries: further tries of a failed request.
+        in_flight: most requests of a worker in flight.
+        template: Jinja2 template of the message for each row of a table.
+        max_hours: hours of work until the batch pauses.
+        on_done: shell command to run after the last answer.
+        model_patience_s: seconds without the model until the batch pauses.
+    """
+
+    path: Path
+    output: Path
+    model: str | None
+    workers: int = 1
+    extra: Mapping[str, str] | None = None
+    target: BatchTarget | None = None
+    skip_bad: bool = False
+    timeout_s: float = 600.0
+    retries: int = 5
+    in_flight: int = 256
+    template: Path | None = None
+    max_hours: float | None = None
+    on_done: str | None = None
+    model_patience_s: float = 3600.0
+
+
+def submit(
+    root: Path,
+    wanted: BatchOptions,
+    *,
+    engine: ServiceSpec | None,
+    cluster: Cluster | None,
+    site: Site,
+    watch: Watch = iter,
+) -> BatchSpec:
+    """Take a file in and submit its workers; on failure nothing is left behind.
+
+    Args:
+        root: state directory.
+        wanted: the user's options.
+        engine: the model that each job serves for itself; None when a gateway answers.
+        cluster: "slurm" or "local"; None detects Slurm.
+        site: names the container program and templates.
+        watch: passes the requests on while they are read, such as for a progress display.
+
+    Raises:
+        BatchError: the file is faulty or the output cannot be written.
+        ConfigError: the file cannot be read.
+        EngineError: the image or the model is missing.
+        SchedulerError: a job was refused.
+    """
+    if engine is not None:
+        preflight.check_files(engine)
+    if not wanted.output.parent.is_dir():
+        raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
+    if parquet.is_parquet(wanted.output):
+        parquet.needed()
+    cleanup.sweep(root)
+    folder = _fresh(root)
+    try:
+        with cleanup.holding(folder):
+            spec = _prepare(folder, wanted, engine, watch)
+        submit_workers(root, spec, spec.workers, cluster, site, wanted.extra or {})
+    except BaseException:
+        jobs.cancel(handles(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return spec
+
+
+def _fresh(root: Path) -> Path:
+    stamp = time.strftime("%m%d-%H%M%S")
+    for tail in ("", *(f"-{n}" for n in range(2, 1000))):
+        folder = directory.batch_dir(root, stamp + tail)
+        # mkdir decides between two submissions in the same second.
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BatchError(f"cannot make {folder}: {error.strerror}") from error
+        return folder
+    raise BatchError("cannot name the batch: a thousand batches began in this second")
+
+
+def _prepare(
+    folder: Path, wanted: BatchOptions, engine: ServiceSpec | None, watch: Watch = iter
+) -> BatchSpec:
+    # Counted before the reading: the size of a chunk depends on the number of rows.
+    rows = _count_lines(wanted.path)
+    chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
+    found = watch(intake.read(wanted.path, wanted.model, wanted.template))
+    seen = intake.take_in(found, folder, chunk_rows=chunk_rows, skip_bad=wanted.skip_bad)
+    spec = BatchSpec(
+        id=folder.name,
+        source=str(wanted.path),
+        output=str(wanted.output),
+        service=wanted.model if wanted.target else None,
+        rows=seen.good,
+        chunk_rows=chunk_rows,
+        chunks=-(-seen.good // chunk_rows),
+        workers=wanted.workers,
+        in_flight=wanted.in_flight,
+        timeout_s=wanted.timeout_s,
+        retries=wanted.retries,
+        made_at=time.time(),
+        max_hours=wanted.max_hours,
+        on_done=wanted.on_done,
+        model_patience_s=wanted.model_patience_s,
+    )
+    for name in (claims.TODO, claims.DOING, claims.DONE, "answers", "workers", "logs", "crew"):
+        (folder / name).mkdir(mode=0o700)
+    for chunk in range(spec.chunks):
+        (folder / claims.TODO / claims.Claim(chunk, 0).name).touch(mode=0o600)
+    if engine is not None:
+        records.write_record(folder / "engine.json", engine)
+    if wanted.target is not None:
+        files.write_text(folder / "url", wanted.target.url)
+        files.write_text(folder / "key", wanted.target.key or "")
+    # Last of all: a folder without spec.json is a batch whose intake is not complete.
+    records.write_record(folder / "spec.json", spec)
+    return spec
+
+
+def _count_lines(path: Path) -> int:
+    if parquet.is_parquet(path):
+        return parquet.count(path)
+    try:
+        with path.open("rb") as file:
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+
+
+def submit_workers(
+    root: Path,
+    spec: BatchSpec,
+    count: int,
+    cluster: Cluster | None,
+    site: Site,
+    extra: Mapping[str, str],
+    elsewhere: Elsewhere = lambda resources: resources,
+) -> list[JobHandle]:
+    """Submit a number of workers of a batch, all or none; on Slurm as one array.
+
+    Args:
+        root: state directory.
+        spec: the batch.
+        count: number of workers; 0 submits nothing.
+        cluster: "slurm" or "local"; None detects Slurm.
+        site: names the container program and templates.
+        extra: further sbatch options.
+        elsewhere: changes the batch's original resources, such as the partition.
+
+    Raises:
+        SchedulerError: a job was refused.
+    """
+    if count == 0:
+        return []
+    folder = directory.batch_dir(root, spec.id)
+    engine = records.read_record(folder / "engine.json", ServiceSpec)
+    resources = elsewhere(engine.resources) if engine else Resources()
+    # The gateway listens on this machine, so its workers run here too.
+    where = (cluster or jobs.default_cluster()) if engine else "local"
+    request = JobRequest(
+        f"batch-{spec.id}",
+        replace(resources, extra={**resources.extra, **extra}),
+        engine.setup if engine else (),
+        RESTARTS,
+        GRACE_S,
+        count,
+    )
+    task = RunBatch(str(root), spec.id, site.apptainer, resources.gpus)
+    made = jobs.submit(task, request, root, cluster=where, site=site)
+    try:
+        for handle in made:
+            records.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
+    except BaseException:
+        jobs.cancel(made)  # a job without a record could not be found again
+        raise
+    return made
+
+
+def handles(folder: Path) -> list[JobHandle]:
+    """Return the jobs of a batch."""
+    names = [name for name in RealFileSystem().names(folder / "crew") if not name.startswith(".")]
+    found = (records.read_record(folder / "crew" / name, JobHandle) for name in names)
+    return [one for one in found if one is not None]

@@ -1,0 +1,1 @@
+"""The worker of a batch, which runs in a job."""

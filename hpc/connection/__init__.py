@@ -1,0 +1,1 @@
+"""Connections to a cluster's gateway, from the command line and from Python."""

@@ -1,0 +1,1 @@
+"""Jobs on Slurm or on this machine."""

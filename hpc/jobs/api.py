@@ -1,0 +1,205 @@
+"""Jobs on Slurm or on this machine, behind one interface."""
+
+# ruff: noqa: PLC0415 - submitit costs more than a squeue
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpc import slurm
+from hpc.errors import ConfigError
+from hpc.jobs import local
+from hpc.model import JobHandle, JobRequest, JobState, JobStatus, Phase
+from hpc.state import directory, files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hpc.config import Site
+    from hpc.jobs.submission import Cluster
+    from hpc.model import ServiceSpec
+
+VARIABLE = "HPC_SERVE_CLUSTER"
+LOG_TAIL = 20_000
+START_MARK = f"phase {Phase.STARTING.value}"
+"""Log line at a replica's start, from ``hpc.node.heartbeat``."""
+
+
+def default_cluster() -> Cluster:
+    """Return the cluster for new jobs: HPC_SERVE_CLUSTER, else "slurm" if Slurm is installed.
+
+    Raises:
+        ConfigError: the variable has another value.
+    """
+    said = os.environ.get(VARIABLE)
+    choices: dict[str, Cluster] = {"slurm": "slurm", "local": "local"}
+    if said in choices:
+        return choices[said]
+    if said:
+        raise ConfigError(f"{VARIABLE}={said!r} is not allowed; allowed: slurm, local")
+    return "slurm" if slurm.available() else "local"
+
+
+def submit_replica(
+    spec: ServiceSpec, root: Path, replica: int, *, cluster: Cluster, site: Site
+) -> JobHandle:
+    """Submit the job of one replica.
+
+    Args:
+        spec: the service.
+        root: state directory.
+        replica: number of the replica, from 0.
+        cluster: "slurm" or "local".
+        site: names the container program and a folder of templates.
+
+    Raises:
+        SubmitError: the job was refused; nothing is left of the attempt.
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc.jobs import submission
+    from hpc.node import ServeReplica
+
+    task = ServeReplica(str(root), spec.name, replica, site.apptainer)
+    folder = directory.jobs_dir(root, spec.name)
+    if cluster == "slurm":
+        return submission.to_slurm(
+            task,
+            folder=folder,
+            text=submission.script(spec, root, replica, templates=site.templates),
+            minutes=spec.resources.time_min,
+            restarts=spec.max_restarts,
+            hide=slurm.options(os.environ),
+        )[0]
+    gpus = local.pick_gpus(spec.resources.gpus, replica, os.environ)
+    request = JobRequest(spec.name, spec.resources, spec.setup, spec.max_restarts, spec.grace_s)
+    return _submit_here(task, request, folder, gpus)
+
+
+def submit(
+    task: Callable[[], Any],
+    request: JobRequest,
+    root: Path,
+    *,
+    cluster: Cluster = "slurm",
+    site: Site | None = None,
+) -> list[JobHandle]:
+    """Submit the runs of a task, all or none; on Slurm as one job or array.
+
+    Args:
+        task: picklable by reference.
+        request: name, resources and number of runs.
+        root: state directory.
+        cluster: "slurm" or "local".
+        site: names a folder of templates.
+
+    Raises:
+        SubmitError: the job was refused; nothing is left of the attempt.
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc.jobs import submission
+
+    folder = root / "jobs" / request.name
+    if cluster == "slurm":
+        templates = site.templates if site else None
+        return submission.to_slurm(
+            task,
+            folder=folder,
+            text=submission.plain_script(request, folder, templates=templates),
+            minutes=request.resources.time_min,
+            restarts=request.restarts,
+            hide=slurm.options(os.environ),
+            count=request.count,
+        )
+    made: list[JobHandle] = []
+    try:
+        for number in range(request.count):
+            gpus = local.pick_gpus(request.resources.gpus, number, os.environ)
+            made.append(_submit_here(task, request, folder, gpus))
+    except BaseException:
+        cancel(made)
+        raise
+    return made
+
+
+def _submit_here(
+    task: Callable[[], Any], request: JobRequest, folder: Path, gpus: Sequence[str]
+) -> JobHandle:
+    from hpc.jobs import submission, submitit_executors
+
+    minutes = request.resources.time_min or submission.ENDLESS_MIN
+
+    def start(command: str) -> int:
+        return local.start(
+            folder,
+            command,
+            env=slurm.without_options(os.environ) | submitit_executors.safe_path(),
+            devices=gpus,
+            minutes=minutes,
+            grace_s=request.grace_s,
+            setup=request.setup,
+        )
+
+    return submission.to_local(
+        task, folder=folder, start=start, minutes=minutes, restarts=request.restarts
+    )
+
+
+def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
+    """Return the statuses of jobs, by job id, with a single squeue for all Slurm jobs.
+
+    Args:
+        handles: jobs of either kind. A job not yet visible in Slurm is PENDING.
+    """
+    here, there = _split(handles)
+    found = slurm.statuses([handle.job_id for handle in there])
+    for handle in there:
+        if slurm.just_submitted(found[handle.job_id], handle.submitted_at):
+            found[handle.job_id] = JobStatus(JobState.PENDING, reason="just submitted")
+    return found | local.statuses(here)
+
+
+def drain(handles: Sequence[JobHandle]) -> None:
+    """Ask jobs to end by themselves; jobs that have not started are cancelled.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or a job runs on another machine.
+    """
+    here, there = _split(handles)
+    local.drain(here)
+    slurm.drain([handle.job_id for handle in there])
+
+
+def cancel(handles: Sequence[JobHandle]) -> None:
+    """End jobs with all their processes.
+
+    Raises:
+        SchedulerError: Slurm did not answer, or a job runs on another machine.
+    """
+    here, there = _split(handles)
+    local.cancel(here)
+    slurm.cancel([handle.job_id for handle in there])
+
+
+def logs(handle: JobHandle) -> tuple[Path, Path]:
+    """Return the files with a job's standard output and standard error."""
+    folder = Path(handle.folder)
+    return folder / f"{handle.job_id}_0_log.out", folder / f"{handle.job_id}_0_log.err"
+
+
+def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandle]]:
+    here = [handle for handle in handles if handle.cluster == "local"]
+    return here, [handle for handle in handles if handle.cluster != "local"]
+
+
+def slurm_exit_reason(job: JobHandle) -> str | None:
+    """Return Slurm's reason for a job's end, if the job's log holds one.
+
+    Args:
+        job: a job that has ended.
+    """
+    path = Path(job.folder) / f"{job.job_id}_0_log.err"
+    text = files.read_text(path) if job.cluster == "slurm" else None
+    # A requeued job appends to the same log: only the last run counts.
+    return slurm.exit_reason(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None

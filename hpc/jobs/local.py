@@ -1,0 +1,254 @@
+"""Jobs on this machine: submitit's local controller, identified by its process id."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shlex
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc.errors import SchedulerError, StateError, SubmitError
+from hpc.model import JobState, JobStatus
+from hpc.processes import by_pid, programs
+from hpc.state import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from hpc.model import JobHandle
+    from hpc.processes.programs import Process
+
+CONTROLLER = "submitit.local._local"
+KILL_S = 5.0
+"""Seconds for the kernel to end killed processes."""
+
+_children: dict[int, Process[str]] = {}
+"""Controllers started by this very process, which stay zombies until polled."""
+
+
+def start(
+    folder: Path,
+    command: str,
+    *,
+    env: Mapping[str, str],
+    devices: Sequence[str] = (),
+    minutes: int,
+    grace_s: int,
+    setup: Sequence[str] = (),
+) -> int:
+    """Start submitit's controller in its own session, without our terminal.
+
+    The variables are those of submitit's ``start_controller``, which would keep our terminal
+    and our session.
+
+    Args:
+        folder: folder of the job's pickle and logs.
+        command: shell words that run the task.
+        env: the environment to start from.
+        devices: GPUs of the job, in the form of CUDA_VISIBLE_DEVICES.
+        minutes: walltime of the job.
+        grace_s: seconds before the walltime at which the task gets SIGUSR2.
+        setup: shell lines before the task.
+
+    Returns:
+        The process id, which is the job's id.
+    """
+    argv = [sys.executable, "-m", CONTROLLER, str(folder)]
+    if setup:
+        # exec keeps the process id: submitit names the job's files by it.
+        argv = ["bash", "-c", "\n".join(["set -e", *setup, f"exec {shlex.join(argv)}"])]
+    own = {
+        "SUBMITIT_EXECUTOR": "local",
+        "SUBMITIT_LOCAL_COMMAND": command,
+        "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+        "SUBMITIT_LOCAL_NODEID": "0",
+        "SUBMITIT_LOCAL_NTASKS": "1",
+        "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(grace_s),
+        "SUBMITIT_LOCAL_TIMEOUT_S": str(minutes * 60),
+        "SUBMITIT_LOCAL_WITH_SHELL": "",
+        "SUBMITIT_STDERR_TO_STDOUT": "",
+        "CUDA_VISIBLE_DEVICES": ",".join(devices),
+    }
+    child = programs.spawn(argv, env={**env, **own}, log=folder / "controller.log")
+    try:
+        files.write_text(_host_file(folder, str(child.pid)), socket.gethostname())
+    except StateError:
+        programs.stop(child, grace_s=0)
+        raise
+    _children[child.pid] = child
+    return child.pid
+
+
+def pick_gpus(wanted: int, replica: int, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the GPUs of one replica; replicas on one machine get different ones.
+
+    Args:
+        wanted: GPUs per replica.
+        replica: number of the replica, from 0.
+        env: our environment; CUDA_VISIBLE_DEVICES limits the choice.
+
+    Raises:
+        SubmitError: this machine has too few GPUs.
+    """
+    if wanted == 0:
+        return ()
+    named = env.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        found = [str(number) for number in range(_count_gpus())]
+    else:
+        found = [device for device in named.split(",") if device]
+    chosen = tuple(found[replica * wanted : (replica + 1) * wanted])
+    if len(chosen) < wanted:
+        raise SubmitError(
+            f"replica {replica} needs {wanted} GPU(s) of its own, this machine shows {len(found)}"
+        )
+    return chosen
+
+
+def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
+    """Return the statuses of this machine's jobs; UNKNOWN for jobs of another machine.
+
+    Args:
+        handles: local jobs.
+    """
+    return {handle.job_id: _status(handle) for handle in handles}
+
+
+def drain(handles: Sequence[JobHandle]) -> None:
+    """Send SIGTERM to controllers, which pass the signal to their tasks.
+
+    Raises:
+        SchedulerError: a job runs on another machine.
+    """
+    for handle in handles:
+        if _is_here(handle) and _alive(handle):
+            _signal(int(handle.job_id), signal.SIGTERM)
+
+
+def cancel(handles: Sequence[JobHandle], *, grace_s: float = 5.0) -> None:
+    """End jobs: SIGTERM, and after the grace SIGKILL for every remaining descendant.
+
+    Args:
+        handles: local jobs.
+        grace_s: seconds between the two.
+
+    Raises:
+        SchedulerError: a job runs on another machine.
+    """
+    running = [handle for handle in handles if _is_here(handle) and _alive(handle)]
+    # Collected before and after: a dying parent's children move to init, and new ones may start.
+    family = {member for handle in running for member in _family(int(handle.job_id))}
+    drain(running)
+    _wait(lambda: not any(_alive(handle) for handle in running), grace_s)
+    for handle in running:
+        family.update(_family(int(handle.job_id)))
+    left = [(pid, started) for pid, started in family if _started(pid) == started]
+    for pid, _ in left:
+        _signal(pid, signal.SIGKILL)
+    _wait(lambda: all(_started(pid) != started for pid, started in left), KILL_S)
+
+
+def _wait(holds: Callable[[], bool], patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _status(handle: JobHandle) -> JobStatus:
+    host = _host(handle)
+    if host not in {None, socket.gethostname()}:
+        return JobStatus(
+            JobState.UNKNOWN, reason=f"it runs on {host}; ask there", nodes=(str(host),)
+        )
+    if _alive(handle):
+        return JobStatus(JobState.RUNNING, nodes=(socket.gethostname(),))
+    outcome, told = _outcome(handle)
+    if outcome == "success":
+        return JobStatus(JobState.DONE, exit_code=0)
+    if outcome == "error":
+        return JobStatus(JobState.FAILED, reason=told, exit_code=1)
+    if host is None:
+        return JobStatus(JobState.GONE, reason="no such local job")
+    return JobStatus(JobState.FAILED, reason="its process ended without a result")
+
+
+def _alive(handle: JobHandle) -> bool:
+    pid = int(handle.job_id)
+    child = _children.get(pid)
+    if child is not None and child.poll() is not None:
+        del _children[pid]
+    # Process ids are reused: the job's folder in the command line tells the controller.
+    return by_pid.alive(pid, marker=handle.folder)
+
+
+def _outcome(handle: JobHandle) -> tuple[str | None, str]:
+    """Return submitit's "success" or "error", or None, and the error's last line."""
+    path = Path(handle.folder) / f"{handle.job_id}_0_result.pkl"
+    try:
+        word, result = pickle.loads(path.read_bytes())  # noqa: S301 - our own file and folder
+    except FileNotFoundError:
+        return None, ""
+    except Exception:  # noqa: BLE001 - whatever the task returned, it returned
+        return "success", ""
+    return str(word), str(result).strip().rpartition("\n")[2]
+
+
+def _host_file(folder: Path, job_id: str) -> Path:
+    return folder / f"{job_id}_host"
+
+
+def _host(handle: JobHandle) -> str | None:
+    return files.read_text(_host_file(Path(handle.folder), handle.job_id))
+
+
+def _is_here(handle: JobHandle) -> bool:
+    host = _host(handle)
+    if host not in {None, socket.gethostname()}:
+        raise SchedulerError(
+            f"the local job {handle.job_id} runs on {host}, not on this machine",
+            hint=f"log in to {host} to stop it",
+        )
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _family(pid: int) -> Iterator[tuple[int, str]]:
+    """Yield a process and all of its descendants, each with its start time."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            parents.setdefault(_stat(int(entry.name))[0], []).append(int(entry.name))
+    todo = [pid]
+    while todo:
+        member = todo.pop()
+        started = _started(member)
+        if started:
+            yield member, started
+        todo.extend(parents.get(member, ()))
+
+
+def _started(pid: int) -> str:
+    return _stat(pid)[1]
+
+
+def _stat(pid: int) -> tuple[int, str]:
+    """Return a process's parent and start time; 0 and "" for a gone process or a zombie."""
+    text = files.read_text(Path(f"/proc/{pid}/stat")) or ""
+    fields = text.rpartition(")")[2].split()
+    return (0, "") if len(fields) < 20 or fields[0] == "Z" else (int(fields[1]), fields[19])
+
+
+def _count_gpus() -> int:
+    """Return the number of NVIDIA devices, or else of render nodes of AMD's driver."""
+    nvidia = [p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()]
+    return len(nvidia) or len(list(Path("/dev/dri").glob("renderD*")))

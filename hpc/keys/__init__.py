@@ -1,0 +1,1 @@
+"""Keys of clients, their limits and usage, and the tokens of batches."""

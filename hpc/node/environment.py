@@ -1,0 +1,169 @@
+"""The surroundings of a job on its node: private folder, GPUs, ids and walltime."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc import assets
+from hpc.engines import INHERITED, EngineContext, weights
+from hpc.processes import by_pid
+from hpc.state import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hpc.model import ServiceSpec
+
+DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+SOCKET = "engine.sock"
+BASE = Path("/tmp")  # noqa: S108 - every folder below it is made with mode 0700
+PREFIX = "hpc-serve-"
+OWNER = "owner"
+"""File with the identity of the process that owns a private folder."""
+
+
+@contextmanager
+def private_folder(base: Path = BASE) -> Iterator[Path]:
+    """Yield a folder on the node, open to this user only and removed with the job.
+
+    The folder lies in /tmp rather than in $TMPDIR, since a Unix socket's path may have 107 bytes.
+
+    Args:
+        base: parent folder on the node.
+    """
+    sweep(base)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    try:
+        with (folder / OWNER).open("w", encoding="utf-8") as held:
+            # Before the identity, as a file without one is left alone.
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.write(by_pid.identity(os.getpid()) or "")
+            held.flush()
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(base: Path = BASE) -> None:
+    """Remove the folders of our SIGKILLed jobs on this node.
+
+    A job in a container may share /tmp and yet see no process of ours, all of which it would take
+    for gone. The lock that each job holds on its owner file is seen from there too.
+
+    Args:
+        base: parent folder on the node.
+    """
+    for folder in base.glob(f"{PREFIX}*"):
+        owner = _owner(folder)
+        # A folder without an owner is just being made, or foreign: both stay.
+        pid = owner.partition(" ")[0]
+        gone = pid.isdecimal() and by_pid.identity(int(pid)) != owner
+        if gone and not _locked(folder / OWNER):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(path: Path) -> bool:
+    """Return whether a process of this machine, in whatever namespace, holds a file's lock."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks, or the folder has just gone
+        return False
+    return False
+
+
+def _owner(folder: Path) -> str:
+    """Return the owner named in our own folder, or ""; foreign folders are not opened."""
+    try:
+        # lstat, and no read before the owner is known: /tmp is shared with hostile neighbours.
+        found = folder.lstat()
+    except OSError:
+        return ""
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        return ""
+    return files.read_text(folder / OWNER) or ""
+
+
+def find_place(
+    spec: ServiceSpec, folder: Path, secret: str, env: Mapping[str, str]
+) -> EngineContext:
+    """Return an engine's surroundings on the node.
+
+    Args:
+        spec: the service.
+        folder: the job's private folder.
+        secret: the engine's key.
+        env: the job's environment.
+    """
+    hf_home = weights.hf_home(spec, env)
+    return EngineContext(
+        socket=str(folder / SOCKET),
+        port=None,
+        secret=secret,
+        devices=devices(env),
+        weights_cached=weights.cached(spec, hf_home),
+        hf_home=hf_home,
+        run_dir=str(folder),
+        gguf_server=str(assets.script("gguf_api_server.py")),
+        python=spec.python or sys.executable,
+        inherited={name: env[name] for name in INHERITED if env.get(name)},
+    )
+
+
+def devices(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the job's GPUs under Slurm's names."""
+    named = next((env[name] for name in DEVICE_VARIABLES if env.get(name)), "")
+    return tuple(device for device in named.split(",") if device)
+
+
+def job_id(env: Mapping[str, str]) -> str:
+    """Return the id of the job's handle; "" outside a job.
+
+    An element of an array has its own ``SLURM_JOB_ID`` too, a number that no handle uses.
+    """
+    array, index = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
+    if array and index:
+        return f"{array}_{index}"
+    return env.get("SLURM_JOB_ID") or env.get("SUBMITIT_LOCAL_JOB_ID", "")
+
+
+def restarts(env: Mapping[str, str]) -> int | None:
+    """Return how often Slurm had requeued this job when it began; None outside Slurm."""
+    if "SLURM_JOB_ID" not in env:
+        return None
+    told = env.get("SLURM_RESTART_COUNT", "")
+    return int(told) if told.isdigit() else 0
+
+
+def node_name(env: Mapping[str, str]) -> str:
+    """Return this machine's short name, as the cluster's other machines resolve it.
+
+    A fully qualified name may resolve to a link-local address on clusters with several networks.
+    """
+    return env.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
+
+
+def walltime_end(spec: ServiceSpec, env: Mapping[str, str]) -> float | None:
+    """Return the Unix time of the job's walltime end; None without a limit.
+
+    ``SLURM_JOB_END_TIME`` exists from Slurm 23.02 on; older versions count from now.
+    """
+    told = env.get("SLURM_JOB_END_TIME", "")
+    if told.isdigit():
+        return float(told)
+    minutes = spec.resources.time_min
+    return time.time() + minutes * 60 if minutes else None

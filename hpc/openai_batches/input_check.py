@@ -1,0 +1,148 @@
+"""The check of an uploaded batch file, with errors in OpenAI's wording."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from hpc.batch.input import intake, jsonl
+from hpc.batch.input.jsonl import BadLine
+from hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping
+    from pathlib import Path
+
+    from hpc.batch.input.jsonl import InputRequest
+
+SHOWN = 100
+"""Faulty lines that are reported one by one."""
+# The first match counts: the longer beginnings stand before the shorter.
+CODES = (
+    ("no JSON", "invalid_json_line", None),
+    ("the JSON is nested", "invalid_json_line", None),
+    ("the line is longer", "line_too_long", None),
+    ("custom_id is missing", "missing_required_parameter", "custom_id"),
+    ("custom_id", "duplicate_custom_id", "custom_id"),
+    ("method", "invalid_method", "method"),
+    ("url", "invalid_url", "url"),
+    ("there is no model", "missing_required_parameter", "body.model"),
+    ("body", "missing_required_parameter", "body"),
+    ("stream", "invalid_request", "body.stream"),
+)
+"""Beginnings of our reasons, each with OpenAI's code and the field at fault."""
+
+
+class RefusedError(Exception):
+    """The end of a batch before its start.
+
+    Args:
+        status: the batch's final status, in OpenAI's words.
+        errors: the reasons.
+    """
+
+    def __init__(self, status: str, *errors: Mapping[str, Any]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.errors = errors
+
+
+@dataclass(slots=True)
+class CheckedInput:
+    """The findings in a file.
+
+    Attributes:
+        total: number of valid requests.
+        bad: number of faulty lines.
+        errors: the first faults, as OpenAI's errors.
+        models: requested model names.
+    """
+
+    total: int = 0
+    bad: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    models: set[str] = field(default_factory=set)
+
+
+def error(code: str, message: str, line: int | None = None, param: str | None = None) -> Any:
+    """Return one error of a batch in OpenAI's form."""
+    return {"code": code, "message": message, "param": param, "line": line}
+
+
+def read(path: Path, endpoint: str, models: Container[str]) -> CheckedInput:
+    """Check every line of a file.
+
+    Args:
+        path: the file.
+        endpoint: URL path that every request must have.
+        models: allowed model names.
+
+    Raises:
+        RefusedError: the file is missing, or a line is faulty.
+    """
+    try:
+        seen = judge(intake.unique(jsonl.read(path)), endpoint, models)
+    except ConfigError as gone:
+        told = f"the file {path.parent.name} has been deleted, or cannot be read"
+        raise RefusedError("failed", error("file_not_found", told)) from gone
+    if seen.errors:
+        raise RefusedError("failed", *seen.errors)
+    return seen
+
+
+def judge(
+    found: Iterable[InputRequest | BadLine], endpoint: str, models: Container[str]
+) -> CheckedInput:
+    """Check requests while they are read."""
+    seen = CheckedInput()
+    for one in found:
+        wrong = _of_line(one) if isinstance(one, BadLine) else _of_request(one, endpoint, models)
+        if wrong is None and not isinstance(one, BadLine):
+            seen.total += 1
+            seen.models.add(one.body["model"])
+            continue
+        seen.bad += 1
+        if len(seen.errors) < SHOWN:
+            seen.errors.append(wrong)
+    if not seen.total and not seen.bad:
+        seen.errors.append(error("empty_file", "there is no request in the file"))
+    return seen
+
+
+def _of_line(bad: BadLine) -> Any:
+    for beginning, code, param in CODES:
+        if bad.reason.startswith(beginning):
+            return error(code, bad.reason, bad.number, param)
+    return error("invalid_request", bad.reason, bad.number)
+
+
+def _of_request(one: InputRequest, endpoint: str, models: Container[str]) -> Any:
+    if one.url != endpoint:
+        told = f"url is {one.url!r}, and the batch is for {endpoint!r}"
+        return error("mismatched_endpoint", told, one.number, "url")
+    model = one.body["model"]
+    if not isinstance(model, str) or model not in models:
+        told = f"the model {str(model)[:100]!r} does not exist, or this key may not use it"
+        return error("model_not_found", told, one.number, "body.model")
+    return None
+
+
+def models_of(url: str, key: str) -> set[str] | None:
+    """Return the model names open to a key; None when the gateway gives no valid answer.
+
+    Raises:
+        RefusedError: the key is revoked or has expired.
+    """
+    headers = {"authorization": f"Bearer {key}"}
+    # No proxy of the environment: the gateway listens on this machine.
+    try:
+        with httpx.Client(trust_env=False, timeout=10.0) as client:
+            got = client.get(f"{url}/v1/models", headers=headers)
+        if got.status_code == httpx.codes.UNAUTHORIZED:
+            told = "the key of this batch has been revoked or has expired"
+            raise RefusedError("failed", error("invalid_api_key", told))
+        return {str(one["id"]) for one in got.json()["data"]} if got.is_success else None
+    except (httpx.HTTPError, ValueError, KeyError):
+        return None

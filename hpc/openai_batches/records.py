@@ -1,0 +1,283 @@
+"""The gateway's stored files and OpenAI batches: records on disk, each with one writer.
+
+    files/KEY/FILE/meta.json, content      an upload, or a batch's output
+    orders/open/KEY.BATCH                  an empty file for each open batch
+    orders/KEY/BATCH/order.json, cancel    written by the gateway
+    orders/KEY/BATCH/progress.json         written by the batch processor
+
+KEY is the id of a client key: another key's files and batches lie in another folder, so no check
+of ownership can be forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping  # noqa: TC003 - records are decoded by their types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpc.errors import StateError
+from hpc.state import files as state_files
+from hpc.state import records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILE_ID = re.compile(r"file-[0-9a-f]{24}")
+BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
+KEY_ID = re.compile(r"[0-9a-f]{8}")
+FINAL = frozenset({"failed", "completed", "expired", "cancelled"})
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A stored file of a client key; times are whole Unix seconds.
+
+    Attributes:
+        id: ``file-`` and 24 hexadecimal digits.
+        key: id of the key.
+        filename: name given by the client.
+        purpose: ``batch`` or ``batch_output``.
+        size: bytes.
+        created_at: time of creation.
+    """
+
+    id: str
+    key: str
+    filename: str
+    purpose: str
+    size: int
+    created_at: int
+    schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """The record of an OpenAI batch as requested; times are whole Unix seconds.
+
+    Attributes:
+        id: ``batch_`` and 24 hexadecimal digits.
+        key: id of the key.
+        file: id of the file with the requests.
+        endpoint: path that every request must have.
+        window: completion window, as requested.
+        created_at: time of creation.
+        expires_at: time after which no further request is made.
+        metadata: the client's own notes.
+        hostname: machine whose gateway accepted the batch.
+    """
+
+    id: str
+    key: str
+    file: str
+    endpoint: str
+    window: str
+    created_at: int
+    expires_at: int
+    metadata: Mapping[str, str] | None = None
+    hostname: str = ""
+    schema: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """The progress of an OpenAI batch; times are whole Unix seconds.
+
+    Attributes:
+        status: OpenAI's status, except ``cancelling``, which the file ``cancel`` marks.
+        batch: id of the hpc batch that answers.
+        hostname: machine of the responsible batch processor.
+        total: number of requests.
+        completed: number of answered requests.
+        failed: number of requests that ended in an error.
+        in_progress_at: time at which the intake was complete, or None.
+        finalizing_at: time at which writing of the outputs began, or None.
+        ended_at: time of the end, or None.
+        output: id of the output file, or None.
+        error: id of the error file, or None.
+        errors: faults of the input file, in OpenAI's wording.
+        usage: ``input_tokens``, ``cached_tokens``, ``output_tokens``, ``reasoning_tokens`` of the
+            answers, once the outputs are written.
+    """
+
+    status: str = "validating"
+    batch: str | None = None
+    hostname: str = ""
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    ended_at: int | None = None
+    output: str | None = None
+    error: str | None = None
+    errors: tuple[Mapping[str, str | int | None], ...] = ()
+    usage: Mapping[str, int] | None = None
+    schema: int = 1
+
+
+def file_dir(root: Path, key: str, file: str) -> Path:
+    """Return the folder of a stored file."""
+    return root / "files" / key / file
+
+
+def record_dir(root: Path, key: str, batch: str) -> Path:
+    """Return the folder of a batch."""
+    return root / "orders" / key / batch
+
+
+def new_id(prefix: str) -> str:
+    """Return a new id."""
+    return prefix + secrets.token_hex(12)
+
+
+def load_file(root: Path, key: str, file: str) -> StoredFile | None:
+    """Return the record of a key's file, or None."""
+    if not FILE_ID.fullmatch(file):
+        return None
+    return records.read_record(file_dir(root, key, file) / "meta.json", StoredFile)
+
+
+def load_batch(root: Path, key: str, batch: str) -> BatchRecord | None:
+    """Return the record of a key's batch, or None."""
+    if not BATCH_ID.fullmatch(batch):
+        return None
+    return records.read_record(record_dir(root, key, batch) / "order.json", BatchRecord)
+
+
+def load_progress(root: Path, order: BatchRecord) -> BatchProgress:
+    """Return the progress of a batch."""
+    path = record_dir(root, order.key, order.id) / "progress.json"
+    return records.read_record(path, BatchProgress) or BatchProgress()
+
+
+def files(root: Path, key: str) -> list[StoredFile]:
+    """Return all files of a key, the newest first."""
+    found = (load_file(root, key, name) for name in _names(root / "files" / key))
+    known = [one for one in found if one is not None]
+    return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
+
+
+def batches(root: Path, key: str) -> list[BatchRecord]:
+    """Return all batches of a key, the newest first."""
+    found = (load_batch(root, key, name) for name in _names(root / "orders" / key))
+    known = [one for one in found if one is not None]
+    return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
+
+
+def open_batches(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield key and id of each open batch."""
+    for name in _names(root / "orders" / "open"):
+        key, _, batch = name.partition(".")
+        if KEY_ID.fullmatch(key) and BATCH_ID.fullmatch(batch):
+            yield key, batch
+
+
+def place(root: Path, order: BatchRecord) -> None:
+    """Record a requested batch, for the batch processor to find.
+
+    Raises:
+        StateError: the record cannot be written.
+    """
+    # The mark first: a mark without a record is harmless, a record without one is never found.
+    mark = _mark(root, order.key, order.id)
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mark.touch(mode=0o600)
+    except OSError as error:
+        raise StateError(f"cannot write {mark}: {error.strerror}") from error
+    try:
+        records.write_record(record_dir(root, order.key, order.id) / "order.json", order)
+    except StateError:
+        close(root, order.key, order.id)
+        raise
+
+
+def close(root: Path, key: str, batch: str) -> None:
+    """Remove a finished batch from the list of open batches."""
+    with contextlib.suppress(OSError):
+        _mark(root, key, batch).unlink(missing_ok=True)
+
+
+def cancel(root: Path, order: BatchRecord) -> None:
+    """Record a request to cancel a batch; only the first request counts.
+
+    Raises:
+        StateError: the record cannot be written.
+    """
+    if cancelled_at(root, order) is None:
+        path = record_dir(root, order.key, order.id) / "cancel"
+        state_files.write_text(path, f"{int(time.time())}\n")
+
+
+def cancelled_at(root: Path, order: BatchRecord) -> int | None:
+    """Return the Unix time of the request to cancel a batch, or None."""
+    text = (state_files.read_text(record_dir(root, order.key, order.id) / "cancel") or "").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def drafted(root: Path, key: str) -> Path:
+    """Make and return a folder for an unfinished file.
+
+    Raises:
+        StateError: the folder cannot be made.
+    """
+    path = root / "files" / key / f".{new_id('draft-')}"
+    try:
+        path.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise StateError(f"cannot make {path}: {error.strerror}") from error
+    return path
+
+
+def keep(root: Path, draft: Path, file: StoredFile) -> None:
+    """Turn a draft, with its content, into a stored file; an existing file of the id stays.
+
+    Raises:
+        StateError: the file cannot be written.
+    """
+    final = file_dir(root, file.key, file.id)
+    records.write_record(draft / "meta.json", file)
+    try:
+        # A processor that was killed half-way repeats the step under the same id.
+        if final.exists():
+            shutil.rmtree(draft)
+        else:
+            draft.rename(final)
+    except OSError as error:
+        raise StateError(f"cannot write {final}: {error.strerror}") from error
+
+
+def drop_file(root: Path, key: str, file: str) -> None:
+    """Remove a stored file.
+
+    Raises:
+        StateError: the file cannot be removed.
+    """
+    final = file_dir(root, key, file)
+    gone = final.with_name(f".{new_id('gone-')}")
+    try:
+        final.rename(gone)  # a reader must not find a half-removed file
+        shutil.rmtree(gone)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StateError(f"cannot remove {final}: {error.strerror}") from error
+
+
+def _mark(root: Path, key: str, batch: str) -> Path:
+    return root / "orders" / "open" / f"{key}.{batch}"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))  # noqa: PTH208
+    except OSError:
+        return []

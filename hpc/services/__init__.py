@@ -1,0 +1,1 @@
+"""Services: replicas of a model, their life and phase."""

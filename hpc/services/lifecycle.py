@@ -1,0 +1,234 @@
+"""The life of a service: submission, status, wait and stop."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal
+
+from hpc.engines import preflight
+from hpc.errors import ConfigError, EngineError, SchedulerError
+from hpc.jobs import api as jobs
+from hpc.model import JobState, JobStatus, Phase
+from hpc.services.phase import NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
+from hpc.state import directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from hpc.config import Config
+    from hpc.model import JobHandle, ServiceSpec
+
+FILES_EVERY_S = 0.5
+SCHEDULER_EVERY_S = 5.0
+STOP_PATIENCE_S = 60.0
+
+
+def submit(
+    config: Config, name: str, *, cluster: Literal["slurm", "local"] | None = None
+) -> ServiceSpec:
+    """Submit one job for each replica of a service; all or none.
+
+    Args:
+        config: the resolved configuration.
+        name: name of the service.
+        cluster: "slurm" or "local"; None detects Slurm.
+
+    Raises:
+        ConfigError: the service does not exist, or runs already.
+        EngineError: the image or the model is missing.
+        SchedulerError: a job was refused; earlier jobs of the submission are cancelled.
+    """
+    spec = wanted(config, name)
+    preflight.check_files(spec)
+    _clear_ended(config.home, name)
+    where = cluster or jobs.default_cluster()
+    submitted: list[JobHandle] = []
+    try:
+        directory.save_spec(config.home, spec)
+        for number in range(spec.replicas):
+            job = jobs.submit_replica(spec, config.home, number, cluster=where, site=config.site)
+            submitted.append(job)
+            directory.save_job(config.home, name, number, job)
+    except BaseException:
+        _abandon(config.home, name, submitted)
+        raise
+    return spec
+
+
+def wanted(config: Config, name: str) -> ServiceSpec:
+    """Return a service of the configuration, for submission.
+
+    Raises:
+        ConfigError: the configuration has no such service.
+    """
+    if name in config.services:
+        return config.services[name]
+    if any(backend.name == name for backend in config.backends):
+        raise ConfigError(f"{name!r} is a static backend: it has an address and needs no job")
+    known = ", ".join(sorted(config.services)) or "none"
+    where = config.models_file or "models.yaml"
+    raise ConfigError(f"{where} has no model {name!r} to submit; it has: {known}")
+
+
+def _clear_ended(root: Path, name: str) -> None:
+    """Remove an ended service's records, unless a job lives or may live."""
+    if directory.load_spec(root, name) is None:
+        return
+    found = look(root, [name])[0]
+    if any(r.job is not None and r.status.state.alive for r in found.replicas):
+        raise ConfigError(
+            f"the service {name!r} runs already", hint=f"see 'hpc-serve status {name}', or stop it"
+        )
+    directory.drop_service(root, name)
+
+
+def _abandon(root: Path, name: str, submitted: Iterable[JobHandle]) -> None:
+    try:
+        jobs.cancel(list(submitted))
+    finally:
+        directory.drop_service(root, name)
+
+
+def look(root: Path, names: Iterable[str] | None = None) -> list[Service]:
+    """Return the current states of services, with a single query of the scheduler for all.
+
+    Args:
+        root: state directory.
+        names: services; None is all.
+    """
+    chosen = directory.services(root) if names is None else names
+    specs = [directory.load_spec(root, name) for name in chosen]
+    found = [spec for spec in specs if spec is not None]
+    handles = {
+        (spec.name, n): directory.load_job(root, spec.name, n)
+        for spec in found
+        for n in range(spec.replicas)
+    }
+    statuses = jobs.statuses([job for job in handles.values() if job is not None])
+    return [_service(root, spec, handles, statuses) for spec in found]
+
+
+def _service(
+    root: Path,
+    spec: ServiceSpec,
+    handles: Mapping[tuple[str, int], JobHandle | None],
+    statuses: Mapping[str, JobStatus],
+) -> Service:
+    replicas = []
+    for number in range(spec.replicas):
+        job = handles[spec.name, number]
+        endpoint = directory.load_endpoint(root, spec.name, number)
+        status = statuses.get(job.job_id, NO_ANSWER) if job else JobStatus(JobState.GONE)
+        phase, note = join_phase(job, status, endpoint, now=time.time())
+        told_cause = job and of_this_run(endpoint, job, status) and endpoint and endpoint.cause
+        if job and phase is Phase.FAILED and not told_cause:
+            told = jobs.slurm_exit_reason(job)
+            note = f"the job ended: {told}" if told else note
+        replicas.append(ReplicaView(number, phase, note, job, status, endpoint))
+    return Service(spec, tuple(replicas))
+
+
+def find(root: Path, name: str) -> Service:
+    """Return the current state of one service.
+
+    Raises:
+        ConfigError: the service does not exist.
+    """
+    found = look(root, [name])
+    if not found:
+        known = ", ".join(directory.services(root)) or "none"
+        raise ConfigError(f"there is no service {name!r}; there are: {known}")
+    return found[0]
+
+
+def wait(
+    root: Path,
+    name: str,
+    *,
+    timeout_s: float | None = None,
+    tell: Callable[[Service], None] = lambda _: None,
+) -> Service:
+    """Wait until every replica of a service is ready.
+
+    The records are read twice a second, the scheduler is asked every five seconds.
+
+    Args:
+        root: state directory.
+        name: the service.
+        timeout_s: longest wait in seconds; None is for ever.
+        tell: called with each reading, for progress.
+
+    Raises:
+        ConfigError: the service does not exist.
+        EngineError: a replica failed or ended, or the time is over.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    seen = find(root, name)
+    asked = time.monotonic()
+    while True:
+        tell(seen)
+        failed = next((r for r in seen.replicas if r.phase in OVER), None)
+        if failed is not None:
+            raise EngineError(f"replica {failed.number} of {name!r} {_ending(failed)}")
+        if seen.ready == len(seen.replicas):
+            return seen
+        if deadline is not None and time.monotonic() > deadline:
+            raise EngineError(f"{name!r} is not ready after {timeout_s:g} s")
+        time.sleep(FILES_EVERY_S)
+        if time.monotonic() - asked >= SCHEDULER_EVERY_S or _changed(root, seen):
+            seen, asked = find(root, name), time.monotonic()
+
+
+def _ending(replica: ReplicaView) -> str:
+    verb = "failed" if replica.phase is Phase.FAILED else "was stopped"
+    return f"{verb}: {replica.note}" if replica.note else f"{verb} before it was ready"
+
+
+def _changed(root: Path, seen: Service) -> bool:
+    """Return whether a node has published a new phase since the last reading."""
+    for replica in seen.replicas:
+        now = directory.load_endpoint(root, seen.spec.name, replica.number)
+        before = replica.endpoint.phase if replica.endpoint else None
+        if now is not None and now.phase is not before:
+            return True
+    return False
+
+
+def stop(root: Path, name: str) -> None:
+    """End the jobs of a service, wait for their end, and remove the service's records.
+
+    Running replicas are asked to drain first.
+
+    Args:
+        root: state directory.
+        name: the service.
+
+    Raises:
+        ConfigError: the service does not exist.
+        SchedulerError: a job could not be ended; the records stay.
+    """
+    found = find(root, name)
+    handles = [r.job for r in found.replicas if r.job is not None and r.status.state.alive]
+    jobs.drain(handles)
+    left = _wait_ended(handles, STOP_PATIENCE_S / 2)
+    if left:
+        jobs.cancel(left)
+        left = _wait_ended(left, STOP_PATIENCE_S)
+    if left:
+        ids = ", ".join(job.job_id for job in left)
+        raise SchedulerError(f"jobs {ids} of {name!r} have not ended; its records stay")
+    directory.drop_service(root, name)
+
+
+def _wait_ended(handles: list[JobHandle], patience_s: float) -> list[JobHandle]:
+    """Return the jobs that have not ended in time."""
+    deadline = time.monotonic() + patience_s
+    left = handles
+    while left:
+        statuses = jobs.statuses(left)
+        left = [job for job in left if statuses.get(job.job_id, NO_ANSWER).state.alive]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    return left

@@ -1,0 +1,339 @@
+"""Engines: from what was asked for to command, variables, binds and probe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hpc import engines
+from hpc.engines import EngineContext, Launch, weights
+from hpc.errors import ConfigError, EngineError
+from hpc.model import Engine, Resources, ServiceSpec
+
+SECRET = "s3cret-of-this-replica"
+PLACE = EngineContext(
+    socket="/tmp/hs-1/engine.sock",
+    port=None,
+    secret=SECRET,
+    devices=("0", "1"),
+    weights_cached=True,
+    hf_home="/scratch/hf",
+    run_dir="/tmp/hs-1",
+    gguf_server="/opt/hpc/gguf_api_server.py",
+)
+
+
+def spec(server: str = "vllm", **changes: Any) -> ServiceSpec:
+    engine: Engine = "vllm" if server == "vllm" else "llamacpp"
+    base = ServiceSpec(
+        name="mistral",
+        engine=engine,
+        server=server,  # type: ignore[arg-type]
+        model="mistralai/Mistral-7B" if engine == "vllm" else "/models/tiny.gguf",
+        image="/images/engine.sif",
+        accelerator="cuda",
+        resources=Resources(gpus=2, cpus=8, mem_mb=65536),
+    )
+    return replace(base, **changes)
+
+
+def option(launch: Launch, name: str) -> str:
+    assert launch.argv.count(name) == 1, launch.argv
+    return launch.argv[launch.argv.index(name) + 1]
+
+
+SERVERS = ("vllm", "llama-server", "llama-cpp-python")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_key_goes_by_environment_and_never_by_argument(server: str) -> None:
+    launch = engines.launch(spec(server, env={"VLLM_API_KEY": "x", "API_KEY": "x"}), PLACE)
+
+    assert launch.env[launch.key_env] == SECRET
+    assert not any(SECRET in word for word in (*launch.argv, *launch.binds))
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_listens_on_the_socket_or_else_on_loopback(server: str) -> None:
+    by_socket = engines.launch(spec(server), PLACE)
+    by_port = engines.launch(spec(server), replace(PLACE, socket=None, port=4711))
+
+    assert by_socket.address == "unix"
+    assert "/tmp/hs-1/engine.sock" in (*by_socket.argv, *by_socket.env.values())
+    assert by_port.address == "tcp"
+    assert "4711" in (*by_port.argv, *by_port.env.values())
+    assert not {"0.0.0.0", "::"} & {*by_port.argv, *by_port.env.values()}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_gets_the_gpus_of_its_job(server: str) -> None:
+    with_gpus = engines.launch(spec(server), PLACE)
+    without = engines.launch(spec(server, resources=Resources(cpus=2)), PLACE)
+    unsaid = engines.launch(spec(server), replace(PLACE, devices=()))
+
+    assert with_gpus.env["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert without.env["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in unsaid.env
+
+
+def test_amd_gpus_have_their_own_variable() -> None:
+    launch = engines.launch(spec(accelerator="rocm"), PLACE)
+
+    assert launch.env["HIP_VISIBLE_DEVICES"] == "0,1"
+    assert "CUDA_VISIBLE_DEVICES" not in launch.env
+
+
+def test_vllm_spreads_over_all_gpus_asked_for() -> None:
+    assert option(engines.launch(spec(), PLACE), "--tensor-parallel-size") == "2"
+
+
+@pytest.mark.parametrize("key", ["tensor-parallel-size", "pipeline_parallel_size"])
+def test_vllm_leaves_parallelism_to_who_says_so(key: str) -> None:
+    launch = engines.launch(spec(engine_args={key: 2}), PLACE)
+
+    assert option(launch, f"--{key.replace('_', '-')}") == "2"
+    assert sum(word.endswith("-parallel-size") for word in launch.argv) == 1
+
+
+def test_vllm_serves_under_the_service_name_and_takes_arguments() -> None:
+    args = {"max_model_len": 8192, "enforce-eager": True, "enable-prefix-caching": False}
+    launch = engines.launch(spec(engine_args=args), PLACE)
+
+    assert option(launch, "--served-model-name") == "mistral"
+    assert launch.argv[:3] == ("vllm", "serve", "mistralai/Mistral-7B")
+    assert option(launch, "--max-model-len") == "8192"
+    assert "--enforce-eager" in launch.argv
+    assert "--no-enable-prefix-caching" in launch.argv
+
+
+@pytest.mark.parametrize(
+    ("server", "key"),
+    [("vllm", "api-key"), ("vllm", "--uds"), ("llama-server", "api_key"), ("llama-server", "m")],
+)
+def test_refuses_arguments_that_are_ours(server: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=r"engine_args of mistral: .* is set by hpc-serve itself"):
+        engines.launch(spec(server, engine_args={key: "x"}), PLACE)
+
+
+@pytest.mark.parametrize(("mem_mb", "expected"), [(8192, str(2 << 30)), (None, str(1 << 30))])
+def test_vllm_on_cpus_bounds_its_cache(mem_mb: int | None, expected: str) -> None:
+    launch = engines.launch(spec(resources=Resources(mem_mb=mem_mb)), PLACE)
+
+    assert option(launch, "--kv-cache-memory-bytes") == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"engine_args": {"gpu-memory-utilization": 0.5}}, {"env": {"VLLM_CPU_KVCACHE_SPACE": "1"}}],
+)
+def test_vllm_on_cpus_takes_the_cache_it_is_told(said: dict[str, Any]) -> None:
+    launch = engines.launch(spec(resources=Resources(), **said), PLACE)
+
+    assert "--kv-cache-memory-bytes" not in launch.argv
+
+
+def test_cached_weights_are_loaded_offline() -> None:
+    inherited = {"HF_TOKEN": "hf_x", "HTTPS_PROXY": "http://proxy:1"}
+    cached = engines.launch(spec(), replace(PLACE, inherited=inherited))
+    missing = engines.launch(spec(), replace(PLACE, weights_cached=False, inherited=inherited))
+
+    assert cached.env["HF_HUB_OFFLINE"] == cached.env["TRANSFORMERS_OFFLINE"] == "1"
+    assert "HF_TOKEN" not in cached.env
+    assert "HF_HUB_OFFLINE" not in missing.env
+    assert missing.env["HF_TOKEN"] == "hf_x"
+    assert missing.env["HF_HOME"] == "/scratch/hf"
+
+
+def bind(path: str, mode: str = "") -> str:
+    return f'type=bind,"source={path}","destination={path}"{mode}'
+
+
+def test_container_sees_cache_or_model_and_its_run_folder_only() -> None:
+    run = bind("/tmp/hs-1")
+    split = "/models/big-00001-of-00003.gguf"
+    linked = "/scratch/hf/hub/models--a--b/snapshots/c0ffee"
+
+    assert engines.launch(spec(), PLACE).binds == (run, bind("/scratch/hf"))
+    assert engines.launch(spec(model="/m/x"), PLACE).binds == (run, bind("/m/x", ",ro"))
+    assert engines.launch(spec(model=linked), PLACE).binds == (
+        run,
+        bind("/scratch/hf/hub/models--a--b", ",ro"),
+    )
+    assert engines.launch(spec("llama-server", model=split), PLACE).binds == (
+        run,
+        bind("/models", ",ro"),
+    )
+    assert engines.launch(spec("llama-cpp-python"), PLACE).binds == (
+        run,
+        bind("/models/tiny.gguf", ",ro"),
+        bind("/opt/hpc/gguf_api_server.py", ",ro"),
+        bind("/opt/hpc/gguf_schema.py", ",ro"),
+        bind("/opt/hpc/gguf_worker.py", ",ro"),
+    )
+
+
+def test_binds_survive_quotes_colons_and_commas() -> None:
+    launch = engines.launch(spec(model='/m/a:b,c"d'), PLACE)
+
+    assert launch.binds[1] == 'type=bind,"source=/m/a:b,c""d","destination=/m/a:b,c""d",ro'
+
+
+def test_llama_server_does_not_count_cores_by_itself() -> None:
+    launch = engines.launch(spec("llama-server"), PLACE)
+
+    assert option(launch, "--threads") == "8"
+    assert option(launch, "--parallel") == "4"
+    assert option(launch, "--ctx-size") == "16384"
+    assert option(launch, "--n-gpu-layers") == "999"
+    assert option(launch, "--alias") == "mistral"
+    assert launch.slots == 4
+    assert launch.probe.loading_statuses == (503,)
+
+
+def test_llama_server_takes_short_names_once() -> None:
+    args = {"np": 2, "ngl": 10, "c": 2048}
+    launch = engines.launch(spec("llama-server", engine_args=args), PLACE)
+
+    assert option(launch, "--parallel") == "2"
+    assert option(launch, "--n-gpu-layers") == "10"
+    assert option(launch, "--ctx-size") == "2048"
+    assert launch.slots == 2
+
+
+@pytest.mark.parametrize("value", ["many", 0, -1])
+def test_llama_server_needs_a_number_of_slots(value: str | int) -> None:
+    with pytest.raises(ConfigError, match="parallel is no whole number from 1"):
+        engines.launch(spec("llama-server", engine_args={"parallel": value}), PLACE)
+
+
+def test_gguf_server_is_configured_by_variables() -> None:
+    args = {"ctx-size": 2048, "threads": 3}
+    launch = engines.launch(spec("llama-cpp-python", engine_args=args), PLACE)
+
+    assert launch.argv == ("python3", "/opt/hpc/gguf_api_server.py")
+    assert launch.slots == 1
+    assert {key: launch.env[key] for key in ("MODEL_NAME", "MODEL_ALIAS", "SOCKET")} == {
+        "MODEL_NAME": "/models/tiny.gguf",
+        "MODEL_ALIAS": "mistral",
+        "SOCKET": "/tmp/hs-1/engine.sock",
+    }
+    assert launch.env["CONTEXT_SIZE"] == "2048"
+    assert launch.env["N_THREADS"] == "3"
+    assert launch.env["N_GPU_LAYERS"] == "-1"
+
+
+def test_gguf_server_refuses_arguments_it_does_not_have() -> None:
+    with pytest.raises(ConfigError, match="llama-cpp-python has no parallel"):
+        engines.launch(spec("llama-cpp-python", engine_args={"parallel": 2}), PLACE)
+
+
+def test_gguf_of_hugging_face_names_its_file() -> None:
+    model = "org/repo-GGUF:q4/model.gguf"
+    python = engines.launch(spec("llama-cpp-python", model=model), PLACE)
+    server = engines.launch(spec("llama-server", model=model), PLACE)
+
+    assert python.env["MODEL_NAME"] == model
+    assert option(server, "--hf-repo") == "org/repo-GGUF"
+    assert option(server, "--hf-file") == "q4/model.gguf"
+    assert "--offline" in server.argv
+
+
+@pytest.mark.parametrize(
+    ("server", "model"),
+    [
+        ("vllm", "mistral"),
+        ("vllm", "../x"),
+        ("vllm", "org/repo:file.gguf"),
+        ("llama-server", "org/repo"),
+        ("llama-server", "org/repo:file.bin"),
+    ],
+)
+def test_refuses_a_model_that_the_engine_cannot_name(server: str, model: str) -> None:
+    with pytest.raises(ConfigError, match="model of mistral is neither an absolute path nor ORG"):
+        engines.launch(spec(server, model=model), PLACE)
+
+
+def test_without_a_container_runs_the_given_interpreter() -> None:
+    place = replace(PLACE, python="/venv/bin/python")
+    given = spec(container="none", python="/mine/bin/python")
+
+    assert engines.launch(spec(container="none"), place).argv[0] == "/venv/bin/python"
+    assert engines.launch(given, place).argv[0] == "/mine/bin/python"
+    assert "XDG_CACHE_HOME" not in engines.launch(given, place).env
+
+
+def test_a_long_run_folder_is_one_clear_error() -> None:
+    with pytest.raises(EngineError, match="too long a path for a Unix socket"):
+        engines.launch(spec(), replace(PLACE, run_dir="/tmp/" + "x" * 80))
+
+
+def snapshot(home: Any, name: str, files: dict[str, str]) -> None:
+    folder = home / "hub" / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("c0ffee")
+    for file, text in files.items():
+        path = folder / "snapshots/c0ffee" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+INDEX = json.dumps({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}})
+
+
+@pytest.mark.parametrize(
+    ("files", "whole"),
+    [
+        ({"config.json": "{}", "model.safetensors": "x"}, True),
+        ({"model.safetensors": "x"}, False),
+        ({"config.json": "{}"}, False),
+        ({"config.json": "{}", "m.safetensors.index.json": INDEX, "m-1.safetensors": ""}, False),
+        (
+            {"config.json": "{}", "m.safetensors.index.json": INDEX}
+            | {"m-1.safetensors": "", "m-2.safetensors": ""},
+            True,
+        ),
+    ],
+)
+def test_weights_are_cached_when_every_file_is(
+    tmp_path: Any, files: dict[str, str], whole: bool
+) -> None:
+    snapshot(tmp_path, "org/repo", files)
+
+    assert weights.cached(spec(model="org/repo"), str(tmp_path)) is whole
+    assert weights.cached(spec(model="org/repo", revision="v2"), str(tmp_path)) is False
+    assert weights.cached(spec(model="org/repo", revision="c0ffee"), str(tmp_path)) is whole
+
+
+def test_an_unfinished_download_is_not_cached(tmp_path: Any) -> None:
+    snapshot(tmp_path, "org/repo", {"config.json": "{}"})
+    link = tmp_path / "hub/models--org--repo/snapshots/c0ffee/model.safetensors"
+    link.symlink_to(tmp_path / "blobs/missing")
+
+    assert weights.cached(spec(model="org/repo"), str(tmp_path)) is False
+
+
+def test_one_gguf_file_is_enough(tmp_path: Any) -> None:
+    snapshot(tmp_path, "org/repo", {"q4/m.gguf": "x"})
+
+    assert weights.cached(spec("llama-server", model="org/repo:q4/m.gguf"), str(tmp_path))
+    assert not weights.cached(spec("llama-server", model="org/repo:m.gguf"), str(tmp_path))
+
+
+def test_a_split_gguf_needs_all_its_parts(tmp_path: Any) -> None:
+    made = spec("llama-server", model="org/repo:m-00001-of-00002.gguf")
+    snapshot(tmp_path, "org/repo", {"m-00001-of-00002.gguf": "x"})
+
+    assert not weights.cached(made, str(tmp_path))
+    (tmp_path / "hub/models--org--repo/snapshots/c0ffee/m-00002-of-00002.gguf").touch()
+    assert weights.cached(made, str(tmp_path))
+
+
+def test_cache_folder_is_the_models_then_the_users() -> None:
+    home = {"HOME": "/home/a"}
+
+    assert weights.hf_home(spec(hf_home="/s/hf"), home) == "/s/hf"
+    assert weights.hf_home(spec(), home | {"HF_HOME": "/e"}) == "/e"
+    assert weights.hf_home(spec(), home) == "/home/a/.cache/huggingface"
