@@ -92,35 +92,26 @@ class Gateway:
     ) -> None:
         self._limits = limits or Limits()
         self._beat = beat
+        self._models = models
         self.in_flight = InFlight()
         self._catalog: Catalog | None = None
+        self._table = Table(models.policy, ())
+        self._processor = ProcessorStarter(root, socket.gethostname())
+        # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
+        passes = batch_tokens.path(root)
+        keys = ClientKeys(directory.keys_path(root), anonymous=anonymous, passes_file=passes)
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
-        keys = ClientKeys(
-            directory.keys_path(root), anonymous=anonymous, passes_file=batch_tokens.path(root)
-        )
-        self._clerk = ProcessorStarter(root, socket.gethostname())
-        self._table = Table(models.policy, ())
-        self._scheduler = _scheduler(root, group)
-        self.watcher = Watcher(
-            Scanner(root, models.backends, self._scheduler.look),
-            keys,
-            models,
-            beat=self._record,
-            publish=self._publish,
-            settings=settings,
-        )
-        counts = Metrics()
-        self._history = History(counts.counters)
-        self._seen = RequestObserver(
-            models=lambda: self._catalog.models if self._catalog else {},
-            metrics=counts,
-            log=None if access_log is None else AccessLog(access_log),
-            balancer=self._balancer,
-            file=models,
-        )
+        self._job_statuses = _job_statuses(root, group)
+        self.watcher = self._make_watcher(root, keys, settings)
+        self._history, self._seen = self._make_telemetry(access_log)
+        dashboard = self._make_dashboard(keys)
+        topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share}
+        self._messages = None if group is None else WorkerMessages(group, topics)
+        self.app = self._cors = Cors(self._make_pages(root, keys, dashboard))
+        self._tracer = tracing.configured(None)
         self.handler = GatewayHandler(
             catalog=self._known,
             keys=keys,
@@ -132,41 +123,68 @@ class Gateway:
             in_flight=self.in_flight,
             batcher=batcher,
             settings=settings,
+            cors=self._cors,
+            tracer=self._tracer,
         )
-        dashboard = Dashboard(
+
+    def _make_watcher(self, root: Path, keys: ClientKeys, settings: GatewaySettings) -> Watcher:
+        scanner = Scanner(root, self._models.backends, self._job_statuses.look)
+        return Watcher(
+            scanner,
+            keys,
+            self._models,
+            beat=self._record,
+            publish=self._publish,
+            settings=settings,
+        )
+
+    def _make_telemetry(self, access_log: Path | None) -> tuple[History, RequestObserver]:
+        metrics = Metrics()
+        observer = RequestObserver(
+            models=lambda: self._catalog.models if self._catalog else {},
+            metrics=metrics,
+            log=None if access_log is None else AccessLog(access_log),
+            balancer=self._balancer,
+            file=self._models,
+        )
+        return History(metrics.counters), observer
+
+    def _make_dashboard(self, keys: ClientKeys) -> Dashboard:
+        return Dashboard(
             Sources(
                 live=self._seen.live,
                 history=self._history,
                 keys=keys.all,
                 use=self._limits.use,
-                models=models,
+                models=self._models,
                 draining=lambda: self.in_flight.draining,
                 others=self._others,
             )
         )
-        topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share}
-        self._gather = None if group is None else WorkerMessages(group, topics)
-        metrics = self._seen.render if self._gather is None else self._gather.metrics
-        self._models = models
+
+    def _make_pages(self, root: Path, keys: ClientKeys, dashboard: Dashboard) -> App:
+        """Return the application for all paths but those of engines, behind the check of keys."""
+        metrics = self._seen.render if self._messages is None else self._messages.metrics
         pages = [
-            *StatusPages(self._known, models, metrics, lambda: self._table.aliases).routes(),
+            *StatusPages(self._known, self._models, metrics, lambda: self._table.aliases).routes(),
             *OllamaPages(self._known).routes(),
             *dashboard.routes(),
             *FilePages(root, self._largest_file).routes(),
             *BatchPages(root, self._largest_file).routes(),
         ]
-        inner = _router([*pages, *Documents(_served(pages)).routes()])
-        edge = AuthMiddleware(
-            inner, keys.find, self.in_flight, open_health=True, open_paths={PAGE}, seen=self._seen
+        return AuthMiddleware(
+            _router([*pages, *Documents(_served(pages)).routes()]),
+            keys.find,
+            self.in_flight,
+            open_health=True,
+            open_paths={PAGE},
+            seen=self._seen,
         )
-        self.app = self._cors = Cors(edge)
-        self.handler.cors = self._cors
-        self._tracer = self.handler.tracer = tracing.configured(None)
 
     async def start(self) -> None:
         """Start the watching thread, and wait for the first read of the state directory."""
-        if self._gather is not None:
-            await self._gather.start()
+        if self._messages is not None:
+            await self._messages.start()
         if self._slots is not None:
             self._slots.listen(self._balancer.wake_all)
         self.watcher.start()
@@ -175,20 +193,20 @@ class Gateway:
     async def close(self) -> None:
         """Close all connections to replicas, and write the rest of logs, usage and traces."""
         self.watcher.stop()
-        self._scheduler.close()
+        self._job_statuses.close()
         await self._upstream.close()
         self._seen.close()
         self._limits.close()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
-        if self._gather is not None:
-            self._gather.close()
+        if self._messages is not None:
+            self._messages.close()
 
     def _record(self) -> None:
         """Publish heartbeat and usage; called by the watching thread."""
         if self._beat is not None:
             self._beat()
-            self._clerk.look()  # of several workers the one that publishes
+            self._processor.look()  # of several workers the one that publishes
         self._limits.sync()
 
     def _largest_file(self) -> int:
@@ -197,7 +215,7 @@ class Gateway:
 
     def _others(self) -> list[bytes]:
         """Return the dashboard data of other workers; called in a thread."""
-        return [] if self._gather is None else self._gather.others(DASHBOARD)
+        return [] if self._messages is None else self._messages.others(DASHBOARD)
 
     def _known(self) -> Catalog:
         if self._catalog is None:
@@ -225,7 +243,7 @@ class Gateway:
         self._history.look()
 
 
-def _scheduler(root: Path, group: WorkerGroup | None) -> JobStatuses:
+def _job_statuses(root: Path, group: WorkerGroup | None) -> JobStatuses:
     """Return the source of job states; of several workers the first one queries Slurm."""
     if group is None:
         return JobStatuses()

@@ -93,6 +93,8 @@ class GatewayHandler:
         in_flight: counter of requests in progress.
         batcher: the write batcher.
         settings: timeouts and bounds.
+        cors: origins of web pages that may ask; None lets none.
+        tracer: makes a span of each request, or None.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
@@ -108,12 +110,14 @@ class GatewayHandler:
         in_flight: InFlight,
         batcher: WriteBatcher,
         settings: GatewaySettings,
+        cors: Cors | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.in_flight = in_flight
         self.batcher = batcher
         self.settings = settings
-        self.cors: Cors | None = None
-        self.tracer: Tracer | None = None
+        self._cors = cors
+        self._tracer = tracer
         self._catalog = catalog
         self._keys = keys
         self._limits = limits
@@ -181,8 +185,8 @@ class GatewayHandler:
         # After all checks of the request: a refused request must not use up the key's limits.
         context.reservation = self._limits.reserve(principal, tokens)
         self._budget.deposit()
-        if self.tracer is not None:
-            self._begin_span(self.tracer, context, asked)
+        if self._tracer is not None:
+            self._begin_span(self._tracer, context, asked)
         # The common request has no extra feature and skips the preparation as a whole.
         counted = principal.limits is not None and asked.stream
         if counted or not self._plain or translated is not None:
@@ -340,8 +344,8 @@ class GatewayHandler:
             notes = b"x-gateway-cache: %b\r\n" % context.cache.encode()
         if context.substitute:
             notes += b"x-gateway-model: %b\r\n" % context.substitute.encode()
-        if self.cors is not None:
-            notes += self.cors.lines(context.request.headers.get(b"origin"))
+        if self._cors is not None:
+            notes += self._cors.lines(context.request.headers.get(b"origin"))
         return b"%b%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
             context.reservation.headers,
             notes,
@@ -355,8 +359,8 @@ class GatewayHandler:
         lines, body = refusal(error, context)
         if context.record.path in ollama_requests.PATHS:
             body = error_body(error.message)
-        if self.cors is not None:
-            lines += self.cors.lines(context.request.headers.get(b"origin"))
+        if self._cors is not None:
+            lines += self._cors.lines(context.request.headers.get(b"origin"))
         return lines, body
 
     def finished(self, context: RequestContext) -> None:

@@ -7,9 +7,10 @@ import time
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING
 
+from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.errors import StateError
-from hpc.state import lock
+from hpc.state import directory, lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ def holding(folder: Path) -> AbstractContextManager[None]:
     Args:
         folder: the batch.
     """
-    return lock.exclusive(folder / "intake")
+    return lock.exclusive(BatchFolder(folder).intake)
 
 
 def sweep(root: Path) -> None:
@@ -35,8 +36,8 @@ def sweep(root: Path) -> None:
     Args:
         root: state directory.
     """
-    for name in RealFileSystem().names(root / "batches"):
-        folder = root / "batches" / name
+    for name in RealFileSystem().names(directory.batches_dir(root)):
+        folder = directory.batch_dir(root, name)
         if name.startswith("."):  # renamed by a removal that was killed half-way
             shutil.rmtree(folder, ignore_errors=True)
             continue
@@ -47,8 +48,8 @@ def sweep(root: Path) -> None:
 
 def _remove(folder: Path) -> None:
     # The lock and the second look settle the race with an intake that completes just now.
-    with suppress(OSError, StateError), lock.exclusive(folder / "intake", patience_s=0):
-        if not (folder / "spec.json").exists():
+    with suppress(OSError, StateError), lock.exclusive(BatchFolder(folder).intake, patience_s=0):
+        if not BatchFolder(folder).spec.exists():
             gone = folder.with_name(f".{folder.name}")
             folder.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
@@ -56,7 +57,7 @@ def _remove(folder: Path) -> None:
 
 def _is_quiet(folder: Path) -> bool:
     """Return whether an intake never completed and had no write for ``QUIET_S`` seconds."""
-    if (folder / "spec.json").exists() or not folder.is_dir():
+    if BatchFolder(folder).spec.exists() or not folder.is_dir():
         return False
     newest = max(one.stat().st_mtime for one in (folder, *folder.iterdir()))
     return time.time() - newest > QUIET_S

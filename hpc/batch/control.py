@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
+from hpc.batch.folder import DONE, BatchFolder
 from hpc.batch.ledger import answers, claims, heartbeats, merge
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.worker import pause_rules
@@ -50,8 +51,12 @@ class BatchStatus:
 
 def ids(root: Path) -> list[str]:
     """Return the ids of all batches whose intake is complete."""
-    names = [name for name in RealFileSystem().names(root / "batches") if not name.startswith(".")]
-    return [name for name in names if (directory.batch_dir(root, name) / "spec.json").exists()]
+    names = [
+        name
+        for name in RealFileSystem().names(directory.batches_dir(root))
+        if not name.startswith(".")
+    ]
+    return [name for name in names if BatchFolder.of(root, name).spec.exists()]
 
 
 def look(root: Path, batch: str) -> BatchStatus:
@@ -64,21 +69,19 @@ def look(root: Path, batch: str) -> BatchStatus:
     spec = batch_report.load(folder)
     found = batch_submit.handles(folder)
     statuses = jobs.statuses(found)
-    crewmen = heartbeats.load_all(files, folder)
+    workers = heartbeats.load_all(files, folder)
     made = batch_report.report(folder)
-    full = [
-        len(merge.rows_of(spec, claim.chunk)) for claim in claims.listed(files, folder, claims.DONE)
-    ]
+    full = [len(merge.rows_of(spec, claim.chunk)) for claim in claims.listed(files, folder, DONE)]
     return BatchStatus(
         spec=spec,
         state=_state(folder, found, statuses, made),
         done=made["requests"] if made else sum(full),
-        good=made["good"] if made else sum(one.good for one in crewmen),
-        failed=made["failed"] if made else sum(one.failed for one in crewmen),
-        workers=tuple(crewmen),
+        good=made["good"] if made else sum(one.good for one in workers),
+        failed=made["failed"] if made else sum(one.failed for one in workers),
+        workers=tuple(workers),
         jobs=tuple((handle, statuses[handle.job_id]) for handle in found),
         report=made,
-        hours=batch_report.hours(crewmen),
+        hours=batch_report.hours(workers),
         on_done=pause_rules.on_done(folder),
         why=pause_rules.why(folder) if made is None else None,
     )
@@ -92,7 +95,7 @@ def _state(
 ) -> str:
     if made:
         return "DONE"
-    said = (state_files.read_text(folder / "control") or "").strip()
+    said = BatchFolder(folder).order()
     states = [statuses[handle.job_id].state for handle in found]
     if said:
         ending = any(one.alive for one in states)
@@ -119,7 +122,7 @@ def stop(root: Path, batch: str, *, word: str) -> None:
     if batch_report.report(folder):
         raise BatchError(f"batch {batch} is done")
     (folder / pause_rules.WHY).unlink(missing_ok=True)
-    state_files.write_text(folder / "control", word)
+    state_files.write_text(BatchFolder(folder).control, word)
     jobs.drain(batch_submit.handles(folder))
     if word == "cancel":
         _wait_ended(folder)
@@ -153,10 +156,10 @@ def resume(
     spec = batch_report.load(folder)
     if batch_report.report(folder):
         raise BatchError(f"batch {batch} is done", hint="try failed requests again: batch retry")
-    if state_files.read_text(folder / "control"):
+    if BatchFolder(folder).order():
         # Workers still leaving would read the cleared command and stay, so they end first.
         _wait_ended(folder)
-        state_files.write_text(folder / "control", "")
+        state_files.write_text(BatchFolder(folder).control, "")
         pause_rules.forget(folder)
     missing = (workers or spec.workers) - len(_alive(folder))
     batch_submit.submit_workers(root, spec, max(0, missing), cluster, site, {}, elsewhere)
@@ -201,13 +204,13 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
     if batch_report.report(folder) is None:
         raise BatchError(f"batch {batch} is not done yet")
     again = 0
-    for done in list(claims.listed(files, folder, claims.DONE)):
+    for done in list(claims.listed(files, folder, DONE)):
         found = answers.collect(files, folder, done.chunk, done.attempt + 1)
         errors = sum(not one.good for one in found.values())
         if errors and claims.reopen(files, folder, done):
             again += errors
     if again:
-        (folder / batch_report.REPORT).unlink(missing_ok=True)
+        BatchFolder(folder).report.unlink(missing_ok=True)
         pause_rules.forget(folder)
         _wait_ended(folder)
         batch_submit.submit_workers(root, spec, spec.workers, cluster, site, {})

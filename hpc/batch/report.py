@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpc.batch import throughput
+from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger import claims, heartbeats, merge
 from hpc.batch.model import BatchSpec, BatchTarget
 from hpc.errors import BatchError
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from hpc.batch.ledger.filesystem import FileSystem
     from hpc.batch.model import BatchWorker
 
-REPORT = "report.json"
-
 
 def load(folder: Path) -> BatchSpec:
     """Return the specification of a batch.
@@ -31,7 +30,7 @@ def load(folder: Path) -> BatchSpec:
     Raises:
         BatchError: the batch does not exist.
     """
-    spec = state_records.read_record(folder / "spec.json", BatchSpec)
+    spec = state_records.read_record(BatchFolder(folder).spec, BatchSpec)
     if spec is None:
         raise BatchError(f"there is no batch {folder.name!r}", hint="see 'hpc-serve batch ls'")
     return spec
@@ -43,16 +42,16 @@ def target(folder: Path) -> BatchTarget:
     Raises:
         BatchError: the batch names no server.
     """
-    url = state_files.read_text(folder / "url")
+    url = state_files.read_text(BatchFolder(folder).url)
     if url is None:
         raise BatchError(f"the batch {folder.name!r} has neither an engine nor a gateway")
-    key = state_files.read_text(folder / "key")
+    key = state_files.read_text(BatchFolder(folder).key)
     return BatchTarget(url.strip(), key.strip() if key else None)
 
 
 def report(folder: Path) -> dict[str, Any] | None:
     """Return the report of a finished batch, or None."""
-    text = state_files.read_text(folder / REPORT)
+    text = state_files.read_text(BatchFolder(folder).report)
     try:
         found: dict[str, Any] | None = json.loads(text) if text else None
     except ValueError:
@@ -68,9 +67,9 @@ class Hours:
     gpus: float
 
 
-def hours(crewmen: Iterable[BatchWorker]) -> Hours:
+def hours(workers: Iterable[BatchWorker]) -> Hours:
     """Return the cost of a batch so far."""
-    spent = [(max(0.0, one.beat_at - one.started_at) / 3600, one.gpus) for one in crewmen]
+    spent = [(max(0.0, one.beat_at - one.started_at) / 3600, one.gpus) for one in workers]
     return Hours(sum(time for time, _ in spent), sum(time * gpus for time, gpus in spent))
 
 
@@ -91,24 +90,24 @@ def conclude(files: FileSystem, folder: Path, spec: BatchSpec) -> dict[str, Any]
     if before is not None:
         return before
     merged = merge.merge(files, folder, spec)
-    crewmen = heartbeats.load_all(files, folder)
-    spent = hours(crewmen)
-    rate, tokens = throughput.overall(crewmen)
+    workers = heartbeats.load_all(files, folder)
+    spent = hours(workers)
+    rate, tokens = throughput.overall(workers)
     made = {
         "id": spec.id,
         "output": spec.output,
         "requests": merged.rows,
         "good": merged.good,
         "failed": merged.failed,
-        "retries": sum(one.retried for one in crewmen),
-        "completion_tokens": sum(one.tokens for one in crewmen),
+        "retries": sum(one.retried for one in workers),
+        "completion_tokens": sum(one.tokens for one in workers),
         "requests_per_s": round(rate, 3),
         "tokens_per_s": round(tokens, 1),
         "worker_hours": round(spent.workers, 4),
         "gpu_hours": round(spent.gpus, 4),
-        "workers": [records.encode(one) for one in crewmen],
+        "workers": [records.encode(one) for one in workers],
         "made_at": spec.made_at,
         "ended_at": time.time(),
     }
-    state_files.write_text(folder / REPORT, json.dumps(made, indent=1) + "\n")
+    state_files.write_text(BatchFolder(folder).report, json.dumps(made, indent=1) + "\n")
     return made

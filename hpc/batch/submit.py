@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpc.batch import cleanup
+from hpc.batch.folder import TODO, BatchFolder
 from hpc.batch.input import intake, parquet
 from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFileSystem
@@ -159,17 +160,17 @@ def _prepare(
         on_done=wanted.on_done,
         model_patience_s=wanted.model_patience_s,
     )
-    for name in (claims.TODO, claims.DOING, claims.DONE, "answers", "workers", "logs", "crew"):
-        (folder / name).mkdir(mode=0o700)
+    names = BatchFolder(folder)
+    names.make_folders()
     for chunk in range(spec.chunks):
-        (folder / claims.TODO / claims.Claim(chunk, 0).name).touch(mode=0o600)
+        names.claim(TODO, claims.Claim(chunk, 0).name).touch(mode=0o600)
     if engine is not None:
-        records.write_record(folder / "engine.json", engine)
+        records.write_record(names.engine, engine)
     if wanted.target is not None:
-        files.write_text(folder / "url", wanted.target.url)
-        files.write_text(folder / "key", wanted.target.key or "")
+        files.write_text(names.url, wanted.target.url)
+        files.write_text(names.key, wanted.target.key or "")
     # Last of all: a folder without spec.json is a batch whose intake is not complete.
-    records.write_record(folder / "spec.json", spec)
+    records.write_record(names.spec, spec)
     return spec
 
 
@@ -208,8 +209,8 @@ def submit_workers(
     """
     if count == 0:
         return []
-    folder = directory.batch_dir(root, spec.id)
-    engine = records.read_record(folder / "engine.json", ServiceSpec)
+    folder = BatchFolder.of(root, spec.id)
+    engine = records.read_record(folder.engine, ServiceSpec)
     resources = elsewhere(engine.resources) if engine else Resources()
     # The gateway listens on this machine, so its workers run here too.
     where = (cluster or jobs.default_cluster()) if engine else "local"
@@ -225,7 +226,7 @@ def submit_workers(
     made = jobs.submit(task, request, root, cluster=where, site=site)
     try:
         for handle in made:
-            records.write_record(folder / "crew" / f"{handle.job_id}.json", handle)
+            records.write_record(folder.job(handle.job_id), handle)
     except BaseException:
         jobs.cancel(made)  # a job without a record could not be found again
         raise
@@ -234,6 +235,7 @@ def submit_workers(
 
 def handles(folder: Path) -> list[JobHandle]:
     """Return the jobs of a batch."""
-    names = [name for name in RealFileSystem().names(folder / "crew") if not name.startswith(".")]
-    found = (records.read_record(folder / "crew" / name, JobHandle) for name in names)
+    jobs_folder = BatchFolder(folder).jobs
+    names = [name for name in RealFileSystem().names(jobs_folder) if not name.startswith(".")]
+    found = (records.read_record(jobs_folder / name, JobHandle) for name in names)
     return [one for one in found if one is not None]

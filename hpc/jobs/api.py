@@ -100,7 +100,7 @@ def submit(
     """
     from hpc.jobs import submission
 
-    folder = root / "jobs" / request.name
+    folder = directory.plain_job_dir(root, request.name)
     if cluster == "slurm":
         templates = site.templates if site else None
         return submission.to_slurm(

@@ -19,7 +19,9 @@ from hpc.processes import by_pid, programs
 from hpc.state import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    import psutil
 
     from hpc.model import JobHandle
     from hpc.processes.programs import Process
@@ -148,10 +150,10 @@ def cancel(handles: Sequence[JobHandle], *, grace_s: float = 5.0) -> None:
     _wait(lambda: not any(_alive(handle) for handle in running), grace_s)
     for handle in running:
         family.update(_family(int(handle.job_id)))
-    left = [(pid, started) for pid, started in family if _started(pid) == started]
-    for pid, _ in left:
-        _signal(pid, signal.SIGKILL)
-    _wait(lambda: all(_started(pid) != started for pid, started in left), KILL_S)
+    left = [member for member in family if _runs(member)]
+    for member in left:
+        _signal(member.pid, signal.SIGKILL)
+    _wait(lambda: not any(_runs(member) for member in left), KILL_S)
 
 
 def _wait(holds: Callable[[], bool], patience_s: float) -> None:
@@ -222,30 +224,25 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _family(pid: int) -> Iterator[tuple[int, str]]:
-    """Yield a process and all of its descendants, each with its start time."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            parents.setdefault(_stat(int(entry.name))[0], []).append(int(entry.name))
-    todo = [pid]
-    while todo:
-        member = todo.pop()
-        started = _started(member)
-        if started:
-            yield member, started
-        todo.extend(parents.get(member, ()))
+def _family(pid: int) -> set[psutil.Process]:
+    """Return a process and all of its descendants; psutil knows each by its start time too."""
+    import psutil  # noqa: PLC0415 - most commands do without
+
+    try:
+        first = psutil.Process(pid)
+        return {first, *first.children(recursive=True)}
+    except psutil.Error:
+        return set()
 
 
-def _started(pid: int) -> str:
-    return _stat(pid)[1]
+def _runs(process: psutil.Process) -> bool:
+    """Return whether a process runs still; a zombie does not."""
+    import psutil  # noqa: PLC0415 - most commands do without
 
-
-def _stat(pid: int) -> tuple[int, str]:
-    """Return a process's parent and start time; 0 and "" for a gone process or a zombie."""
-    text = files.read_text(Path(f"/proc/{pid}/stat")) or ""
-    fields = text.rpartition(")")[2].split()
-    return (0, "") if len(fields) < 20 or fields[0] == "Z" else (int(fields[1]), fields[19])
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _count_gpus() -> int:

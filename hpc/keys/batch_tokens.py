@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
-from hpc.state import files, lock
+from hpc.state import directory, files, lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ _PASS = re.compile(rb"hb-([0-9a-f]{8})\.(batch_[0-9a-f]{24})\.([0-9]{1,12})\.([0
 
 def path(root: Path) -> Path:
     """Return the file with the secret, mode 0600."""
-    return root / "batch.key"
+    return directory.batch_token_secret_path(root)
 
 
 def load(file: Path) -> bytes | None:

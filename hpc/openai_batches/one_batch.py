@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
+from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger import heartbeats
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchTarget
@@ -186,10 +187,10 @@ class BatchRun:
         return "completed"
 
     def _count(self, folder: Path, spec: BatchSpec) -> None:
-        crewmen = heartbeats.load_all(self._files, folder)
+        workers = heartbeats.load_all(self._files, folder)
         # Two workers may count a row whose chunk changed hands, so the sums are capped.
-        failed = min(spec.rows, sum(one.failed for one in crewmen))
-        good = min(spec.rows - failed, sum(one.good for one in crewmen))
+        failed = min(spec.rows, sum(one.failed for one in workers))
+        good = min(spec.rows - failed, sum(one.good for one in workers))
         why = pause_rules.why(folder)
         told = () if why is None else (input_check.error("paused", f"the batch has paused: {why}"),)
         self._save(completed=good, failed=failed, errors=told)
@@ -199,9 +200,9 @@ class BatchRun:
         url, at_work = self._office.url(), batch_control.here(folder)
         if url is None or _control(folder):
             return
-        if (files.read_text(folder / "url") or "").strip() != url:
+        if (files.read_text(BatchFolder(folder).url) or "").strip() != url:
             # A worker reads the address once, at its start; the next call starts a new worker.
-            files.write_text(folder / "url", url)
+            files.write_text(BatchFolder(folder).url, url)
             jobs.drain(at_work)
         elif not at_work and time.monotonic() - self._staffed_at > STAFF_S:
             self._staffed_at = time.monotonic()
@@ -210,7 +211,7 @@ class BatchRun:
 
     def _halt(self, folder: Path) -> None:
         """Make the workers flush and leave; workers of a dead machine write nothing more."""
-        files.write_text(folder / "control", "cancel")
+        files.write_text(BatchFolder(folder).control, "cancel")
         jobs.drain(batch_control.here(folder))
         batch_control.settle(folder)
 
@@ -275,12 +276,15 @@ class BatchRun:
             with contextlib.suppress(OSError):
                 folder.rename(gone)  # a listing must not show a half-removed batch
             shutil.rmtree(gone, ignore_errors=True)
-            shutil.rmtree(self._office.root / "jobs" / f"batch-{folder.name}", ignore_errors=True)
+            shutil.rmtree(
+                directory.plain_job_dir(self._office.root, f"batch-{folder.name}"),
+                ignore_errors=True,
+            )
 
 
 def _control(folder: Path) -> str:
     """Return the command that ``hpc-serve batch`` left for the workers, or ""."""
-    return (files.read_text(folder / "control") or "").strip()
+    return BatchFolder(folder).order()
 
 
 def private(path: Path) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
+from hpc.batch.folder import DOING, DONE, TODO
 from hpc.batch.input import intake
 from hpc.batch.ledger import answers, claims, merge
 
@@ -115,7 +116,7 @@ def _write(answer: answers.RowAnswer, good: BinaryIO, bad: BinaryIO, counts: Out
 def _attempts(files: FileSystem, folder: Path) -> dict[int, int]:
     """Return the number of claims of each chunk, whatever the chunk's state."""
     found: dict[int, int] = {}
-    for state in (claims.TODO, claims.DOING, claims.DONE):
+    for state in (TODO, DOING, DONE):
         for claim in claims.listed(files, folder, state):
             found[claim.chunk] = max(found.get(claim.chunk, 0), claim.attempt + 1)
     return found

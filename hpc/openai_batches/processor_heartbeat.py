@@ -21,7 +21,7 @@ STALE_S = 20.0
 
 def lock_path(root: Path, hostname: str) -> Path:
     """Return the file that a machine's processor locks while running."""
-    return root / "orders" / "clerks" / hostname
+    return directory.processor_lock_path(root, hostname)
 
 
 def beat(root: Path, hostname: str) -> None:

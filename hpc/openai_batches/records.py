@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
+from hpc.state import directory, records
 from hpc.state import files as state_files
-from hpc.state import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,12 +125,12 @@ class BatchProgress:
 
 def file_dir(root: Path, key: str, file: str) -> Path:
     """Return the folder of a stored file."""
-    return root / "files" / key / file
+    return directory.stored_files_dir(root, key) / file
 
 
 def record_dir(root: Path, key: str, batch: str) -> Path:
     """Return the folder of a batch."""
-    return root / "orders" / key / batch
+    return directory.batch_records_dir(root, key) / batch
 
 
 def new_id(prefix: str) -> str:
@@ -160,21 +160,21 @@ def load_progress(root: Path, order: BatchRecord) -> BatchProgress:
 
 def files(root: Path, key: str) -> list[StoredFile]:
     """Return all files of a key, the newest first."""
-    found = (load_file(root, key, name) for name in _names(root / "files" / key))
+    found = (load_file(root, key, name) for name in _names(directory.stored_files_dir(root, key)))
     known = [one for one in found if one is not None]
     return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
 
 
 def batches(root: Path, key: str) -> list[BatchRecord]:
     """Return all batches of a key, the newest first."""
-    found = (load_batch(root, key, name) for name in _names(root / "orders" / key))
+    found = (load_batch(root, key, name) for name in _names(directory.batch_records_dir(root, key)))
     known = [one for one in found if one is not None]
     return sorted(known, key=lambda one: (one.created_at, one.id), reverse=True)
 
 
 def open_batches(root: Path) -> Iterator[tuple[str, str]]:
     """Yield key and id of each open batch."""
-    for name in _names(root / "orders" / "open"):
+    for name in _names(directory.open_batches_dir(root)):
         key, _, batch = name.partition(".")
         if KEY_ID.fullmatch(key) and BATCH_ID.fullmatch(batch):
             yield key, batch
@@ -229,7 +229,7 @@ def drafted(root: Path, key: str) -> Path:
     Raises:
         StateError: the folder cannot be made.
     """
-    path = root / "files" / key / f".{new_id('draft-')}"
+    path = directory.stored_files_dir(root, key) / f".{new_id('draft-')}"
     try:
         path.mkdir(parents=True, mode=0o700)
     except OSError as error:
@@ -273,7 +273,7 @@ def drop_file(root: Path, key: str, file: str) -> None:
 
 
 def _mark(root: Path, key: str, batch: str) -> Path:
-    return root / "orders" / "open" / f"{key}.{batch}"
+    return directory.open_batches_dir(root) / f"{key}.{batch}"
 
 
 def _names(folder: Path) -> list[str]:

@@ -90,9 +90,54 @@ def engine_log(root: Path, service: str, replica: int) -> Path:
     return replica_dir(root, service, replica) / "engine.log"
 
 
+def batches_dir(root: Path) -> Path:
+    """Return the folder of all batches."""
+    return root / "batches"
+
+
 def batch_dir(root: Path, batch: str) -> Path:
-    """Return the folder of one batch."""
-    return root / "batches" / batch
+    """Return the folder of one batch; ``hpc.batch.folder`` knows the names in it."""
+    return batches_dir(root) / batch
+
+
+def schedules_dir(root: Path) -> Path:
+    """Return the folder of the recurring batches."""
+    return root / "schedules"
+
+
+def plain_job_dir(root: Path, name: str) -> Path:
+    """Return submitit's folder for jobs without a service, by their name."""
+    return root / "jobs" / name
+
+
+def stored_files_dir(root: Path, key: str) -> Path:
+    """Return the folder of the files that clients of one key stored, by the key's id."""
+    return root / "files" / key
+
+
+def batch_records_dir(root: Path, key: str) -> Path:
+    """Return the folder of the batch records of one key, by the key's id."""
+    return root / "orders" / key
+
+
+def open_batches_dir(root: Path) -> Path:
+    """Return the folder with a mark for each batch record that is not closed."""
+    return root / "orders" / "open"
+
+
+def processor_lock_path(root: Path, hostname: str) -> Path:
+    """Return the heartbeat of a machine's batch processor; beside it is its lock."""
+    return root / "orders" / "clerks" / hostname
+
+
+def connections_dir(root: Path) -> Path:
+    """Return the folder with the records of this user's tunnels."""
+    return root / "connections"
+
+
+def batch_token_secret_path(root: Path) -> Path:
+    """Return the file with the secret that signs batch tokens."""
+    return root / "batch.key"
 
 
 def images_dir(root: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
 from hpc.processes import by_pid
-from hpc.state import files, records
+from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ class TunnelRecord:
 
 def key_path(root: Path, port: int) -> Path:
     """Return the file with the key of the open tunnel at a local port."""
-    return root / "connections" / f"{port}.key"
+    return directory.connections_dir(root) / f"{port}.key"
 
 
 def save(root: Path, record: TunnelRecord, key: str) -> None:
@@ -68,7 +68,7 @@ def mark(root: Path, port: int, condition: str) -> None:
 def living(root: Path) -> list[TunnelRecord]:
     """Return the open tunnels of this machine, by port; records of dead processes are removed."""
     found = []
-    for path in sorted((root / "connections").glob("*.json")):
+    for path in sorted((directory.connections_dir(root)).glob("*.json")):
         record = records.read_record(path, TunnelRecord)
         if record is None:
             continue
@@ -95,4 +95,4 @@ def holder(root: Path, port: int) -> str | None:
 
 
 def _path(root: Path, port: int) -> Path:
-    return root / "connections" / f"{port}.json"
+    return directory.connections_dir(root) / f"{port}.json"

@@ -207,8 +207,8 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     folder = directory.batch_dir(tmp_path, spec.id)
     wait(lambda: len(batch_control.look(tmp_path, spec.id).workers) == 2 and len(engine.asked) > 40)
     victim = batch_submit.handles(folder)[0]
-    for pid, _ in list(local._family(int(victim.job_id))):
-        os.kill(pid, signal.SIGKILL)
+    for member in local._family(int(victim.job_id)):
+        os.kill(member.pid, signal.SIGKILL)
     wait(lambda: len(engine.asked) > 120)
     batch_control.stop(tmp_path, spec.id, word="pause")
     wait(lambda: batch_control.look(tmp_path, spec.id).state == "PAUSED")

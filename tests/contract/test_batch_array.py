@@ -11,6 +11,7 @@ import pytest
 from hpc import slurm
 from hpc.batch import control as batch_control
 from hpc.batch import submit as batch_submit
+from hpc.batch.folder import BatchFolder
 from hpc.config import Site
 from hpc.errors import StateError, SubmitError
 from hpc.model import Resources, ServiceSpec
@@ -50,7 +51,7 @@ def submit(tmp_path: Path, workers: int) -> BatchSpec:
     return batch_submit.submit(tmp_path / "state", asked, engine=engine, cluster="slurm", site=SITE)
 
 
-def crew(tmp_path: Path, spec: BatchSpec) -> dict[str, str]:
+def states_of(tmp_path: Path, spec: BatchSpec) -> dict[str, str]:
     """Return the state of each job by its id."""
     found = batch_control.look(tmp_path / "state", spec.id)
     return {handle.job_id: answer.state.value for handle, answer in found.jobs}
@@ -63,7 +64,7 @@ def scale(tmp_path: Path, spec: BatchSpec, workers: int) -> int:
 def test_a_hundred_workers_are_one_submission(tmp_path: Path, fake: FakeSlurm) -> None:
     spec = submit(tmp_path, 100)
     assert len(fake.calls("sbatch")) == 1
-    assert crew(tmp_path, spec) == {f"1_{n}": "PENDING" for n in range(100)}
+    assert states_of(tmp_path, spec) == {f"1_{n}": "PENDING" for n in range(100)}
     assert len(fake.calls("squeue")) == 1
     script = fake.script("1")
     assert "#SBATCH --array=0-99\n" in script
@@ -74,7 +75,7 @@ def test_a_hundred_workers_are_one_submission(tmp_path: Path, fake: FakeSlurm) -
 
 def test_one_worker_is_a_plain_job(tmp_path: Path, fake: FakeSlurm) -> None:
     spec = submit(tmp_path, 1)
-    assert crew(tmp_path, spec) == {"1": "PENDING"}
+    assert states_of(tmp_path, spec) == {"1": "PENDING"}
     assert "--array" not in fake.script("1")
 
 
@@ -85,10 +86,10 @@ def test_scale_submits_those_that_lack_and_takes_those_that_wait(
     assert scale(tmp_path, spec, 5) == 2
     assert len(fake.calls("sbatch")) == 2
     assert scale(tmp_path, spec, 6) == 1
-    assert crew(tmp_path, spec).keys() == {"1_0", "1_1", "1_2", "4_0", "4_1", "6"}
+    assert states_of(tmp_path, spec).keys() == {"1_0", "1_1", "1_2", "4_0", "4_1", "6"}
     fake.change("6", state="RUNNING", pid=0)
     assert scale(tmp_path, spec, 2) == -4
-    found = crew(tmp_path, spec)
+    found = states_of(tmp_path, spec)
     assert found.pop("6") == "RUNNING"
     assert sorted(found.values()).count("PENDING") == 1
 
@@ -106,7 +107,7 @@ def test_a_batch_whose_workers_wait_pauses_at_once_and_goes_on(
     assert len(fake.calls("sbatch")) == 2
     assert batch_control.look(tmp_path / "state", spec.id).state == "QUEUED"
     batch_control.stop(tmp_path / "state", spec.id, word="cancel")
-    assert "PENDING" not in crew(tmp_path, spec).values()
+    assert "PENDING" not in states_of(tmp_path, spec).values()
 
 
 def test_a_refused_array_leaves_nothing(tmp_path: Path, fake: FakeSlurm) -> None:
@@ -124,7 +125,7 @@ def test_a_refused_array_leaves_nothing(tmp_path: Path, fake: FakeSlurm) -> None
 def test_workers_that_cannot_be_written_down_are_cancelled(tmp_path: Path, fake: FakeSlurm) -> None:
     spec = submit(tmp_path, 2)
     folder = directory.batch_dir(tmp_path / "state", spec.id)
-    taken = folder / "crew" / "3_1.json"
+    taken = BatchFolder(folder).job("3_1")
     taken.mkdir()  # where the second of the next two goes
     with pytest.raises(StateError):
         scale(tmp_path, spec, 4)

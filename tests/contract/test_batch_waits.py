@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
+from hpc.batch.folder import DOING
 from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchTarget
@@ -106,7 +107,7 @@ def test_a_worker_that_is_told_to_end_keeps_what_is_answered_and_gives_the_rest_
     jobs.drain(batch_submit.handles(folder))
     wait(lambda: not batch_control.here(folder))
     asked = len(engine.asked)
-    left = list(claims.listed(RealFileSystem(), folder, claims.DOING))
+    left = list(claims.listed(RealFileSystem(), folder, DOING))
     batch_submit.submit_workers(tmp_path, spec, 1, "local", Site(), {})
     engine.delay_s = 0
     wait(lambda: batch_control.look(tmp_path, spec.id).state == "DONE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -24,3 +25,16 @@ def test_no_public_class_name_has_two_meanings() -> None:
     found = class_names("hpc", "gateway_lite")
     assert len(found) > 100
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
+
+
+def test_one_module_knows_the_paths_below_the_state_directory() -> None:
+    """Everybody else asks hpc.state.directory; apt's folders have a root of their own."""
+    own = {"hpc/state/directory.py", "hpc/images/apt_settings.py"}
+    joins = re.compile(r"""\b_?root / f?["']""")
+    found = [
+        str(path.relative_to(PROJECT))
+        for package in ("hpc", "gateway_lite")
+        for path in sorted((PROJECT / package).rglob("*.py"))
+        if joins.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == sorted(own)

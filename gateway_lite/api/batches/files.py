@@ -14,6 +14,7 @@ from gateway_lite import errors
 from gateway_lite.api.batches import common, multipart
 from hpc.openai_batches import records as batch_records
 from hpc.openai_batches.records import StoredFile
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ class FilePages:
 
     def _used(self, key: str) -> int:
         """Return the bytes of all files of a key, and remove drafts older than a day."""
-        for draft in (self._root / "files" / key).glob(".draft-*"):
+        for draft in directory.stored_files_dir(self._root, key).glob(".draft-*"):
             if time.time() - draft.stat().st_mtime > STALE_S:
                 shutil.rmtree(draft, ignore_errors=True)
         return sum(one.size for one in batch_records.files(self._root, key))

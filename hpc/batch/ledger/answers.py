@@ -6,6 +6,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpc.batch.folder import BatchFolder
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -26,11 +28,6 @@ class RowAnswer:
     row: int
     good: bool
     line: bytes
-
-
-def part_path(folder: Path, chunk: int, attempt: int) -> Path:
-    """Return the file for the answers of one claim of a chunk."""
-    return folder / "answers" / f"{chunk:07d}.{attempt}"
 
 
 def encode(answer: RowAnswer) -> bytes:
@@ -75,7 +72,7 @@ def collect(files: FileSystem, folder: Path, chunk: int, attempts: int) -> dict[
     """
     found: dict[int, RowAnswer] = {}
     for attempt in range(attempts):
-        for answer in decode(files.read(part_path(folder, chunk, attempt))):
+        for answer in decode(files.read(BatchFolder(folder).answers(chunk, attempt))):
             before = found.get(answer.row)
             if before is None or (answer.good and not before.good):
                 found[answer.row] = answer

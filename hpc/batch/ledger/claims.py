@@ -15,13 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpc.batch.folder import DOING, DONE, TODO
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from pathlib import Path
 
     from hpc.batch.ledger.filesystem import FileSystem
-
-TODO, DOING, DONE = "todo", "doing", "done"
 
 
 @dataclass(frozen=True, slots=True)

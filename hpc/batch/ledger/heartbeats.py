@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hpc.batch.folder import DOING, BatchFolder
 from hpc.batch.ledger import claims
 from hpc.batch.model import BatchWorker
 from hpc.state import directory, records
@@ -20,19 +21,14 @@ LATE_S = 1.5 * directory.BEAT_S
 """Seconds without a heartbeat after which the scheduler is asked about the job."""
 
 
-def record_path(folder: Path, name: str) -> Path:
-    """Return the file of a worker's heartbeat."""
-    return folder / "workers" / f"{name}.json"
-
-
 def load(folder: Path, name: str) -> BatchWorker | None:
     """Return a worker's last heartbeat, or None."""
-    return records.read_record(record_path(folder, name), BatchWorker)
+    return records.read_record(BatchFolder(folder).heartbeat(name), BatchWorker)
 
 
 def load_all(files: FileSystem, folder: Path) -> list[BatchWorker]:
     """Return the last heartbeats of all workers."""
-    names = [name.removesuffix(".json") for name in files.names(folder / "workers")]
+    names = [name.removesuffix(".json") for name in files.names(BatchFolder(folder).heartbeats)]
     # Names with a dot are files being written (see state.write_text).
     found = (load(folder, name) for name in names if not name.startswith("."))
     return [one for one in found if one is not None]
@@ -59,7 +55,7 @@ class Monitor:
 
     def gone(self, files: FileSystem) -> set[str]:
         """Return the holders of chunks that have died."""
-        held = {claim.worker for claim in claims.listed(files, self.folder, claims.DOING)}
+        held = {claim.worker for claim in claims.listed(files, self.folder, DOING)}
         return {name for name in held if name != self.me and self._is_gone(name)}
 
     def _is_gone(self, name: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpc.batch.folder import DONE
 from hpc.batch.input import parquet
 from hpc.batch.ledger import answers, claims
 from hpc.errors import BatchError
@@ -38,7 +39,7 @@ def rows_of(spec: BatchSpec, chunk: int) -> range:
 
 def incomplete(files: FileSystem, folder: Path, spec: BatchSpec) -> Iterator[claims.Claim]:
     """Yield the chunks in ``done`` that lack an answer."""
-    for done in claims.listed(files, folder, claims.DONE):
+    for done in claims.listed(files, folder, DONE):
         found = answers.collect(files, folder, done.chunk, done.attempt + 1)
         if any(row not in found for row in rows_of(spec, done.chunk)):
             yield done
@@ -88,7 +89,7 @@ def _writer(output: Path, file: BinaryIO) -> Iterator[Callable[[bytes], object]]
 def _write(
     files: FileSystem, folder: Path, spec: BatchSpec, write: Callable[[bytes], object]
 ) -> Merged:
-    done = {claim.chunk: claim for claim in claims.listed(files, folder, claims.DONE)}
+    done = {claim.chunk: claim for claim in claims.listed(files, folder, DONE)}
     rows = good = 0
     for chunk in range(spec.chunks):
         if chunk not in done:

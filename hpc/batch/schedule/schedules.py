@@ -23,7 +23,7 @@ from hpc.errors import BatchError, ConfigError, HpcServeError
 from hpc.jobs import api as jobs
 from hpc.model import JobHandle, JobRequest, Resources
 from hpc.slurm import scrontab
-from hpc.state import files, records
+from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -200,7 +200,7 @@ def load(root: Path, schedule_id: str) -> Schedule:
 
 def load_all(root: Path) -> list[Schedule]:
     """Return all schedules."""
-    paths = sorted((root / "schedules").glob("*/schedule.json"))
+    paths = sorted(directory.schedules_dir(root).glob("*/schedule.json"))
     found = (records.read_record(path, Schedule) for path in paths)
     return [one for one in found if one is not None]
 
@@ -289,4 +289,4 @@ def _fresh_id(root: Path) -> str:
 
 def folder_of(root: Path, schedule_id: str) -> Path:
     """Return the folder of a schedule."""
-    return root / "schedules" / schedule_id
+    return directory.schedules_dir(root) / schedule_id

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc import engines
 from hpc.batch import report as batch_report
+from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchSpec, BatchTarget, BatchWorker
 from hpc.batch.worker import pause_rules
@@ -24,7 +25,7 @@ from hpc.model import JobHandle, ServiceSpec
 from hpc.node import engine_process, signals
 from hpc.node import environment as node_environment
 from hpc.processes import programs
-from hpc.state import directory, files, records
+from hpc.state import directory, records
 
 if TYPE_CHECKING:
     from hpc.engines import Launch
@@ -184,7 +185,7 @@ class WorkerRun:
         return await self.worker.run(target, drain_s=DRAIN_S)
 
     def _job_ended(self, job_id: str) -> bool:
-        handle = records.read_record(self.folder / "crew" / f"{job_id}.json", JobHandle)
+        handle = records.read_record(BatchFolder(self.folder).job(job_id), JobHandle)
         if handle is None:
             return False
         try:
@@ -197,10 +198,10 @@ class WorkerRun:
         pause_rules.pause_when_late(self.folder, self.spec)
         if self.worker is not None:
             pause_rules.pause_when_away(self.folder, self.spec, self.worker.away)
-        return (files.read_text(self.folder / "control") or "").strip() in STOPS
+        return BatchFolder(self.folder).order() in STOPS
 
     def _start_engine(self) -> tuple[int | None, BatchTarget]:
-        spec = records.read_record(self.folder / "engine.json", ServiceSpec)
+        spec = records.read_record(BatchFolder(self.folder).engine, ServiceSpec)
         if spec is None:
             return None, batch_report.target(self.folder)
         launch = self._launch(spec)
@@ -213,7 +214,7 @@ class WorkerRun:
     def _launch(self, spec: ServiceSpec) -> Launch:
         found = node_environment.find_place(spec, self.private, self.key, os.environ)
         launch = engines.launch(spec, found)
-        path = self.folder / "logs" / f"{self.name}.engine.log"
+        path = BatchFolder(self.folder).engine_log(self.name)
         self.engine = engine_process.start_engine(
             spec, launch, run_dir=self.private, log_path=path, program=self.program
         )
@@ -232,7 +233,7 @@ class WorkerRun:
 
     def _mend(self) -> bool:
         """Restart a crashed engine; its requests wait meanwhile."""
-        spec = records.read_record(self.folder / "engine.json", ServiceSpec)
+        spec = records.read_record(BatchFolder(self.folder).engine, ServiceSpec)
         if self.engine is None or spec is None:
             return False
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from hpc.batch import throughput
+from hpc.batch.folder import BatchFolder
 from hpc.batch.input import intake
 from hpc.batch.ledger import answers, claims, heartbeats, merge
 from hpc.batch.worker.concurrency import ConcurrencyLimit
@@ -219,7 +220,7 @@ class Worker:
 
     def _store(self, held: ClaimedChunk, group: list[RowAnswer]) -> bool:
         """Make answers durable, and finish the chunk after its last; False asks for a retry."""
-        path = answers.part_path(self._folder, held.claim.chunk, held.claim.attempt)
+        path = BatchFolder(self._folder).answers(held.claim.chunk, held.claim.attempt)
         try:
             if group:
                 answers.append(self._files, path, group)
@@ -281,9 +282,7 @@ class Worker:
             ),
         )
         try:
-            records.write_record(
-                heartbeats.record_path(self._folder, self.record.name), self.record
-            )
+            records.write_record(BatchFolder(self._folder).heartbeat(self.record.name), self.record)
         except StateError as error:
             log.warning("%s", error)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc.batch import report as batch_report
+from hpc.batch.folder import BatchFolder
 from hpc.errors import CommandError, StateError
 from hpc.processes import programs
 from hpc.state import files
@@ -53,11 +54,11 @@ def why(folder: Path) -> str | None:
 
 
 def _pause(folder: Path, reason: str) -> None:
-    if not files.read_text(folder / "control"):
+    if not BatchFolder(folder).order():
         # The reason first: a reader of the pause may ask for the reason at once.
         with contextlib.suppress(StateError):
             files.write_text(folder / WHY, reason + "\n")
-            files.write_text(folder / "control", "pause")
+            files.write_text(BatchFolder(folder).control, "pause")
 
 
 def is_late(folder: Path) -> bool:

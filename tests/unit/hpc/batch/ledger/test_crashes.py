@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpc.batch.folder import TODO, BatchFolder
 from hpc.batch.ledger import answers, claims, merge
 from hpc.batch.ledger.answers import RowAnswer
 from hpc.batch.model import BatchSpec
@@ -99,7 +100,7 @@ class Worker:
     def answer(self, mine: claims.Claim) -> None:
         """Append two answers; what was not made durable is appended again."""
         group = self.rows[:2]
-        path = answers.part_path(FOLDER, mine.chunk, mine.attempt)
+        path = BatchFolder(FOLDER).answers(mine.chunk, mine.attempt)
         try:
             answers.append(self.disk, path, [right(self.name, row) for row in group])
         except OSError:
@@ -115,7 +116,7 @@ def right(worker: str, row: int) -> RowAnswer:
 def fresh(rows: int, chunk_rows: int, output: Path) -> tuple[Disk, BatchSpec]:
     count = -(-rows // chunk_rows)
     spec = BatchSpec("b", "in", str(output), None, rows, chunk_rows, count)
-    todo = FOLDER / claims.TODO
+    todo = FOLDER / TODO
     return Disk({todo / claims.Claim(n, 0).name: b"" for n in range(count)}), spec
 
 
@@ -194,7 +195,7 @@ def test_a_merge_that_lacks_an_answer_writes_nothing_and_the_chunk_can_be_done_a
 ) -> None:
     disk, spec = fresh(6, 3, tmp_path / "out.jsonl")
     drive(disk, spec, [])
-    torn = answers.part_path(FOLDER, 1, 0)
+    torn = BatchFolder(FOLDER).answers(1, 0)
     disk.files[torn] = disk.files[torn][:-5]
     with pytest.raises(BatchError, match="request 5 of batch b has no answer"):
         merge.merge(disk, FOLDER, spec)
@@ -225,7 +226,7 @@ def test_a_torn_or_bent_line_is_no_answer(texts: list[bytes], cut: int, flip: in
 def test_a_good_answer_wins_over_an_earlier_error() -> None:
     disk = Disk()
     for attempt, (good, line) in enumerate([(False, b"{}"), (True, b"[1]"), (True, b"[2]")]):
-        answers.append(disk, answers.part_path(FOLDER, 0, attempt), [RowAnswer(4, good, line)])
+        answers.append(disk, BatchFolder(FOLDER).answers(0, attempt), [RowAnswer(4, good, line)])
 
     def found(attempts: int) -> RowAnswer:
         return answers.collect(disk, FOLDER, 0, attempts)[4]
