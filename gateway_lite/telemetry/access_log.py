@@ -113,6 +113,12 @@ class _PrivateFile(RotatingFileHandler):
             self.baseFilename, self.mode, encoding=self.encoding, opener=_private
         )
 
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 - the base's name
+        """Leave alone what is no regular file: Python 3.13 asks a pipe for its length and fails."""
+        if os.path.exists(self.baseFilename) and not os.path.isfile(self.baseFilename):  # noqa: PTH110, PTH113 - no object for each line
+            return False
+        return bool(super().shouldRollover(record))
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base's name
         """Log a write error once, and count the lost lines."""
         self.lost += record.getMessage().count("\n") + 1

@@ -185,10 +185,7 @@ def test_no_line_of_a_page_is_too_long(page: Path) -> None:
     long = [
         f"{page.name}:{number}: {len(line)}"
         for number, line in enumerate(lines, 1)
-        if len(line) > LONGEST
-        and not re.search(r"https?://\S{60}", line)
-        # The pictures of the packages, until they show rooms instead of modules.
-        and not (page.name == "architecture.md" and line.startswith("    "))
+        if len(line) > LONGEST and not re.search(r"https?://\S{60}", line)
     ]
 
     assert long == []

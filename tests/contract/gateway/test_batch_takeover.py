@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpc.keys import store as key_store
 from hpc.openai_batches import processor_heartbeat
@@ -19,6 +20,8 @@ from tests.contract.gateway.test_batches import Echo, client, gateway_knows, lin
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.contract.gateway.engines import Seen
 
 PATIENCE_S = 150.0
 REQUESTS = 240
@@ -47,21 +50,31 @@ def machine(home: Path, name: str, key: str) -> Iterator[Running]:
         process.wait(PATIENCE_S)
 
 
+class Held(Echo):
+    """An engine that answers a quarter of the batch, and the rest once ``go`` is set."""
+
+    async def _answer(self, request: Seen, send: Any) -> None:
+        if len(self.seen) > REQUESTS / 4:
+            await asyncio.to_thread(self.go.wait, PATIENCE_S)
+        await super()._answer(request, send)
+
+
 def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -> None:
-    engine = Echo()
+    engine = Held()
     key, entry = key_store.add(directory.keys_path(home), "tester")
     with serve(engine) as url, contextlib.ExitStack() as second_lives:
         served = [{"name": "m", "backend": "vllm", "backend_url": url}]
         (home.parent / "models.yaml").write_text(json.dumps({"version": 1, "models": served}))
         with machine(home, "one", key) as first:
             asks = client(first)
-            made = start(asks, [line(f"r{n}", f"say {n}", wait=1) for n in range(REQUESTS)])
+            made = start(asks, [line(f"r{n}", f"say {n}") for n in range(REQUESTS)])
             order = batch_records.load_batch(home, entry.id, made.id)
             assert order is not None
             second = second_lives.enter_context(machine(home, "two", key))
-            assert engine.wait_for(lambda: len(engine.seen) > 60, PATIENCE_S)
+            assert engine.wait_for(lambda: len(engine.seen) > REQUESTS / 4, PATIENCE_S)
             first.process.kill()  # and with it the clerk and the workers of that machine
             first.process.wait(PATIENCE_S)
+        engine.go.set()
         assert batch_records.load_progress(home, order).hostname == "one"
         assert processor_heartbeat.elsewhere(home, order, "two")
         asks = client(second)
