@@ -36,8 +36,44 @@ class ResponseEdits(Protocol):
 END = re.compile(rb"\r?\n\r?\n")
 MOST_BYTES = 8 * 2**20
 """A bound on buffered bytes of one event; engines send no event above this size."""
+MOST_BODY_BYTES = 64 * 2**20
+"""A bound on a buffered answer in one piece; engines send no answer above this size."""
 LEAST = 2
 """The largest computed end if no separator is found: -1 + 3."""
+
+
+class WholeBody:
+    """A collected answer in one piece, of ``MOST_BODY_BYTES`` at most.
+
+    Args:
+        purpose: the verb for the error, such as "redact".
+    """
+
+    __slots__ = ("_chunks", "_purpose", "_size")
+
+    def __init__(self, purpose: str) -> None:
+        self._purpose = purpose
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """Collect a part of the answer.
+
+        Raises:
+            ApiError: the answer is larger than any engine makes.
+        """
+        self._size += len(data)
+        if self._size > MOST_BODY_BYTES:
+            raise errors.upstream_error(
+                f"the engine sent an answer that is too large to {self._purpose}"
+            )
+        self._chunks.append(data)
+
+    def take(self) -> bytes:
+        """Return the complete answer, and forget it."""
+        body = b"".join(self._chunks)
+        self._chunks = []
+        return body
 
 
 class Events:

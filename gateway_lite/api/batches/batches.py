@@ -108,15 +108,12 @@ class BatchPages:
         return JSONResponse(await common.on_disk(self._shown, order))
 
     async def _find(self, request: Request) -> BatchRecord:
-        name = request.path_params["batch_id"]
         if not self._largest():
             raise common.off()
-        found = await common.on_disk(
-            batch_records.load_batch, self._root, common.owner(request), name
+        name = request.path_params["batch_id"]
+        return await common.find(
+            batch_records.load_batch, self._root, request, name, common.no_batch
         )
-        if found is None:
-            raise common.no_batch(name)
-        return found
 
     def _shown(self, order: BatchRecord) -> Json:
         cancelled_at = batch_records.cancelled_at(self._root, order)

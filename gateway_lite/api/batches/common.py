@@ -12,6 +12,7 @@ from hpc.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from starlette.requests import Request
 
@@ -86,6 +87,31 @@ async def on_disk(function: Callable[..., T], *args: Any) -> T:
     except (StateError, OSError) as error:
         log.warning("files and batches: %s", error)
         raise trouble() from error
+
+
+async def find(
+    load: Callable[[Path, str, str], T | None],
+    root: Path,
+    request: Request,
+    name: str,
+    missing: Callable[[str], ApiError],
+) -> T:
+    """Return the file or batch of a name, of those that belong to the request's key.
+
+    Args:
+        load: reads a record by state directory, key's id and name.
+        root: the state directory.
+        request: shows the key.
+        name: the id in the request's path.
+        missing: makes the error of an unknown name.
+
+    Raises:
+        ApiError: there is none of this name, or the state directory cannot be used.
+    """
+    found: T | None = await on_disk(load, root, owner(request), name)
+    if found is None:
+        raise missing(name)
+    return found
 
 
 def page(known: Sequence[Json], request: Request, *, most: int) -> Json:

@@ -131,15 +131,10 @@ class FilePages:
         return FileResponse(path, media_type="application/octet-stream")
 
     async def _find(self, request: Request) -> StoredFile:
-        name = request.path_params["file_id"]
         if not self._largest():
             raise common.off()
-        found = await common.on_disk(
-            batch_records.load_file, self._root, common.owner(request), name
-        )
-        if found is None:
-            raise common.no_file(name)
-        return found
+        name = request.path_params["file_id"]
+        return await common.find(batch_records.load_file, self._root, request, name, common.no_file)
 
 
 def shown(file: StoredFile) -> Json:

@@ -9,11 +9,9 @@ from typing import Any
 
 import msgspec
 
-from gateway_lite import errors
-from gateway_lite.wire.sse import Events, payload
+from gateway_lite.wire.sse import Events, WholeBody, payload
 
 DONE = b"[DONE]"
-MOST_BYTES = 64 * 2**20
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 THOUGHTS = ("reasoning_content", "reasoning")
 """Engines' names for the field that Ollama calls thinking."""
@@ -82,13 +80,12 @@ class Whole:
         form: "chat", "generate", "embed" or "embeddings".
     """
 
-    __slots__ = ("_chunks", "_clock", "_form", "_size")
+    __slots__ = ("_body", "_clock", "_form")
 
     def __init__(self, clock: Clock, form: str) -> None:
         self._clock = clock
         self._form = form
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._body = WholeBody("translate")
 
     def feed(self, data: bytes) -> bytes:
         """Collect a part of the answer.
@@ -96,16 +93,12 @@ class Whole:
         Raises:
             ApiError: the answer is larger than any engine makes.
         """
-        self._size += len(data)
-        if self._size > MOST_BYTES:
-            raise errors.upstream_error("the engine sent an answer that is too large to translate")
-        self._chunks.append(data)
+        self._body.add(data)
         return b""
 
     def finish(self) -> bytes:
         """Return the answer in Ollama's form."""
-        body = b"".join(self._chunks)
-        self._chunks = []
+        body = self._body.take()
         try:
             answer = msgspec.json.decode(body)
             return msgspec.json.encode(self._made(answer))

@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway_lite import errors
 from gateway_lite.features.redact.text import UNREADABLE, Arguments, StreamingText, hide
-from gateway_lite.wire.sse import Events, payload, replaced
+from gateway_lite.wire.sse import Events, WholeBody, payload, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway_lite.features.redact.text import Finder
 
-MOST_BYTES = 64 * 2**20
 DONE = b"[DONE]"
 WORDS = ("content", "reasoning_content", "reasoning", "refusal", "text")
 """Fields of a choice, or of its delta, that are pieces of a text."""
@@ -29,12 +27,11 @@ class AnswerRedactor:
         finder: the search.
     """
 
-    __slots__ = ("_chunks", "_finder", "_size")
+    __slots__ = ("_body", "_finder")
 
     def __init__(self, finder: Finder) -> None:
         self._finder = finder
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._body = WholeBody("redact")
 
     def feed(self, data: bytes) -> bytes:
         """Collect a part of the answer; nothing is passed on before the end.
@@ -42,16 +39,12 @@ class AnswerRedactor:
         Raises:
             ApiError: the answer is larger than any engine makes.
         """
-        self._size += len(data)
-        if self._size > MOST_BYTES:
-            raise errors.upstream_error("the engine sent an answer that is too large to redact")
-        self._chunks.append(data)
+        self._body.add(data)
         return b""
 
     def finish(self) -> bytes:
         """Return the redacted answer; the same bytes if nothing is hidden."""
-        body = b"".join(self._chunks)
-        self._chunks = []
+        body = self._body.take()
         try:
             answer = msgspec.json.decode(body)
             made = hide(_without_tokens(answer), self._finder)

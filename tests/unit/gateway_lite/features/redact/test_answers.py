@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from gateway_lite.errors import ApiError
-from gateway_lite.features.redact import answers as redact_answers
 from gateway_lite.features.redact.answers import AnswerRedactor, StreamRedactor
 from gateway_lite.features.redact.patterns import BUILTIN, chosen
 from gateway_lite.features.redact.text import Finder, rewritten
+from gateway_lite.wire import sse
 
 FINDER = Finder(chosen(list(BUILTIN), {}))
 DONE = b"data: [DONE]\n\n"
@@ -237,7 +237,7 @@ def test_an_answer_without_findings_is_the_same_bytes() -> None:
 
 
 def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redact_answers, "MOST_BYTES", 100)
+    monkeypatch.setattr(sse, "MOST_BODY_BYTES", 100)
     editor = AnswerRedactor(FINDER)
     editor.feed(b"x" * 100)
     with pytest.raises(ApiError, match="too large"):
