@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 # Seconds a test may take when it does not say; the first one may have to build the nodes.
-TIMEOUT = 900
+TIMEOUT = 3000
 # Whether slurmdbd runs where a test does not say.
 ACCOUNTING = os.environ.get("HPC_SERVE_LAB_ACCOUNTING") == "on"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 CUT_S = 30.0
 RESUMES_S = 5.0

@@ -14,7 +14,7 @@ from tests.lab.cluster import COMPUTE
 if TYPE_CHECKING:
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 KILLS = 8
 GONE_S = 20.0

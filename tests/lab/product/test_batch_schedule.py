@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 CONFIG = "/etc/slurm/slurm.conf"
 THEIRS = "# mine\n#SCRON --time=3\n0 4 * * 0 /bin/true\n"

@@ -13,7 +13,7 @@ from tests.lab.cluster import PYTHON, STATE
 if TYPE_CHECKING:
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 STREAM = """
 import json, sys, openai

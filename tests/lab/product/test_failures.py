@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 CONFIG, SCHEDULER, ENGINE = 2, 4, 6
 ASK = """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 MODELS = "/home/owner/gateway-models.yaml"
 SOCKET = "/home/owner/gateway.sock"

@@ -13,7 +13,7 @@ from tests.lab.streams import ANSWER, PORT, VLLM, Load, assert_whole, signal_eng
 if TYPE_CHECKING:
     from tests.lab.cluster import Cluster
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 OK = 200
 STALL_S = 4
