@@ -100,8 +100,8 @@ class Gateway:
         # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
-        passes = batch_tokens.path(root)
-        keys = ClientKeys(directory.keys_path(root), anonymous=anonymous, passes_file=passes)
+        secret = batch_tokens.path(root)
+        keys = ClientKeys(directory.keys_path(root), anonymous=anonymous, token_secret=secret)
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
         self._job_statuses = _job_statuses(root, group)

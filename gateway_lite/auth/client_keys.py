@@ -32,15 +32,15 @@ class ClientKeys:
     Args:
         path: path of keys.yaml.
         anonymous: admit requests without any key; a wrong key stays wrong.
-        passes_file: path of the secret that signs batch tokens; None accepts no batch token.
+        token_secret: path of the secret that signs batch tokens; None accepts no batch token.
     """
 
     def __init__(
-        self, path: Path, *, anonymous: bool = False, passes_file: Path | None = None
+        self, path: Path, *, anonymous: bool = False, token_secret: Path | None = None
     ) -> None:
         self._path = path
         self._anonymous = anonymous
-        self._passes = passes_file
+        self._token_secret = token_secret
         self._secret: bytes | None = None
         self._by_id: dict[str, key_store.ClientKey] = {}
         self._stamp: key_store.Stamp | None = None
@@ -55,8 +55,8 @@ class ClientKeys:
         complaint = ""
         try:
             self._read()
-            if self._passes is not None and self._secret is None:
-                self._secret = batch_tokens.ensure(self._passes)
+            if self._token_secret is not None and self._secret is None:
+                self._secret = batch_tokens.ensure(self._token_secret)
         except StateError as error:
             complaint = f"{error}; the last known keys stay in force"
         except ConfigError as error:

@@ -86,7 +86,7 @@ def sources(root: Path = ETC) -> list[Source]:
 def carried(
     seen_as: str, *, mirror: str | None, root: Path = ETC, dump: str | None = None
 ) -> Carried:
-    """Return apt's settings as a build or node can use them: ``apt.conf`` and what it names.
+    """Return apt's settings for a build or node: ``apt.conf`` with the files named there.
 
     Args:
         seen_as: path under which the files will be seen.
@@ -108,7 +108,7 @@ def carried(
 
 
 def options() -> str:
-    """Return the output of ``apt-config dump``; nothing where there is no apt."""
+    """Return the output of ``apt-config dump``, or an empty text without apt."""
     try:
         return programs.run(("apt-config", "dump")).stdout
     except CommandError:
@@ -116,7 +116,7 @@ def options() -> str:
 
 
 def _option(packing: Packing, line: str) -> str | None:
-    """Return a line of the configuration as it will be seen, or None."""
+    """Return a line of the configuration for the build, or None if left out."""
     match = OPTION.fullmatch(line)
     if not REACH.match(line) or match is None or not match[2]:
         return None
@@ -149,7 +149,7 @@ def _passwords(packing: Packing, root: Path, dump: str) -> bytes:
 
 
 def _leave_out_sources(packing: Packing, known: list[Source], mirror: str | None) -> None:
-    """Note the sources and keys that an image does not get: all but its mirror's."""
+    """Note the sources and keys left out of an image: all but those of the mirror."""
     used = mirror.rstrip("/") if mirror else None
     others = [source.uri for source in known if source.uri.rstrip("/") != used]
     places = ", ".join(dict.fromkeys(_place(uri) for uri in others))
@@ -168,7 +168,7 @@ def _is_debian(source: Source) -> bool:
 
 
 def _place(uri: str) -> str:
-    """Return the host and folder of a source, without a password that it may have."""
+    """Return the host and folder of a source, without any password."""
     parts = urlsplit(uri)
     return f"{parts.hostname or parts.scheme}{parts.path}".rstrip("/")
 

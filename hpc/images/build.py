@@ -180,7 +180,7 @@ def _carried(order: BuildImage) -> list[Carried]:
 
 
 def _given_binds(order: BuildImage) -> tuple[str, ...]:
-    """Return the binds that were asked for, as ``SRC:DEST``."""
+    """Return the binds of the user's options, as ``SRC:DEST``."""
     wheels = [f"{order.wheel_dir}:{render.WHEEL_FOLDER}"] if order.wheel_dir else []
     given = [bind if ":" in bind else f"{bind}:{bind}" for bind in order.binds]
     return tuple(dict.fromkeys([*wheels, *given]))
@@ -234,9 +234,9 @@ def _run(
 
 
 def _environ() -> dict[str, str]:
-    """Return the variables for Apptainer, which hands them on to %post.
+    """Return the environment of Apptainer and so of %post.
 
-    Those of pip stand in its settings, where the paths that they name are those of the build.
+    Variables of pip are in pip's settings instead, with paths of the build.
     """
     kept = {key: text for key, text in os.environ.items() if not key.startswith("PIP_")}
     kept.pop("NETRC", None)

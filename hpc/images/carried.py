@@ -45,10 +45,10 @@ class Carried:
 
 
 class Packing:
-    """Files and folders as they are gathered; ``done`` gives the result."""
+    """A collection of files and folders; ``done`` gives the result."""
 
     def __init__(self, seen_as: str) -> None:
-        """Begin with nothing.
+        """Begin an empty collection.
 
         Args:
             seen_as: path under which the folder of files will be seen.
@@ -59,7 +59,7 @@ class Packing:
         self._left_out: dict[str, None] = {}
 
     def leave_out(self, setting: str, reason: str) -> None:
-        """Note that a setting is not carried.
+        """Note a setting as left out, with the reason.
 
         Args:
             setting: its program and name, and a path where it names one.
@@ -70,7 +70,7 @@ class Packing:
         self._left_out[PASSWORD.sub("***@", shown)] = None
 
     def contents(self, setting: str, path: Path) -> bytes | None:
-        """Return the contents of a file, or None once it is noted as left out."""
+        """Return the contents of a file, or None after a note on the file."""
         try:
             if path.is_dir():
                 self.leave_out(f"{setting} {path}", "it is a folder, where a file is meant")
@@ -86,17 +86,17 @@ class Packing:
         return content
 
     def copy(self, setting: str, path: Path, name: str) -> str | None:
-        """Copy a file under a name of its own; return where it is seen, or None if left out."""
+        """Copy a file under a new name; return its path in the build, or None if left out."""
         content = self.contents(setting, path)
         return None if content is None else self.put(name, content)
 
     def put(self, name: str, content: bytes) -> str:
-        """Add a file; return where it is seen."""
+        """Add a file; return its path in the build."""
         self.files[name] = content
         return f"{self.seen_as}/{name}"
 
     def show(self, setting: str, folder: Path) -> bool:
-        """Show a folder under its own path; say whether it can be."""
+        """Bind a folder under its own path; return whether the folder can be bound."""
         reason = _hindrance(folder)
         if reason:
             self.leave_out(f"{setting} {str(folder)!r}", reason)
@@ -105,13 +105,13 @@ class Packing:
         return True
 
     def done(self) -> Carried:
-        """Return what was gathered."""
+        """Return the collection as the settings of one program."""
         tops = [p for p in self._folders if not any(up in self._folders for up in p.parents)]
         return Carried(dict(self.files), tuple(sorted(map(str, tops))), tuple(self._left_out))
 
 
 def surely(look: Callable[[], bool]) -> bool:
-    """Return the answer of a look at a path; no where it may not be looked at.
+    """Return the result of a test of a path, or False for an unreadable path.
 
     Args:
         look: such as ``path.exists``, which raises PermissionError before Python 3.14.
@@ -122,7 +122,7 @@ def surely(look: Callable[[], bool]) -> bool:
 
 
 def write(folder: Path, *parts: Carried) -> None:
-    """Write the files of settings into a new folder; it and they are their owner's alone.
+    """Write the files of settings into a new folder, mode 0700, each with mode 0600.
 
     Args:
         folder: where; it must not exist.
@@ -136,7 +136,7 @@ def write(folder: Path, *parts: Carried) -> None:
 
 
 def _hindrance(folder: Path) -> str | None:
-    """Return why a folder cannot be shown under its own path, or None."""
+    """Return the reason a folder cannot be bound under its own path, or None."""
     text = str(folder)
     if any(not char.isprintable() or char in ",:\\" for char in text):
         return "Apptainer cannot bind a path with a comma, a colon or such a character"
@@ -155,7 +155,7 @@ def _is_system(folder: Path) -> bool:
 
 
 def _why(error: OSError | ValueError) -> str:
-    """Return the reason a file cannot be read, without the path that an error holds."""
+    """Return the reason of a failed read, without the error's path."""
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     return "it cannot be read"

@@ -1,4 +1,4 @@
-"""Folders that pip looks into on this machine: those that are named, and where links lead."""
+"""Folders of packages on this machine: named folders, and the targets of links."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOPS = 40
 
 
 def local_path(url: str) -> Path | None:
-    """Return the path that a ``file:`` address names; None for another machine's.
+    """Return the path of a ``file:`` address; None for an address of another machine.
 
     Args:
         url: the address; its query and fragment do not count.
@@ -37,7 +37,7 @@ def local_path(url: str) -> Path | None:
 
 
 def of_folder(folder: Path) -> list[Path]:
-    """Return a folder of packages and the folders that its files or pages lead to.
+    """Return a folder of packages and the folders behind its links and pages.
 
     Args:
         folder: absolute, without symbolic links, as pip makes it.
@@ -50,7 +50,7 @@ def of_folder(folder: Path) -> list[Path]:
 
 
 def of_index(index: Path) -> list[Path]:
-    """Return the folder of an index and the folders that its pages lead to.
+    """Return the folder of an index and the folders behind the links of its pages.
 
     The parent folder would do for the usual ``../../packages``, and show more than is named; links
     may also lead anywhere. So pages are read, the first ``PAGES`` of them.
@@ -66,7 +66,7 @@ def of_index(index: Path) -> list[Path]:
 
 
 def of_file(file: Path) -> list[Path]:
-    """Return the folders that a single package, or a page of links, needs."""
+    """Return the folders needed by a single package or a page of links."""
     targets = [file, *_targets([file] if file.suffix in {".html", ".htm"} else [])]
     return [file.parent, *_outside(file.parent, targets)]
 
@@ -85,7 +85,7 @@ def _outside(folder: Path, targets: Iterable[Path]) -> list[Path]:
 
 
 def _hops(path: Path) -> Iterator[Path]:
-    """Yield a path, and those that it leads to as long as each is a symbolic link."""
+    """Yield a path and each next target of a chain of symbolic links."""
     for _ in range(HOPS):
         yield path
         if not surely(path.is_symlink):
@@ -94,7 +94,7 @@ def _hops(path: Path) -> Iterator[Path]:
 
 
 def _targets(pages: Iterable[Path]) -> Iterator[Path]:
-    """Yield the paths that pages link to on this machine, each folder's first file only.
+    """Yield the local targets of the links of pages, one file per folder.
 
     Symbolic links are yielded all, as each may lead elsewhere.
     """

@@ -23,7 +23,7 @@ Sections = dict[str, dict[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The configuration as pip has it.
+    """The configuration of pip.
 
     Attributes:
         sections: values by section and option; ``VARIABLES`` is the last.
@@ -67,7 +67,7 @@ def read(
 
 
 def files(environ: Mapping[str, str], *, prefix: str, etc: Path) -> list[Path]:
-    """Return the files that pip reads, there or not, the one that wins last.
+    """Return the paths of pip's files, also of missing files, the strongest last.
 
     Args:
         environ: the caller's variables.

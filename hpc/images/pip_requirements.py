@@ -1,4 +1,4 @@
-"""Files of requirements and constraints for builds, with the files and folders that they name."""
+"""Files of requirements and constraints for builds, with all named files and folders."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tar.xz", ".
 
 
 class Place(Protocol):
-    """The function that shows a place of packages; None if that is left out."""
+    """The function for a place of packages; its result is None for a place left out."""
 
     def __call__(self, setting: str, word: str, *, index: bool = False) -> str | None:
         """Return where the place is seen."""
 
 
 class RequirementFiles:
-    """Copies of such files, rewritten so that they name what will be seen."""
+    """Copies of requirement files, rewritten for the paths of the build."""
 
     def __init__(self, packing: Packing, environ: Mapping[str, str], place: Place) -> None:
         """Begin with no file.
@@ -53,7 +53,7 @@ class RequirementFiles:
         self._options = _parser()
 
     def carry(self, setting: str, word: str, folder: Path) -> str | None:
-        """Copy a file and those that it includes; return where it is seen, None if left out.
+        """Copy a file and all included files; return its path in the build, or None.
 
         Args:
             setting: its program and name.
@@ -89,7 +89,7 @@ class RequirementFiles:
         self._packing.put(name, "".join(f"{line}\n" for line in written if line).encode())
 
     def _meant(self, lines: list[str]) -> Iterator[str]:
-        """Yield lines as pip takes them: joined, without comments, with variables."""
+        """Yield the logical lines of a file: joined, without comments, variables filled in."""
         joined = ""
         for line in [*lines, ""]:
             comment = COMMENT.match(line)
@@ -158,14 +158,14 @@ def _is_local(place: str) -> bool:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises instead of ending the program."""
+    """A parser with an exception in place of an exit."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return a parser of those options of a line that name something."""
+    """Return a parser of the options with files, folders or addresses."""
     parser = _Parser(add_help=False)
     for names in (
         "-r --requirement",

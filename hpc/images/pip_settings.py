@@ -1,4 +1,4 @@
-"""Pip's settings of this machine for builds and nodes: whole with what they name, or left out."""
+"""Pip's settings of this machine for builds and nodes, complete or left out with a note."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def carried(
     prefix: str = sys.prefix,
     etc: Path = Path("/etc"),
 ) -> Carried:
-    """Return pip's settings as a build or node can use them.
+    """Return pip's settings for a build or node.
 
     The files are ``pip.conf``, what it names, and ``netrc`` where pip has passwords from one.
     Nothing is written, and the folders and files that settings name are only read.
@@ -105,7 +105,7 @@ def carried(
 
 
 def merged(sections: Sections) -> Sections:
-    """Return settings by section without that of variables, each option under one name.
+    """Return settings by section, with the variables merged and each option under one name.
 
     Variables win over all sections, so an option of theirs is in ``global`` alone, but for those
     that add up, which come last in each section that has such. Empty values do not count, as in
@@ -149,7 +149,7 @@ def _named(section: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Carrier:
-    """One pass over pip's settings; what several of them name is packed once."""
+    """One pass over pip's settings; a file named twice is packed once."""
 
     def __init__(self, packing: Packing, environ: Mapping[str, str]) -> None:
         self.packing = packing
@@ -159,12 +159,12 @@ class _Carrier:
         self._certificates: dict[tuple[str, Path], str | None] = {}
 
     def section(self, settings: Mapping[str, str]) -> dict[str, str]:
-        """Return the settings of a section as they will be seen."""
+        """Return the settings of a section, with paths of the build."""
         values = {key: self._value(key, value) for key, value in settings.items()}
         return {key: value for key, value in values.items() if value}
 
     def passwords(self) -> None:
-        """Pack the file of passwords that pip reads, if there is one."""
+        """Pack pip's file of passwords, if the file exists."""
         named = self.environ.get("NETRC")
         paths = [Path(named)] if named else [self.home / ".netrc", self.home / "_netrc"]
         path = next((path for path in paths if surely(path.exists)), None)
@@ -172,7 +172,7 @@ class _Carrier:
             self.packing.copy("pip's file of passwords", path, "netrc")
 
     def place(self, setting: str, word: str, *, index: bool = False) -> str | None:
-        """Return a place of packages as it will be seen, or None if it is left out.
+        """Return a place of packages with its path in the build, or None if left out.
 
         Args:
             setting: its program and name.
@@ -200,7 +200,7 @@ class _Carrier:
         return path.as_uri() if whole else None
 
     def _path(self, word: str) -> Path | None:
-        """Return the path that a word means to pip; None for an address on a network."""
+        """Return the local path of a word of pip's settings; None for a network address."""
         if not Path(word).exists() and ADDRESS.match(word):
             return package_links.local_path(word)
         tilde = self.home / word[2:] if word.startswith("~/") else None

@@ -75,7 +75,7 @@ def sweep(base: Path = BASE) -> None:
 
 
 def _locked(path: Path) -> bool:
-    """Return whether a process of this machine, in whatever namespace, holds a file's lock."""
+    """Return whether any process of this machine, in any namespace, holds a file's lock."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -142,7 +142,7 @@ def job_id(env: Mapping[str, str]) -> str:
 
 
 def restarts(env: Mapping[str, str]) -> int | None:
-    """Return how often Slurm had requeued this job when it began; None outside Slurm."""
+    """Return the number of this job's requeues before its start; None outside Slurm."""
     if "SLURM_JOB_ID" not in env:
         return None
     told = env.get("SLURM_RESTART_COUNT", "")

@@ -177,12 +177,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hostname = socket.gethostname()
-    clerk = BatchProcessor(root, hostname)
-    signal.signal(signal.SIGTERM, clerk.stop)
+    processor = BatchProcessor(root, hostname)
+    signal.signal(signal.SIGTERM, processor.stop)
     try:
         # No patience: if another processor runs, this one is not needed.
         with lock.exclusive(processor_heartbeat.lock_path(root, hostname), patience_s=0):
-            clerk.run()
+            processor.run()
     except StateError as error:
         log.info("not needed: %s", error)
 

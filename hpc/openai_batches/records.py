@@ -1,9 +1,9 @@
 """The gateway's stored files and OpenAI batches: records on disk, each with one writer.
 
-    files/KEY/FILE/meta.json, content      an upload, or a batch's output
-    orders/open/KEY.BATCH                  an empty file for each open batch
-    orders/KEY/BATCH/order.json, cancel    written by the gateway
-    orders/KEY/BATCH/progress.json         written by the batch processor
+    files/KEY/FILE/meta.json, content            an upload, or a batch's output
+    openai-batches/open/KEY.BATCH                an empty file for each open batch
+    openai-batches/KEY/BATCH/batch.json, cancel  written by the gateway
+    openai-batches/KEY/BATCH/progress.json       written by the batch processor
 
 KEY is the id of a client key: another key's files and batches lie in another folder, so no check
 of ownership can be forgotten.
@@ -149,7 +149,7 @@ def load_batch(root: Path, key: str, batch: str) -> BatchRecord | None:
     """Return the record of a key's batch, or None."""
     if not BATCH_ID.fullmatch(batch):
         return None
-    return records.read_record(record_dir(root, key, batch) / "order.json", BatchRecord)
+    return records.read_record(record_dir(root, key, batch) / "batch.json", BatchRecord)
 
 
 def load_progress(root: Path, order: BatchRecord) -> BatchProgress:
@@ -194,7 +194,7 @@ def place(root: Path, order: BatchRecord) -> None:
     except OSError as error:
         raise StateError(f"cannot write {mark}: {error.strerror}") from error
     try:
-        records.write_record(record_dir(root, order.key, order.id) / "order.json", order)
+        records.write_record(record_dir(root, order.key, order.id) / "batch.json", order)
     except StateError:
         close(root, order.key, order.id)
         raise

@@ -171,7 +171,7 @@ def spawn(
 
 
 def converse(argv: Sequence[str]) -> Process[bytes]:
-    """Start a program with its standard input and output as byte pipes; its errors are discarded.
+    """Start a program with pipes as standard input and output; its errors are discarded.
 
     Raises:
         CommandError: the program is not installed.

@@ -78,9 +78,9 @@ def join_phase(
 
 
 def of_this_run(endpoint: Endpoint | None, job: JobHandle, status: JobStatus) -> bool:
-    """Tell whether a node's word is of the job's present run, not of one before a requeue.
+    """Return whether an endpoint record is of the job's present run, not of an earlier run.
 
-    The scheduler may have been asked before the node began a new run; the latter's word counts.
+    The scheduler's answer may be older than the node's new run; the newer run counts.
 
     Args:
         endpoint: what the node last said.

@@ -117,17 +117,17 @@ def stored_files_dir(root: Path, key: str) -> Path:
 
 def batch_records_dir(root: Path, key: str) -> Path:
     """Return the folder of the batch records of one key, by the key's id."""
-    return root / "orders" / key
+    return root / "openai-batches" / key
 
 
 def open_batches_dir(root: Path) -> Path:
     """Return the folder with a mark for each batch record that is not closed."""
-    return root / "orders" / "open"
+    return root / "openai-batches" / "open"
 
 
 def processor_lock_path(root: Path, hostname: str) -> Path:
     """Return the heartbeat of a machine's batch processor; beside it is its lock."""
-    return root / "orders" / "clerks" / hostname
+    return root / "openai-batches" / "processors" / hostname
 
 
 def connections_dir(root: Path) -> Path:

@@ -63,7 +63,7 @@ class ProcessorStarter:
         from hpc.processes import programs  # noqa: PLC0415 - the only program that the gateway starts
 
         argv = [sys.executable, "-m", "hpc.openai_batches.processor", "--home", str(self._root)]
-        file = directory.gateway_dir(self._root, self._hostname) / "clerk.log"
+        file = directory.gateway_dir(self._root, self._hostname) / "batch-processor.log"
         try:
             self._child = programs.spawn(argv, log=file, cwd=self._root)
         except HpcServeError as error:

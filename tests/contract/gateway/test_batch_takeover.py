@@ -72,7 +72,7 @@ def test_another_machine_goes_on_with_the_batches_of_one_that_died(home: Path) -
             assert order is not None
             second = second_lives.enter_context(machine(home, "two", key))
             assert engine.wait_for(lambda: len(engine.seen) > REQUESTS / 4, PATIENCE_S)
-            first.process.kill()  # and with it the clerk and the workers of that machine
+            first.process.kill()  # and with it the batch processor and the workers of that machine
             first.process.wait(PATIENCE_S)
         engine.go.set()
         assert batch_records.load_progress(home, order).hostname == "one"

@@ -69,16 +69,16 @@ def engine() -> Engine:
 
 @pytest.fixture(autouse=True)
 def nobody_left(home: Path) -> Iterator[None]:
-    """End what a test leaves: the clerk, and the workers of its batches."""
+    """End what a test leaves: the batch processor, and the workers of its batches."""
     yield
-    for pid in clerk_of(home):
+    for pid in processors_of(home):
         by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=5)
     for batch in batch_control.ids(home):
         jobs.cancel(batch_submit.handles(directory.batch_dir(home, batch)))
 
 
-def clerk_of(home: Path) -> list[int]:
-    """Return the clerk of a state directory, by process id."""
+def processors_of(home: Path) -> list[int]:
+    """Return the batch processor of a state directory, by process id."""
     import psutil  # noqa: PLC0415
 
     found = []
@@ -217,7 +217,7 @@ def see_what_is_left(home: Path, front: Running) -> None:
     assert "completed" in logs or logs
     for word in (secret, front.key, "hb-"):
         assert word not in logs
-    for path in (*home.glob("files/*/*/*"), *home.glob("orders/*/*/*"), home / "batch.key"):
+    for path in (*home.glob("files/*/*/*"), *home.glob("openai-batches/*/*/*"), home / "batch.key"):
         assert path.stat().st_mode & 0o77 == 0, path
 
 
@@ -365,7 +365,7 @@ def test_a_restart_in_between_loses_nothing(home: Path, engine: Engine) -> None:
             made = start(asks, lines)
             later = start(asks, [line("z", "late")])
             assert engine.wait_for(lambda: len(engine.seen) > 40, PATIENCE_S)
-            os.kill(clerk_of(home)[0], signal.SIGKILL)
+            os.kill(processors_of(home)[0], signal.SIGKILL)
             first.terminate(40)
         key = first.key
         (home / "keys.yaml").replace(home / "kept.yaml")
@@ -444,7 +444,7 @@ def test_what_a_clerk_leaves_that_is_killed_at_the_intake_goes(
     made = start(asks, [line(f"r{n}", "x" * 200) for n in range(40_000)])
     folder = wait_until(lambda: next((home / "batches").glob("[!.]*"), None), PATIENCE_S)
     wait_until((folder / "requests.jsonl").exists)
-    (pid,) = clerk_of(home)
+    (pid,) = processors_of(home)
     os.kill(pid, signal.SIGSTOP)
     assert not (folder / "spec.json").exists()
     try:
@@ -456,7 +456,7 @@ def test_what_a_clerk_leaves_that_is_killed_at_the_intake_goes(
         assert folder.exists()  # its writer lives, as slow as it may be
     finally:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: pid not in clerk_of(home))
+    wait_until(lambda: pid not in processors_of(home))
     for path in (*folder.iterdir(), folder):
         os.utime(path, (1e9, 1e9))
     half = home / "batches" / ".0101-000000"
@@ -514,9 +514,9 @@ def test_a_batch_whose_time_is_over_ends_with_what_it_has(home: Path, gateway: R
     asks = client(gateway)
     made = start(asks, [line("a", "x"), line("b", "x", wait=60)])
     until(asks, made.id, "in_progress")
-    path = next((home / "orders").glob(f"*/{made.id}/order.json"))
+    path = next((home / "openai-batches").glob(f"*/{made.id}/batch.json"))
     wait_until(lambda: asks.batches.retrieve(made.id).request_counts.completed == 1, PATIENCE_S)  # type: ignore[union-attr]
-    for pid in clerk_of(home):
+    for pid in processors_of(home):
         by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=20)
     processor_heartbeat.rest(home, socket.gethostname())
     path.write_text(json.dumps({**json.loads(path.read_text()), "expires_at": int(time.time())}))
@@ -538,7 +538,7 @@ def test_without_a_gateway_the_clerk_sends_the_workers_home_and_ends(
         made = start(asks, lines)
         assert engine.wait_for(lambda: len(engine.seen) > 10, PATIENCE_S)
         folder = directory.batch_dir(home, batch_control.ids(home)[0])
-        for pid in clerk_of(home):
+        for pid in processors_of(home):
             by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=20)
         front.process.kill()
         front.process.wait()

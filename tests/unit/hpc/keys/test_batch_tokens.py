@@ -58,7 +58,7 @@ def test_the_secret_is_made_once_and_closed_to_others(tmp_path: Path) -> None:
 def test_a_pass_opens_what_its_key_opens_and_no_longer(tmp_path: Path) -> None:
     path, file = tmp_path / "keys.yaml", tmp_path / "batch.key"
     _, entry = key_store.add(path, "me")
-    known = ClientKeys(path, passes_file=file)
+    known = ClientKeys(path, token_secret=file)
     made = batch_tokens.issue(batch_tokens.ensure(file), entry.id, BATCH, SOON).encode()
     with pytest.raises(ApiError, match="keys file"):
         known.find(made)
@@ -77,7 +77,7 @@ def test_who_shows_no_key_has_batches_only_where_that_is_let_in(tmp_path: Path) 
     file = tmp_path / "batch.key"
     made = batch_tokens.issue(batch_tokens.ensure(file), ANYBODY.id, BATCH, SOON).encode()
     for anonymous in (True, False):
-        known = ClientKeys(tmp_path / "keys.yaml", anonymous=anonymous, passes_file=file)
+        known = ClientKeys(tmp_path / "keys.yaml", anonymous=anonymous, token_secret=file)
         known.refresh()
 
         assert known.find(made) == (ANYBODY if anonymous else None)

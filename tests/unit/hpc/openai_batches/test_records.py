@@ -72,8 +72,8 @@ def test_a_batch_is_open_until_it_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_written_is_not_open(tmp_path: Path) -> None:
-    (tmp_path / "orders").mkdir()
-    (tmp_path / "orders" / KEY).write_text("a file where a folder should be")
+    (tmp_path / "openai-batches").mkdir()
+    (tmp_path / "openai-batches" / KEY).write_text("a file where a folder should be")
     with pytest.raises(StateError, match="cannot write"):
         batch_records.place(tmp_path, ORDER)
 
