@@ -49,7 +49,7 @@ def queue(fake: FakeSlurm, home: Path, number: int = 0, **more: Any) -> None:
         "state": "PENDING",
         "reason": "Priority",
     }
-    plain |= {"start": None, "end": None, "minutes": 60, "code": 0, **more}
+    plain |= {"start": None, "end": None, "minutes": 60, "code": 0, "restarts": 0, **more}
     (fake.folder / "jobs" / f"{job_id}.json").write_text(json.dumps(plain))
     directory.save_job(home, "m", number, JobHandle(job_id, "slurm", str(home)))
 
