@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
+import json
 import os
-import re
 import subprocess
 import sys
 import venv
@@ -24,7 +23,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pip") is None, reason="this Python has no pip to compare with"
 )
-LISTED = re.compile(r"([^.=]+)\.(\S+?)=(.*)")
+# `pip config` has no command for this: newer ones `list` the values of all files, those
+# without effect too, and `get` reads one file alone. So pip's parser of options is imitated.
+IN_FORCE = """
+import json
+from pip._internal.configuration import Configuration
+configuration = Configuration(isolated=False)
+configuration.load()
+found = {}
+for name, value in configuration.items():  # of newer pips a dict per file, the strongest last
+    found.update(value if isinstance(value, dict) else {name: value})
+print(json.dumps(found))
+"""
 FILES = {
     "xdg1/pip": "[global]\nfirst = xdg1\nretries = 1\nfind-links =\n    /a\n    # no\n    /b c\n",
     "xdg2/pip": "[global]\nfirst = xdg2\nTimeout: 5\n[install]\nno_binary = :all:\n",
@@ -68,18 +78,22 @@ def environ(root: Path, **changes: str) -> dict[str, str]:
     }
 
 
-def pip(python: Path | str, env: dict[str, str], *argv: str) -> str:
-    done = subprocess.run(
-        [python, "-m", "pip", *argv], env=env, capture_output=True, text=True, check=False
-    )
+def run(python: Path | str, env: dict[str, str], *argv: str) -> str:
+    done = subprocess.run([python, *argv], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def listed(text: str) -> Sections:
+def pip(python: Path | str, env: dict[str, str], *argv: str) -> str:
+    return run(python, env, "-m", "pip", *argv)
+
+
+def in_force(python: Path, env: dict[str, str]) -> Sections:
+    """Return the values that count for pip, by section and option."""
     found: Sections = {}
-    for section, key, value in (m.groups() for m in map(LISTED.fullmatch, text.splitlines()) if m):
-        found.setdefault(section, {})[key] = ast.literal_eval(value)
+    for name, value in json.loads(run(python, env, "-c", IN_FORCE)).items():
+        section, _, key = name.partition(".")
+        found.setdefault(section, {})[key] = value
     return found
 
 
@@ -98,7 +112,7 @@ def listed(text: str) -> Sections:
 def test_pip_lists_what_we_read(machine: Path, changes: dict[str, str]) -> None:
     env = environ(machine, **{key: text.format(root=machine) for key, text in changes.items()})
 
-    said = listed(pip(machine / "venv/bin/python", env, "config", "list"))
+    said = in_force(machine / "venv/bin/python", env)
     found = pip_files.read(env, prefix=str(machine / "venv"))
 
     assert found.passed_over == {}
