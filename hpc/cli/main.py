@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EPILOG = """\b
 From a login node to a first token:
-  hpc-serve submit mistral --wait
+  hpc-serve submit chat --wait
   hpc-serve gateway start
 On the laptop:
   hpc-serve connect USER@LOGIN
