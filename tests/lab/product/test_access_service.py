@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 CUT_S = 30.0
-RESUMES_S = 5.0
+RESUMES_S = 15.0
+"""An attempt of 4 s, a pause of 3 s and two SSH logins of a busy machine. TCP alone would be silent
+for as long again as the cut: its next try after 30 s comes at 51 s."""
 ENDS_S = 30.0
 SKEW = "import time\nreal = time.time\ntime.time = lambda: real() - 3 * 86400\n"
 STREAM = """

@@ -1,0 +1,130 @@
+"""Proof of a peer's identity: a challenge that only a holder of a secret can answer.
+
+An address in a record says nothing about the process that listens there today: after a crash any
+user of the machine can take the port. So no key, secret or prompt goes over a new connection before
+its far end has proved that it holds the secret of its record, which lies in the state directory of
+mode 0700. The proof covers one connection: to take that over, an attacker must be root.
+
+A proof is an HMAC-SHA-256 over role, port and challenges. The role keeps a proof of one side from
+passing as the other's, the port keeps the process at one address from answering for another.
+Secrets are new at each start: the successor of a process cannot be made to answer for it.
+
+Source: challenge-response as in ISO/IEC 9798-4, mechanism 2 (one side) and 4 (both sides).
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from http import HTTPStatus
+from typing import Literal
+
+CHALLENGE = "x-hpc-serve-challenge"
+"""Header with a challenge: 64 hexadecimal digits."""
+PROOF = "x-hpc-serve-proof"
+"""Header with a proof: 64 hexadecimal digits."""
+MOST_BYTES = 16 * 1024
+"""Longest answer to a challenge in bytes; the far end is a stranger until then."""
+
+Role = Literal["gateway", "replica", "client"]
+_DIGITS = re.compile(r"[0-9a-f]{64}")
+_STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3})(?: .*)?")
+_LENGTH = re.compile(rb"[0-9]{1,5}")
+
+
+class NotProved(Exception):  # noqa: N818 - a refusal, as in NotFound
+    """A peer did not prove that it holds the expected secret."""
+
+
+def new_secret() -> str:
+    """Return a secret of 32 random bytes as 64 hexadecimal digits."""
+    return secrets.token_hex(32)
+
+
+def new_challenge() -> str:
+    """Return a challenge that was never used before."""
+    return secrets.token_hex(32)
+
+
+def is_challenge(text: str) -> bool:
+    """Return whether a text has the form of a challenge; others are not answered."""
+    return _DIGITS.fullmatch(text) is not None
+
+
+def prove(secret: bytes, role: Role, port: int, *challenges: str) -> str:
+    """Return the proof of one side of a connection.
+
+    Args:
+        secret: the secret that both sides hold.
+        role: the side that proves itself.
+        port: the TCP port of the proving listener, 0 for a Unix socket.
+        challenges: the other side's challenge first, then one's own where both sides prove.
+    """
+    said = "\0".join(("hpc-serve", role, str(port), *challenges))
+    return hmac.new(secret, said.encode(), "sha256").hexdigest()
+
+
+def holds(secret: bytes, proof: str, role: Role, port: int, *challenges: str) -> bool:
+    """Return whether a proof fits; arguments as for ``prove``, compared in constant time."""
+    expected = prove(secret, role, port, *challenges)
+    return hmac.compare_digest(expected.encode(), proof.encode("utf-8", "replace"))
+
+
+class Handshake:
+    """The client's part of a gateway's proof on one new connection, without input or output.
+
+    The caller sends ``request``, then feeds received bytes until ``feed`` returns True. The
+    connection is then idle and usable for requests.
+
+    Args:
+        secret: the secret of the gateway's record.
+        port: the TCP port in the gateway's record, 0 for its Unix socket.
+    """
+
+    def __init__(self, secret: bytes, port: int) -> None:
+        self._secret, self._port = secret, port
+        self._challenge = new_challenge()
+        self._seen = b""
+
+    @property
+    def request(self) -> bytes:
+        """The bytes to send: a request without any secret."""
+        return (
+            f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{CHALLENGE}: {self._challenge}\r\n\r\n"
+        ).encode()
+
+    def feed(self, data: bytes) -> bool:
+        """Take received bytes; return whether the proof is complete and fits.
+
+        Args:
+            data: bytes from the far end; b"" is the end of the connection.
+
+        Raises:
+            NotProved: the answer is not a gateway's, or its proof does not fit.
+        """
+        self._seen += data
+        if not data or len(self._seen) > MOST_BYTES:
+            raise NotProved("the far end did not answer the challenge")
+        head, end, body = self._seen.partition(b"\r\n\r\n")
+        if not end:
+            return False
+        fields = _fields(head)
+        proof = fields.get(PROOF, b"").decode("ascii", "replace")
+        if not holds(self._secret, proof, "gateway", self._port, self._challenge):
+            raise NotProved("the far end does not hold the gateway's secret")
+        length = fields.get("content-length", b"")
+        # More bytes than the body would be taken for the answer to the first request.
+        if _LENGTH.fullmatch(length) is None or len(body) > int(length):
+            raise NotProved("the far end's answer is malformed")
+        return len(body) == int(length)
+
+
+def _fields(head: bytes) -> dict[str, bytes]:
+    """Return the header fields of an answer by lower-case name."""
+    first, *lines = head.split(b"\r\n")
+    status = _STATUS.fullmatch(first)
+    if status is None or int(status[1]) != HTTPStatus.OK:
+        raise NotProved("the far end is not a gateway")
+    pairs = (line.partition(b":") for line in lines)
+    return {name.decode("latin-1").lower(): value.strip() for name, _, value in pairs}
