@@ -73,6 +73,7 @@ class Gateway:
         access_log: path of the access log, or None.
         limits: limits of keys.
         anonymous: admit requests without a key.
+        proof_secret: the secret by which the gateway proves itself, or None.
         group: identity of one of several workers; None for a single process.
         slots: engine slots shared by all workers; None for a single process.
     """
@@ -87,11 +88,13 @@ class Gateway:
         access_log: Path | None = None,
         limits: Limits | None = None,
         anonymous: bool = False,
+        proof_secret: bytes | None = None,
         group: WorkerGroup | None = None,
         slots: SlotTable | None = None,
     ) -> None:
         self._limits = limits or Limits()
         self._beat = beat
+        self._proof_secret = proof_secret
         self._models = models
         self.in_flight = InFlight()
         self._catalog: Catalog | None = None
@@ -177,6 +180,7 @@ class Gateway:
             keys.find,
             self.in_flight,
             open_health=True,
+            proof_secret=self._proof_secret,
             open_paths={PAGE},
             seen=self._seen,
         )

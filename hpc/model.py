@@ -263,6 +263,8 @@ class GatewayRecord:
         version: version of hpc-serve.
         models_file: the models.yaml in use, or None.
         reload: outcome of the last readings of models.yaml.
+        proof_secret: secret of this start, by which the gateway proves itself; never printed.
+        socket: path of the gateway's Unix socket, or None.
     """
 
     hostname: str
@@ -274,4 +276,6 @@ class GatewayRecord:
     version: str
     models_file: str | None = None
     reload: Reload = field(default_factory=Reload)
+    proof_secret: str = field(default="", repr=False)
+    socket: str | None = None
     schema: int = 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway_lite import errors
 from gateway_lite.telemetry.request_record import RequestRecord, bearer, request_id
 from gateway_lite.wire.asgi import ClientGone, header, send_error, send_json
+from hpc import peer_proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -29,6 +30,7 @@ class AuthMiddleware:
         authenticate: takes the bearer token, returns the principal or None; raises ApiError.
         in_flight: request counter, shared with the draining server.
         open_health: answer ``/healthz`` without a key.
+        proof_secret: the secret by which ``/healthz`` answers challenges; None answers none.
         open_paths: further paths without a key, whose answers reveal nothing.
         seen: observer of every request; None observes nothing.
     """
@@ -40,6 +42,7 @@ class AuthMiddleware:
         in_flight: InFlight,
         *,
         open_health: bool,
+        proof_secret: bytes | None = None,
         open_paths: Collection[str] = (),
         seen: RequestObserver | None = None,
     ) -> None:
@@ -47,6 +50,7 @@ class AuthMiddleware:
         self._authenticate = authenticate
         self._in_flight = in_flight
         self._open_health = open_health
+        self._proof_secret = proof_secret
         self._open_paths = open_paths
         self._seen = seen
 
@@ -82,7 +86,7 @@ class AuthMiddleware:
         if self._open_health and scope["path"] in HEALTH:
             if scope["method"] not in ("GET", "HEAD"):
                 raise errors.wrong_method(scope["method"], scope["path"], "GET, HEAD")
-            return await send_json(send, {"status": "ok"})
+            return await send_json(send, {"status": "ok"}, headers=self._proof(scope))
         if scope["path"] in self._open_paths:
             return await self._app(scope, receive, send)
         token = bearer(header(scope, b"authorization") or b"")
@@ -91,6 +95,16 @@ class AuthMiddleware:
             raise errors.unauthorized()
         record.key = getattr(principal, "name", "")
         return await self._app(scope, receive, send)
+
+    def _proof(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Return the header that answers a challenge, for the address that the client dialled."""
+        challenge = (header(scope, peer_proof.CHALLENGE.encode()) or b"").decode("latin-1")
+        if self._proof_secret is None or not peer_proof.is_challenge(challenge):
+            return []
+        # A Unix socket has a path and no port.
+        port = (scope.get("server") or ("", None))[1] or 0
+        proof = peer_proof.prove(self._proof_secret, "gateway", port, challenge)
+        return [(peer_proof.PROOF.encode(), proof.encode())]
 
 
 class _Answer:

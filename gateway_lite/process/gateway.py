@@ -19,6 +19,7 @@ from gateway_lite.auth.usage_store import Shared, UsageStore
 from gateway_lite.catalog.models_file import ModelsFile
 from gateway_lite.http.server import Server
 from gateway_lite.routing.shared_slots import SlotTable
+from hpc import peer_proof
 from hpc.model import GatewayRecord
 from hpc.state import directory
 from hpc.version import __version__
@@ -90,6 +91,7 @@ class WorkerContext:
         wakeups: eventfd of each worker, written when a slot may be free for the worker.
         pid: process id of the supervisor, by which other programs know the gateway.
         started_at: Unix time of the supervisor's start.
+        proof_secret: the secret of this start, by which every worker proves itself.
         ready: called once the worker serves.
     """
 
@@ -99,6 +101,7 @@ class WorkerContext:
     wakeups: tuple[int, ...]
     pid: int
     started_at: float
+    proof_secret: str
     ready: Callable[[], None]
 
 
@@ -120,9 +123,10 @@ async def serve(
         StateError: the record cannot be written, or an earlier gateway's record not be read.
     """
     models = ModelsFile(config)
+    proof_secret = peer_proof.new_secret() if place is None else place.proof_secret
     beat = None
     if place is None or not place.group.worker:
-        beat = HeartbeatWriter(config, _record(listeners[0], place), models)
+        beat = HeartbeatWriter(config, _record(listeners, place, proof_secret), models)
     gateway = Gateway(
         config.home,
         models,
@@ -131,6 +135,7 @@ async def serve(
         access_log=_access_log(config, place),
         limits=_limits(config, place),
         anonymous=config.gateway.anonymous,
+        proof_secret=proof_secret.encode(),
         group=None if place is None else place.group,
         slots=None if place is None else SlotTable(place.slots, place.group.worker, place.wakeups),
     )
@@ -194,8 +199,10 @@ def _on_hangup(gateway: Gateway, server: Server, *, attached: bool) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, react)
 
 
-def _record(listener: Listener, place: WorkerContext | None) -> GatewayRecord:
-    host, port = listener.sock.getsockname()[:2]
+def _record(
+    listeners: Sequence[Listener], place: WorkerContext | None, proof_secret: str
+) -> GatewayRecord:
+    host, port = listeners[0].sock.getsockname()[:2]
     now = time.time()
     return GatewayRecord(
         hostname=socket.gethostname(),
@@ -205,4 +212,6 @@ def _record(listener: Listener, place: WorkerContext | None) -> GatewayRecord:
         started_at=now if place is None else place.started_at,
         beat_at=now,
         version=__version__,
+        proof_secret=proof_secret,
+        socket=next((os.path.abspath(each.path) for each in listeners if each.path), None),  # noqa: PTH100 - as typed
     )

@@ -26,6 +26,7 @@ from gateway_lite.process import gateway
 from gateway_lite.routing import shared_slots
 from gateway_lite.shared_memory import WORKERS, nameless
 from gateway_lite.telemetry.workers import WorkerGroup
+from hpc import peer_proof
 from hpc.errors import ConfigError, GatewayError, HpcServeError
 from hpc.keys import store as key_store
 from hpc.state import directory
@@ -128,6 +129,7 @@ class Supervisor:
         self._ready = False
         self._failed: int | None = None
         self._started_at = time.time()
+        self._proof_secret = peer_proof.new_secret()
         self._attached = os.isatty(0)
 
     def run(self) -> None:
@@ -291,6 +293,7 @@ class Supervisor:
             wakeups=self._wakeups,
             pid=parent,
             started_at=self._started_at,
+            proof_secret=self._proof_secret,
             ready=self._say_ready,
         )
         return gateway.serve(self._config, self._opened, self._settings, place)

@@ -97,7 +97,7 @@ def start(
     with output.spinner("starting the gateway"):
         record, started = use.start(root, host=host, port=port, models_file=models_file, more=argv)
     if as_json:
-        return output.print_json({**asdict(record), "started": started})
+        return output.print_json({**_shown(record), "started": started})
     verb = "started" if started else "runs already"
     click.echo(f"the gateway {verb}: http://{_address(record)}/v1 on {record.hostname}")
     return None
@@ -216,6 +216,11 @@ def _complain(row: dict[str, Any]) -> None:
         click.echo(f"{row['hostname']} warns: {sentence}")
 
 
+def _shown(record: GatewayRecord) -> dict[str, Any]:
+    """Return the fields of a record without its secret."""
+    return {name: value for name, value in asdict(record).items() if name != "proof_secret"}
+
+
 def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
     """Return a row of the list; another machine's gateway is judged by its heartbeat."""
     if record.hostname == socket.gethostname():
@@ -223,7 +228,7 @@ def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, An
     else:
         alive = time.time() - record.beat_at <= directory.STALE_S
     return {
-        **asdict(record),
+        **_shown(record),
         "address": _address(record),
         "state": "running" if alive else "gone",
         "up": output.duration(time.time() - record.started_at) if alive else "-",

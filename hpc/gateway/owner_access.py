@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hpc.errors import GatewayError
 from hpc.gateway import control as gateway_control
 from hpc.keys import store as key_store
-from hpc.processes import by_pid
 from hpc.state import directory, files
 
 if TYPE_CHECKING:
@@ -32,13 +31,15 @@ class Access:
         port: the gateway's TCP port.
         key: the owner's own key.
         version: version of hpc-serve behind the gateway.
+        proof_secret: the secret by which the gateway proves itself on each new connection.
         socket: a Unix socket of the gateway, closed to other users, or None.
     """
 
     host: str
     port: int
-    key: str
+    key: str = field(repr=False)
     version: str
+    proof_secret: str = field(repr=False)
     socket: str | None = None
 
 
@@ -76,6 +77,7 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
         port=record.port,
         key=key,
         version=record.version,
+        proof_secret=record.proof_secret,
         socket=_socket_of(record),
     )
 
@@ -127,15 +129,13 @@ def _private_socket(root: Path) -> tuple[str, ...]:
 
 
 def _socket_of(record: GatewayRecord) -> str | None:
-    """Return the accepting Unix socket of a local gateway, from its arguments, or None."""
-    if record.hostname != socket.gethostname():
+    """Return the accepting Unix socket of a local gateway, from its record, or None."""
+    if record.hostname != socket.gethostname() or record.socket is None:
         return None
-    words = by_pid.arguments(record.pid)
-    path = words[words.index("--unix") + 1] if "--unix" in words[:-1] else None
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(2.0)
-            sock.connect(path or "")
+            sock.connect(record.socket)
     except OSError:
         return None
-    return path
+    return record.socket

@@ -64,7 +64,7 @@ def test_ensure_starts_what_is_missing_and_opens_it(run: Run, home: Path) -> Non
         first = run("gateway", "ensure", "--json").stdout
         assert first.count("\n") == 1
         access = json.loads(first)
-        assert set(access) == {"host", "port", "key", "version", "socket"}
+        assert set(access) == {"host", "port", "key", "version", "proof_secret", "socket"}
         assert Path(access["socket"]).stat().st_mode & 0o777 == 0o600
         through = httpx.Client(transport=httpx.HTTPTransport(uds=access["socket"]))
         with through as client:
