@@ -129,7 +129,7 @@ class Dashboard:
         live, now = self._from.live(), self._clock()
         shares = [self._share(live)]
         for told in self._from.others():
-            with contextlib.suppress(msgspec.MsgspecError):
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
                 shares.append(msgspec.json.decode(told, type=Share))
         models = dashboard_data.visible(live.models, key)
         if chosen and chosen not in models:

@@ -28,6 +28,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    problem="a key is a list or a mapping; allowed: text",
+                    problem_mark=key.start_mark,
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
@@ -70,12 +75,16 @@ def read(path: Path, kind: type[M]) -> M:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         data = loader.construct_document(node) if node is not None else {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_line_of(error)}: {_problem(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: lists and mappings are nested too deeply") from error
+    except ValueError as error:  # such as the 13th month of a timestamp, or 5,000 digits
+        raise ConfigError(f"{path}: {error}") from error
     try:
         return kind.model_validate(data)
     except ValidationError as error:

@@ -152,10 +152,11 @@ def load(path: Path) -> tuple[ClientKey, ...]:
         return ()
     except OSError as error:
         raise StateError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from error
+    # ValueError: no UTF-8, the 13th month of a timestamp, a number of 5,000 digits.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
 
 
 def add(

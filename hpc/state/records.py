@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from itertools import repeat
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from hpc import model
 from hpc.state.files import read_text, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable
     from pathlib import Path
 
 T = TypeVar("T")
@@ -46,11 +60,40 @@ def _encode(value: object) -> object:
 
 
 def _decode_value(hint: object, value: Any) -> Any:
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return decode(hint, value)
-    return tuple(value) if isinstance(value, list) else value
+    """Return a field's value; a value of another type raises TypeError, as a missing one does."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _first_fit(arguments, value)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list):
+        kinds = repeat(arguments[0]) if arguments[-1] is Ellipsis else arguments
+        return tuple(_decode_value(kind, each) for kind, each in zip(kinds, value))  # noqa: B905
+    if origin in (dict, Mapping) and isinstance(value, dict):
+        return {key: _decode_value(arguments[1], each) for key, each in value.items()}
+    return _decode_plain(hint, value)
+
+
+def _first_fit(kinds: tuple[Any, ...], value: Any) -> Any:
+    for kind in kinds:
+        with contextlib.suppress(TypeError, ValueError, KeyError):
+            return _decode_value(kind, value)
+    raise TypeError(f"not one of {kinds}: {value!r}")
+
+
+def _decode_plain(hint: object, value: Any) -> Any:
+    if hint is Any:
+        return value
+    if isinstance(hint, type):
+        if issubclass(hint, Enum):
+            return hint(value)
+        if is_dataclass(hint):
+            return decode(hint, value)
+        # JSON has one kind of number, and Python counts booleans among the integers.
+        kinds = (int, float) if hint is float else hint
+        if isinstance(value, kinds) and isinstance(value, bool) is (hint is bool):
+            return value
+    raise TypeError(f"not of type {hint}: {value!r}")
 
 
 def write_record(path: Path, record: object) -> None:

@@ -133,7 +133,7 @@ def asked(body: bytes, key: str, now: int) -> BatchRecord:
     """
     try:
         said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.bad_request("the body is no JSON") from error
     if not isinstance(said, dict):
         raise errors.bad_request("the body is no JSON object")
