@@ -12,6 +12,7 @@ from hpc.config.units import parse_memory, parse_time
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+_TYPED_GPUS = re.compile(r"(?:gpu:)?([A-Za-z][A-Za-z0-9_.-]*)(?::([0-9]+))?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -70,17 +71,35 @@ def _check_line(text: str) -> str:
     return text
 
 
-def _text(value: object) -> object:
-    """Convert a number to text where text is wanted, as in ``MAX_JOBS: 4``."""
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return str(value) if plain else value
+def one_or_many(value: object) -> object:
+    """Convert a single text to a list with the text."""
+    return [value] if isinstance(value, str) else value
+
+
+def _sbatch_value(value: object) -> object:
+    """Convert yes and no to an option without a value and to no option."""
+    if isinstance(value, bool):
+        return "" if value else None
+    return value
+
+
+def _gpus(value: object) -> object:
+    found = _TYPED_GPUS.fullmatch(value) if isinstance(value, str) else None
+    if found is not None:
+        kind, count = found[1], found[2] or 1
+        raise ValueError(
+            f"{value!r} is not a number of GPUs; write gpus: {count} and gpu_type: {kind}"
+        )
+    return value
 
 
 Name = Annotated[str, AfterValidator(check_name)]
 Alias = Annotated[str, AfterValidator(_check_alias)]
 KeyName = Annotated[str, AfterValidator(_check_key)]
 Line = Annotated[str, AfterValidator(_check_line)]
-Text = Annotated[str, BeforeValidator(_text)]
+Lines = Annotated[list[Line], BeforeValidator(one_or_many)]
+SbatchValue = Annotated[str | None, BeforeValidator(_sbatch_value)]
+Gpus = Annotated[int, BeforeValidator(_gpus)]
 Minutes = Annotated[int, BeforeValidator(parse_time)]
 Mib = Annotated[int, BeforeValidator(parse_memory)]
 Variable = Annotated[str, AfterValidator(_check_variable)]

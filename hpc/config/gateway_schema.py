@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hpc.config.fields import Alias, KeyName, Strict, Text
+from hpc.config.fields import Alias, KeyName, Strict, one_or_many
 from hpc.gateway_policy import RedactKind, Routing  # noqa: TC001 - pydantic reads them
 
 _HEADER = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -54,19 +54,14 @@ def _check_pattern(text: str) -> str:
 
 
 Header = Annotated[str, AfterValidator(_check_header)]
-Value = Annotated[Text, AfterValidator(_check_value)]
+Value = Annotated[str, AfterValidator(_check_value)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Label = Annotated[str, AfterValidator(_check_label)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
-def _one(value: object) -> object:
-    """Convert a single name to a list with the name."""
-    return [value] if isinstance(value, str) else value
-
-
-Aliases = Annotated[list[Alias], BeforeValidator(_one)]
-KeyNames = Annotated[list[KeyName], BeforeValidator(_one)]
+Aliases = Annotated[list[Alias], BeforeValidator(one_or_many)]
+KeyNames = Annotated[list[KeyName], BeforeValidator(one_or_many)]
 
 
 class RuleEntry(Strict):

@@ -254,12 +254,12 @@ class _Resolver:
 
     def _resources(self, *, default_gpus: int) -> Resources:
         said: dict[str, Any] = {"gpus": default_gpus}
-        extra: dict[str, str] = {}
+        extra: dict[str, str | None] = {}
         for layer in self.layers:
-            values = layer.resources.model_dump(exclude_none=True)
-            extra |= values.pop("extra", {})
-            said |= values
-        return Resources(extra=extra, **_named(said))
+            extra |= layer.resources.extra or {}
+            said |= layer.resources.model_dump(exclude_none=True, exclude={"extra"})
+        wanted = {option: value for option, value in extra.items() if value is not None}
+        return Resources(extra=wanted, **_named(said))
 
     def _last(self, key: str, default: Any) -> Any:
         said = [value for layer in self.layers if (value := getattr(layer, key)) is not None]

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from hpc.config.fields import (
+    Gpus,
     Line,
+    Lines,
     Mib,
     Minutes,
     MisplacedError,
     Name,
+    SbatchValue,
     Strict,
-    Text,
     Variable,
 )
 from hpc.config.gateway_schema import Aliases, GatewayEntry
@@ -33,15 +35,16 @@ class ResourcesEntry(Strict):
     account: Line | None = Field(None, description="Slurm account that is charged")
     qos: Line | None = Field(None, description="Slurm quality of service")
     constraint: Line | None = Field(None, description="required node features")
-    gpus: int | None = Field(
+    gpus: Gpus | None = Field(
         None, ge=0, description="GPUs per replica; 1 for vllm unless accelerator is none"
     )
     gpu_type: Line | None = Field(None, description="GRES type, as in gpu:h100:2")
     cpus: int | None = Field(None, ge=1, description="CPUs per replica")
     mem: Mib | None = Field(None, description="memory per replica, such as 64G")
     time: Minutes | None = Field(None, description="walltime, such as 08:00:00")
-    extra: dict[str, Text] | None = Field(
-        None, description="further sbatch options, without dashes"
+    extra: dict[str, SbatchValue] | None = Field(
+        None,
+        description="further sbatch options, without dashes; yes is an option without a value",
     )
 
 
@@ -57,10 +60,10 @@ class Settings(Strict):
     replicas: int | None = Field(None, ge=1, le=1000, description="jobs that serve the model")
     resources: ResourcesEntry = Field(default_factory=ResourcesEntry)
     engine_args: dict[str, Scalar] | None = Field(None, description="the server's long options")
-    env: dict[Variable, Text] | None = Field(None, description="the engine's environment variables")
-    binds: list[Line] | None = Field(None, description="Apptainer binds, SRC[:DEST[:ro]]")
-    apptainer_args: list[Line] | None = Field(None, description="arguments of apptainer exec")
-    setup: list[str] | None = Field(None, description="shell lines at the start of the job")
+    env: dict[Variable, str] | None = Field(None, description="the engine's environment variables")
+    binds: Lines | None = Field(None, description="Apptainer binds, SRC[:DEST[:ro]]")
+    apptainer_args: Lines | None = Field(None, description="arguments of apptainer exec")
+    setup: Lines | None = Field(None, description="shell lines at the start of the job")
     hf_home: Line | None = Field(None, description="Hugging Face cache")
     python: Line | None = Field(None, description="interpreter of an engine without a container")
     load_timeout: int | None = Field(None, ge=1, description="seconds from engine start to ready")
@@ -126,7 +129,7 @@ class SiteFileSchema(Settings):
     apptainer: Line = Field("apptainer", description="Apptainer's program")
     templates: Line | None = Field(None, description="folder of templates to prefer to the bundled")
     debian_mirror: Line | None = Field(None, description="mirror for image builds")
-    definition: dict[str, Text] = Field(
+    definition: dict[str, str] = Field(
         default_factory=dict, description="variables of image definitions"
     )
     gateway_port: int = Field(8081, ge=0, le=65535, description="port of the gateway")

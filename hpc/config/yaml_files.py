@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -38,6 +39,9 @@ class _Loader(yaml.SafeLoader):
                     problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
                 )
             seen.add(key.value)
+            # Keys are text as spelled: an alias "on" or a variable "1" is no truth and no number.
+            if not key.tag.endswith(":merge"):
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 
@@ -86,12 +90,56 @@ def read(path: Path, kind: type[M]) -> M:
     except ValueError as error:  # such as the 13th month of a timestamp, or 5,000 digits
         raise ConfigError(f"{path}: {error}") from error
     try:
-        return kind.model_validate(data)
+        return _validate(kind, data, node)
     except ValidationError as error:
         first = _placed(error.errors()[0])
         raise ConfigError(
             f"{path}:{_locate(node, first['loc'])}: {explain(first, kind)}"
         ) from error
+
+
+def _validate(kind: type[M], data: Any, node: yaml.Node | None) -> M:
+    """Validate parsed YAML, with scalars as spelled in the file wherever text is wanted.
+
+    ``gpu_type: 3090``, ``partition: on`` and ``revision: 1e10`` are text to their authors, while
+    YAML reads a number, a truth and 10000000000.0.
+    """
+    while True:
+        try:
+            return kind.model_validate(data)
+        except ValidationError as error:
+            wanted = [each["loc"] for each in error.errors() if each["type"] == "string_type"]
+            respelled = [_respell(data, node, loc) for loc in wanted]
+            if not any(respelled):
+                raise
+
+
+def _respell(data: Any, node: yaml.Node | None, loc: Sequence[str | int]) -> bool:
+    """Replace the value at a location by its spelling; return whether one was replaced."""
+    for part in loc[:-1]:
+        node, data = _child(node, part), _item(data, part)
+    scalar = _child(node, loc[-1]) if loc else None
+    if not isinstance(scalar, yaml.ScalarNode) or not isinstance(data, (dict, list)):
+        return False
+    if isinstance(_item(data, loc[-1]), (str, NoneType)):
+        return False
+    data[loc[-1]] = scalar.value  # type: ignore[index]
+    return True
+
+
+def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if key.value == part), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+        found: yaml.Node = node.value[part]
+        return found
+    return None
+
+
+def _item(data: Any, part: str | int) -> Any:
+    if isinstance(data, list) and isinstance(part, int):
+        return data[part]
+    return data.get(part) if isinstance(data, dict) else None
 
 
 def _placed(error: Any) -> dict[str, Any]:
