@@ -34,14 +34,23 @@ import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from gguf_schema import BUSY, ApiError, ChatBody, TextBody, explained, json_schema, text_only
+from gguf_schema import (
+    BUSY,
+    ELSEWHERE,
+    ApiError,
+    ChatBody,
+    TextBody,
+    explained,
+    json_schema,
+    text_only,
+)
 from gguf_worker import Job, Settings, Worker
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 
     from gguf_schema import Body
     from gguf_worker import Model
@@ -73,6 +82,8 @@ class Api:
         guarded.get("/v1/models")(self.models)
         guarded.post("/v1/completions")(self.complete)
         guarded.post("/v1/chat/completions")(self.chat)
+        for path in ("/v1/embeddings", "/v1/responses", "/v1/rerank"):
+            guarded.post(path)(self.elsewhere)
         app.include_router(guarded)
         for kind in (ApiError, RequestValidationError, HTTPException, Exception):
             app.exception_handler(kind)(self.on_error)
@@ -117,11 +128,18 @@ class Api:
     async def complete(self, body: TextBody, request: Request) -> Response:
         """Continue a text."""
         given = self.arguments(body)
-        if isinstance(body.prompt, list) and isinstance(body.prompt[0], str):
-            if len(body.prompt) > 1:
-                raise ApiError(400, "prompt: one text per request")
-            given["prompt"] = body.prompt[0]
-        return await self.answer(request, body, lambda model: model.create_completion(**given))
+        several = isinstance(body.prompt, list) and not isinstance(body.prompt[0], int)
+        prompts: list[Any] = list(body.prompt) if several else [body.prompt]
+
+        def call(model: Model) -> Any:
+            made: Any = (model.create_completion(**{**given, "prompt": one}) for one in prompts)
+            return in_turn(made) if body.stream else together(list(made), model)
+
+        return await self.answer(request, body, call)
+
+    async def elsewhere(self, request: Request) -> Response:
+        """Name the server that serves the path."""
+        raise ApiError(404, f"{request.url.path} is not served here; {ELSEWHERE}")
 
     def arguments(self, body: Body) -> dict[str, Any]:
         """Return the library's arguments, with OpenAI's defaults where the library has its own.
@@ -188,6 +206,19 @@ class Api:
         if usage and job.usage:
             yield sse({**first, "choices": [], "usage": job.usage})
         yield "data: [DONE]\n\n"
+
+
+def in_turn(streams: Iterable[Iterable[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of several prompts' streams, each with its prompt's index."""
+    for index, stream in enumerate(streams):
+        for chunk in stream:
+            yield {**chunk, "choices": [{**one, "index": index} for one in chunk["choices"]]}
+
+
+def together(answers: list[dict[str, Any]], model: Model) -> dict[str, Any]:
+    """Return the answers to several prompts as one, with the tokens of all."""
+    choices = [{**one["choices"][0], "index": index} for index, one in enumerate(answers)]
+    return {**answers[0], "choices": choices, "usage": model.usage}
 
 
 def sse(event: dict[str, Any]) -> str:

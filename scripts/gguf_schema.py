@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from jinja2 import TemplateError
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.exceptions import HTTPException
 
 BUSY = 503
+ELSEWHERE = "llama-server has it (server: llama-server in models.yaml)"
+UNLIMITED = -1
+
+
+def _tokens(value: int | None) -> int | None:
+    """Return a limit of tokens; -1 is none, as llama-server has it."""
+    if value is not None and value != UNLIMITED and value < 1:
+        raise ValueError("allowed: 1 and more, or -1 for as much as the context holds")
+    return value
+
+
+def _one(value: int | None) -> int | None:
+    if value not in (None, 1):
+        raise ValueError(f"one answer per request is served here; {ELSEWHERE}")
+    return value
+
+
+Tokens = Annotated[int | None, AfterValidator(_tokens)]
 
 
 class StreamOptions(BaseModel):
@@ -24,8 +43,8 @@ class Body(BaseModel):
     model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    n: Annotated[int | None, AfterValidator(_one)] = None
+    max_tokens: Tokens = None
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = None
@@ -42,7 +61,7 @@ class ChatBody(Body):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: Tokens = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -53,7 +72,7 @@ class ChatBody(Body):
 class TextBody(Body):
     """POST /v1/completions."""
 
-    prompt: str | list[int] | list[str] = Field(min_length=1)
+    prompt: str | list[int] | list[str] | list[list[int]] = Field(min_length=1)
     echo: bool | None = None
     logprobs: int | None = None
 
@@ -83,16 +102,33 @@ def explained(error: Exception) -> ApiError:
     """Return what a failed request means to its client."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        return ApiError(400, f"{where}: {first['msg']}")
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail))
-    if isinstance(error, ValueError):
-        long = "exceed context window" in str(error)
-        return ApiError(400, str(error), code="context_length_exceeded" if long else None)
+    for kind, explain in (
+        (RequestValidationError, _invalid),
+        (TemplateError, _template),
+        (ValueError, _refused),
+    ):
+        if isinstance(error, kind):
+            return explain(error)
     return ApiError(500, "the model failed on this request", kind="server_error")
+
+
+def _invalid(error: Any) -> ApiError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    return ApiError(400, f"{where}: {first['msg'].removeprefix('Value error, ')}")
+
+
+def _template(error: Exception) -> ApiError:
+    return ApiError(400, f"the model's chat template refuses these messages: {error}")
+
+
+def _refused(error: Exception) -> ApiError:
+    if "logits_all" in str(error):
+        return ApiError(400, f"logprobs are not served here; {ELSEWHERE}")
+    long = "exceed context window" in str(error)
+    return ApiError(400, str(error), code="context_length_exceeded" if long else None)
 
 
 def json_schema(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -113,14 +149,19 @@ def text_only(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return messages whose text parts are joined, as chat templates expect them.
 
     Raises:
-        ApiError: a part is not text.
+        ApiError: a part is not text, or a message has no role.
     """
     found = []
-    for message in messages:
-        content = message.get("content")
+    for index, message in enumerate(messages):
+        if not isinstance(message.get("role"), str):
+            raise ApiError(400, f"messages.{index}.role is missing or no text")
+        # A tool call comes with null or no content; chat templates join texts, and fail on None.
+        content = message.get("content") or ""
         if isinstance(content, list):
             if any(not isinstance(part, dict) or part.get("type") != "text" for part in content):
                 raise ApiError(400, "this server reads text only")
-            content = "".join(str(part.get("text", "")) for part in content)
+            content = "".join(str(part.get("text") or "") for part in content)
+        if not isinstance(content, str):
+            raise ApiError(400, f"messages.{index}.content is neither text nor a list of parts")
         found.append({**message, "content": content})
     return found

@@ -77,7 +77,7 @@ class Left(Exception):  # noqa: N818 - no error
 
 
 class Model(llama_cpp.Llama):
-    """A model that counts tokens, and stops between two of them when its client is gone."""
+    """A model that counts tokens, and stops between two of them when the client is gone."""
 
     left = threading.Event()
     prompt_tokens = 0
@@ -87,7 +87,7 @@ class Model(llama_cpp.Llama):
         self, tokens: Sequence[int], *args: Any, **kwargs: Any
     ) -> Generator[int, None, None]:
         """Generate as the library does, and count."""
-        self.prompt_tokens, self.completion_tokens = len(tokens), 0
+        self.prompt_tokens += len(tokens)
         vocabulary = llama_cpp.llama_model_get_vocab(self.model)
         for token in super().generate(tokens, *args, **kwargs):
             if not llama_cpp.llama_vocab_is_eog(vocabulary, token):

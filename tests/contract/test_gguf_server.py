@@ -235,13 +235,89 @@ def test_follows_a_json_schema(idle: Server, stream: bool) -> None:
     assert isinstance(json.loads(text or "")["right"], bool)
 
 
-@pytest.mark.parametrize("prompt", ["", [], ["a", "b"]])
-def test_refuses_prompts_that_are_none_or_many(idle: Server, prompt: Any) -> None:
+@pytest.mark.parametrize("prompt", ["", []])
+def test_refuses_prompts_that_are_empty(idle: Server, prompt: Any) -> None:
     with idle.client() as client:
         answer = client.post("/v1/completions", json={"prompt": prompt})
 
     assert answer.status_code == httpx.codes.BAD_REQUEST
     assert answer.json()["error"]["message"].startswith("prompt")
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "assistant", "content": [], "tool_calls": [CALL]},
+        {"role": "assistant", "content": [{"type": "text", "text": None}], "tool_calls": [CALL]},
+    ],
+)
+def test_a_tool_loops_second_turn_is_answered(idle: Server, called: dict[str, Any]) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "Jane Austen"}
+
+    answer = chat(idle, messages=[*QUESTION, called, result], max_tokens=8)
+
+    assert answer.status_code == httpx.codes.OK, answer.text
+    assert answer.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"messages": [{"content": "hi"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ({"n": 2}, "server: llama-server"),
+        ({"logprobs": True, "top_logprobs": 2}, "server: llama-server"),
+        ({"max_tokens": 0}, "max_tokens: allowed: 1 and more"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens: allowed"),
+    ],
+)
+def test_a_request_beyond_the_server_names_the_field_or_another_server(
+    idle: Server, body: dict[str, Any], named: str
+) -> None:
+    answer = chat(idle, **{"messages": QUESTION, **body})
+
+    assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert named in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses", "/v1/rerank"])
+def test_a_path_that_is_not_served_names_another_server(idle: Server, path: str) -> None:
+    with idle.client() as client:
+        answer = client.post(path, json={"input": "a"})
+
+    assert answer.status_code == httpx.codes.NOT_FOUND
+    assert "server: llama-server" in answer.json()["error"]["message"]
+
+
+def test_no_limit_is_the_context(idle: Server) -> None:
+    answer = chat(idle, messages=QUESTION, max_tokens=-1, temperature=0).json()
+
+    assert answer["choices"][0]["message"]["content"] == ANSWER
+
+
+@pytest.mark.parametrize("prompt", [["It is", "It was a", "Who"], [[5, 6], [7, 8, 9], [10]]])
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_prompts_are_answered_by_index(idle: Server, prompt: Any, stream: bool) -> None:
+    asked: dict[str, Any] = {"prompt": prompt, "max_tokens": 4, "temperature": 0}
+    with openai.OpenAI(base_url=f"{idle.url}/v1", api_key=KEY, max_retries=0) as client:
+        alone = [
+            client.completions.create(model="demo", **{**asked, "prompt": one}) for one in prompt
+        ]
+        told = client.completions.create(model="demo", stream=stream, **asked)
+        answers: list[Any] = list(told) if stream else [told]
+
+    texts = ["", "", ""]
+    for choice in (choice for answer in answers for choice in answer.choices):
+        texts[choice.index] += choice.text
+    assert texts == [one.choices[0].text for one in alone]
+    if not stream:
+        spent = [one.usage.total_tokens for one in alone if one.usage is not None]
+        assert answers[0].usage.total_tokens == sum(spent)
 
 
 def test_two_at_once_queue_and_neither_is_cut(idle: Server) -> None:
