@@ -152,8 +152,8 @@ def _roots() -> frozenset[int]:
     show the id of nobody, as do those of other users: the two cannot be told apart there.
     """
     try:
-        numbers = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
-        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+        numbers = Path("/proc/self/uid_map").read_text(encoding="utf-8").split()
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return frozenset({ROOT})
     whole = numbers[:2] == ["0", "0"] and int(numbers[2]) >= 1 << 31
