@@ -47,14 +47,14 @@ def keep_memory(*, children: bool = True) -> None:
     Args:
         children: limit the programs started by this process as well; an exec ends the rest.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if children:
         with contextlib.suppress(ImportError):  # Windows
             import resource  # noqa: PLC0415 - see above
 
             hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
             resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def user_umask() -> int:
