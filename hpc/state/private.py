@@ -8,7 +8,6 @@ of the user's own umask, by ``user_umask`` and ``user_mode``.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -48,6 +47,8 @@ def keep_memory(*, children: bool = True) -> None:
         children: limit the programs started by this process as well; an exec ends the rest.
     """
     if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - most commands do without
+
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if children:
         with contextlib.suppress(ImportError):  # Windows

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import pytest
+from submitit.core.utils import cloudpickle_dump
 
 from hpc.errors import StateError
 from hpc.jobs import run_task
@@ -163,7 +163,7 @@ def test_a_job_does_not_unpickle_what_a_neighbour_put_in_place_of_the_state() ->
         def swap() -> None:
             (folder / ".local/state").rename(folder / ".local/gone")
             jobs.mkdir(parents=True)
-            (jobs / "1_submitted.pkl").write_bytes(cloudpickle.dumps(Plant(folder / "log")))
+            cloudpickle_dump(Plant(folder / "log"), jobs / "1_submitted.pkl")
 
         assert as_user(VICTIM, submit) is None
         assert as_user(NEIGHBOUR, swap) is None
@@ -175,7 +175,7 @@ def test_a_job_does_not_unpickle_what_a_neighbour_put_in_place_of_the_state() ->
 def test_the_program_of_a_job_looks_before_it_unpickles(tmp_path: Path) -> None:
     jobs = tmp_path / "state/jobs"
     jobs.mkdir(parents=True, mode=0o700)
-    (jobs / "1_submitted.pkl").write_bytes(cloudpickle.dumps(Plant(tmp_path / "log")))
+    cloudpickle_dump(Plant(tmp_path / "log"), jobs / "1_submitted.pkl")
     env = {**os.environ, "PYTHONPATH": str(PROJECT), "SUBMITIT_EXECUTOR": "slurm"}
     env |= {f"SLURM_{name}": "1" for name in ("JOB_ID", "JOB_NUM_NODES", "NTASKS")}
     env |= {f"SLURM_{name}": "0" for name in ("NODEID", "PROCID", "LOCALID")}

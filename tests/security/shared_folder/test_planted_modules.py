@@ -42,7 +42,7 @@ def shared(tmp_path: Path) -> SharedFolder:
     return SharedFolder.make(tmp_path)
 
 
-@pytest.fixture(params=pythons().values(), ids=pythons().keys())
+@pytest.fixture(params=list(pythons().values()), ids=list(pythons()))
 def victim(
     request: pytest.FixtureRequest, shared: SharedFolder, tmp_path: Path
 ) -> Iterator[Victim]:
@@ -107,16 +107,24 @@ def test_a_service_on_this_machine_with_its_engine_and_sidecar(
     victim: Victim, shared: SharedFolder
 ) -> None:
     setup = victim.folder / "models.yaml"
-    entry = {"name": "m", "backend": "llamacpp", "model": str(MODEL), "container": "none"}
-    entries = [entry, {**entry, "name": "with-setup", "setup": ["export PYTHONPATH=.:"]}]
+    entry: dict[str, object] = {
+        "name": "m",
+        "backend": "llamacpp",
+        "model": str(MODEL),
+        "container": "none",
+    }
+    entries: list[dict[str, object]] = [
+        entry,
+        {**entry, "name": "with-setup", "setup": ["export PYTHONPATH=.:"]},
+    ]
     setup.write_text(json.dumps({"version": 1, "models": entries}))
 
     def phases() -> set[str]:
         found = json.loads(victim.type("ls", "--json").stdout)
         return {one["phase"] for service in found for one in service["replicas"]}
 
-    for entry in entries:
-        victim.type("submit", str(entry["name"]), "--models", str(setup))
+    for each in entries:
+        victim.type("submit", str(each["name"]), "--models", str(setup))
     # An interpreter without llama-cpp-python gets as far as the engine's first import.
     wait(lambda: phases() <= {"READY", "FAILED"}, "the replicas are up or failed")
     assert shared.ran() == ""
