@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway_lite.settings import GatewaySettings
 from hpc.errors import ConfigError, HpcServeError
+from hpc.state import private
 from hpc.version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: arguments after the program's name; None means the process's arguments.
     """
     options = _parser().parse_args(argv)
+    private.keep_files()
+    private.keep_memory()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
@@ -52,7 +55,11 @@ def _run(options: argparse.Namespace, settings: GatewaySettings) -> None:
     from gateway_lite.process.supervisor import run
     from hpc import config
 
-    resolved = config.load(models_file=options.models, home=options.home)
+    resolved = config.load(
+        models_file=options.models or options.found_models,
+        found=options.models is None and options.found_models is not None,
+        home=options.home,
+    )
     if bool(options.tls_cert) != bool(options.tls_key):
         raise ConfigError("--tls-cert and --tls-key go together")
     address = Address(
@@ -91,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="serve the models of a state directory")
     run.add_argument("--home", metavar="DIR", help="state directory")
     run.add_argument("--models", metavar="FILE", help="models.yaml with static backends")
+    run.add_argument(
+        "--found-models",
+        metavar="FILE",
+        help="models.yaml that a search found: refused as soon as other users can write to it",
+    )
     run.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
     run.add_argument("--port", type=int, help="TCP port; 0 takes a free port [8081]")
     run.add_argument(

@@ -86,6 +86,7 @@ class ModelsFile:
         _check(config)
         self._home = config.home
         self.path = config.models_file
+        self._found = config.found
         self._known = _by_name(config)
         self.backends: tuple[Backend, ...] = config.backends
         self.policy: GatewayPolicy = config.gateway
@@ -137,11 +138,16 @@ class ModelsFile:
     def _look(self) -> Stamp | str:
         """Return the file's stamp, which changes with the file, or the reason of a failure."""
         try:
-            self.path = self.path or config.find_models(None)
+            if self.path is None:
+                self.path, self._found = config.find_models(None), config.searched(None)
             if self.path is None:
                 return ""
+            if self._found:  # its owner or mode may have changed
+                config.safe(self.path)
             return key_store.stamp(self.path) or f"there is no models file {self.path}"
-        except (HpcServeError, OSError) as error:
+        except HpcServeError as error:
+            return f"{error}; {error.hint}" if error.hint else str(error)
+        except OSError as error:
             return str(error)
 
     def _judge(self, found: Stamp | str) -> Config | str:
@@ -162,7 +168,7 @@ class ModelsFile:
             raise ConfigError(found or "there is no models file")
         if not self._home.is_dir():
             raise StateError(f"there is no state directory {self._home}")
-        resolved = config.load(models_file=str(self.path), home=str(self._home))
+        resolved = config.load(models_file=str(self.path), found=self._found, home=str(self._home))
         none = not (resolved.services or resolved.backends)
         if none and not SAYS_MODELS.search(_text(self.path)):
             raise ConfigError(f"{self.path}: no models; to serve none, it must say 'models: []'")

@@ -126,7 +126,7 @@ def _fresh(root: Path) -> Path:
         folder = directory.batch_dir(root, stamp + tail)
         # mkdir decides between two submissions in the same second.
         try:
-            folder.mkdir(parents=True, mode=0o700)
+            files.make_folder(folder, exist_ok=False)
         except FileExistsError:
             continue
         except OSError as error:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hpc.errors import BatchError, ConfigError
+from hpc.state import private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -137,6 +138,7 @@ def draw(paces: Sequence[ThroughputSample], path: Path, *, title: str) -> None:
         axes.grid(alpha=0.3)
     axes.set_xlabel("minutes")
     try:
-        figure.savefig(path)
+        with private.users_umask():
+            figure.savefig(path)
     except OSError as error:
         raise BatchError(f"cannot write {path}: {error.strerror}") from error

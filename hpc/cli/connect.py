@@ -122,7 +122,9 @@ def _foreground(destination: str, program: Sequence[str], options: dict[str, Any
     from hpc.connection import background as background_tunnels
     from hpc.connection.connection import connect as open_connection
     from hpc.processes import programs
+    from hpc.state import private
 
+    private.keep_memory(children=False)  # it holds the key; a user's program is as usual
     as_json, detach = options["as_json"], options["detach"]
 
     def tell(event: Event, text: str) -> None:
@@ -146,7 +148,7 @@ def _foreground(destination: str, program: Sequence[str], options: dict[str, Any
         if program:
             with _left_to_it():
                 env = _environment(connection, options["model"])
-                status = programs.run_attached(program, env=env)
+                status = programs.run_attached(program, env=env, umask=private.user_umask())
             connection.close()
             click.get_current_context().exit(status)
         _announce(connection, options)
@@ -158,11 +160,11 @@ def _foreground(destination: str, program: Sequence[str], options: dict[str, Any
 def _background(destination: str, options: dict[str, Any]) -> None:
     """Start a second process for the tunnel, which asks on this terminal, then detaches."""
     from hpc.connection import background as background_tunnels
-    from hpc.processes import programs
+    from hpc.processes import own_python, programs
 
     found = background_tunnels.find(destination)
     if found is None:
-        argv = [sys.executable, "-m", "hpc", "connect", destination, "--detach", "--json"]
+        argv = own_python.argv("hpc", "connect", destination, "--detach", "--json")
         argv += ["--port", str(options["port"]), "--patience", str(options["patience"])]
         argv += [f"--ssh-option={pair}" for pair in options["ssh_options"]]
         for name in ("identity", "ssh_config", "transport", "remote_command", "model"):
@@ -170,7 +172,7 @@ def _background(destination: str, options: dict[str, Any]) -> None:
                 argv.append(f"--{name.replace('_', '-')}={options[name]}")
         argv += ["--relay"] if options["relay"] else []
         # With --json the other process prints its first line once the tunnel is up.
-        _, status = programs.first_line(argv)
+        _, status = programs.first_line(argv, env=own_python.environment())
         if status is not None:
             click.get_current_context().exit(status)
         found = background_tunnels.find(destination)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.errors import HpcServeError
+from hpc.state import private
 from hpc.version import __version__
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def run(argv: Iterable[str] | None = None) -> None:
     Args:
         argv: arguments after the program's name; None takes those of the process.
     """
+    private.keep_files()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code: Any = root.main(arguments, prog_name="hpc-serve", standalone_mode=False)

@@ -10,6 +10,8 @@ from hpc.config.load import (
     default_image,
     find_models,
     load,
+    safe,
+    searched,
     site_path,
 )
 from hpc.config.units import format_time, parse_memory, parse_seconds, parse_time
@@ -28,5 +30,7 @@ __all__ = [
     "parse_memory",
     "parse_seconds",
     "parse_time",
+    "safe",
+    "searched",
     "site_path",
 ]

@@ -16,12 +16,13 @@ from hpc.config.yaml_files import explain, read
 from hpc.errors import ConfigError
 from hpc.gateway_policy import GatewayPolicy
 from hpc.model import Engine, Resources, Server, ServiceSpec
-from hpc.state import directory
+from hpc.state import directory, trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VARIABLE = "HPC_SERVE_"
+NAMED = "HPC_SERVE_MODELS"
 MODELS_NAME = "models.yaml"
 SCALARS = ("container", "server", "image", "accelerator", "replicas", "hf_home", "python")
 """Settings that a variable or a flag may set, beside every resource except ``extra``."""
@@ -63,6 +64,7 @@ class Config:
     Attributes:
         home: state directory.
         models_file: the models.yaml that was read, or None.
+        found: whether a search found that file, rather than a flag or variable that named it.
         services: services that can be submitted, by name.
         backends: static backends, which only need a route.
         gateway: the gateway's policy for requests.
@@ -74,11 +76,13 @@ class Config:
     backends: tuple[Backend, ...]
     site: Site
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
+    found: bool = False
 
 
 def load(
     *,
     models_file: str | None = None,
+    found: bool = False,
     flags: Mapping[str, Any] | None = None,
     home: str | None = None,
     adhoc: Mapping[str, Any] | None = None,
@@ -87,6 +91,7 @@ def load(
 
     Args:
         models_file: path of models.yaml; None searches as ``find_models`` says.
+        found: whether a search found ``models_file``, which then must be safe from others.
         flags: settings by flag, such as ``{"partition": "gpu", "mem": "64G"}``; None is unset.
         home: state directory; None is ``HPC_SERVE_HOME`` or the user's own.
         adhoc: keys of one more entry beside the file's: ``name``, ``backend``, ``model``.
@@ -96,7 +101,11 @@ def load(
         StateError: the state directory cannot be used.
     """
     site_file, site_path = _site()
-    path = find_models(models_file)
+    if models_file is not None and found:
+        path: Path | None = safe(Path(models_file))
+    else:
+        found = searched(models_file)
+        path = find_models(models_file)
     file = read(path, ModelsFileSchema) if path else ModelsFileSchema()
     entries = [*file.models, *_adhoc(adhoc)]
     over = [_environment(), _layer(flags or {}, lambda key: "--" + key.replace("_", "-"))]
@@ -114,29 +123,56 @@ def load(
         if e.backend_url is not None
     )
     site = _site_values(site_file, site_path)
-    return Config(root, path, specs, backends, site, resolved(file))
+    return Config(root, path, specs, backends, site, resolved(file), found and path is not None)
 
 
 def find_models(given: str | None) -> Path | None:
     """Return the models.yaml to read: given, ``HPC_SERVE_MODELS``, here, or the user's own.
 
     Raises:
-        ConfigError: the named file does not exist.
+        ConfigError: the named file does not exist, or the found file is not safe from others.
     """
-    named = given or os.environ.get(VARIABLE + "MODELS")
+    named = given or os.environ.get(NAMED)
     if named:
         path = Path(named).expanduser().absolute()
         if not path.is_file():
             raise ConfigError(f"there is no models file {path}", hint="write one: hpc-serve init")
         return path
     places = (Path.cwd() / MODELS_NAME, config_folder() / MODELS_NAME)
-    return next((place for place in places if place.is_file()), None)
+    return next((safe(place) for place in places if place.is_file()), None)
+
+
+def searched(given: str | None) -> bool:
+    """Return whether ``find_models`` searches, as neither flag nor variable names a file."""
+    return not (given or os.environ.get(NAMED))
+
+
+def safe(path: Path) -> Path:
+    """Return a file or folder that a search found, unless other users can write to it.
+
+    Such a file is code: setup lines, commands, addresses that get a key.
+
+    Raises:
+        ConfigError: names the weakness and its repair.
+    """
+    try:
+        weak = trust.weak_file(path.absolute())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if weak is not None:
+        own = "name the file by a flag or variable to use it all the same"
+        raise ConfigError(
+            f"{path} was found but is not used, as others may have written it: {weak.text}",
+            hint=f"{weak.repair}, or {own}" if weak.repair else own,
+        )
+    return path
 
 
 def config_folder() -> Path:
     """Return the folder of the user's own configuration."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "hpc-serve"
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    # As the specification says, and as with XDG_STATE_HOME: a relative path is ignored.
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".config") / "hpc-serve"
 
 
 def site_path() -> Path:
@@ -147,7 +183,10 @@ def site_path() -> Path:
 
 def _site() -> tuple[SiteFileSchema, Path]:
     path = site_path()
-    return (read(path, SiteFileSchema) if path.is_file() else SiteFileSchema()), path
+    if not path.is_file():
+        return SiteFileSchema(), path
+    named = os.environ.get(VARIABLE + "SITE")
+    return read(path if named else safe(path), SiteFileSchema), path
 
 
 def _site_values(site: SiteFileSchema, path: Path) -> Site:
@@ -280,16 +319,18 @@ class _Resolver:
     def _model(self, text: str, engine: Engine) -> str:
         """Return an absolute path for a file or folder, and a Hugging Face id unchanged."""
         path = self._path(text)
-        says_path = text.startswith(("/", "./", "../", "~")) or path.exists()
+        says_path = text.startswith(("/", "./", "../", "~"))
+        if not says_path and path.exists():
+            # Anybody who writes to the folder could put a model in the way of a Hugging Face id.
+            says_path = bool(safe(path))
         # A file name alone is a path even where the file is missing, so that the error names it.
         bare_file = engine == "llamacpp" and re.fullmatch(r"[^/:]+\.gguf", text) is not None
         return str(path) if says_path or bare_file else text
 
     def _image(self, server: Server, accelerator: str) -> str:
         text = self._last("image", None) or default_image(server, accelerator) + ".sif"
-        path = self._path(text)
-        built = directory.images_dir(self.root) / text
-        return str(built if not path.exists() and "/" not in text else path)
+        # A name alone is never looked for beside models.yaml, where others may have put an image.
+        return str(self._path(text) if "/" in text else directory.images_dir(self.root) / text)
 
 
 def default_image(server: Server, accelerator: str) -> str:

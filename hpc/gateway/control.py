@@ -7,14 +7,13 @@ import http.client
 import os
 import signal
 import socket
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from hpc.config import find_models
+from hpc.config import find_models, searched
 from hpc.errors import ConfigError, GatewayError
-from hpc.processes import by_pid, programs
+from hpc.processes import by_pid, own_python, programs
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -74,11 +73,11 @@ def program(
         ConfigError: the named models file does not exist.
     """
     models = find_models(models_file)
-    argv = [sys.executable, "-m", "gateway_lite", "run", "--home", str(root), "--host", host]
+    argv = own_python.argv("gateway_lite", "run", "--home", str(root), "--host", host)
     if port is not None:
         argv += ["--port", str(port)]
     if models is not None:
-        argv += ["--models", str(models)]
+        argv += ["--found-models" if searched(models_file) else "--models", str(models)]
     if or_any_port:
         argv.append("--or-any-port")
     return (*argv, *more)
@@ -103,7 +102,7 @@ def run(
         )
     argv = program(root, host=host, port=port, models_file=models_file, more=more)
     os.chdir(root)
-    os.execv(argv[0], argv)  # noqa: S606 - our own program, in our place
+    os.execve(argv[0], argv, own_python.environment())  # noqa: S606 - our own program, in our place
 
 
 def start(
@@ -189,7 +188,7 @@ def start_here(
 def _launch(root: Path, argv: tuple[str, ...]) -> GatewayRecord:
     log = directory.gateway_dir(root, socket.gethostname()) / "gateway.log"
     begin = log.stat().st_size if log.exists() else 0
-    child = programs.spawn(argv, log=log, cwd=root)
+    child = programs.spawn(argv, log=log, cwd=root, env=own_python.environment())
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if child.poll() is not None:

@@ -14,7 +14,7 @@ from hpc.errors import CommandError, ConfigError, StateError
 from hpc.images import apt_settings, carried, pip_settings
 from hpc.jobs import api as jobs
 from hpc.processes import programs
-from hpc.state import files
+from hpc.state import files, private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,12 +88,13 @@ def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Pa
     output = Path(order.output)
     programs.find_program(order.program, hint="build on a node that has it: --in-job")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.make_folder(output.parent)
         with tempfile.TemporaryDirectory(
             prefix=f".{order.name}-", dir=output.parent, ignore_cleanup_errors=True
         ) as folder:
             (Path(folder) / "image.def").write_text(text, encoding="utf-8")
             image, definition = _run(order, settings, Path(folder), tell)
+            definition.chmod(private.user_mode())
             definition.replace(output.with_suffix(".def"))
             image.replace(output)
     except OSError as error:
@@ -215,7 +216,9 @@ def _run(
     order.log.unlink(missing_ok=True)
     notes = [f"{NOTE}{line}\n" for part in settings for line in part.left_out]
     files.write_text(order.log, "".join(notes))
-    running = programs.spawn(argv, log=order.log, env=_environ(), cwd=folder)
+    running = programs.spawn(
+        argv, log=order.log, env=_environ(), cwd=folder, umask=private.user_umask()
+    )
     seen = 0
     try:
         while running.poll() is None:

@@ -126,7 +126,7 @@ def submit(
 def _submit_here(
     task: Callable[[], Any], request: JobRequest, folder: Path, gpus: Sequence[str]
 ) -> JobHandle:
-    from hpc.jobs import submission, submitit_executors
+    from hpc.jobs import submission
 
     minutes = request.resources.time_min or submission.ENDLESS_MIN
 
@@ -134,7 +134,7 @@ def _submit_here(
         return local.start(
             folder,
             command,
-            env=slurm.without_options(os.environ) | submitit_executors.safe_path(),
+            env=slurm.without_options(os.environ),
             devices=gpus,
             minutes=minutes,
             grace_s=request.grace_s,

@@ -7,7 +7,6 @@ import pickle
 import shlex
 import signal
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hpc.errors import SchedulerError, StateError, SubmitError
 from hpc.model import JobState, JobStatus
-from hpc.processes import by_pid, programs
+from hpc.processes import by_pid, own_python, programs
 from hpc.state import files
 
 if TYPE_CHECKING:
@@ -61,10 +60,13 @@ def start(
     Returns:
         The process id, which is the job's id.
     """
-    argv = [sys.executable, "-m", CONTROLLER, str(folder)]
+    argv, cwd = own_python.argv(CONTROLLER, str(folder)), folder
     if setup:
-        # exec keeps the process id: submitit names the job's files by it.
-        argv = ["bash", "-c", "\n".join(["set -e", *setup, f"exec {shlex.join(argv)}"])]
+        # Setup lines run where the user is, and may change Python's variables: the job's folder
+        # comes after. exec keeps the process id: submitit names the job's files by it.
+        leave = ["export PYTHONSAFEPATH=1", shlex.join(["cd", str(folder)])]
+        argv = ["bash", "-c", "\n".join(["set -e", *setup, *leave, f"exec {shlex.join(argv)}"])]
+        cwd = Path.cwd()
     own = {
         "SUBMITIT_EXECUTOR": "local",
         "SUBMITIT_LOCAL_COMMAND": command,
@@ -77,7 +79,8 @@ def start(
         "SUBMITIT_STDERR_TO_STDOUT": "",
         "CUDA_VISIBLE_DEVICES": ",".join(devices),
     }
-    child = programs.spawn(argv, env={**env, **own}, log=folder / "controller.log")
+    variables = {**own_python.environment(env), **own, "PYTHONSAFEPATH": "1"}
+    child = programs.spawn(argv, env=variables, cwd=cwd, log=folder / "controller.log")
     try:
         files.write_text(_host_file(folder, str(child.pid)), socket.gethostname())
     except StateError:

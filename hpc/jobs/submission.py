@@ -6,7 +6,6 @@ import contextlib
 import io
 import re
 import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,8 @@ from hpc import render
 from hpc.errors import ConfigError, SubmitError
 from hpc.jobs import submitit_executors
 from hpc.model import JobHandle
-from hpc.state import directory
+from hpc.processes import own_python
+from hpc.state import directory, files, private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,6 +54,7 @@ def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | Non
     stdout, stderr = log_patterns(folder)
     job = render.SbatchJob(
         command=task_command(folder),
+        folder=str(folder),
         stdout=stdout,
         stderr=stderr,
         job_name=f"hpc-serve-{spec.name}-{replica}",
@@ -77,6 +78,7 @@ def plain_script(request: JobRequest, folder: Path, *, templates: Path | None = 
     stdout, stderr = log_patterns(folder, array=several)
     job = render.SbatchJob(
         command=task_command(folder),
+        folder=str(folder),
         stdout=stdout,
         stderr=stderr,
         job_name=f"hpc-serve-{request.name}",
@@ -95,8 +97,13 @@ def plain_script(request: JobRequest, folder: Path, *, templates: Path | None = 
 
 
 def task_command(folder: Path) -> str:
-    """Return the shell command by which submitit runs the task of a job."""
-    return f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    """Return the shell command that runs the task of a job.
+
+    The user's umask is part of it: Slurm may start the job without our variables, and results
+    have the permissions of the submission's umask.
+    """
+    umask = f"--umask={private.user_umask():03o}"
+    return shlex.join(own_python.argv("hpc.jobs.run_task", umask, str(folder), options=("-u",)))
 
 
 def log_patterns(folder: Path, *, array: bool = False) -> tuple[str, str]:
@@ -211,7 +218,7 @@ def _staging(folder: Path) -> Iterator[Path]:
     A job that starts at once waits for its pickle, so the move may follow the submission.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.make_folder(folder)
         with tempfile.TemporaryDirectory(
             prefix=".submit-", dir=folder, ignore_cleanup_errors=True
         ) as staging:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submitit.local.local import LocalExecutor, LocalJob
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob
 
-import hpc
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from submitit.core.core import Job
     from submitit.core.utils import DelayedSubmission
@@ -66,8 +64,7 @@ class Slurm(SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         hidden = [word for name in self._hide for word in ("-u", name)]
-        extra = [f"{name}={value}" for name, value in safe_path().items()]
-        return ["env", *hidden, *extra, "sbatch", str(submission_file_path)]
+        return ["env", *hidden, "sbatch", str(submission_file_path)]
 
 
 class Local(LocalExecutor):
@@ -90,12 +87,3 @@ class Local(LocalExecutor):
 
     def _submit_command(self, command: str) -> LocalJob[Any]:
         return LocalJob(folder=self.folder, job_id=str(self._start(command)))
-
-
-def safe_path() -> dict[str, str]:
-    """Return the variable that keeps a working folder's modules out of a job (Python 3.11).
-
-    Empty if hpc itself is imported from that folder.
-    """
-    ours = Path(hpc.__file__).resolve().parent.parent
-    return {} if ours == Path.cwd() else {"PYTHONSAFEPATH": "1"}

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ import httpx
 from hpc import apptainer
 from hpc.engines import failure_causes, preflight
 from hpc.errors import EngineError
-from hpc.processes import programs
-from hpc.state import files
+from hpc.processes import own_python, programs
+from hpc.state import files, private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,23 +92,25 @@ def start_engine(
         env = apptainer.container_env(launch.env, os.environ)
     # The log is appended to: an old start's error must not explain this start's failure.
     log_start = log_path.stat().st_size if log_path.exists() else 0
-    started = programs.spawn(argv, log=log_path, env=env, cwd=run_dir, leashed=True)
+    umask = private.user_umask()  # an engine may download weights that a group shares
+    started = programs.spawn(argv, log=log_path, env=env, cwd=run_dir, leashed=True, umask=umask)
     return Running(started, launch, log_path, str(door), log_start)
 
 
 def _inherited() -> dict[str, str]:
     """Return the process's variables for an engine, without PYTHONSAFEPATH.
 
-    A job may run with PYTHONSAFEPATH, against modules in a foreign working folder. An engine's
+    A job runs with PYTHONSAFEPATH, against modules in a foreign working folder. An engine's
     modules lie beside its script, and its working folder is private.
     """
-    return {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    return own_python.for_others(os.environ)
 
 
 def _make_cache(folder: Path) -> None:
     """Make the Hugging Face cache, since Apptainer refuses to bind a missing folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with private.users_umask():  # a group may share its cache
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EngineError(
             f"cannot make the Hugging Face cache {folder}: {error.strerror}"
@@ -214,12 +215,13 @@ def start_sidecar(
     """
     ready = run_dir / "sidecar.json"
     ready.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "gateway_lite", "sidecar", "--upstream-unix", running.socket]
+    argv = own_python.argv("gateway_lite", "sidecar", "--upstream-unix", running.socket)
     argv += ["--secret-file", str(secret_file), "--engine-key-env", ENGINE_KEY]
     argv += ["--host", host, "--port", "0", "--ready-file", str(ready)]
     argv += ["--drain-timeout", f"{drain_s:g}"]
     # The key travels in the environment: the argument list is readable by every user of the node.
-    env = {**os.environ, ENGINE_KEY: running.launch.env[running.launch.key_env]}
+    key = running.launch.env[running.launch.key_env]
+    env = own_python.environment({**os.environ, ENGINE_KEY: key})
     started = programs.spawn(argv, log=log_path, env=env, cwd=run_dir)
     deadline = time.monotonic() + SIDECAR_START_S
     while time.monotonic() < deadline and started.poll() is None:

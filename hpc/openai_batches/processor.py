@@ -24,7 +24,7 @@ from hpc.errors import HpcServeError, StateError
 from hpc.jobs import api as jobs
 from hpc.openai_batches import one_batch, processor_heartbeat
 from hpc.openai_batches import records as batch_records
-from hpc.state import directory, lock
+from hpc.state import directory, lock, private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,6 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--home", required=True, type=Path, help="state directory")
     root = parser.parse_args(argv).home
+    private.keep_files()
+    private.keep_memory()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )

@@ -189,7 +189,7 @@ def place(root: Path, order: BatchRecord) -> None:
     # The mark first: a mark without a record is harmless, a record without one is never found.
     mark = _mark(root, order.key, order.id)
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        state_files.make_folder(mark.parent)
         mark.touch(mode=0o600)
     except OSError as error:
         raise StateError(f"cannot write {mark}: {error.strerror}") from error
@@ -231,7 +231,7 @@ def drafted(root: Path, key: str) -> Path:
     """
     path = directory.stored_files_dir(root, key) / f".{new_id('draft-')}"
     try:
-        path.mkdir(parents=True, mode=0o700)
+        state_files.make_folder(path, exist_ok=False)
     except OSError as error:
         raise StateError(f"cannot make {path}: {error.strerror}") from error
     return path

@@ -35,6 +35,7 @@ def main(parent: int, program: str, argv: list[str]) -> NoReturn:
         argv: the program's name and arguments.
     """
     libc = ctypes.CDLL(None)
+    _no_cores()
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = 0
 
@@ -61,6 +62,17 @@ def main(parent: int, program: str, argv: list[str]) -> NoReturn:
         time.sleep(0.01)
         _reap()
     _end_like(status)
+
+
+def _no_cores() -> None:
+    """Prevent core files of the program, which hold what its clients wrote.
+
+    A limit of 1 byte: the kernel ignores a limit of 0, but not of 1, where a handler such as
+    systemd-coredump takes the core through a pipe (Linux, fs/coredump.c, ``do_coredump``).
+    """
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    most = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (most, hard))
 
 
 def kill_all() -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from hpc.errors import CommandError, CommandTimeout
+from hpc.state.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ def run(
     stdin: str | None = None,
     check: bool = True,
     exact: bool = False,
+    umask: int = -1,
 ) -> Result:
     """Run a program to its end, in its own process group.
 
@@ -54,13 +56,14 @@ def run(
         stdin: text for the standard input; None closes the standard input.
         check: raise for an exit status other than 0.
         exact: keep every byte of input and output: line ends, and invalid UTF-8 as surrogates.
+        umask: the program's umask; -1 passes ours on.
 
     Raises:
         CommandError: the program is not installed, or exited with a status other than 0.
         CommandTimeout: the program did not end in time.
     """
     pipe = subprocess.PIPE if stdin is not None else None
-    process = _popen(argv, env=env, cwd=cwd, stdin=pipe, text=not exact)
+    process = _popen(argv, env=env, cwd=cwd, stdin=pipe, text=not exact, umask=umask)
     given = stdin.encode("utf-8", "surrogateescape") if exact and stdin is not None else stdin
     try:
         out, err = process.communicate(given, timeout=timeout_s)
@@ -79,8 +82,15 @@ def run(
     return result
 
 
-def run_attached(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+def run_attached(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, umask: int = -1
+) -> int:
     """Run a program on our terminal, such as a program with questions to the user.
+
+    Args:
+        argv: the program and its arguments; no shell is involved.
+        env: the complete environment; None passes ours on.
+        umask: the program's umask; -1 passes ours on.
 
     Returns:
         The program's exit status.
@@ -89,15 +99,23 @@ def run_attached(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -
         CommandError: the program is not installed.
     """
     try:
-        return subprocess.run(list(argv), env=_environment(env), check=False).returncode
+        return subprocess.run(
+            list(argv), env=_environment(env), check=False, umask=umask
+        ).returncode
     except OSError as error:
         raise _not_run(argv[0], error) from error
 
 
-def first_line(argv: Sequence[str]) -> tuple[str, int | None]:
+def first_line(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None
+) -> tuple[str, int | None]:
     """Start a program on our terminal and return its first line of output.
 
     The program goes on afterwards, to detach itself; a program without output has ended.
+
+    Args:
+        argv: the program and its arguments; no shell is involved.
+        env: the complete environment; None passes ours on.
 
     Returns:
         The line and None, or "" and the exit status.
@@ -106,7 +124,9 @@ def first_line(argv: Sequence[str]) -> tuple[str, int | None]:
         CommandError: the program is not installed.
     """
     try:
-        process = subprocess.Popen(list(argv), stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            list(argv), stdout=subprocess.PIPE, text=True, env=_environment(env)
+        )
     except OSError as error:
         raise _not_run(argv[0], error) from error
     assert process.stdout is not None  # noqa: S101 - as it was started
@@ -141,6 +161,7 @@ def spawn(
     cwd: Path | None = None,
     stdin: str | None = None,
     leashed: bool = False,
+    umask: int = -1,
 ) -> Process[str]:
     """Start a program in its own session; end the program with ``stop``.
 
@@ -152,6 +173,7 @@ def spawn(
         stdin: text for the standard input, which is then closed; the place for secrets.
         leashed: end the program and all its descendants when the calling thread ends, even by
             SIGKILL.
+        umask: the program's umask; -1 passes ours on.
 
     Raises:
         CommandError: the program is not installed, or the log cannot be opened.
@@ -163,7 +185,9 @@ def spawn(
         if log is not None:
             target = stack.enter_context(_open_log(log))
         pipe = subprocess.PIPE if stdin is not None else subprocess.DEVNULL
-        process = _popen(argv, env=env, cwd=cwd, stdin=pipe, stdout=target, stderr=target)
+        process = _popen(
+            argv, env=env, cwd=cwd, stdin=pipe, stdout=target, stderr=target, umask=umask
+        )
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe_end:
             pipe_end.write(stdin or "")
@@ -230,6 +254,7 @@ def _popen(
     stdout: IO[str] | int = subprocess.PIPE,
     stderr: IO[str] | int = subprocess.PIPE,
     text: bool = True,
+    umask: int = -1,
 ) -> Process[Any]:
     try:
         return subprocess.Popen(
@@ -242,6 +267,7 @@ def _popen(
             text=text,
             errors="replace" if text else None,
             start_new_session=True,
+            umask=umask,
         )
     except OSError as error:
         raise _not_run(argv[0], error) from error
@@ -261,7 +287,7 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str] | None:
 
 def _open_log(path: Path) -> IO[str]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         raise CommandError(f"cannot open the log {path}: {error.strerror}") from error

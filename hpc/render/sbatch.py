@@ -30,6 +30,7 @@ class SbatchJob:
 
     Attributes:
         command: a simple shell command, quoted by the caller.
+        folder: working folder of the command, which other users cannot write to.
         stdout: file name pattern of sbatch for the standard output.
         stderr: the same for the standard error.
         job_name: Slurm job name.
@@ -39,6 +40,7 @@ class SbatchJob:
     """
 
     command: str
+    folder: str
     stdout: str
     stderr: str
     job_name: str

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc import assets
 from hpc.errors import ConfigError
+from hpc.state import trust
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from jinja2 import Environment
 
@@ -41,11 +42,34 @@ def fill(kind: assets.Kind, name: str, values: Mapping[str, Any], templates: Pat
     return text
 
 
+def _check_safe(path: Path) -> None:
+    """Refuse a template that others may have written: it is code of a job or an image."""
+    try:
+        weak = trust.weak_file(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if weak is not None:
+        raise ConfigError(
+            f"the template {path} is not used, as others may have written it: {weak.text}",
+            hint=weak.repair or "use a copy of your own",
+        )
+
+
 def _environment(kind: assets.Kind, templates: Path | None) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
 
+    class SafeLoader(FileSystemLoader):
+        """A loader that refuses the site's templates if others may have written them."""
+
+        def get_source(self, environment: Environment, template: str) -> Any:
+            found = super().get_source(environment, template)
+            path = Path(found[1]).absolute()
+            if templates is not None and path.is_relative_to(templates.absolute()):
+                _check_safe(path)
+            return found
+
     environment = Environment(
-        loader=FileSystemLoader(assets.folders(kind, templates)),
+        loader=SafeLoader(assets.folders(kind, templates)),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - shell scripts, no HTML
         trim_blocks=True,

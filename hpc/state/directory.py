@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
 from hpc.model import Endpoint, GatewayRecord, JobHandle, ServiceSpec
-from hpc.state.files import read_text, write_text
+from hpc.state import trust
+from hpc.state.files import make_folder, read_secret, write_text
 from hpc.state.records import read_record, write_record
 
 if TYPE_CHECKING:
@@ -36,21 +37,52 @@ def home(override: str | None = None) -> Path:
         override: a folder that overrides ``HPC_SERVE_HOME``, which overrides ``XDG_STATE_HOME``.
 
     Raises:
-        StateError: the folder cannot be made, or belongs to another user.
+        StateError: the folder cannot be made, belongs to another user, or is not safe from
+            others; or a secret in it is not.
     """
     chosen = override or os.environ.get("HPC_SERVE_HOME")
     root = Path(chosen) if chosen else _states() / "hpc-serve"
     root = root.expanduser().absolute()
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_way(root)
+        if not root.is_dir():
+            make_folder(root)
+            _check_way(root)  # of what somebody may have made at the same time
         owner, ours = root.stat().st_uid, _our_uid()
         if owner == ours:
             root.chmod(0o700)
+            _check_secrets(root)
     except OSError as error:
         raise StateError(f"cannot use the state directory {root}: {error.strerror}") from error
     if owner != ours:
         raise StateError(f"the state directory {root} belongs to uid {owner}, not to you")
     return root
+
+
+def _check_way(root: Path) -> None:
+    """Refuse a state directory that other users could replace: jobs run code from it."""
+    weak = trust.weak_folder(root)
+    if weak is not None:
+        other = "choose another folder by HPC_SERVE_HOME"
+        raise StateError(
+            f"the state directory {root} is not safe from other users: {weak.text}",
+            hint=f"{weak.repair}, or {other}" if weak.repair else other,
+        )
+
+
+def _check_secrets(root: Path) -> None:
+    """Refuse state with a secret or gateway record that others could have read or written.
+
+    ``keys.yaml`` is checked by ``hpc.keys.store`` at each reading.
+    """
+    paths = [owner_key_path(root), batch_token_secret_path(root)]
+    paths += gateway_dir(root, "").glob("*/gateway.json")
+    paths += (root / "services").glob("*/replicas/*/secret")
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            weak = trust.weak_secret(path, path.lstat())
+            if weak is not None:
+                raise StateError(f"{weak.text} and is not used", hint=weak.repair)
 
 
 def _states() -> Path:
@@ -199,9 +231,11 @@ def new_secret(root: Path, service: str, replica: int) -> str:
 
 
 def load_secret(root: Path, service: str, replica: int) -> str | None:
-    """Return the key of one replica's sidecar, or None."""
-    text = read_text(secret_path(root, service, replica))
-    return text.strip() if text else None
+    """Return the key of one replica's sidecar; None for no key, and for one open to others."""
+    with contextlib.suppress(StateError):
+        text = read_secret(secret_path(root, service, replica))
+        return text.strip() if text else None
+    return None
 
 
 def drop_secret(root: Path, service: str, replica: int) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hpc.errors import StateError
+from hpc.state.files import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def exclusive(path: Path, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
     # Beside the file: writers replace the file, and a lock on a replaced file protects nobody.
     beside = path.with_name(f".{path.name}.lock")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
         handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StateError(f"cannot write {beside}: {error.strerror}") from error

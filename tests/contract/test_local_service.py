@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -80,9 +81,11 @@ class User:
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 words = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                theirs = str(self.home) in words + (path / "environ").read_bytes().decode()
             except (OSError, UnicodeDecodeError):
                 continue
+            theirs = str(self.home) in words
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # closed, as a gateway's is
+                theirs = theirs or str(self.home) in (path / "environ").read_bytes().decode()
             if theirs and words:
                 found[int(path.name)] = words
         return found

@@ -17,7 +17,7 @@ from hpc.render import SbatchJob
 if TYPE_CHECKING:
     from pathlib import Path
 
-JOB = SbatchJob(command="true", stdout="/h/%j.out", stderr="/h/%j.err", job_name="job")
+JOB = SbatchJob(command="true", folder="/", stdout="/h/%j.out", stderr="/h/%j.err", job_name="job")
 SMALL = Resources()
 FULL = Resources(partition="gpu", gpus=2, gpu_type="h100", mem_mb=1024, time_min=480)
 HOSTILE = ["a b", "it's", 'say "x"', "back\\slash", "#hash", "$(touch x)", "`x`", ";rm", "*", "ü"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +59,14 @@ class ProcessorStarter:
         return not processor_heartbeat.elsewhere(self._root, order, self._hostname)
 
     def _start(self) -> None:
-        from hpc.processes import programs  # noqa: PLC0415 - the only program that the gateway starts
+        # The only program that the gateway starts.
+        from hpc.processes import own_python, programs  # noqa: PLC0415 - for gateways with batches
 
-        argv = [sys.executable, "-m", "hpc.openai_batches.processor", "--home", str(self._root)]
+        argv = own_python.argv("hpc.openai_batches.processor", "--home", str(self._root))
         file = directory.gateway_dir(self._root, self._hostname) / "batch-processor.log"
         try:
-            self._child = programs.spawn(argv, log=file, cwd=self._root)
+            self._child = programs.spawn(
+                argv, log=file, cwd=self._root, env=own_python.environment()
+            )
         except HpcServeError as error:
             log.error("batches cannot go on: %s", error)  # noqa: TRY400 - a sentence

@@ -13,6 +13,7 @@ from hpc.batch.folder import DONE
 from hpc.batch.input import parquet
 from hpc.batch.ledger import answers, claims
 from hpc.errors import BatchError
+from hpc.state import private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,6 +67,7 @@ def merge(files: FileSystem, folder: Path, spec: BatchSpec) -> Merged:
                 merged = _write(files, folder, spec, write)
             file.flush()
             os.fsync(file.fileno())  # before the rename: after a crash the output is whole
+        Path(temporary).chmod(private.user_mode())
         Path(temporary).replace(output)
         temporary = ""
     except OSError as error:

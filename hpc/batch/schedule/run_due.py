@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from hpc.batch import control as batch_control
 from hpc.batch.schedule import schedules as batch_schedules
 from hpc.batch.worker import pause_rules
 from hpc.errors import BatchError, HpcServeError
-from hpc.processes import programs
+from hpc.processes import own_python, programs
 from hpc.state import directory, lock
 
 if TYPE_CHECKING:
@@ -81,11 +80,12 @@ def _submit(root: Path, found: batch_schedules.Schedule) -> str:
     for place, value in named.items():
         words = [word.replace(place, value) for word in words]
     done = programs.run(
-        [sys.executable, "-m", "hpc", "batch", "submit", *words, "--json", f"--home={root}"],
+        own_python.argv("hpc", "batch", "submit", *words, "--json", f"--home={root}"),
         timeout_s=None,
-        env={**os.environ, **found.env},
+        env=own_python.environment({**os.environ, **found.env}),
         cwd=Path(found.cwd),
         check=False,
+        umask=found.umask,
     )
     if done.returncode != 0:
         told = [line.strip() for line in done.stderr.splitlines() if line.strip()]

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +21,9 @@ from hpc.batch.schedule import cron
 from hpc.errors import BatchError, ConfigError, HpcServeError
 from hpc.jobs import api as jobs
 from hpc.model import JobHandle, JobRequest, Resources
+from hpc.processes import own_python, programs
 from hpc.slurm import scrontab
-from hpc.state import directory, files, records
+from hpc.state import directory, files, private, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +52,7 @@ class Schedule:
         resources: resources of the small job that starts a run.
         made_at: Unix time.
         home: state directory as the user named it, since ids repeat between state directories.
+        umask: the user's umask, for the outputs.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Schedule:
     resources: Resources = field(default_factory=Resources)
     made_at: float = 0.0
     home: str = ""
+    umask: int = 0o077
     schema: int = 1
 
 
@@ -76,12 +78,12 @@ class StartRun:
     def __call__(self) -> None:
         """Submit the successor of this job, then start the run that is due now."""
         from hpc import config  # noqa: PLC0415 - only in a job
-        from hpc.processes import programs  # noqa: PLC0415 - only in a job
 
         root = Path(self.home)
         found = load(root, self.id)
         _submit_next(root, found, config.load(home=self.home).site)
-        programs.run_attached(command(root, self.id), env={**os.environ, **found.env})
+        env = own_python.environment({**os.environ, **found.env})
+        programs.run_attached(command(root, self.id), env=env)
 
 
 def make(
@@ -136,6 +138,7 @@ def make(
         small,
         time.time(),
         str(root),
+        private.user_umask(),
     )
     # The record first: a run that starts at once must find its schedule.
     records.write_record(folder_of(root, made.id) / "schedule.json", made)
@@ -176,7 +179,7 @@ def entry(root: Path, schedule: Schedule) -> list[str]:
 
 def command(root: Path, schedule_id: str) -> list[str]:
     """Return the command that starts a due run."""
-    return [sys.executable, "-m", "hpc", "batch", "tick", schedule_id, "--home", str(root)]
+    return own_python.argv("hpc", "batch", "tick", schedule_id, "--home", str(root))
 
 
 def mark(schedule: Schedule) -> str:
@@ -278,7 +281,7 @@ def _submit_next(root: Path, schedule: Schedule, site: Site) -> None:
 def _fresh_id(root: Path) -> str:
     for number in range(1, 10_000):
         try:
-            folder_of(root, f"every-{number}").mkdir(parents=True, mode=0o700)
+            files.make_folder(folder_of(root, f"every-{number}"), exist_ok=False)
         except FileExistsError:
             continue
         except OSError as error:

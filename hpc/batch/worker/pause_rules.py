@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hpc.batch import report as batch_report
 from hpc.batch.folder import BatchFolder
 from hpc.errors import CommandError, StateError
-from hpc.processes import programs
-from hpc.state import files
+from hpc.processes import own_python, programs
+from hpc.state import files, private
 
 if TYPE_CHECKING:
     from hpc.batch.model import BatchSpec
@@ -78,7 +78,7 @@ def run_on_done(folder: Path, spec: BatchSpec) -> None:
     """Run the user's command in exactly one worker; a failure is recorded and harms nothing."""
     if spec.on_done is None or not _claim(folder):
         return
-    env = {**os.environ, **_variables(folder, spec)}
+    env = own_python.for_others({**os.environ, **_variables(folder, spec)})
     log.info("running the command for the end of the batch")
     try:
         result = programs.run(
@@ -87,6 +87,7 @@ def run_on_done(folder: Path, spec: BatchSpec) -> None:
             env=env,
             cwd=Path(spec.output).parent,
             check=False,
+            umask=private.user_umask(),
         )
         said = {"status": result.returncode, "output": (result.stdout + result.stderr)[-2000:]}
     except CommandError as error:

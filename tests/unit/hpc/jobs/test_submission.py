@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from submitit.core.utils import JobPaths
-from submitit.slurm.slurm import SlurmExecutor
 
 from hpc.errors import ConfigError
-from hpc.jobs import submission, submitit_executors
+from hpc.jobs import submission
 from hpc.model import JobRequest, Resources, ServiceSpec
+from hpc.processes import own_python
+from hpc.state import private
 
 ERROR = "sbatch: error: "
 FAILED = f"{ERROR}Batch job submission failed: "
 SPEC = ServiceSpec("tiny", "llamacpp", "llama-server", "/m.gguf", resources=Resources(time_min=480))
 
 
-def test_the_command_is_submitits_own(tmp_path: Path) -> None:
-    folder = tmp_path / "it's a folder"
-    executor = submitit_executors.Slurm(folder, "ours", "", [])
-    theirs = SlurmExecutor._submitit_command_str.fget(executor)  # type: ignore[attr-defined]
-    assert submission.task_command(folder) == theirs
+def test_the_command_runs_our_own_program_with_the_folder_and_the_users_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "_users", 0o027)
+    words = shlex.split(submission.task_command(tmp_path / "it's a folder"))
+    own = own_python.argv("hpc.jobs.run_task", options=("-u",))
+    assert words == [*own, "--umask=027", f"{tmp_path}/it's a folder"]
 
 
 def test_a_script_names_job_logs_and_signal(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ FULL = Resources(
     extra={"exclusive": "", "reservation": "my room"},
 )
 JOB = SbatchJob(
-    command="/venv/bin/python -u -m submitit.core._submit /home/a/jobs",
+    command="/venv/bin/python -u /hpc/processes/run_module.py hpc.jobs.run_task /home/a/jobs",
+    folder="/home/a/jobs",
     stdout="/home/a/jobs/%j_0_log.out",
     stderr="/home/a/jobs/%j_0_log.err",
     job_name="hpc-serve-mistral-0",
