@@ -16,8 +16,10 @@ import httpx
 import pytest
 
 from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.peer_proof import NotProved
 from hpc.processes import by_pid
 from hpc.state import directory
+from tests.contract.gateway.programs import proving_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,10 +149,12 @@ class Node:
 
     def ask(self, key: str | None) -> httpx.Response:
         """Ask a question through the sidecar."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        base = f"http://127.0.0.1:{self.said().port}"
-        url = f"{base}/v1/chat/completions"
-        return httpx.post(url, json=QUESTION, headers=headers, timeout=30)
+        said = self.said()
+        url = f"http://127.0.0.1:{said.port}/v1/chat/completions"
+        if key is None:
+            return httpx.post(url, json=QUESTION, timeout=30)
+        with httpx.Client(transport=proving_transport(key, said.port, said.certificate)) as client:
+            return client.post(url, json=QUESTION, timeout=30)
 
     def end(self) -> int:
         """Ask it to end, and return its exit status."""
@@ -194,7 +198,8 @@ def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Nod
     assert list(said.phases) == ["STARTING", "LOADING", "READY"]
     assert (said.host, said.slots, said.cause) == ("127.0.0.1", 1, None)
     assert node.ask(None).status_code == 401
-    assert node.ask("wrong").status_code == 401
+    with pytest.raises(NotProved):
+        node.ask("wrong")
     answer = node.ask(node.secret())
     assert "Jane Austen" in answer.json()["choices"][0]["message"]["content"]
     family, folder, secret = node.family(), node.folder(), node.secret()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import select
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ class Wire:
 
     def __init__(self, front: Running, timeout: float = 15.0) -> None:
         self._key = front.key
-        self.sock = socket.create_connection(("127.0.0.1", front.port), timeout=timeout)
+        self.sock = front.connect(timeout)
         self._file = self.sock.makefile("rb")
 
     def __enter__(self) -> Wire:  # noqa: PYI034 - Self is not in Python 3.10

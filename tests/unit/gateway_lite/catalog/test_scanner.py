@@ -146,9 +146,9 @@ def test_static_backends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = Scanner(root, backends).scan(NOW).models
     assert list(models) == ["a", "m"]
     assert models["a"].replicas[0].url == "http://h:1"
-    assert models["a"].replicas[0].secret is None
+    assert models["a"].replicas[0].token is None
     assert [replica.name for replica in models["m"].replicas] == ["m", "m/0"]
-    assert models["m"].replicas[0].secret == "k"
+    assert models["m"].replicas[0].token == "k"
 
 
 def test_an_ipv6_host_makes_an_address(root: Path) -> None:
