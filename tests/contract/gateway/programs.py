@@ -118,7 +118,11 @@ class _Proving(httpcore.SyncBackend):
         stream = super().connect_tcp(*args, **more)
         if self._certificate is not None:
             stream = stream.start_tls(tls_context(self._certificate))
-        prove(stream.write, stream.read, self._secret, self._port)
+        try:
+            prove(stream.write, stream.read, self._secret, self._port)
+        except BaseException:
+            stream.close()
+            raise
         return stream
 
 
@@ -239,7 +243,8 @@ def save_replica(
     )
     directory.save_endpoint(home, replace(plain, **more))
     secret = directory.load_secret(home, "m", number) or directory.new_secret(home, "m", number)
-    SECRETS[int(port)] = secret
+    if phase is Phase.READY:
+        SECRETS[int(port)] = secret
     return secret
 
 
