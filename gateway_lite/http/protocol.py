@@ -115,6 +115,8 @@ class InferenceProtocol(HttpToolsProtocol):
         """Start an exchange for a hot request, and leave any other request to ASGI."""
         self._in_head = False
         self._fed = 0
+        if self._lingering or self.transport.is_closing():
+            return  # pipelined behind a request whose answer closes the connection
         parser, handler = self.parser, self.handler
         method = parser.get_method()
         path = self.hot.get((method, self.url))

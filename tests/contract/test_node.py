@@ -167,8 +167,8 @@ def start(tmp_path: Path, spec: ServiceSpec) -> Iterator[Callable[..., Node]]:
     root = directory.home(str(tmp_path / "home"))
     started: list[Node] = []
 
-    def begin(model: Path = MODEL) -> Node:
-        directory.save_spec(root, replace(spec, model=str(model)))
+    def begin(model: Path = MODEL, *, tls: bool = False) -> Node:
+        directory.save_spec(root, replace(spec, model=str(model), replica_tls=tls))
         hidden = ("SLURM_", "SUBMITIT_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         with (root / "node.log").open("ab") as log:
@@ -217,6 +217,19 @@ def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Nod
     with pytest.raises(httpx.ConnectError):
         node.ask(secret)
     assert secret not in node.told()
+
+
+def test_with_tls_its_record_has_the_certificate_and_its_folder_the_key(
+    start: Callable[..., Node],
+) -> None:
+    node = start(tls=True)
+    said = node.until(Phase.READY)
+    assert said.certificate is not None
+    assert (node.folder() / "sidecar.key").stat().st_mode & 0o777 == 0o600
+    assert node.ask(node.secret()).status_code == 200
+    with pytest.raises(httpx.RemoteProtocolError):
+        node.ask(None)
+    assert node.end() == 0
 
 
 @pytest.mark.parametrize("victim", ["engine", "sidecar"])

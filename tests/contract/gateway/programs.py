@@ -196,11 +196,23 @@ def run_gateway(
 
 @contextlib.contextmanager
 def run_sidecar(
-    folder: Path, upstream: list[str], *more: str, tls: bool = False
+    folder: Path,
+    upstream: list[str],
+    *more: str,
+    tls: bool = False,
+    key: str = "the-secret",
 ) -> Iterator[Running]:
-    """Run a sidecar in front of an engine."""
+    """Run a sidecar in front of an engine.
+
+    Args:
+        folder: folder for its files.
+        upstream: arguments that name the engine.
+        more: further arguments.
+        tls: give it a certificate.
+        key: the secret that both sides prove.
+    """
     secret = folder / "secret"
-    files.write_text(secret, "the-secret\n")
+    files.write_text(secret, key + "\n")
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
     argv = ["sidecar", *upstream, "--secret-file", str(secret), "--ready-file", str(ready), *more]
@@ -215,7 +227,7 @@ def run_sidecar(
         wait_until(lambda: ready.exists() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         port = json.loads(ready.read_text())["port"]
-        yield Running(process, port, "the-secret", log, sidecar=True, certificate=certificate)
+        yield Running(process, port, key, log, sidecar=True, certificate=certificate)
 
 
 def save_service(home: Path, name: str = "m", replicas: int = 1) -> None:

@@ -222,3 +222,11 @@ def test_it_imports_neither_pydantic_nor_yaml() -> None:
         [sys.executable, "-c", code], env=environment(), cwd=REPO, capture_output=True, check=True
     )
     assert done.stdout == b"set()\n"
+
+
+def test_a_node_without_tls_does_not_import_cryptography() -> None:
+    code = "import sys, hpc.node.replica; print('cryptography' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), cwd=REPO, capture_output=True, check=True
+    )
+    assert done.stdout == b"False\n"

@@ -76,6 +76,15 @@ def test_a_ready_replica_with_a_secret_takes_requests(root: Path) -> None:
     assert replica.name == "m/0"
 
 
+def test_a_certificate_in_the_record_makes_the_address_one_of_tls(root: Path) -> None:
+    directory.save_spec(root, SPEC)
+    directory.save_endpoint(root, replace(READY, certificate="PEM"))
+    directory.new_secret(root, "m", 0)
+    (replica,) = Scanner(root).scan(NOW).models["m"].replicas
+    assert (replica.url, replica.certificate) == ("https://node1:4000", "PEM")
+    assert replica.peer == (replica.url, replica.secret, "PEM")
+
+
 def test_the_best_phase_speaks_for_the_model(root: Path) -> None:
     directory.save_spec(root, replace(SPEC, replicas=3))
     scanner = Scanner(root)
