@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         stall_s=options.stall_timeout,
     )
     try:
+        if bool(options.tls_cert) != bool(options.tls_key):
+            raise ConfigError("--tls-cert and --tls-key go together")
         _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)
     except HpcServeError as error:
         print(f"gateway-lite: {error}", file=sys.stderr)  # noqa: T201 - a program's output
@@ -60,8 +62,6 @@ def _run(options: argparse.Namespace, settings: GatewaySettings) -> None:
         found=options.models is None and options.found_models is not None,
         home=options.home,
     )
-    if bool(options.tls_cert) != bool(options.tls_key):
-        raise ConfigError("--tls-cert and --tls-key go together")
     address = Address(
         host=options.host,
         port=resolved.site.gateway_port if options.port is None else options.port,
@@ -87,6 +87,8 @@ def _sidecar(options: argparse.Namespace, settings: GatewaySettings) -> None:
         host=options.host,
         bind_port=options.port,
         ready_file=options.ready_file,
+        tls_cert=options.tls_cert,
+        tls_key=options.tls_key,
     )
     run_loop(serve(door, settings))
 
@@ -134,10 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         required=True,
-        help="file with the bearer token that requests must carry",
+        help="file with the secret that both sides of a connection prove",
     )
     door.add_argument("--engine-key-env", metavar="NAME", help="variable with the engine's key")
     door.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
+    door.add_argument("--tls-cert", metavar="FILE", help="PEM certificate, for TLS")
+    door.add_argument("--tls-key", metavar="FILE", help="PEM key of the certificate, mode 0600")
     door.add_argument("--port", type=int, default=0, help="TCP port [a free one]")
     door.add_argument(
         "--ready-file",

@@ -235,7 +235,7 @@ class Gateway:
         self._balancer.update(catalog.pools(), self._table.routing)
         # After the balancer: from here on no request chooses a removed replica, so its pool may
         # close.
-        self._upstream.keep(catalog.addresses())
+        self._upstream.keep(catalog.peers())
         self.handler.forget()
 
     def look(self, passed_s: float) -> None:

@@ -91,6 +91,16 @@ def unauthorized() -> ApiError:
     )
 
 
+def unproved() -> ApiError:
+    """Return a sidecar's error for a connection that has not proved that it is the gateway's."""
+    return ApiError(
+        401,
+        "this connection has not proved that it holds the replica's secret",
+        code="unproved_connection",
+        headers=((b"www-authenticate", b"hpc-serve-proof"), (b"connection", b"close")),
+    )
+
+
 def keys_unusable() -> ApiError:
     """Return the error while the keys file is unusable."""
     return ApiError(

@@ -107,6 +107,7 @@ class ServiceSpec:
         load_timeout_s: seconds from engine start to ready.
         grace_s: seconds before the walltime at which the replica drains.
         max_restarts: requeues at walltime before the service ends.
+        replica_tls: whether the connections between gateway and replicas use TLS.
     """
 
     name: str
@@ -129,6 +130,7 @@ class ServiceSpec:
     load_timeout_s: int = 1800
     grace_s: int = 90
     max_restarts: int = 100
+    replica_tls: bool = False
     schema: int = 1
 
 
@@ -206,6 +208,7 @@ class Endpoint:
         phases: Unix time at which each phase began, by phase name.
         slots: requests served at once, or None for a batching engine.
         restarts: times that Slurm had requeued the job at this record, or None outside Slurm.
+        certificate: PEM of the sidecar's certificate, or None without TLS.
     """
 
     service: str
@@ -221,6 +224,7 @@ class Endpoint:
     phases: Mapping[str, float] = field(default_factory=dict)
     slots: int | None = None
     restarts: int | None = None
+    certificate: str | None = None
     schema: int = 1
 
 

@@ -29,8 +29,8 @@ MOST_BYTES = 16 * 1024
 
 Role = Literal["gateway", "replica", "client"]
 _DIGITS = re.compile(r"[0-9a-f]{64}")
-_STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3})(?: .*)?")
-_LENGTH = re.compile(rb"[0-9]{1,5}")
+_STATUS = re.compile(r"HTTP/1\.1 ([0-9]{3})(?: .*)?")
+_LENGTH = re.compile(r"[0-9]{1,5}")
 
 
 class NotProved(Exception):  # noqa: N818 - a refusal, as in NotFound
@@ -104,27 +104,43 @@ class Handshake:
             NotProved: the answer is not a gateway's, or its proof does not fit.
         """
         self._seen += data
-        if not data or len(self._seen) > MOST_BYTES:
-            raise NotProved("the far end did not answer the challenge")
-        head, end, body = self._seen.partition(b"\r\n\r\n")
-        if not end:
+        fields = answered(self._seen, ended=not data)
+        if fields is None:
             return False
-        fields = _fields(head)
-        proof = fields.get(PROOF, b"").decode("ascii", "replace")
+        proof = fields.get(PROOF, "")
         if not holds(self._secret, proof, "gateway", self._port, self._challenge):
             raise NotProved("the far end does not hold the gateway's secret")
-        length = fields.get("content-length", b"")
-        # More bytes than the body would be taken for the answer to the first request.
-        if _LENGTH.fullmatch(length) is None or len(body) > int(length):
-            raise NotProved("the far end's answer is malformed")
-        return len(body) == int(length)
+        return True
 
 
-def _fields(head: bytes) -> dict[str, bytes]:
-    """Return the header fields of an answer by lower-case name."""
-    first, *lines = head.split(b"\r\n")
+def answered(seen: bytes, *, ended: bool) -> dict[str, str] | None:
+    """Return the header fields of a stranger's answer by lower-case name, None before its end.
+
+    Args:
+        seen: all bytes of the answer so far.
+        ended: the far end sends no further byte.
+
+    Raises:
+        NotProved: the answer is not a 200 with a Content-Length, is too long, or is followed by
+            further bytes.
+    """
+    if ended or len(seen) > MOST_BYTES:
+        raise NotProved("the far end did not answer the challenge")
+    head, end, body = seen.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    fields = _fields(head)
+    length = fields.get("content-length", "")
+    # More bytes than the body would be taken for the answer to the first request.
+    if _LENGTH.fullmatch(length) is None or len(body) > int(length):
+        raise NotProved("the far end's answer is malformed")
+    return fields if len(body) == int(length) else None
+
+
+def _fields(head: bytes) -> dict[str, str]:
+    first, *lines = head.decode("latin-1").split("\r\n")
     status = _STATUS.fullmatch(first)
     if status is None or int(status[1]) != HTTPStatus.OK:
-        raise NotProved("the far end is not a gateway")
-    pairs = (line.partition(b":") for line in lines)
-    return {name.decode("latin-1").lower(): value.strip() for name, _, value in pairs}
+        raise NotProved("the far end refused the challenge")
+    pairs = (line.partition(":") for line in lines)
+    return {name.lower(): value.strip() for name, _, value in pairs}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from gateway_lite.catalog.replica import Replica
+    from gateway_lite.upstream.pool import Peer
     from hpc.config import Backend
     from hpc.model import Endpoint, JobHandle, JobStatus
 
@@ -221,9 +222,9 @@ class Catalog:
         """Return the replicas that take requests, by model."""
         return {name: model.replicas for name, model in self.models.items()}
 
-    def addresses(self) -> set[str]:
-        """Return the addresses of all replicas that take requests."""
-        return {replica.url for model in self.models.values() for replica in model.replicas}
+    def peers(self) -> set[Peer]:
+        """Return the far ends of all replicas that take requests."""
+        return {replica.peer for model in self.models.values() for replica in model.replicas}
 
 
 def identity(endpoint: Endpoint) -> str:

@@ -68,7 +68,7 @@ def static_replica(backend: Backend) -> Replica:
         key=f"{backend.name} {backend.url}",
         name=backend.name,
         url=backend.url.rstrip("/").removesuffix("/v1"),
-        secret=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
+        token=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
     )
 
 
@@ -194,8 +194,9 @@ class Scanner:
         return Replica(
             key=key,
             name=f"{endpoint.service}/{endpoint.replica}",
-            url=f"http://{host}:{endpoint.port}",
+            url=f"{'https' if endpoint.certificate else 'http'}://{host}:{endpoint.port}",
             secret=self._secrets.get(key),
+            certificate=endpoint.certificate,
             slots=endpoint.slots,
         )
 

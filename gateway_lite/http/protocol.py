@@ -20,6 +20,7 @@ from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
     from gateway_lite.request.context import RequestContext, RequestHandler
+    from gateway_lite.upstream.handshake import ReplicaHandshake
 
 HEAD_BYTES = 64 * 1024
 HEADERS = 128
@@ -71,11 +72,12 @@ class InferenceProtocol(HttpToolsProtocol):
     Attributes:
         handler: the request handler of hot requests; set on a subclass for each server.
         hot: the hot requests: path by method and raw URL.
+        handshake: the sidecar's part of the proof on this connection, or None.
     """
 
     __slots__ = (
         *("_between", "_current", "_deaf", "_exchange", "_fed", "_head_s", "_in_head"),
-        *("_lingering", "_named", "_quiet_s", "on_header", "url"),
+        *("_lingering", "_named", "_quiet_s", "handshake", "on_header", "url"),
     )
     handler: RequestHandler
     hot: dict[tuple[bytes, bytes], str]
@@ -87,6 +89,7 @@ class InferenceProtocol(HttpToolsProtocol):
         self._named: dict[bytes, bytes] = {}
         self._exchange: Exchange | None = None
         self._current: Any = None
+        self.handshake: ReplicaHandshake | None = None
         self._fed = 0
         self._quiet_s = self._head_s = 0.0
         self._in_head = self._lingering = self._deaf = False
@@ -112,6 +115,8 @@ class InferenceProtocol(HttpToolsProtocol):
         """Start an exchange for a hot request, and leave any other request to ASGI."""
         self._in_head = False
         self._fed = 0
+        if self._lingering or self.transport.is_closing():
+            return  # pipelined behind a request whose answer closes the connection
         parser, handler = self.parser, self.handler
         method = parser.get_method()
         path = self.hot.get((method, self.url))
@@ -143,6 +148,7 @@ class InferenceProtocol(HttpToolsProtocol):
         url = self.url
         super().on_message_begin()
         self.url = url
+        self.scope["state"]["connection"] = self
         for name, value in self._named.items():
             super().on_header(name, value)
         super().on_headers_complete()

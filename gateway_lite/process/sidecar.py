@@ -1,4 +1,4 @@
-"""The sidecar, a replica's only network listener: a single engine, a secret, and few paths."""
+"""The sidecar, a replica's only network listener: a single engine, a proof, and few paths."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.api.middleware import AuthMiddleware
-from gateway_lite.http.listeners import listen
+from gateway_lite.http.listeners import Listener, Tls, listen, tls_context
 from gateway_lite.http.server import Server
 from gateway_lite.in_flight import InFlight
-from gateway_lite.request.sidecar_handler import HOT, SidecarHandler, SidecarOptions
+from gateway_lite.request.sidecar_handler import HOT, SidecarHandler, SidecarOptions, proved
 from gateway_lite.upstream.pool import Upstream
+from gateway_lite.wire.asgi import send_error
 from gateway_lite.wire.write_batching import WriteBatcher
 from hpc.errors import ConfigError
 from hpc.state import files
@@ -27,30 +27,33 @@ PARENT_S = 0.5
 
 async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse all paths that no gateway uses."""
-    del receive, send
-    raise errors.not_found(scope["path"])
+    del receive
+    known = proved(scope["state"]["connection"])
+    await send_error(send, errors.not_found(scope["path"]) if known else errors.unproved())
 
 
 async def serve(door: SidecarOptions, settings: GatewaySettings) -> None:
     """Serve until SIGTERM, or until the parent process has ended.
 
     Raises:
-        ConfigError: the secret cannot be read.
+        ConfigError: the secret, the certificate or its key cannot be used.
         GatewayError: the port cannot be bound.
         StateError: the ready file cannot be written.
     """
     secret = (files.read_text(door.secret_file) or "").strip().encode()
     if not secret:
         raise ConfigError(f"cannot read a secret from {door.secret_file}")
+    tls = door.tls_cert and door.tls_key and Tls(door.tls_cert, door.tls_key)
+    context = tls_context(tls) if tls else None
     in_flight = InFlight()
     upstream = Upstream(settings, WriteBatcher(), door.unix)
-    handler = SidecarHandler(door, secret, upstream, in_flight, settings)
-    app = AuthMiddleware(_closed, handler.authenticate, in_flight, open_health=False)
-    server = Server(app, handler, HOT, upstream.look)
-    watch = asyncio.create_task(_end_with_parent(server, os.getppid()))
     with listen(door.host, door.bind_port) as sock:
-        files.write_text(door.ready_file, f'{{"port": {sock.getsockname()[1]}}}\n')
-        await server.serve(sockets=[sock])
+        port = sock.getsockname()[1]
+        handler = SidecarHandler(door, secret, port, upstream, in_flight, settings)
+        server = Server(_closed, handler, HOT, upstream.look, [Listener(sock, context)])
+        watch = asyncio.create_task(_end_with_parent(server, os.getppid()))
+        files.write_text(door.ready_file, f'{{"port": {port}}}\n')
+        await server.serve(sockets=[])
     watch.cancel()
     await upstream.close()
 

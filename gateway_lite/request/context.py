@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway_lite.settings import GatewaySettings
     from gateway_lite.telemetry.request_record import RequestRecord
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
+    from gateway_lite.upstream.handshake import ReplicaHandshake
     from gateway_lite.upstream.pool import PendingConnection
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.write_batching import WriteBatcher
@@ -85,7 +86,13 @@ class Request(msgspec.Struct, eq=False, gc=False):
 
 
 class ClientConnection(ByteStream, Protocol):
-    """The connection of a client."""
+    """The connection of a client.
+
+    Attributes:
+        handshake: the sidecar's part of the proof on the connection; None before, and at a gateway.
+    """
+
+    handshake: ReplicaHandshake | None
 
     def answered(self, context: RequestContext) -> None:
         """Go on with the next request, or close the connection."""

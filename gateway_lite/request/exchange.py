@@ -36,6 +36,8 @@ LAST_BYTES_S = 1.0
 FAILED = 400
 UNAUTHORIZED = 401
 UNAVAILABLE = 503
+NOT_REACHED = frozenset({Fault.UNREACHABLE, Fault.UNPROVED})
+"""Faults of connections over which no request was sent."""
 ELSEWHERE = frozenset({502, UNAVAILABLE, 504})
 """Statuses of a replica's answer after which another replica is tried."""
 
@@ -209,6 +211,10 @@ class Exchange(RequestContext, eq=False):
             return
         name = lease.replica.name
         log.warning("request %s: %s %s: %s", self.record.name, name, fault.value, detail)
+        if fault is Fault.UNPROVED and not self.renewed:
+            # The replica may have started again, with a new secret; nothing was sent so far.
+            self._renew(lease, "left")
+            return
         if writer.said:
             # The client has the complete answer, so a late failure of the connection is none of the
             # request.
@@ -217,7 +223,7 @@ class Exchange(RequestContext, eq=False):
             self.fail(errors.upstream_error(f"the replica {name} {fault.value} in mid-stream"))
         else:
             self.tried.append(lease.replica.key)
-            self.held.release("unreachable" if fault is Fault.UNREACHABLE else "failed")
+            self.held.release("unreachable" if fault in NOT_REACHED else "failed")
             self._once_more(name, fault)
 
     def _once_more(self, name: str, fault: Fault) -> None:
@@ -241,11 +247,7 @@ class Exchange(RequestContext, eq=False):
             return True
         if status == UNAUTHORIZED:
             link.abort()
-            self.held.release("ok")
-            try:
-                self.handler.renew(self, lease.replica, self.again)
-            except errors.ApiError as error:
-                self.fail(error)
+            self._renew(lease, "ok")
             return True
         if status not in ELSEWHERE:
             return False
@@ -258,6 +260,14 @@ class Exchange(RequestContext, eq=False):
         self.held.release("failed")
         self.again()
         return True
+
+    def _renew(self, lease: ReplicaLease, outcome: Outcome) -> None:
+        """Make another attempt after the replica's record and secret were read again."""
+        self.held.release(outcome)
+        try:
+            self.handler.renew(self, lease.replica, self.again)
+        except errors.ApiError as error:
+            self.fail(error)
 
     def stalled(self) -> None:
         """Leave a stalled replica; a begun answer ends with an error."""
@@ -356,6 +366,6 @@ def _failure_error(name: str, fault: Fault) -> errors.ApiError:
     message = f"the replica {name} {fault.value}"
     if fault in (Fault.SILENT, Fault.STUCK):
         return errors.upstream_timeout(message)
-    if fault is Fault.UNREACHABLE:
+    if fault in NOT_REACHED:
         return errors.upstream_unreachable(message)
     return errors.upstream_error(message)

@@ -289,9 +289,9 @@ class GatewayHandler:
     def send(
         self, context: RequestContext, replica: Replica, sink: ResponseSink, *, fresh: bool
     ) -> UpstreamConnection | PendingConnection:
-        """Send the request, with the replica's secret in place of the client's key."""
+        """Send the request without the client's key."""
         path = context.path
-        # Request line, host and secret are the same for all requests of a replica and path.
+        # Request line, host and token are the same for all requests of a replica and path.
         way = self._ways.get((replica.key, path))
         if way is None:
             way = self._ways[replica.key, path] = self._way(replica, path)
@@ -301,8 +301,8 @@ class GatewayHandler:
         return self._upstream.send(pool, sink, head, body, fresh=fresh)
 
     def _way(self, replica: Replica, path: str) -> tuple[Pool, bytes]:
-        pool = self._upstream.pool(replica.url)
-        return pool, request_head.request_start("POST", pool.target, path, replica.secret)
+        pool = self._upstream.pool(replica.peer)
+        return pool, request_head.request_start("POST", pool.target, path, replica.token)
 
     def another(self, context: RequestContext, *, worked: bool, elsewhere: bool) -> bool:
         """Return whether another attempt is safe and useful, and charge the retry budget."""

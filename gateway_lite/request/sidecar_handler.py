@@ -1,25 +1,24 @@
-"""The sidecar's request handler: one secret, and one engine behind it."""
+"""The sidecar's request handler: connections that prove themselves, and one engine behind it."""
 
 from __future__ import annotations
 
-import hmac
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
 from gateway_lite.catalog.replica import Replica
-from gateway_lite.request.context import refusal
-from gateway_lite.telemetry.request_record import bearer
-from gateway_lite.upstream import request_head
+from gateway_lite.request.context import Reply, refusal
+from gateway_lite.upstream import handshake, request_head
+from gateway_lite.upstream.pool import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import NoReturn
 
     from gateway_lite.in_flight import InFlight
-    from gateway_lite.request.context import QueueEntry, RequestContext
+    from gateway_lite.request.context import ClientConnection, QueueEntry, RequestContext
     from gateway_lite.routing.replica_state import Outcome
     from gateway_lite.settings import GatewaySettings
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
@@ -33,7 +32,7 @@ PATHS = {
         "/v1/responses",
         "/v1/rerank",
     ),
-    b"GET": ("/v1/models", "/health", "/metrics"),
+    b"GET": ("/v1/models", "/health", "/metrics", handshake.PATH),
 }
 HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}
 
@@ -45,11 +44,13 @@ class SidecarOptions:
     Attributes:
         unix: path of the engine's Unix socket, or None.
         port: the engine's port on loopback, if it has no Unix socket.
-        secret_file: file with the secret that callers need; read once.
+        secret_file: file with the secret that both sides of a connection prove; read once.
         engine_key_env: variable with the key that the engine needs, or None.
         host: address to bind.
         bind_port: TCP port to bind; 0 takes a free port.
         ready_file: file that gets ``{"port": N}`` once the port is bound.
+        tls_cert: PEM file with the certificate, or None without TLS.
+        tls_key: PEM file of the certificate's key, mode 0600.
     """
 
     unix: str | None
@@ -59,14 +60,22 @@ class SidecarOptions:
     host: str
     bind_port: int
     ready_file: Path
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+
+def proved(client: ClientConnection) -> bool:
+    """Return whether a connection has proved that it comes from the replica's gateway."""
+    return client.handshake is not None and client.handshake.state == "done"
 
 
 class SidecarHandler:
-    """The sidecar's request handler: checks the secret and forwards to the engine.
+    """The sidecar's request handler: lets connections prove themselves, forwards to the engine.
 
     Args:
         options: options of the sidecar.
-        secret: the secret that requests must carry.
+        secret: the secret that both sides of a connection prove.
+        port: the TCP port that the sidecar listens at.
         upstream: connections to the engine.
         in_flight: counter of requests in progress.
         settings: timeouts and bounds.
@@ -76,6 +85,7 @@ class SidecarHandler:
         self,
         options: SidecarOptions,
         secret: bytes,
+        port: int,
         upstream: Upstream,
         in_flight: InFlight,
         settings: GatewaySettings,
@@ -83,31 +93,44 @@ class SidecarHandler:
         self.in_flight = in_flight
         self.batcher = upstream.batcher
         self.settings = settings
-        self._secret = secret
+        self._secret, self._port = secret, port
         self._key = os.environ.pop(options.engine_key_env, None) if options.engine_key_env else None
         base = f"http://127.0.0.1:{options.port}" if options.unix is None else "http://engine"
         self._upstream = upstream
-        self._pool = upstream.pool(base)
+        self._pool = upstream.pool(Peer(base))
         self._starts: dict[tuple[bytes, str], bytes] = {}
         self._lease = EngineLease(Replica("engine", "engine", base))
 
-    def authenticate(self, token: bytes) -> bool | None:
-        """Return True for the right secret, and None for any other token."""
-        # In constant time: the duration tells a neighbour on the node nothing about the secret.
-        return True if hmac.compare_digest(token, self._secret) else None
-
     def check(self, context: RequestContext) -> None:
-        """Check the secret, and refuse an announced body above the limit."""
+        """Refuse requests of an unproved connection, and announced bodies above the limit."""
+        headers = context.request.headers
+        if context.path == handshake.PATH:
+            # A stranger's body would be kept in memory until its end.
+            if b"content-length" in headers or b"transfer-encoding" in headers:
+                raise errors.unproved()
+            return
+        found = context.client.handshake
+        if found is None or found.state != "done":
+            raise errors.unproved()
         if self.in_flight.draining:
             raise errors.draining()
-        if not self.authenticate(bearer(context.request.headers.get(b"authorization", b""))):
-            raise errors.unauthorized()
         if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
-    def admit(self, context: RequestContext) -> None:
-        """Admit the request unchanged; the engine judges its content."""
+    def admit(self, context: RequestContext) -> Reply | None:
+        """Admit the request unchanged, for the engine to judge, or answer a handshake."""
+        if context.path == handshake.PATH:
+            return self._shake(context.client, context.request.headers)
         context.body = context.request.body
+        return None
+
+    def _shake(self, client: ClientConnection, headers: Mapping[bytes, bytes]) -> Reply:
+        if client.handshake is None:
+            client.handshake = handshake.ReplicaHandshake(self._secret, self._port)
+        lines = client.handshake.answer(headers)
+        if lines is None:
+            raise errors.unproved()
+        return Reply(200, lines, b"")
 
     def place(self, context: RequestContext) -> EngineLease:
         """Return the lease of the engine."""

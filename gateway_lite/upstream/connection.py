@@ -24,6 +24,7 @@ class Fault(Enum):
     """The kinds of upstream failure; the kind decides about a retry."""
 
     UNREACHABLE = "cannot be reached"
+    UNPROVED = "does not prove that it is the replica"
     STALE = "closed a kept connection"
     BROKEN = "broke off"
     SILENT = "stays silent"

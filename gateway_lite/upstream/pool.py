@@ -8,16 +8,32 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway_lite.upstream.connection import Fault, ResponseSink, UpstreamConnection
+from gateway_lite.upstream.handshake import GatewayHandshake, HandshakeProtocol, WrongSecret
+from hpc.peer_proof import NotProved
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from gateway_lite.settings import GatewaySettings
     from gateway_lite.wire.write_batching import WriteBatcher
+
+
+class Peer(NamedTuple):
+    """The far end of a pool's connections, and its identity.
+
+    Attributes:
+        address: base address, such as ``http://node:8000``.
+        secret: secret that both sides of a connection prove, or None for a server of somebody else.
+        certificate: PEM of the only certificate that is accepted, or None for the usual rules.
+    """
+
+    address: str
+    secret: str | None = None
+    certificate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,24 @@ def parse_address(address: str, unix: str | None = None) -> UpstreamAddress:
     return UpstreamAddress(address, host, port, tls, parts.path.rstrip("/"), parts.netloc, unix)
 
 
+def tls_context(certificate: str | None) -> ssl.SSLContext:
+    """Return the TLS context of a server's connections.
+
+    Args:
+        certificate: PEM of the only certificate that is accepted, or None for the certificates that
+            this machine trusts.
+    """
+    if certificate is None:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # No other certificate passes, and this one lies in the 0700 state directory: a name in it would
+    # prove nothing more.
+    context.check_hostname = False
+    context.load_verify_locations(cadata=certificate)
+    return context
+
+
 class PendingConnection:
     """A connection that is being opened, and later the opened connection."""
 
@@ -69,8 +103,14 @@ class PendingConnection:
     async def _open(self, pool: Pool, sink: ResponseSink, head: bytes, body: bytes) -> None:
         try:
             link = await pool.dial()
-        except (OSError, asyncio.TimeoutError) as error:
-            sink.on_error(Fault.UNREACHABLE, type(error).__name__)
+        except (WrongSecret, ssl.SSLCertVerificationError) as error:
+            sink.on_error(Fault.UNPROVED, str(error))
+            return
+        except (NotProved, OSError, asyncio.TimeoutError) as error:
+            sink.on_error(Fault.UNREACHABLE, str(error) or type(error).__name__)
+            return
+        if link.transport.is_closing():
+            sink.on_error(Fault.UNREACHABLE, "closed a new connection")
             return
         self._link, self._task = link, None
         link.send(sink, head, body)
@@ -94,13 +134,21 @@ class PendingConnection:
 
 
 class Pool:
-    """The connections to one target; the most recently used connection is used next."""
+    """The connections to one target; the most recently used connection is used next.
+
+    Args:
+        peer: the far end.
+        where: the far end's address.
+        settings: timeouts.
+        batcher: the write batcher.
+    """
 
     __slots__ = (
         "_closed",
         "_idle",
         "_idle_s",
         "_loop",
+        "_secret",
         "_settings",
         "_tls",
         "batcher",
@@ -109,7 +157,7 @@ class Pool:
     )
 
     def __init__(
-        self, where: UpstreamAddress, settings: GatewaySettings, batcher: WriteBatcher
+        self, peer: Peer, where: UpstreamAddress, settings: GatewaySettings, batcher: WriteBatcher
     ) -> None:
         self.target = where
         self.batcher = batcher
@@ -118,7 +166,8 @@ class Pool:
         self._idle_s = settings.pool_idle_s
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self._tls = ssl.create_default_context() if where.tls else None
+        self._secret = peer.secret
+        self._tls = tls_context(peer.certificate) if where.tls else None
         self._closed = False
 
     def take(self, now: float) -> UpstreamConnection | None:
@@ -147,21 +196,39 @@ class Pool:
             self._idle.remove(link)
 
     async def dial(self) -> UpstreamConnection:
-        """Open a connection.
+        """Open a connection, whose far end proves itself if it has a secret.
 
         Raises:
             OSError: the connection cannot be opened.
-            asyncio.TimeoutError: the connection was not opened in time.
+            NotProved: the far end is not the replica.
+            asyncio.TimeoutError: the connection was not opened and proved in time.
         """
-        loop, where = self._loop, self.target
+        return await asyncio.wait_for(self._dial(), self._settings.connect_s)
+
+    async def _dial(self) -> UpstreamConnection:
+        loop, where, secret = self._loop, self.target, self._secret
         if where.unix is not None:
-            opening = loop.create_unix_connection(lambda: UpstreamConnection(self), where.unix)
-        else:
-            opening = loop.create_connection(
-                lambda: UpstreamConnection(self), where.host, where.port, ssl=self._tls
+            _, link = await loop.create_unix_connection(self._link, where.unix)
+            return link
+        if secret is None:
+            _, link = await loop.create_connection(
+                self._link, where.host, where.port, ssl=self._tls
             )
-        _, link = await asyncio.wait_for(opening, self._settings.connect_s)
-        return link
+            return link
+        transport, handshake = await loop.create_connection(
+            lambda: HandshakeProtocol(GatewayHandshake(secret, where.port), self._link),
+            where.host,
+            where.port,
+            ssl=self._tls,
+        )
+        try:
+            return await handshake.proved
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
+
+    def _link(self) -> UpstreamConnection:
+        return UpstreamConnection(self)
 
     def look(self, now: float, passed_s: float) -> None:
         """Close connections that were idle for too long, and fail silent connections."""
@@ -193,16 +260,16 @@ class Upstream:
         self.batcher = batcher
         self._unix = unix
         self._loop = asyncio.get_running_loop()
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[Peer, Pool] = {}
         self._retired: list[Pool] = []
         self._dials: set[asyncio.Task[None]] = set()
 
-    def pool(self, address: str) -> Pool:
-        """Return the pool of a replica's base address, a new pool if needed."""
-        found = self._pools.get(address)
+    def pool(self, peer: Peer) -> Pool:
+        """Return the pool of a far end, a new pool if needed."""
+        found = self._pools.get(peer)
         if found is None:
-            where = parse_address(address, self._unix)
-            found = self._pools[address] = Pool(where, self._settings, self.batcher)
+            where = parse_address(peer.address, self._unix)
+            found = self._pools[peer] = Pool(peer, where, self._settings, self.batcher)
         return found
 
     def send(
@@ -228,10 +295,10 @@ class Upstream:
         task.add_done_callback(self._dials.discard)
         return dial
 
-    def keep(self, addresses: Collection[str]) -> None:
+    def keep(self, peers: Collection[Peer]) -> None:
         """Close idle connections to all other replicas; answers in progress are not cut."""
-        for address in self._pools.keys() - set(addresses):
-            pool = self._pools.pop(address)
+        for peer in self._pools.keys() - set(peers):
+            pool = self._pools.pop(peer)
             pool.close()
             self._retired.append(pool)
         self._retired = [pool for pool in self._retired if pool.busy]

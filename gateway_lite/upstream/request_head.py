@@ -35,15 +35,15 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
     )
 
 
-def request_start(method: str, where: UpstreamAddress, path: str, secret: str | None) -> bytes:
-    """Return the common start of all requests to one replica and path.
+def request_start(method: str, where: UpstreamAddress, path: str, token: str | None) -> bytes:
+    """Return the common start of all requests to one server and path.
 
     Args:
         method: HTTP method.
-        where: the replica's address.
-        path: path without the replica's prefix.
-        secret: bearer token that the replica requires, or None.
+        where: the server's address.
+        path: path without the server's prefix.
+        token: bearer token that the server requires, or None.
     """
     start = f"{method} {where.prefix}{path} HTTP/1.1\r\nhost: {where.name}\r\n"
-    token = "" if secret is None else f"authorization: Bearer {secret}\r\n"
-    return (start + token).encode("latin-1")
+    line = "" if token is None else f"authorization: Bearer {token}\r\n"
+    return (start + line).encode("latin-1")

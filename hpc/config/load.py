@@ -289,6 +289,7 @@ class _Resolver:
             load_timeout_s=self._last("load_timeout", 1800),
             grace_s=self._last("grace", 90),
             max_restarts=self._last("max_restarts", 100),
+            replica_tls=self._last("replica_tls", default=False),
         )
 
     def _resources(self, *, default_gpus: int) -> Resources:

@@ -69,6 +69,9 @@ class Settings(Strict):
     load_timeout: int | None = Field(None, ge=1, description="seconds from engine start to ready")
     grace: int | None = Field(None, ge=5, description="seconds to drain before the walltime ends")
     max_restarts: int | None = Field(None, ge=0, description="requeues at the walltime's end")
+    replica_tls: bool | None = Field(
+        None, description="TLS between the gateway and the model's replicas"
+    )
 
 
 class ModelEntry(Settings):

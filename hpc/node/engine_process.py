@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hpc.engines import Launch
     from hpc.model import ServiceSpec
+    from hpc.node.certificate import Certificate
     from hpc.processes.programs import Process
 
 log = logging.getLogger(__name__)
@@ -198,13 +199,21 @@ def last_line(text: str) -> str:
 
 
 def start_sidecar(
-    running: Running, *, secret_file: Path, host: str, run_dir: Path, log_path: Path, drain_s: float
+    running: Running,
+    *,
+    secret_file: Path,
+    certificate: Certificate | None,
+    host: str,
+    run_dir: Path,
+    log_path: Path,
+    drain_s: float,
 ) -> tuple[Process[str], int]:
     """Start the sidecar, a replica's only outside access; return process and port.
 
     Args:
         running: the server behind the sidecar.
-        secret_file: file with the key that the sidecar demands.
+        secret_file: file with the secret that both sides of a connection prove.
+        certificate: the certificate, or None without TLS.
         host: address to bind.
         run_dir: the job's private folder.
         log_path: file for the sidecar's output.
@@ -219,6 +228,8 @@ def start_sidecar(
     argv += ["--secret-file", str(secret_file), "--engine-key-env", ENGINE_KEY]
     argv += ["--host", host, "--port", "0", "--ready-file", str(ready)]
     argv += ["--drain-timeout", f"{drain_s:g}"]
+    if certificate is not None:
+        argv += ["--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key)]
     # The key travels in the environment: the argument list is readable by every user of the node.
     key = running.launch.env[running.launch.key_env]
     env = own_python.environment({**os.environ, ENGINE_KEY: key})

@@ -42,6 +42,7 @@ class Announcer:
         *,
         port: int | None = None,
         slots: int | None = None,
+        certificate: str | None = None,
         cause: str | None = None,
     ) -> None:
         """Publish a new phase.
@@ -50,6 +51,7 @@ class Announcer:
             phase: the replica's phase from now on.
             port: the sidecar's port, once known.
             slots: requests the engine serves at once, once known.
+            certificate: PEM of the sidecar's certificate, once known.
             cause: the reason of a failure, in one sentence.
         """
         now = time.time()
@@ -59,6 +61,7 @@ class Announcer:
             beat_at=now,
             port=self.endpoint.port if port is None else port,
             slots=self.endpoint.slots if slots is None else slots,
+            certificate=self.endpoint.certificate if certificate is None else certificate,
             cause=cause,
             phases={**self.endpoint.phases, phase.value: now},
         )

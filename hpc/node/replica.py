@@ -16,6 +16,7 @@ from hpc.errors import EngineError, HpcServeError, StateError
 from hpc.model import Endpoint, Phase
 from hpc.node import engine_process, signals
 from hpc.node import environment as node_environment
+from hpc.node.certificate import make_certificate
 from hpc.node.heartbeat import Announcer
 from hpc.processes import programs
 from hpc.state import directory
@@ -166,17 +167,21 @@ class ReplicaRun:
             self.spec, launch, run_dir=self.folder, log_path=log_path, program=self.program
         )
         self.announcer.enter(Phase.LOADING)
+        # While the engine loads: import and certificate take 35 ms.
+        certificate = make_certificate(self.folder) if self.spec.replica_tls else None
         # The sidecar starts after the engine is ready, so no request reaches a loading engine.
         self._wait_ready(self.engine)
         self.sidecar, port = engine_process.start_sidecar(
             self.engine,
             secret_file=secret_file,
-            host="0.0.0.0" if "SLURM_JOB_ID" in os.environ else "127.0.0.1",  # noqa: S104 - asks for the secret
+            certificate=certificate,
+            host="0.0.0.0" if "SLURM_JOB_ID" in os.environ else "127.0.0.1",  # noqa: S104 - asks for a proof
             run_dir=self.folder,
             log_path=log_path.with_name("sidecar.log"),
             drain_s=max(self._walltime_drain_s() - SIDECAR_EXIT_S, 1),
         )
-        self.announcer.enter(Phase.READY, port=port, slots=launch.slots)
+        pem = None if certificate is None else certificate.pem
+        self.announcer.enter(Phase.READY, port=port, slots=launch.slots, certificate=pem)
 
     def _fresh_secret(self) -> Path:
         try:

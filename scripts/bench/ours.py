@@ -1,14 +1,15 @@
-"""Our own gateway and sidecar as peers: everything on, as users run them."""
+"""Our own gateway as a peer, with and without a replica: everything on, as users run it."""
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpc.keys import store as key_store
-from hpc.state import directory, files
+from hpc.state import directory
 from scripts.bench.peers import LOCAL, Peer
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -41,19 +42,21 @@ def _limits() -> dict[str, Any]:
     return {"limits": KeyLimits(**LIMITS)}
 
 
-def sidecar(work: Path) -> Peer:
-    """Return the door of one replica."""
-    secret = work / "sidecar.secret"
-    files.write_text(secret, "bench-secret\n")
-    program = (sys.executable, "-m", "gateway_lite", "sidecar", "--secret-file", str(secret))
+def replica(work: Path, *, tls: bool = False) -> Peer:
+    """Return the gateway with a replica's sidecar behind it."""
+    work = work / ("ours-replica-tls" if tls else "ours-replica")
+    home = directory.home(str(work / "home"))
+    key, _ = key_store.add(directory.keys_path(home), "bench", **_limits())
+    program = (sys.executable, "-m", "scripts.bench.replica", "--work", str(work))
     return Peer(
-        (
-            *(*program, "--upstream-port", "{MOCK}", "--port", "{PORT}"),
-            *("--ready-file", str(work / "sidecar.ready")),
-        ),
+        (*program, "--port", "{PORT}", "--engine", "{MOCK}", *(("--tls",) if tls else ())),
         env=PYTHON,
-        headers=("Authorization: Bearer bench-secret",),
+        headers=(f"Authorization: Bearer {key}",),
     )
 
 
-OURS = {"ours": gateway, "ours-sidecar": sidecar}
+OURS = {
+    "ours": gateway,
+    "ours-replica": replica,
+    "ours-replica-tls": partial(replica, tls=True),
+}

@@ -16,8 +16,10 @@ import httpx
 import pytest
 
 from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.peer_proof import NotProved
 from hpc.processes import by_pid
 from hpc.state import directory
+from tests.contract.gateway.programs import proving_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,10 +149,12 @@ class Node:
 
     def ask(self, key: str | None) -> httpx.Response:
         """Ask a question through the sidecar."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        base = f"http://127.0.0.1:{self.said().port}"
-        url = f"{base}/v1/chat/completions"
-        return httpx.post(url, json=QUESTION, headers=headers, timeout=30)
+        said = self.said()
+        url = f"http://127.0.0.1:{said.port}/v1/chat/completions"
+        if key is None:
+            return httpx.post(url, json=QUESTION, timeout=30)
+        with httpx.Client(transport=proving_transport(key, said.port, said.certificate)) as client:
+            return client.post(url, json=QUESTION, timeout=30)
 
     def end(self) -> int:
         """Ask it to end, and return its exit status."""
@@ -163,8 +167,8 @@ def start(tmp_path: Path, spec: ServiceSpec) -> Iterator[Callable[..., Node]]:
     root = directory.home(str(tmp_path / "home"))
     started: list[Node] = []
 
-    def begin(model: Path = MODEL) -> Node:
-        directory.save_spec(root, replace(spec, model=str(model)))
+    def begin(model: Path = MODEL, *, tls: bool = False) -> Node:
+        directory.save_spec(root, replace(spec, model=str(model), replica_tls=tls))
         hidden = ("SLURM_", "SUBMITIT_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         with (root / "node.log").open("ab") as log:
@@ -194,7 +198,8 @@ def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Nod
     assert list(said.phases) == ["STARTING", "LOADING", "READY"]
     assert (said.host, said.slots, said.cause) == ("127.0.0.1", 1, None)
     assert node.ask(None).status_code == 401
-    assert node.ask("wrong").status_code == 401
+    with pytest.raises(NotProved):
+        node.ask("wrong")
     answer = node.ask(node.secret())
     assert "Jane Austen" in answer.json()["choices"][0]["message"]["content"]
     family, folder, secret = node.family(), node.folder(), node.secret()
@@ -212,6 +217,19 @@ def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Nod
     with pytest.raises(httpx.ConnectError):
         node.ask(secret)
     assert secret not in node.told()
+
+
+def test_with_tls_its_record_has_the_certificate_and_its_folder_the_key(
+    start: Callable[..., Node],
+) -> None:
+    node = start(tls=True)
+    said = node.until(Phase.READY)
+    assert said.certificate is not None
+    assert (node.folder() / "sidecar.key").stat().st_mode & 0o777 == 0o600
+    assert node.ask(node.secret()).status_code == 200
+    with pytest.raises(httpx.RemoteProtocolError):
+        node.ask(None)
+    assert node.end() == 0
 
 
 @pytest.mark.parametrize("victim", ["engine", "sidecar"])

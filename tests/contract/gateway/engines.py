@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from gateway_lite.upstream import handshake
+from gateway_lite.upstream.handshake import ReplicaHandshake
+from hpc import peer_proof
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+SECRETS: dict[int, str] = {}
+"""Secrets of the replicas that are played here, by port; what listens at no such port proves none.
+"""
 FRAME = 'data: {{"choices":[{{"index":0,"delta":{{"content":"t{}"}}}}]}}\n\n'
 
 
@@ -51,6 +58,7 @@ class Engine:
     secret: str | None = None
     status: int | None = None
     seen: list[Seen] = field(default_factory=list)
+    proofs: dict[Any, ReplicaHandshake] = field(default_factory=dict)
     go: threading.Event = field(default_factory=threading.Event)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -61,6 +69,8 @@ class Engine:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        if not self._proved(scope):
+            return await self._shake(scope, send)
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         request = Seen(scope["path"], headers, _read(body), began_at=time.monotonic())
         self._note(lambda: self.seen.append(request))
@@ -74,6 +84,27 @@ class Engine:
         await asyncio.gather(work, gone, return_exceptions=True)
         if work.done() and not work.cancelled():
             work.result()
+        return None
+
+    def _proved(self, scope: Any) -> bool:
+        """Return whether a connection may ask, as it may wherever no secret is held."""
+        if scope["server"][1] not in SECRETS:
+            return True
+        known = self.proofs.get(scope["client"])
+        return known is not None and known.state == "done" and scope["path"] != handshake.PATH
+
+    async def _shake(self, scope: Any, send: Any) -> None:
+        """Answer one message of the handshake, as a sidecar does."""
+        headers, port = dict(scope["headers"]), scope["server"][1]
+        lines = None
+        if scope["path"] == handshake.PATH:
+            if peer_proof.CHALLENGE.encode() in headers:
+                self.proofs[scope["client"]] = ReplicaHandshake(SECRETS[port].encode(), port)
+            lines = self.proofs[scope["client"]].answer(headers)
+        told = [line.split(b": ") for line in (lines or b"").split(b"\r\n") if line]
+        start = {"type": "http.response.start", "status": 401 if lines is None else 200}
+        await send({**start, "headers": [*told, (b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _answer(self, request: Seen, send: Any) -> None:
         ask = request.body
@@ -166,6 +197,7 @@ def serve(engine: Engine, unix: Path | None = None) -> Iterator[str]:
     if unix is None:
         sock = socket.create_server(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        SECRETS.pop(sock.getsockname()[1], None)  # of an earlier engine at this port
     else:
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(str(unix))
@@ -196,7 +228,9 @@ class Raw:
         self._sock = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self.connections = 0
-        self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
+        self.port: int = self._sock.getsockname()[1]
+        SECRETS.pop(self.port, None)
+        self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -213,6 +247,8 @@ class Raw:
 
     def _play(self, connection: socket.socket, number: int) -> None:
         with connection, contextlib.suppress(OSError):
+            if self.port in SECRETS:
+                shake(connection, ReplicaHandshake(SECRETS[self.port].encode(), self.port))
             self._script(connection, number)
 
     def close(self) -> None:
@@ -222,6 +258,14 @@ class Raw:
         self._thread.join(5)
         for connection in self._open:
             connection.close()
+
+
+def shake(connection: socket.socket, own: ReplicaHandshake) -> None:
+    """Answer a gateway's handshake, as a sidecar does."""
+    while own.state in ("challenge", "proof"):
+        lines = read_request(connection).partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+        told = own.answer(dict(line.split(b": ") for line in lines)) or b""
+        connection.sendall(b"HTTP/1.1 200 OK\r\n%bcontent-length: 0\r\n\r\n" % told)
 
 
 def read_request(connection: socket.socket) -> bytes:

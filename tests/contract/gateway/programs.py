@@ -14,14 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpcore
 import httpx
 
+from gateway_lite.upstream.handshake import GatewayHandshake
+from gateway_lite.upstream.pool import tls_context
 from hpc.keys import store as key_store
 from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.node.certificate import make_certificate
 from hpc.state import directory, files
+from tests.contract.gateway.engines import SECRETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 REPO = Path(__file__).parents[3]
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -53,6 +58,8 @@ class Running:
     port: int
     key: str
     log: Path
+    sidecar: bool = False
+    certificate: str | None = None
 
     @property
     def url(self) -> str:
@@ -62,9 +69,21 @@ class Running:
     def client(self, **more: Any) -> httpx.Client:
         """Return a client that has the key."""
         auth = {"authorization": f"Bearer {self.key}"}
+        if self.sidecar:
+            more["transport"] = proving_transport(self.key, self.port, self.certificate)
+            auth = {}
         return httpx.Client(
             base_url=self.url, headers=auth, trust_env=False, timeout=PATIENCE_S, **more
         )
+
+    def connect(self, timeout: float = PATIENCE_S) -> socket.socket:
+        """Return a connection on which requests may be sent; a sidecar's has proved itself."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        if self.certificate is not None:
+            sock = tls_context(self.certificate).wrap_socket(sock)
+        if self.sidecar:
+            prove(sock.sendall, sock.recv, self.key, self.port)
+        return sock
 
     def post(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> httpx.Response:
         """Ask once."""
@@ -75,6 +94,45 @@ class Running:
         """Ask it to end and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
+
+
+def prove(
+    send: Callable[[bytes], object], receive: Callable[[int], bytes], secret: str, port: int
+) -> None:
+    """Do the gateway's part of the handshake on a new connection to a sidecar."""
+    handshake = GatewayHandshake(secret, port)
+    send(handshake.request)
+    while not handshake.done:
+        if said := handshake.feed(receive(65536)):
+            send(said)
+
+
+class _Proving(httpcore.SyncBackend):
+    """Connections of httpx that prove themselves to a sidecar."""
+
+    def __init__(self, secret: str, port: int, certificate: str | None) -> None:
+        super().__init__()
+        self._secret, self._port, self._certificate = secret, port, certificate
+
+    def connect_tcp(self, *args: Any, **more: Any) -> httpcore.NetworkStream:
+        stream = super().connect_tcp(*args, **more)
+        if self._certificate is not None:
+            stream = stream.start_tls(tls_context(self._certificate))
+        try:
+            prove(stream.write, stream.read, self._secret, self._port)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+
+def proving_transport(
+    secret: str, port: int, certificate: str | None = None
+) -> httpx.HTTPTransport:
+    """Return a transport of httpx for a sidecar; its URLs are http also with TLS."""
+    transport = httpx.HTTPTransport()
+    transport._pool = httpcore.ConnectionPool(network_backend=_Proving(secret, port, certificate))
+    return transport
 
 
 def workers(gateway: Running) -> list[int]:
@@ -137,19 +195,39 @@ def run_gateway(
 
 
 @contextlib.contextmanager
-def run_sidecar(folder: Path, upstream: list[str], *more: str) -> Iterator[Running]:
-    """Run a sidecar in front of an engine."""
+def run_sidecar(
+    folder: Path,
+    upstream: list[str],
+    *more: str,
+    tls: bool = False,
+    key: str = "the-secret",
+) -> Iterator[Running]:
+    """Run a sidecar in front of an engine.
+
+    Args:
+        folder: folder for its files.
+        upstream: arguments that name the engine.
+        more: further arguments.
+        tls: give it a certificate.
+        key: the secret that both sides prove.
+    """
     secret = folder / "secret"
-    files.write_text(secret, "the-secret\n")
+    files.write_text(secret, key + "\n")
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
     argv = ["sidecar", *upstream, "--secret-file", str(secret), "--ready-file", str(ready), *more]
+    certificate = None
+    if tls:
+        made = make_certificate(folder)
+        argv += ["--tls-cert", str(made.cert), "--tls-key", str(made.key)]
+        certificate = made.pem
     env = {**environment(), "ENGINE_KEY": "engine-key"}
     log = folder / "sidecar.log"
     with _program(argv, log, env) as process:
         wait_until(lambda: ready.exists() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
-        yield Running(process, json.loads(ready.read_text())["port"], "the-secret", log)
+        port = json.loads(ready.read_text())["port"]
+        yield Running(process, port, key, log, sidecar=True, certificate=certificate)
 
 
 def save_service(home: Path, name: str = "m", replicas: int = 1) -> None:
@@ -176,7 +254,10 @@ def save_replica(
         beat_at=time.time() + directory.STALE_S - 5,
     )
     directory.save_endpoint(home, replace(plain, **more))
-    return directory.load_secret(home, "m", number) or directory.new_secret(home, "m", number)
+    secret = directory.load_secret(home, "m", number) or directory.new_secret(home, "m", number)
+    if phase is Phase.READY:
+        SECRETS[int(port)] = secret
+    return secret
 
 
 @contextlib.contextmanager

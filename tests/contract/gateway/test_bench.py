@@ -1,4 +1,4 @@
-"""The benchmark measures our own gateway and sidecar, and says what it found."""
+"""The benchmark measures our own gateway, with and without a replica, and says what it found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scripts.bench import report
 
+OURS = ("ours", "ours-replica", "ours-replica-tls")
 PROJECT = Path(__file__).resolve().parents[3]
 
 
@@ -21,19 +22,19 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
 def test_it_measures_ours_and_keeps_what_it_found(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     quick = ["--rounds=1", "--secs=0.3", "--redo=0", "--no-pin", "--cells=u16,s64"]
-    what = ["--only=ours,ours-sidecar", "--batteries=check,perf", "--base=ours-sidecar"]
+    what = [f"--only={','.join(OURS)}", "--batteries=check,perf", "--base=ours-replica"]
     done = bench(*quick, *what, f"--out={file}")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
 
-    for name in ("ours", "ours-sidecar"):
+    for name in OURS:
         assert found["check"][name]["unary"]["same"]
         assert found["check"][name]["sse"]["same"]
         assert found["check"][name]["sse"]["frames"] == 200
         assert found["perf"]["u16"][name][0]["n"] > 0
         assert found["perf"]["s64"][name][0]["cpu_us"] > 0
         assert report.Costs(found["perf"]).bad(name) == 0
-    assert bench(f"--show={file}", "--base=ours-sidecar").stdout.strip() in done.stdout
+    assert bench(f"--show={file}", "--base=ours-replica").stdout.strip() in done.stdout
 
 
 def test_a_peer_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
@@ -51,4 +52,4 @@ def test_an_unknown_name_is_refused() -> None:
     done = bench("--only=apache")
 
     assert done.returncode == 2
-    assert "'apache' is not one of ours, ours-sidecar, nginx" in done.stderr
+    assert "'apache' is not one of ours, ours-replica, ours-replica-tls, nginx" in done.stderr

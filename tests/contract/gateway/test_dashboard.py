@@ -107,7 +107,7 @@ def test_requests_are_shown_at_once(gateway: Running) -> None:
 def test_what_is_under_way_is_shown(home: Path, engine: Engine) -> None:
     save_service(home, replicas=2)
     with serve(engine) as url:
-        engine.secret = save_replica(home, url, slots=1, ends_at=4e9)
+        save_replica(home, url, slots=1, ends_at=4e9)
         save_replica(home, url, number=1, phase=Phase.LOADING)
         with run_gateway(home) as gateway:
             held = [send(gateway, {"stream": True, "hold": True}) for _ in range(2)]

@@ -124,7 +124,7 @@ def test_replicas_are_shown_with_their_jobs_and_time(page: Page, home: Path) -> 
     engine = Engine()
     save_service(home, replicas=3)
     with serve(engine) as url:
-        engine.secret = save_replica(home, url, ends_at=9e9, job_id="4711")
+        save_replica(home, url, ends_at=9e9, job_id="4711")
         save_replica(home, url, number=1, phase=Phase.FAILED, cause=STRANGE)
         with run_gateway(home) as gateway:
             enter(page, gateway)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ import pytest
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
     BODY,
-    PATIENCE_S,
     Running,
     run_gateway,
     run_sidecar,
@@ -23,6 +21,7 @@ from tests.contract.gateway.programs import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 LONG_S = 20
@@ -37,22 +36,23 @@ WINDOWS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=["gateway", "sidecar", "both"])
+@pytest.fixture(params=["gateway", "sidecar", "both", "both with TLS"])
 def front(request: Any, home: Path, engine: Engine, tmp_path: Path) -> Iterator[Running]:
     """Put a gateway, a sidecar, or one behind the other in front of the engine."""
     if request.param == "gateway":
         with serve(engine) as url, run_gateway(home, {"m": url}) as running:
             yield running
         return
+    tls = request.param.endswith("TLS")
     with (
         serve(engine, tmp_path / "e.sock") as path,
-        run_sidecar(tmp_path, ["--upstream-unix", path]) as sidecar,
+        run_sidecar(tmp_path, ["--upstream-unix", path], tls=tls) as sidecar,
     ):
         if request.param == "sidecar":
             yield sidecar
             return
         save_service(home)
-        secret = save_replica(home, sidecar.url)
+        secret = save_replica(home, sidecar.url, certificate=sidecar.certificate)
         assert secret != sidecar.key
         (home / "services/m/replicas/0/secret").write_text(sidecar.key)
         with run_gateway(home) as running:
@@ -62,7 +62,7 @@ def front(request: Any, home: Path, engine: Engine, tmp_path: Path) -> Iterator[
 def send(front: Running, body: dict[str, Any]) -> socket.socket:
     """Send a request and leave the connection open."""
     content = json.dumps({**BODY, **body}).encode()
-    sock = socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE_S)
+    sock = front.connect()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
         f"authorization: Bearer {front.key}\r\ncontent-length: {len(content)}\r\n\r\n"
@@ -109,7 +109,7 @@ def test_a_client_that_stops_reading_does_not_fill_our_memory(
 def test_leaving_a_queue_gives_the_place_to_the_next(home: Path, engine: Engine) -> None:
     save_service(home)
     with serve(engine) as url, run_gateway(home) as gateway:
-        engine.secret = save_replica(home, url, slots=1)
+        save_replica(home, url, slots=1)
         with gateway.client() as client:
             while client.get("/v1/models/m").status_code != 200:
                 time.sleep(0.05)

@@ -111,7 +111,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> str:
     engine = Engine()
     save_service(home, replicas=2)
     with serve(engine) as url, dead_address() as dead:
-        engine.secret = save_replica(home, url)
+        save_replica(home, url)
         save_replica(home, dead, number=1)
         with run_gateway(home) as gateway:
             for number in range(8):

@@ -14,7 +14,7 @@ from gateway_lite.settings import GatewaySettings
 from hpc.keys import store as key_store
 from hpc.model import Phase
 from hpc.state import directory, files
-from tests.contract.gateway.engines import Engine, serve
+from tests.contract.gateway.engines import SECRETS, Engine, serve
 from tests.contract.gateway.programs import (
     Running,
     run_gateway,
@@ -70,11 +70,11 @@ def test_a_replica_joins_when_ready_and_leaves_when_its_heart_stops(
 ) -> None:
     save_service(home)
     with serve(engine) as url, run_gateway(home) as gateway:
-        engine.secret = save_replica(home, url)
+        save_replica(home, url)
         wait_phase(gateway, "READY", ready=1)
         answer = gateway.post({})
         assert (answer.status_code, answer.headers["x-gateway-backend"]) == (200, "m/0")
-        assert engine.seen[-1].headers["authorization"] == f"Bearer {engine.secret}"
+        assert "authorization" not in engine.seen[-1].headers
         save_replica(home, url, beat_at=time.time() - directory.STALE_S - 1)
         wait_phase(gateway, "STOPPED")
         assert gateway.post({}).status_code == 503
@@ -85,22 +85,26 @@ def test_a_replica_joins_when_ready_and_leaves_when_its_heart_stops(
 def test_a_new_secret_is_read_when_the_old_one_is_refused(home: Path, engine: Engine) -> None:
     save_service(home)
     with serve(engine) as url, run_gateway(home) as gateway:
-        old = engine.secret = save_replica(home, url)
+        port = int(url.rpartition(":")[2])
+        save_replica(home, url)
         wait_phase(gateway, "READY", ready=1)
         assert gateway.post({}).status_code == 200
-        engine.secret = directory.new_secret(home, "m", 0)
-        assert engine.secret != old
+        SECRETS[port] = directory.new_secret(home, "m", 0)
+        engine.proofs.clear()
         assert gateway.post({}).status_code == 200
-        engine.secret = "something else"
+        SECRETS[port] = "something else"
+        engine.proofs.clear()
+        before = len(engine.seen)
         answer = gateway.post({})
         assert answer.status_code == 502
-        assert "refuses the gateway's secret" in answer.json()["error"]["message"]
+        assert "does not prove that it is the replica" in answer.json()["error"]["message"]
+        assert len(engine.seen) == before
 
 
 def test_one_slot_means_one_request_at_a_time(home: Path, engine: Engine) -> None:
     save_service(home)
     with serve(engine) as url, run_gateway(home) as gateway:
-        engine.secret = save_replica(home, url, slots=1)
+        save_replica(home, url, slots=1)
         wait_phase(gateway, "READY", ready=1)
         bodies = [{"wait": 0.1, "stream": n % 2 == 0} for n in range(6)]
         codes = []
@@ -121,7 +125,7 @@ def test_a_file_system_that_hangs_stops_nothing(home: Path, engine: Engine) -> N
     """A read that never returns: what is known is served, and the gateway still ends."""
     save_service(home)
     with serve(engine) as url, run_gateway(home) as gateway:
-        engine.secret = save_replica(home, url)
+        save_replica(home, url)
         wait_phase(gateway, "READY", ready=1)
         record = home / "services/m/replicas/0/endpoint.json"
         record.unlink()
@@ -134,7 +138,7 @@ def test_a_file_system_that_hangs_stops_nothing(home: Path, engine: Engine) -> N
 def test_a_state_directory_that_is_gone_stops_nothing(home: Path, engine: Engine) -> None:
     save_service(home)
     with serve(engine) as url, run_gateway(home) as gateway:
-        engine.secret = save_replica(home, url)
+        save_replica(home, url)
         wait_phase(gateway, "READY", ready=1)
         away = home.rename(home.parent / "away")
         time.sleep(3)

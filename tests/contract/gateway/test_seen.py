@@ -181,7 +181,7 @@ def test_a_client_that_leaves_is_told_from_one_that_is_done(
 def test_the_wait_for_a_slot_is_seen(home: Path, engine: Engine) -> None:
     save_service(home)
     with serve(engine) as url:
-        engine.secret = save_replica(home, url, slots=1)
+        save_replica(home, url, slots=1)
         with run_gateway(home) as gateway:
             first = send(gateway, {"stream": True, "hold": True})
             assert engine.wait_seen(1)

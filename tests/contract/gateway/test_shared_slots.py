@@ -64,7 +64,7 @@ def url(engine: Engine) -> Iterator[str]:
 @pytest.fixture
 def gateway(home: Path, engine: Engine, url: str) -> Iterator[Running]:
     save_service(home)
-    engine.secret = save_replica(home, url, slots=1, beat_at=4e9)
+    save_replica(home, url, slots=1, beat_at=4e9)
     with run_gateway(home, None, "--workers", str(WORKERS)) as running:
         wait_until(lambda: len(workers(running)) == WORKERS)
         wait_until(lambda: all(ask(running).status_code == 200 for _ in range(8)))

@@ -37,11 +37,14 @@ class Answer:
 
 
 class Wire:
-    """One connection."""
+    """One connection; a stranger's has the wrong key, and proves nothing to a sidecar."""
 
-    def __init__(self, front: Running, timeout: float = 15.0) -> None:
-        self._key = front.key
-        self.sock = socket.create_connection(("127.0.0.1", front.port), timeout=timeout)
+    def __init__(self, front: Running, timeout: float = 15.0, *, stranger: bool = False) -> None:
+        self._key = f"x{front.key}" if stranger else front.key
+        address = ("127.0.0.1", front.port)
+        self.sock = (
+            socket.create_connection(address, timeout) if stranger else front.connect(timeout)
+        )
         self._file = self.sock.makefile("rb")
 
     def __enter__(self) -> Wire:  # noqa: PYI034 - Self is not in Python 3.10

@@ -76,6 +76,15 @@ def test_a_ready_replica_with_a_secret_takes_requests(root: Path) -> None:
     assert replica.name == "m/0"
 
 
+def test_a_certificate_in_the_record_makes_the_address_one_of_tls(root: Path) -> None:
+    directory.save_spec(root, SPEC)
+    directory.save_endpoint(root, replace(READY, certificate="PEM"))
+    directory.new_secret(root, "m", 0)
+    (replica,) = Scanner(root).scan(NOW).models["m"].replicas
+    assert (replica.url, replica.certificate) == ("https://node1:4000", "PEM")
+    assert replica.peer == (replica.url, replica.secret, "PEM")
+
+
 def test_the_best_phase_speaks_for_the_model(root: Path) -> None:
     directory.save_spec(root, replace(SPEC, replicas=3))
     scanner = Scanner(root)
@@ -146,9 +155,9 @@ def test_static_backends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = Scanner(root, backends).scan(NOW).models
     assert list(models) == ["a", "m"]
     assert models["a"].replicas[0].url == "http://h:1"
-    assert models["a"].replicas[0].secret is None
+    assert models["a"].replicas[0].token is None
     assert [replica.name for replica in models["m"].replicas] == ["m", "m/0"]
-    assert models["m"].replicas[0].secret == "k"
+    assert models["m"].replicas[0].token == "k"
 
 
 def test_an_ipv6_host_makes_an_address(root: Path) -> None:

@@ -71,6 +71,19 @@ def test_an_unquoted_time_is_a_time_of_day_to_yaml_but_not_to_us(tmp_path: Path)
     assert (spec.resources.time_min, spec.resources.mem_mb) == (720, 4096)
 
 
+def test_tls_of_replicas_is_off_unless_site_or_service_say_so(tmp_path: Path) -> None:
+    models = write(tmp_path, MANAGED)
+    assert config.load(models_file=models).services["m"].replica_tls is False
+    site = tmp_path / "config/hpc-serve/site.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text("replica_tls: true\n")
+    assert config.load(models_file=models).services["m"].replica_tls is True
+    models = write(tmp_path, MANAGED + "    replica_tls: false\n")
+    assert config.load(models_file=models).services["m"].replica_tls is False
+    with pytest.raises(ConfigError, match=r"replica_tls"):
+        config.load(models_file=write(tmp_path, MANAGED + "    replica_tls: maybe\n"))
+
+
 def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Default < site < file < environment < flag, each seen to win over the one before."""
     site = tmp_path / "config/hpc-serve/site.yaml"
