@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -10,6 +11,8 @@ import httpx
 from hpc.batch.input import intake, jsonl
 from hpc.batch.input.jsonl import BadLine
 from hpc.errors import ConfigError
+from hpc.keys import store as key_store
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
@@ -127,6 +130,26 @@ def _of_request(one: InputRequest, endpoint: str, models: Container[str]) -> Any
         told = f"the model {str(model)[:100]!r} does not exist, or this key may not use it"
         return error("model_not_found", told, one.number, "body.model")
     return None
+
+
+def check_key(root: Path, key: str) -> None:
+    """Check that the key of a batch is in force.
+
+    Args:
+        root: the state directory.
+        key: id of the client key.
+
+    Raises:
+        RefusedError: the key is revoked or has expired.
+        HpcServeError: the keys file is not usable at the moment.
+    """
+    if key == key_store.ANONYMOUS_ID:
+        return
+    now = datetime.now(timezone.utc)
+    known = key_store.load(directory.keys_path(root))
+    if not any(one.id == key and one.in_force(now) for one in known):
+        told = "the key of this batch has been revoked or has expired"
+        raise RefusedError("failed", error("invalid_api_key", told))
 
 
 def models_of(url: str, key: str) -> set[str] | None:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 STAFF_S = 5.0
 """Seconds between two attempts to start a worker."""
-PASS_S = 3600
+TOKEN_S = 3600
 """Seconds that a batch token outlives its batch, as clocks differ."""
 
 
@@ -103,6 +103,10 @@ class BatchRun:
 
     def _end(self, status: str, **changes: Any) -> None:
         self._save(status=status, ended_at=int(time.time()), **changes)
+        self._close()
+
+    def _close(self) -> None:
+        batch_tokens.end(self._office.root, self._order.key, self._order.id)
         batch_records.close(self._office.root, self._order.key, self._order.id)
 
     def _why(self) -> str | None:
@@ -133,10 +137,11 @@ class BatchRun:
             batch_records.file_dir(self._office.root, self._order.key, self._order.file) / "content"
         )
         try:
-            target, models = self._wait_for_gateway()
+            target = self._wait_for_gateway()
             if target is None:
                 return None
-            checked = input_check.read(content, self._order.endpoint, models)
+            input_check.check_key(self._office.root, self._order.key)
+            checked = input_check.read(content, self._order.endpoint, self._order.models)
         except input_check.RefusedError as refused:
             self._end(refused.status, errors=refused.errors)
             return None
@@ -152,24 +157,22 @@ class BatchRun:
         self._note_begin(spec)
         return spec
 
-    def _wait_for_gateway(self) -> tuple[BatchTarget | None, set[str]]:
-        """Return the gateway as the target, and the model names open to the key; None when closing.
+    def _wait_for_gateway(self) -> BatchTarget | None:
+        """Return the gateway as the target; None when closing.
 
         Raises:
             RefusedError: the batch ended before its start.
         """
-        secret = batch_tokens.ensure(batch_tokens.path(self._office.root))
-        ends_at = self._order.expires_at + PASS_S
-        key = batch_tokens.issue(secret, self._order.key, self._order.id, ends_at)
+        ends_at = self._order.expires_at + TOKEN_S
+        key = batch_tokens.grant(self._office.root, self._order.key, self._order.id, ends_at)
         while not self._office.closing.is_set():
             why, url = self._why(), self._office.url()
             if why is not None:
                 raise input_check.RefusedError(why)
-            models = None if url is None else input_check.models_of(url, key)
-            if url is not None and models is not None:
-                return BatchTarget(url, key), models
+            if url is not None:
+                return BatchTarget(url, key)
             self._office.closing.wait(LOOK_S)
-        return None, set()
+        return None
 
     def _watch(self, spec: BatchSpec) -> str | None:
         """Return the batch's final status; None when the processor closes."""
@@ -268,7 +271,7 @@ class BatchRun:
 
     def _clean(self) -> None:
         """Remove the working files of the finished batch."""
-        batch_records.close(self._office.root, self._order.key, self._order.id)
+        self._close()
         self._merged.unlink(missing_ok=True)
         if self.progress.batch is not None:
             folder = directory.batch_dir(self._office.root, self.progress.batch)
