@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from hpc.model import GatewayRecord
 
+URL = "http://localhost"
+"""Address in requests to a gateway; its record names the way, at each connection anew."""
 PROVE_S = 10.0
 """Seconds for a connection with its proof; an impostor may send a byte now and then for ever."""
 ANSWER_S = 30.0
@@ -123,7 +125,7 @@ def connect(record: GatewayRecord) -> socket.socket:
 
 def not_reached(record: GatewayRecord, reason: Exception | None) -> NotReached:
     """Return the error for a gateway that no way led to."""
-    told = "its record has no secret" if reason is None else reason
+    told = "its record has no secret" if reason is None else str(reason) or "no answer in time"
     return NotReached(f"the gateway on {record.hostname} cannot be reached: {told}")
 
 

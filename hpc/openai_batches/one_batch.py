@@ -18,10 +18,10 @@ from hpc.batch import submit as batch_submit
 from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger import heartbeats
 from hpc.batch.ledger.filesystem import RealFileSystem
-from hpc.batch.model import BatchTarget
 from hpc.batch.worker import pause_rules
 from hpc.config import Site
 from hpc.errors import BatchError, StateError
+from hpc.gateway import reach
 from hpc.jobs import api as jobs
 from hpc.keys import batch_tokens
 from hpc.openai_batches import input_check, output_files
@@ -29,7 +29,6 @@ from hpc.openai_batches import records as batch_records
 from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from hpc.batch.model import BatchSpec
@@ -51,16 +50,18 @@ class ProcessorContext:
     Attributes:
         root: state directory.
         hostname: name of this machine.
-        url: returns the gateway's address, or None while no gateway runs.
         closing: set when the processor ends; batches in progress stay as they are.
         one_at_a_time: lock held while workers are submitted.
     """
 
     root: Path
     hostname: str
-    url: Callable[[], str | None]
     closing: Event = field(default_factory=Event)
     one_at_a_time: Lock = field(default_factory=Lock)
+
+    def serves(self) -> bool:
+        """Return whether this machine's gateway runs."""
+        return reach.here(self.root) is not None
 
 
 class BatchRun:
@@ -137,8 +138,8 @@ class BatchRun:
             batch_records.file_dir(self._office.root, self._order.key, self._order.file) / "content"
         )
         try:
-            target = self._wait_for_gateway()
-            if target is None:
+            token = self._wait_for_gateway()
+            if token is None:
                 return None
             input_check.check_key(self._office.root, self._order.key)
             checked = input_check.read(content, self._order.endpoint, self._order.models)
@@ -146,10 +147,12 @@ class BatchRun:
             self._end(refused.status, errors=refused.errors)
             return None
         self._save(total=checked.total)
-        return self._launch(content, target)
+        return self._launch(content, token)
 
-    def _launch(self, content: Path, target: BatchTarget) -> BatchSpec:
-        wanted = batch_submit.BatchOptions(content, self._merged, None, target=target)
+    def _launch(self, content: Path, token: str) -> BatchSpec:
+        wanted = batch_submit.BatchOptions(
+            content, self._merged, None, by_gateway=True, token=token
+        )
         with self._office.one_at_a_time:
             spec = batch_submit.submit(
                 self._office.root, wanted, engine=None, cluster="local", site=Site()
@@ -157,20 +160,20 @@ class BatchRun:
         self._note_begin(spec)
         return spec
 
-    def _wait_for_gateway(self) -> BatchTarget | None:
-        """Return the gateway as the target; None when closing.
+    def _wait_for_gateway(self) -> str | None:
+        """Return the batch's token as soon as a gateway runs; None when closing.
 
         Raises:
             RefusedError: the batch ended before its start.
         """
         ends_at = self._order.expires_at + TOKEN_S
-        key = batch_tokens.grant(self._office.root, self._order.key, self._order.id, ends_at)
+        token = batch_tokens.grant(self._office.root, self._order.key, self._order.id, ends_at)
         while not self._office.closing.is_set():
-            why, url = self._why(), self._office.url()
+            why = self._why()
             if why is not None:
                 raise input_check.RefusedError(why)
-            if url is not None:
-                return BatchTarget(url, key)
+            if self._office.serves():
+                return token
             self._office.closing.wait(LOOK_S)
         return None
 
@@ -199,15 +202,10 @@ class BatchRun:
         self._save(completed=good, failed=failed, errors=told)
 
     def _staff(self, folder: Path, spec: BatchSpec) -> None:
-        """Keep a worker running that uses the gateway's current address, unless paused."""
-        url, at_work = self._office.url(), batch_control.here(folder)
-        if url is None or _control(folder):
+        """Keep a worker running, unless paused; it finds the gateway's current address itself."""
+        if not self._office.serves() or _control(folder):
             return
-        if (files.read_text(BatchFolder(folder).url) or "").strip() != url:
-            # A worker reads the address once, at its start; the next call starts a new worker.
-            files.write_text(BatchFolder(folder).url, url)
-            jobs.drain(at_work)
-        elif not at_work and time.monotonic() - self._staffed_at > STAFF_S:
+        if not batch_control.here(folder) and time.monotonic() - self._staffed_at > STAFF_S:
             self._staffed_at = time.monotonic()
             with self._office.one_at_a_time:
                 batch_submit.submit_workers(self._office.root, spec, 1, "local", Site(), {})
