@@ -37,7 +37,6 @@ from gateway_lite.telemetry.observer import RequestObserver
 from gateway_lite.telemetry.workers import DASHBOARD, METRICS, WorkerMessages
 from gateway_lite.upstream.pool import Upstream
 from gateway_lite.wire.write_batching import WriteBatcher
-from hpc.keys import batch_tokens
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -103,8 +102,7 @@ class Gateway:
         # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
-        secret = batch_tokens.path(root)
-        keys = ClientKeys(directory.keys_path(root), anonymous=anonymous, token_secret=secret)
+        keys = ClientKeys(root, anonymous=anonymous)
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
         self._job_statuses = _job_statuses(root, group)
@@ -168,12 +166,13 @@ class Gateway:
     def _make_pages(self, root: Path, keys: ClientKeys, dashboard: Dashboard) -> App:
         """Return the application for all paths but those of engines, behind the check of keys."""
         metrics = self._seen.render if self._messages is None else self._messages.metrics
+        status = StatusPages(self._known, self._models, metrics, lambda: self._table.aliases)
         pages = [
-            *StatusPages(self._known, self._models, metrics, lambda: self._table.aliases).routes(),
+            *status.routes(),
             *OllamaPages(self._known).routes(),
             *dashboard.routes(),
             *FilePages(root, self._largest_file).routes(),
-            *BatchPages(root, self._largest_file).routes(),
+            *BatchPages(root, self._largest_file, status.open_names).routes(),
         ]
         return AuthMiddleware(
             _router([*pages, *Documents(_served(pages)).routes()]),

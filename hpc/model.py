@@ -269,6 +269,7 @@ class GatewayRecord:
         reload: outcome of the last readings of models.yaml.
         proof_secret: secret of this start, by which the gateway proves itself; never printed.
         socket: path of the gateway's Unix socket, or None.
+        process: identity of the gateway's process, by ``hpc.processes.by_pid``.
     """
 
     hostname: str
@@ -282,4 +283,5 @@ class GatewayRecord:
     reload: Reload = field(default_factory=Reload)
     proof_secret: str = field(default="", repr=False)
     socket: str | None = None
+    process: str = ""
     schema: int = 1

@@ -76,15 +76,27 @@ def listing(
         created: Unix time given for all models.
         allows: returns whether the requesting key may use a name.
     """
+    names = open_names(catalog, aliases, allows)
+    data = [
+        described(catalog.models[model], name, created=created) for name, model in names.items()
+    ]
+    return {"object": "list", "data": data}
+
+
+def open_names(
+    catalog: Catalog, aliases: Mapping[str, str], allows: Callable[[str], bool]
+) -> dict[str, str]:
+    """Return the names that a key may use, aliases included, each with the model behind the name.
+
+    Args:
+        catalog: the known models.
+        aliases: model by alias.
+        allows: returns whether the requesting key may use a name.
+    """
     names = {name: name for name in catalog.models} | {
         alias: name for alias, name in aliases.items() if name in catalog.models
     }
-    data = [
-        described(catalog.models[model], name, created=created)
-        for name, model in names.items()
-        if allows(name) or allows(model)
-    ]
-    return {"object": "list", "data": data}
+    return {name: model for name, model in names.items() if allows(name) or allows(model)}
 
 
 def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
@@ -142,6 +154,14 @@ class StatusPages:
             Route("/version", self.version),
             Route("/metrics", self.metrics),
         ]
+
+    def open_names(self, allows: Callable[[str], bool]) -> tuple[str, ...]:
+        """Return the names that a key may use at present.
+
+        Raises:
+            ApiError: the state directory was not read yet.
+        """
+        return tuple(open_names(self._catalog(), self._aliases(), allows))
 
     async def models(self, request: Request) -> JSONResponse:
         """List the models that the key may use."""

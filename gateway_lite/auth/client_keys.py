@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,18 @@ from gateway_lite import errors
 from hpc.errors import ConfigError, StateError
 from hpc.keys import batch_tokens
 from hpc.keys import store as key_store
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+READ_S = 5.0
+"""Age of the last complete read of the keys beyond which the file system counts as hanging."""
+
 ANYBODY = key_store.ClientKey(
-    id="00000000",
+    id=key_store.ANONYMOUS_ID,
     name="anonymous",
     sha256="0" * 64,
     created=datetime.fromtimestamp(0, timezone.utc),
@@ -30,18 +35,17 @@ class ClientKeys:
     ``refresh`` blocks and runs in the watching thread; ``find`` never blocks.
 
     Args:
-        path: path of keys.yaml.
+        root: the state directory, with keys.yaml and the marks of batches in progress.
         anonymous: admit requests without any key; a wrong key stays wrong.
-        token_secret: path of the secret that signs batch tokens; None accepts no batch token.
     """
 
-    def __init__(
-        self, path: Path, *, anonymous: bool = False, token_secret: Path | None = None
-    ) -> None:
-        self._path = path
+    def __init__(self, root: Path, *, anonymous: bool = False) -> None:
+        self._root = root
+        self._path = directory.keys_path(root)
         self._anonymous = anonymous
-        self._token_secret = token_secret
         self._secret: bytes | None = None
+        self._in_progress: frozenset[batch_tokens.TokenHolder] = frozenset()
+        self._read_at = 0.0
         self._by_id: dict[str, key_store.ClientKey] = {}
         self._stamp: key_store.Stamp | None = None
         self._ring: key_store.Keyring | None = None
@@ -55,8 +59,14 @@ class ClientKeys:
         complaint = ""
         try:
             self._read()
-            if self._token_secret is not None and self._secret is None:
-                self._secret = batch_tokens.ensure(self._token_secret)
+            if self._secret is None:
+                self._secret = batch_tokens.ensure(batch_tokens.path(self._root))
+            known = self._in_progress
+            # Batches that ended; a batch that the event loop adds meanwhile is added again later.
+            self._in_progress = frozenset(
+                one for one in known if batch_tokens.in_progress(self._root, one)
+            )
+            self._read_at = time.monotonic()
         except StateError as error:
             complaint = f"{error}; the last known keys stay in force"
         except ConfigError as error:
@@ -90,16 +100,37 @@ class ClientKeys:
             raise errors.keys_unusable()
         if self._anonymous and not token:
             return ANYBODY
-        if token.startswith(batch_tokens.PREFIX):
-            return self._bearer_of(token)
         return ring.find(token)
 
-    def _bearer_of(self, token: bytes) -> key_store.ClientKey | None:
-        """Return the key in force behind a batch token."""
-        if self._secret is None:
+    def find_for_inference(self, token: bytes) -> key_store.ClientKey | None:
+        """Return the key in force that is presented, or that stands behind a batch token, or None.
+
+        A batch token opens inference alone, so all other paths use ``find``.
+
+        Raises:
+            ApiError: the file is unusable, or was not read yet.
+        """
+        if not token.startswith(batch_tokens.PREFIX):
+            return self.find(token)
+        if self._secret is None or self._ring is None:
             raise errors.keys_unusable()
-        name = batch_tokens.holder(self._secret, token)
-        if self._anonymous and name == ANYBODY.id:
+        holder = batch_tokens.holder(self._secret, token)
+        if holder is None or not self._is_in_progress(holder):
+            return None
+        if self._anonymous and holder.key == ANYBODY.id:
             return ANYBODY
-        key = self._by_id.get(name or "")
+        key = self._by_id.get(holder.key)
         return key if key is not None and key.in_force(datetime.now(timezone.utc)) else None
+
+    def _is_in_progress(self, holder: batch_tokens.TokenHolder) -> bool:
+        """Return whether a token's batch is in progress, as of the last half second."""
+        if holder in self._in_progress:
+            return True
+        # A batch's first request: one look at the file system in the event loop, and only while
+        # the watching thread's reads return, since a hanging file system would stop all streams.
+        if time.monotonic() - self._read_at > READ_S:
+            raise errors.keys_unusable()
+        if not batch_tokens.in_progress(self._root, holder):
+            return False
+        self._in_progress |= {holder}
+        return True

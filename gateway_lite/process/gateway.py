@@ -21,6 +21,7 @@ from gateway_lite.http.server import Server
 from gateway_lite.routing.shared_slots import SlotTable
 from hpc import peer_proof
 from hpc.model import GatewayRecord
+from hpc.processes import by_pid
 from hpc.state import directory
 from hpc.version import __version__
 
@@ -204,14 +205,16 @@ def _record(
 ) -> GatewayRecord:
     host, port = listeners[0].sock.getsockname()[:2]
     now = time.time()
+    pid = os.getpid() if place is None else place.pid
     return GatewayRecord(
         hostname=socket.gethostname(),
         host=host,
         port=port,
-        pid=os.getpid() if place is None else place.pid,
+        pid=pid,
         started_at=now if place is None else place.started_at,
         beat_at=now,
         version=__version__,
         proof_secret=proof_secret,
         socket=next((os.path.abspath(each.path) for each in listeners if each.path), None),  # noqa: PTH100 - as typed
+        process=by_pid.identity(pid) or "",
     )

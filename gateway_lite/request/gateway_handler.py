@@ -152,7 +152,7 @@ class GatewayHandler:
         if self.in_flight.draining:
             raise errors.draining()
         token = bearer(context.request.headers.get(b"authorization", b""))
-        principal = context.principal = self._keys.find(token)
+        principal = context.principal = self._keys.find_for_inference(token)
         if principal is None:
             raise errors.unauthorized()
         record.key = principal.name

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpc.batch import gateway_token
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.folder import DONE, BatchFolder
@@ -123,6 +124,8 @@ def stop(root: Path, batch: str, *, word: str) -> None:
         raise BatchError(f"batch {batch} is done")
     (folder / pause_rules.WHY).unlink(missing_ok=True)
     state_files.write_text(BatchFolder(folder).control, word)
+    if word == "cancel":
+        gateway_token.end(root, batch)
     jobs.drain(batch_submit.handles(folder))
     if word == "cancel":
         _wait_ended(folder)

@@ -40,13 +40,13 @@ class BatchFolder:
         return self.path / "engine.json"
 
     @property
-    def url(self) -> Path:
-        """Address of the server of a batch without engines of its own."""
-        return self.path / "url"
+    def home(self) -> Path:
+        """The state directory."""
+        return self.path.parents[1]
 
     @property
     def key(self) -> Path:
-        """Key or batch token for that server."""
+        """Batch token of a batch that the gateway answers, without engines of its own."""
         return self.path / "key"
 
     @property

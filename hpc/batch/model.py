@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,11 @@ class BatchTarget:
         url: address without ``/v1``.
         key: the server's API key, or None.
         socket: Unix socket of the server, or None.
+        home: state directory whose gateway on this machine is the server, or None; each
+            connection is then proved, and ``url`` and ``socket`` say nothing about its way.
     """
 
     url: str
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     socket: str | None = None
+    home: str | None = None

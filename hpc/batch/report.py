@@ -12,6 +12,7 @@ from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger import claims, heartbeats, merge
 from hpc.batch.model import BatchSpec, BatchTarget
 from hpc.errors import BatchError
+from hpc.gateway import reach
 from hpc.state import files as state_files
 from hpc.state import records
 from hpc.state import records as state_records
@@ -37,16 +38,15 @@ def load(folder: Path) -> BatchSpec:
 
 
 def target(folder: Path) -> BatchTarget:
-    """Return the server for the requests of a batch without engines.
+    """Return the server for the requests of a batch without engines: this machine's gateway.
 
     Raises:
-        BatchError: the batch names no server.
+        BatchError: the batch has no token for the gateway.
     """
-    url = state_files.read_text(BatchFolder(folder).url)
-    if url is None:
-        raise BatchError(f"the batch {folder.name!r} has neither an engine nor a gateway")
-    key = state_files.read_text(BatchFolder(folder).key)
-    return BatchTarget(url.strip(), key.strip() if key else None)
+    token = state_files.read_text(BatchFolder(folder).key)
+    if token is None:
+        raise BatchError(f"the batch {folder.name!r} has neither an engine nor a gateway's token")
+    return BatchTarget(reach.URL, token.strip(), home=str(BatchFolder(folder).home))
 
 
 def report(folder: Path) -> dict[str, Any] | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from hpc.batch import cleanup
+from hpc.batch import cleanup, gateway_token
 from hpc.batch.folder import TODO, BatchFolder
 from hpc.batch.input import intake, parquet
 from hpc.batch.ledger import claims
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.batch.input.jsonl import BadLine, InputRequest
-    from hpc.batch.model import BatchTarget
     from hpc.config import Site
     from hpc.jobs.submission import Cluster
 
@@ -49,7 +48,8 @@ class BatchOptions:
         model: model name for lines without a model, and the only one allowed; None allows any.
         workers: number of jobs.
         extra: further sbatch options, such as begin and dependency.
-        target: the gateway that answers; with None each job starts an engine.
+        by_gateway: let the gateway of this machine answer; otherwise each job starts an engine.
+        token: batch token for the gateway; None grants one of the owner's key.
         skip_bad: leave faulty lines out.
         timeout_s: seconds for one try of a request.
         retries: further tries of a failed request.
@@ -65,7 +65,8 @@ class BatchOptions:
     model: str | None
     workers: int = 1
     extra: Mapping[str, str] | None = None
-    target: BatchTarget | None = None
+    by_gateway: bool = False
+    token: str | None = field(default=None, repr=False)
     skip_bad: bool = False
     timeout_s: float = 600.0
     retries: int = 5
@@ -115,6 +116,7 @@ def submit(
         submit_workers(root, spec, spec.workers, cluster, site, wanted.extra or {})
     except BaseException:
         jobs.cancel(handles(folder))
+        gateway_token.end(root, folder.name)
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return spec
@@ -147,7 +149,7 @@ def _prepare(
         id=folder.name,
         source=str(wanted.path),
         output=str(wanted.output),
-        service=wanted.model if wanted.target else None,
+        service=wanted.model if wanted.by_gateway and wanted.token is None else None,
         rows=seen.good,
         chunk_rows=chunk_rows,
         chunks=-(-seen.good // chunk_rows),
@@ -166,9 +168,8 @@ def _prepare(
         names.claim(TODO, claims.Claim(chunk, 0).name).touch(mode=0o600)
     if engine is not None:
         records.write_record(names.engine, engine)
-    if wanted.target is not None:
-        files.write_text(names.url, wanted.target.url)
-        files.write_text(names.key, wanted.target.key or "")
+    if wanted.token is not None:
+        files.write_text(names.key, wanted.token)
     # Last of all: a folder without spec.json is a batch whose intake is not complete.
     records.write_record(names.spec, spec)
     return spec
@@ -222,6 +223,8 @@ def submit_workers(
         GRACE_S,
         count,
     )
+    if spec.service is not None:
+        gateway_token.grant(root, spec.id)
     task = RunBatch(str(root), spec.id, site.apptainer, resources.gpus)
     made = jobs.submit(task, request, root, cluster=where, site=site)
     try:

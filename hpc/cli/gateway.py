@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 from dataclasses import asdict
@@ -178,8 +179,11 @@ def env(models_file: str | None, home: str | None) -> None:
     from hpc.gateway import owner_access as use
 
     access = use.ensure(directory.home(home), models_file=models_file)
-    click.echo(f"export OPENAI_BASE_URL=http://{access.host}:{access.port}/v1")
+    host = f"[{access.host}]" if ":" in access.host else access.host
+    click.echo(f"export OPENAI_BASE_URL=http://{host}:{access.port}/v1")
     click.echo(f"export OPENAI_API_KEY={access.key}")
+    if access.socket is not None:
+        click.echo(f"export HPC_SERVE_SOCKET={shlex.quote(access.socket)}")
 
 
 def _argv(more: Mapping[str, Any]) -> list[str]:
@@ -223,10 +227,10 @@ def _shown(record: GatewayRecord) -> dict[str, Any]:
 
 def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
     """Return a row of the list; another machine's gateway is judged by its heartbeat."""
-    if record.hostname == socket.gethostname():
-        alive = here is not None
-    else:
-        alive = time.time() - record.beat_at <= directory.STALE_S
+    from hpc.gateway import reach
+
+    ours = record.hostname == socket.gethostname()
+    alive = here is not None if ours else reach.is_living(record)
     return {
         **_shown(record),
         "address": _address(record),

@@ -13,8 +13,6 @@ from hpc.tunnel import records
 if TYPE_CHECKING:
     from pathlib import Path
 
-MARKER = " connect "
-"""Text in the command line of every background tunnel."""
 STOP_S = 10.0
 
 
@@ -75,7 +73,7 @@ def stop(login: str | None = None) -> list[Tunnel]:
     for record in records.living(root):
         if not record.background or login not in (None, record.login):
             continue
-        if not by_pid.stop_pid(record.pid, marker=MARKER, grace_s=STOP_S):
+        if not by_pid.stop(record.process, grace_s=STOP_S):
             raise TunnelError(f"the tunnel to {record.login} (process {record.pid}) does not end")
         records.drop(root, record.port)
         ended.append(_describe(root, record))

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpc.errors import ConfigError, StateError
+from hpc.processes import by_pid
 from hpc.state import directory
 from hpc.tunnel import default_transport, discovery, prompts, records
 from hpc.tunnel import errors as tunnel_errors
@@ -202,6 +203,7 @@ class ClusterConnection:
             way=gateway.socket or f"{gateway.host}:{gateway.port}",
             started_at=self._since,
             background=self._background,
+            process=by_pid.identity(os.getpid()) or "",
         )
         records.save(self._root, record, gateway.key)
         note = discovery.other_version(gateway, self.login)

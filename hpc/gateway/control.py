@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
 import signal
 import socket
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from hpc.config import find_models, searched
 from hpc.errors import ConfigError, GatewayError
+from hpc.gateway import reach
 from hpc.processes import by_pid, own_python, programs
-from hpc.state import directory
+from hpc.state import directory, lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from hpc.model import GatewayRecord, Reload
 
 HOST = "127.0.0.1"
-MARKER = "lite run"
-"""Text in every gateway's command line: ``gateway_lite run`` or ``gateway-lite run``."""
 START_S = 30.0
 POLL_S = 0.05
 RELOAD_S = 15.0
@@ -32,11 +29,20 @@ SHOWN_LINES = 3
 
 
 def find(root: Path) -> GatewayRecord | None:
-    """Return this machine's running and answering gateway, or None."""
-    record = directory.load_gateway(root, socket.gethostname())
-    if record is None or not by_pid.alive(record.pid, marker=MARKER):
-        return None
-    return record if answers(record, "/healthz", {}) else None
+    """Return this machine's running gateway, which proved itself just now, or None."""
+    record = reach.here(root)
+    return record if record is not None and reach.proves(record) else None
+
+
+def find_elsewhere(root: Path) -> GatewayRecord | None:
+    """Return the youngest answering gateway on another machine, or None."""
+    here = socket.gethostname()
+    others = [record for record in find_all(root) if record.hostname != here]
+    for record in sorted(others, key=lambda each: each.started_at, reverse=True):
+        on_its_own = reach.dialled(record).startswith("127.")
+        if not on_its_own and reach.is_living(record) and reach.proves(record):
+            return record
+    return None
 
 
 def find_all(root: Path) -> list[GatewayRecord]:
@@ -100,6 +106,7 @@ def run(
             f"a gateway runs on {record.hostname} already, on port {record.port}",
             hint="hpc-serve gateway stop",
         )
+    more = _with_socket(root, more)
     argv = program(root, host=host, port=port, models_file=models_file, more=more)
     os.chdir(root)
     os.execve(argv[0], argv, own_python.environment())  # noqa: S606 - our own program, in our place
@@ -145,8 +152,8 @@ def stop(root: Path) -> bool:
     record = directory.load_gateway(root, hostname)
     if record is None:
         return False
-    running = by_pid.alive(record.pid, marker=MARKER)
-    if not by_pid.stop_pid(record.pid, marker=MARKER, grace_s=40.0):
+    running = by_pid.alive(record.process)
+    if not by_pid.stop(record.process, grace_s=40.0):
         raise GatewayError(f"the gateway on {hostname} (pid {record.pid}) does not end")
     directory.drop_gateway(root, hostname)
     return running
@@ -162,7 +169,7 @@ def reload(root: Path) -> Reload:
     record, asked_at = find(root), time.time()
     if record is None or not record.reload.read_at:  # SIGHUP would end an older gateway
         raise GatewayError("no gateway runs on this machine that can reload")
-    os.kill(record.pid, signal.SIGHUP)
+    by_pid.send(record.process, signal.SIGHUP)
     while record is None or record.reload.read_at < asked_at:
         if time.time() > asked_at + RELOAD_S:
             raise GatewayError(f"the gateway did not read models.yaml within {RELOAD_S:g} s")
@@ -180,9 +187,14 @@ def start_here(
     record = find(root)
     if record is not None:
         return record, False
-    free = port is None
+    free, more = port is None, _with_socket(root, more)
     argv = program(root, host=host, port=port, models_file=models_file, or_any_port=free, more=more)
     return _launch(root, argv), True
+
+
+def _with_socket(root: Path, more: Sequence[str]) -> Sequence[str]:
+    """Return a gateway's arguments with a Unix socket, the first way for programs of this user."""
+    return more if "--unix" in more else (*more, *private_socket(root))
 
 
 def _launch(root: Path, argv: tuple[str, ...]) -> GatewayRecord:
@@ -214,41 +226,32 @@ def _last_words(log: Path, begin: int) -> str:
     return said[-1] if said else "; ".join(lines[-SHOWN_LINES:]) or f"it said nothing in {log}"
 
 
-def dialled(record: GatewayRecord) -> str:
-    """Return the address by which this machine reaches a gateway."""
-    if record.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared
-        return record.host
-    if record.hostname != socket.gethostname():
-        return record.hostname
-    return HOST if record.host == "0.0.0.0" else "::1"  # noqa: S104
+def private_socket(root: Path) -> tuple[str, ...]:
+    """Return the arguments for a Unix socket, if the file system supports sockets.
 
-
-def answers(record: GatewayRecord, path: str, headers: Mapping[str, str]) -> bool:
-    """Return whether a gateway answers a path with 200."""
-    connection = http.client.HTTPConnection(dialled(record), record.port, timeout=2.0)
+    None while the workers of a killed gateway still listen there, as they end their streams.
+    """
+    path = directory.gateway_dir(root, socket.gethostname()) / "gateway.sock"
+    # Many shared file systems refuse sockets, or the path is too long: only a trial tells.
+    probe = path.with_suffix(f".{os.getpid()}")
     try:
-        connection.request("GET", path, headers=dict(headers))
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(probe))
+        probe.unlink()
+        with socket.socket(socket.AF_UNIX) as sock:
+            in_use = sock.connect_ex(str(path)) == 0
+    except OSError:
+        return ()
+    return () if in_use else ("--unix", str(path))
 
 
-@contextmanager
-def one_at_a_time(root: Path) -> Iterator[None]:
+def one_at_a_time(root: Path) -> AbstractContextManager[None]:
     """Prevent two commands on this machine from starting two gateways at once.
 
-    The lock is an abstract socket's name, which the kernel frees with the process, however it
-    ends; no file stays behind. If another user holds the name, the command goes on without.
+    The lock lies in the state directory, where no other user can hold it; the kernel frees it
+    with the process, however the process ends.
     """
-    mark = hashlib.sha256(str(root).encode()).hexdigest()[:16]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guard:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            try:
-                guard.bind(f"\0hpc-serve-gateway-{os.getuid()}-{mark}")
-                break
-            except OSError:
-                time.sleep(POLL_S)
-        yield
+    start = directory.gateway_dir(root, socket.gethostname()) / "start"
+    return lock.exclusive(start, patience_s=2 * START_S)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from hpc.errors import GatewayError
 from hpc.gateway import control as gateway_control
+from hpc.gateway import reach
 from hpc.keys import store as key_store
 from hpc.state import directory, files
 
@@ -59,27 +61,39 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
     """
     with gateway_control.one_at_a_time(root):
         key = owner_key(root)
-        record = gateway_control.find(root) or find_elsewhere(root)
+        record = gateway_control.find(root) or gateway_control.find_elsewhere(root)
         if record is None:
-            more = _private_socket(root)
             record, _ = gateway_control.start_here(
-                root, host=gateway_control.HOST, port=None, models_file=models_file, more=more
+                root, host=gateway_control.HOST, port=None, models_file=models_file
             )
-    deadline = time.monotonic() + KEYS_S
-    # A running gateway reads a changed keys.yaml within two seconds: a new key needs a moment.
-    shown = {"Authorization": f"Bearer {key}"}
-    while not gateway_control.answers(record, "/v1/models", shown):
-        if time.monotonic() > deadline:
-            raise GatewayError(f"the gateway on {record.hostname} does not take its owner's key")
-        time.sleep(POLL_S)
+    models(record, key)
+    private = record.socket if record.hostname == socket.gethostname() else None
     return Access(
-        host=gateway_control.dialled(record),
+        host=reach.dialled(record),
         port=record.port,
         key=key,
         version=record.version,
         proof_secret=record.proof_secret,
-        socket=_socket_of(record),
+        socket=private if private is not None and reach.proves(record, private) else None,
     )
+
+
+def models(record: GatewayRecord, key: str) -> set[str]:
+    """Return the names of a gateway's models, as soon as the gateway takes its owner's key.
+
+    A running gateway reads a changed keys.yaml within two seconds, so a new key needs a moment.
+
+    Raises:
+        GatewayError: the gateway does not take the key, or is gone.
+    """
+    deadline = time.monotonic() + KEYS_S
+    while True:
+        got = reach.get(record, "/v1/models", key)
+        if got.status == HTTPStatus.OK:
+            return {str(one["id"]) for one in got.content["data"]}
+        if time.monotonic() > deadline:
+            raise GatewayError(f"the gateway on {record.hostname} does not take its owner's key")
+        time.sleep(POLL_S)
 
 
 def owner_key(root: Path) -> str:
@@ -99,43 +113,3 @@ def owner_key(root: Path) -> str:
                 key_store.revoke(path, entry.id)
         made, _ = key_store.add(path, key_store.OWNER)
         files.write_text(ours, made + "\n")
-
-
-def find_elsewhere(root: Path) -> GatewayRecord | None:
-    """Return the youngest answering gateway on another machine, or None."""
-    here = socket.gethostname()
-    others = [record for record in gateway_control.find_all(root) if record.hostname != here]
-    for record in sorted(others, key=lambda each: each.started_at, reverse=True):
-        if not gateway_control.dialled(record).startswith("127.") and gateway_control.answers(
-            record, "/healthz", {}
-        ):
-            return record
-    return None
-
-
-def _private_socket(root: Path) -> tuple[str, ...]:
-    """Return the arguments for a Unix socket, if the file system supports sockets."""
-    path = directory.gateway_dir(root, socket.gethostname()) / "gateway.sock"
-    # Many shared file systems refuse sockets, or the path is too long: only a trial tells.
-    probe = path.with_suffix(".try")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(str(probe))
-        probe.unlink()
-    except OSError:
-        return ()
-    return ("--unix", str(path))
-
-
-def _socket_of(record: GatewayRecord) -> str | None:
-    """Return the accepting Unix socket of a local gateway, from its record, or None."""
-    if record.hostname != socket.gethostname() or record.socket is None:
-        return None
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(2.0)
-            sock.connect(record.socket)
-    except OSError:
-        return None
-    return record.socket

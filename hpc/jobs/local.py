@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shlex
 import signal
@@ -82,7 +81,8 @@ def start(
     variables = {**own_python.environment(env), **own, "PYTHONSAFEPATH": "1"}
     child = programs.spawn(argv, env=variables, cwd=cwd, log=folder / "controller.log")
     try:
-        files.write_text(_host_file(folder, str(child.pid)), socket.gethostname())
+        told = f"{socket.gethostname()}\n{by_pid.identity(child.pid) or ''}\n"
+        files.write_text(_host_file(folder, str(child.pid)), told)
     except StateError:
         programs.stop(child, grace_s=0)
         raise
@@ -133,7 +133,7 @@ def drain(handles: Sequence[JobHandle]) -> None:
     """
     for handle in handles:
         if _is_here(handle) and _alive(handle):
-            _signal(int(handle.job_id), signal.SIGTERM)
+            by_pid.send(_process(handle), signal.SIGTERM)
 
 
 def cancel(handles: Sequence[JobHandle], *, grace_s: float = 5.0) -> None:
@@ -146,16 +146,19 @@ def cancel(handles: Sequence[JobHandle], *, grace_s: float = 5.0) -> None:
     Raises:
         SchedulerError: a job runs on another machine.
     """
+    import psutil  # noqa: PLC0415 - most commands do without
+
     running = [handle for handle in handles if _is_here(handle) and _alive(handle)]
     # Collected before and after: a dying parent's children move to init, and new ones may start.
     family = {member for handle in running for member in _family(int(handle.job_id))}
     drain(running)
     _wait(lambda: not any(_alive(handle) for handle in running), grace_s)
-    for handle in running:
+    for handle in filter(_alive, running):  # the id of an ended one may be another's by now
         family.update(_family(int(handle.job_id)))
     left = [member for member in family if _runs(member)]
     for member in left:
-        _signal(member.pid, signal.SIGKILL)
+        with suppress(psutil.Error):
+            member.kill()  # only if the id is not another process's by now
     _wait(lambda: not any(_runs(member) for member in left), KILL_S)
 
 
@@ -188,8 +191,7 @@ def _alive(handle: JobHandle) -> bool:
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
         del _children[pid]
-    # Process ids are reused: the job's folder in the command line tells the controller.
-    return by_pid.alive(pid, marker=handle.folder)
+    return by_pid.alive(_process(handle))
 
 
 def _outcome(handle: JobHandle) -> tuple[str | None, str]:
@@ -205,11 +207,19 @@ def _outcome(handle: JobHandle) -> tuple[str | None, str]:
 
 
 def _host_file(folder: Path, job_id: str) -> Path:
+    """Return the file with the machine of a job, and the identity of its process there."""
     return folder / f"{job_id}_host"
 
 
 def _host(handle: JobHandle) -> str | None:
-    return files.read_text(_host_file(Path(handle.folder), handle.job_id))
+    told = files.read_text(_host_file(Path(handle.folder), handle.job_id))
+    return None if told is None else told.partition("\n")[0]
+
+
+def _process(handle: JobHandle) -> str:
+    """Return the identity of a job's process, or ""; the id alone may be another's by now."""
+    told = files.read_text(_host_file(Path(handle.folder), handle.job_id)) or ""
+    return told.partition("\n")[2].strip()
 
 
 def _is_here(handle: JobHandle) -> bool:
@@ -220,11 +230,6 @@ def _is_here(handle: JobHandle) -> bool:
             hint=f"log in to {host} to stop it",
         )
     return True
-
-
-def _signal(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
 
 
 def _family(pid: int) -> set[psutil.Process]:

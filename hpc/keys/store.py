@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PREFIX = "hs-"
 KEY_BYTES = 32
 OWNER = "owner"
+ANONYMOUS_ID = "00000000"
+"""Id in place of a key's for requests without a key."""
 ALL: Literal["all"] = "all"
 NEVER = float("inf")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"

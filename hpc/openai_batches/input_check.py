@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-
-import httpx
 
 from hpc.batch.input import intake, jsonl
 from hpc.batch.input.jsonl import BadLine
 from hpc.errors import ConfigError
+from hpc.keys import store as key_store
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping
@@ -129,20 +130,21 @@ def _of_request(one: InputRequest, endpoint: str, models: Container[str]) -> Any
     return None
 
 
-def models_of(url: str, key: str) -> set[str] | None:
-    """Return the model names open to a key; None when the gateway gives no valid answer.
+def check_key(root: Path, key: str) -> None:
+    """Check that the key of a batch is in force.
+
+    Args:
+        root: the state directory.
+        key: id of the client key.
 
     Raises:
         RefusedError: the key is revoked or has expired.
+        HpcServeError: the keys file is not usable at the moment.
     """
-    headers = {"authorization": f"Bearer {key}"}
-    # No proxy of the environment: the gateway listens on this machine.
-    try:
-        with httpx.Client(trust_env=False, timeout=10.0) as client:
-            got = client.get(f"{url}/v1/models", headers=headers)
-        if got.status_code == httpx.codes.UNAUTHORIZED:
-            told = "the key of this batch has been revoked or has expired"
-            raise RefusedError("failed", error("invalid_api_key", told))
-        return {str(one["id"]) for one in got.json()["data"]} if got.is_success else None
-    except (httpx.HTTPError, ValueError, KeyError):
-        return None
+    if key == key_store.ANONYMOUS_ID:
+        return
+    now = datetime.now(timezone.utc)
+    known = key_store.load(directory.keys_path(root))
+    if not any(one.id == key and one.in_force(now) for one in known):
+        told = "the key of this batch has been revoked or has expired"
+        raise RefusedError("failed", error("invalid_api_key", told))

@@ -18,10 +18,10 @@ from hpc.batch import submit as batch_submit
 from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger import heartbeats
 from hpc.batch.ledger.filesystem import RealFileSystem
-from hpc.batch.model import BatchTarget
 from hpc.batch.worker import pause_rules
 from hpc.config import Site
 from hpc.errors import BatchError, StateError
+from hpc.gateway import reach
 from hpc.jobs import api as jobs
 from hpc.keys import batch_tokens
 from hpc.openai_batches import input_check, output_files
@@ -29,7 +29,6 @@ from hpc.openai_batches import records as batch_records
 from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from hpc.batch.model import BatchSpec
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 STAFF_S = 5.0
 """Seconds between two attempts to start a worker."""
-PASS_S = 3600
+TOKEN_S = 3600
 """Seconds that a batch token outlives its batch, as clocks differ."""
 
 
@@ -51,16 +50,18 @@ class ProcessorContext:
     Attributes:
         root: state directory.
         hostname: name of this machine.
-        url: returns the gateway's address, or None while no gateway runs.
         closing: set when the processor ends; batches in progress stay as they are.
         one_at_a_time: lock held while workers are submitted.
     """
 
     root: Path
     hostname: str
-    url: Callable[[], str | None]
     closing: Event = field(default_factory=Event)
     one_at_a_time: Lock = field(default_factory=Lock)
+
+    def serves(self) -> bool:
+        """Return whether this machine's gateway runs."""
+        return reach.here(self.root) is not None
 
 
 class BatchRun:
@@ -103,6 +104,10 @@ class BatchRun:
 
     def _end(self, status: str, **changes: Any) -> None:
         self._save(status=status, ended_at=int(time.time()), **changes)
+        self._close()
+
+    def _close(self) -> None:
+        batch_tokens.end(self._office.root, self._order.key, self._order.id)
         batch_records.close(self._office.root, self._order.key, self._order.id)
 
     def _why(self) -> str | None:
@@ -133,18 +138,21 @@ class BatchRun:
             batch_records.file_dir(self._office.root, self._order.key, self._order.file) / "content"
         )
         try:
-            target, models = self._wait_for_gateway()
-            if target is None:
+            token = self._wait_for_gateway()
+            if token is None:
                 return None
-            checked = input_check.read(content, self._order.endpoint, models)
+            input_check.check_key(self._office.root, self._order.key)
+            checked = input_check.read(content, self._order.endpoint, self._order.models)
         except input_check.RefusedError as refused:
             self._end(refused.status, errors=refused.errors)
             return None
         self._save(total=checked.total)
-        return self._launch(content, target)
+        return self._launch(content, token)
 
-    def _launch(self, content: Path, target: BatchTarget) -> BatchSpec:
-        wanted = batch_submit.BatchOptions(content, self._merged, None, target=target)
+    def _launch(self, content: Path, token: str) -> BatchSpec:
+        wanted = batch_submit.BatchOptions(
+            content, self._merged, None, by_gateway=True, token=token
+        )
         with self._office.one_at_a_time:
             spec = batch_submit.submit(
                 self._office.root, wanted, engine=None, cluster="local", site=Site()
@@ -152,24 +160,22 @@ class BatchRun:
         self._note_begin(spec)
         return spec
 
-    def _wait_for_gateway(self) -> tuple[BatchTarget | None, set[str]]:
-        """Return the gateway as the target, and the model names open to the key; None when closing.
+    def _wait_for_gateway(self) -> str | None:
+        """Return the batch's token as soon as a gateway runs; None when closing.
 
         Raises:
             RefusedError: the batch ended before its start.
         """
-        secret = batch_tokens.ensure(batch_tokens.path(self._office.root))
-        ends_at = self._order.expires_at + PASS_S
-        key = batch_tokens.issue(secret, self._order.key, self._order.id, ends_at)
+        ends_at = self._order.expires_at + TOKEN_S
+        token = batch_tokens.grant(self._office.root, self._order.key, self._order.id, ends_at)
         while not self._office.closing.is_set():
-            why, url = self._why(), self._office.url()
+            why = self._why()
             if why is not None:
                 raise input_check.RefusedError(why)
-            models = None if url is None else input_check.models_of(url, key)
-            if url is not None and models is not None:
-                return BatchTarget(url, key), models
+            if self._office.serves():
+                return token
             self._office.closing.wait(LOOK_S)
-        return None, set()
+        return None
 
     def _watch(self, spec: BatchSpec) -> str | None:
         """Return the batch's final status; None when the processor closes."""
@@ -196,15 +202,10 @@ class BatchRun:
         self._save(completed=good, failed=failed, errors=told)
 
     def _staff(self, folder: Path, spec: BatchSpec) -> None:
-        """Keep a worker running that uses the gateway's current address, unless paused."""
-        url, at_work = self._office.url(), batch_control.here(folder)
-        if url is None or _control(folder):
+        """Keep a worker running, unless paused; it finds the gateway's current address itself."""
+        if not self._office.serves() or _control(folder):
             return
-        if (files.read_text(BatchFolder(folder).url) or "").strip() != url:
-            # A worker reads the address once, at its start; the next call starts a new worker.
-            files.write_text(BatchFolder(folder).url, url)
-            jobs.drain(at_work)
-        elif not at_work and time.monotonic() - self._staffed_at > STAFF_S:
+        if not batch_control.here(folder) and time.monotonic() - self._staffed_at > STAFF_S:
             self._staffed_at = time.monotonic()
             with self._office.one_at_a_time:
                 batch_submit.submit_workers(self._office.root, spec, 1, "local", Site(), {})
@@ -268,7 +269,7 @@ class BatchRun:
 
     def _clean(self) -> None:
         """Remove the working files of the finished batch."""
-        batch_records.close(self._office.root, self._order.key, self._order.id)
+        self._close()
         self._merged.unlink(missing_ok=True)
         if self.progress.batch is not None:
             folder = directory.batch_dir(self._office.root, self.progress.batch)

@@ -43,16 +43,6 @@ ALONE_S = 30.0
 """Seconds without a gateway until the processor ends: long enough for a gateway restart."""
 AGAIN_S = 10.0
 """Seconds until a failed step is tried again."""
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is bound, and what is dialled
-
-
-def gateway_url(root: Path, hostname: str) -> str | None:
-    """Return the address of this machine's gateway, or None when no gateway runs."""
-    record = directory.load_gateway(root, hostname)
-    if record is None or time.time() - record.beat_at > directory.STALE_S:
-        return None
-    host = LOOPBACK.get(record.host, record.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{record.port}"
 
 
 class BatchProcessor:
@@ -65,9 +55,7 @@ class BatchProcessor:
 
     def __init__(self, root: Path, hostname: str) -> None:
         self._root, self._hostname = root, hostname
-        self._office = one_batch.ProcessorContext(
-            root, hostname, lambda: gateway_url(root, hostname)
-        )
+        self._office = one_batch.ProcessorContext(root, hostname)
         self._threads: dict[str, Thread] = {}
         self._again: dict[str, float] = {}
         self._known: dict[tuple[str, str], BatchRecord] = {}
@@ -100,7 +88,7 @@ class BatchProcessor:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._office.url() is not None:
+        if self._office.serves():
             self._served_at = now
         if now - self._beat_at > processor_heartbeat.BEAT_S:
             self._beat_at = now

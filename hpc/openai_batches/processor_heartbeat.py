@@ -62,7 +62,7 @@ def elsewhere(root: Path, order: BatchRecord, hostname: str) -> bool:
         return False
     record = directory.load_gateway(root, theirs)
     # A living gateway without a processor starts one, so its batches are left alone too.
-    beats = record is not None and time.time() - record.beat_at < directory.STALE_S
+    beats = record is not None and abs(time.time() - record.beat_at) < directory.STALE_S
     return beats or lives(root, theirs)
 
 

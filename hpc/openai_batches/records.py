@@ -72,6 +72,7 @@ class BatchRecord:
         expires_at: time after which no further request is made.
         metadata: the client's own notes.
         hostname: machine whose gateway accepted the batch.
+        models: names of the models that the key may use, at the batch's creation.
     """
 
     id: str
@@ -83,6 +84,7 @@ class BatchRecord:
     expires_at: int
     metadata: Mapping[str, str] | None = None
     hostname: str = ""
+    models: tuple[str, ...] = ()
     schema: int = 1
 
 

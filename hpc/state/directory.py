@@ -172,6 +172,11 @@ def batch_token_secret_path(root: Path) -> Path:
     return root / "batch.key"
 
 
+def batch_tokens_dir(root: Path) -> Path:
+    """Return the folder with a mark for each batch whose tokens are good."""
+    return root / "batch-tokens"
+
+
 def images_dir(root: Path) -> Path:
     """Return the folder of built container images."""
     return root / "images"

@@ -97,6 +97,7 @@ class OpenSSH:
         self._log = folder / "log"
         self._leash = socket.socket(socket.AF_UNIX)
         self._pid: int | None = None
+        self._process = ""
         self._forwards: list[tuple[openssh_control.Listen, tuple[str, int] | str]] = []
         self._lock = threading.Lock()
 
@@ -119,6 +120,7 @@ class OpenSSH:
         self._leash.setblocking(False)
         # Without a pid, close() leaves the master running: it is the user's own.
         self._pid = pid if theirs is None else None
+        self._process = by_pid.identity(pid) or ""
 
     def _authenticate(self, *, interactive: bool, timeout_s: float) -> None:
         argv = master(
@@ -226,7 +228,7 @@ class OpenSSH:
             self._exit()
         self._leash.close()
         if self._pid is not None:
-            by_pid.stop_pid(self._pid, marker=str(self._control), grace_s=2)
+            by_pid.stop(self._process, grace_s=2)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ask(

@@ -23,6 +23,7 @@ class TunnelRecord:
         login: account and login node.
         port: the local port, on 127.0.0.1.
         pid: the process that holds the port.
+        process: identity of that process, by ``hpc.processes.by_pid``.
         version: version of hpc-serve on the login node.
         state: "up", or "down" while reconnecting.
         way: the route's end, as the login node sees it.
@@ -38,6 +39,7 @@ class TunnelRecord:
     way: str = ""
     started_at: float = 0.0
     background: bool = False
+    process: str = ""
     schema: int = 1
 
 
@@ -72,7 +74,7 @@ def living(root: Path) -> list[TunnelRecord]:
         record = records.read_record(path, TunnelRecord)
         if record is None:
             continue
-        if by_pid.alive(record.pid, marker=""):
+        if by_pid.alive(record.process):
             found.append(record)
         else:
             drop(root, record.port)
@@ -89,7 +91,7 @@ def drop(root: Path, port: int) -> None:
 def holder(root: Path, port: int) -> str | None:
     """Return a description of our own tunnel at a local port, or None."""
     record = records.read_record(_path(root, port), TunnelRecord)
-    if record is None or record.pid == os.getpid() or not by_pid.alive(record.pid, marker=""):
+    if record is None or record.pid == os.getpid() or not by_pid.alive(record.process):
         return None
     return f"hpc-serve connect {record.login} (process {record.pid})"
 

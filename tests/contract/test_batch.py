@@ -25,6 +25,7 @@ from hpc.errors import BatchError
 from hpc.jobs import api as jobs
 from hpc.jobs import local
 from hpc.state import directory
+from tests.fakes.gateway import answer_challenge, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class Engine:
     most: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     url: str = ""
+    secret: str = ""
 
     def answer(self, prompt: str) -> tuple[int, dict[str, str], bytes]:
         with self.lock:
@@ -62,11 +64,14 @@ class Engine:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def engine(tmp_path: Path) -> Iterator[Engine]:
     made = Engine()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            answer_challenge(self, made.secret)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -99,6 +104,7 @@ def engine() -> Iterator[Engine]:
 
     server = Server(("127.0.0.1", 0), Handler)
     made.url = f"http://127.0.0.1:{server.server_port}"
+    made.secret = publish(tmp_path, server.server_port).proof_secret
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield made
@@ -121,7 +127,8 @@ def wanted(
         tmp_path / "out.jsonl",
         "m",
         workers=workers,
-        target=BatchTarget(engine.url),
+        by_gateway=True,
+        token="hb-test",
         in_flight=24,
     )
 

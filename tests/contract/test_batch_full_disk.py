@@ -22,13 +22,15 @@ import atexit, json, os, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from hpc.batch import control, submit
-from hpc.batch.model import BatchTarget
 from hpc.config import Site
 from hpc.jobs import api as jobs
 from hpc.state import directory
+from tests.fakes.gateway import answer_challenge, publish
 
 class Engine(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        answer_challenge(self, record.proof_secret)
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         time.sleep(0.02)
@@ -55,8 +57,9 @@ def until(holds, what, patience_s=120):
 root, folder = Path(os.environ["STATE"]), Path(os.environ["FOLDER"])
 server = Server(("127.0.0.1", 0), Engine)
 threading.Thread(target=server.serve_forever, daemon=True).start()
+record = publish(root, server.server_port)
 asked = submit.BatchOptions(folder / "in.jsonl", folder / "out.jsonl", "m", workers=2, in_flight=8,
-    target=BatchTarget(f"http://127.0.0.1:{server.server_port}"))
+    by_gateway=True, token="hb-test")
 spec = submit.submit(root, asked, engine=None, cluster="local", site=Site())
 atexit.register(lambda: jobs.cancel(submit.handles(directory.batch_dir(root, spec.id))))
 until(lambda: control.look(root, spec.id).done > 0, "a chunk is done")

@@ -16,7 +16,7 @@ import pytest
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.images import build as image_build
 from hpc.images.build import BuildImage
-from hpc.processes.by_pid import alive
+from hpc.processes import by_pid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,4 +156,4 @@ def test_a_build_that_is_interrupted_ends_with_all_it_started(tmp_path: Path) ->
 
     assert left(tmp_path) == ["x.build.log"]
     pid = int(re.findall(r"begun (\d+)", made.log.read_text())[0])
-    assert not alive(pid, marker="sleep")
+    assert by_pid.identity(pid) is None

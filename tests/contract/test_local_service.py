@@ -102,7 +102,7 @@ def user(tmp_path: Path) -> Iterator[User]:
     made = User(tmp_path / "state")
     yield made
     for pid in made.processes():
-        by_pid.stop_pid(pid, marker="", grace_s=0)
+        by_pid.stop(by_pid.identity(pid) or "", grace_s=0)
 
 
 def test_help_loads_none_of_the_libraries() -> None:

@@ -189,7 +189,7 @@ def start(tmp_path: Path, spec: ServiceSpec) -> Iterator[Callable[..., Node]]:
         node.process.kill()
         node.process.wait()
         for pid in family:
-            by_pid.stop_pid(pid, marker=str(PROJECT), grace_s=0)
+            by_pid.stop(by_pid.identity(pid) or "", grace_s=0)
 
 
 def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Node]) -> None:

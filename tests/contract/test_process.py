@@ -281,31 +281,51 @@ def test_stopping_ends_the_children_of_one_that_ended_before(tmp_path: Path) -> 
     assert programs.stop(child) == 4
 
 
-def test_a_pid_is_ended_by_its_marker_only(sleeper: subprocess.Popen[bytes]) -> None:
-    assert by_pid.stop_pid(sleeper.pid, marker="gateway_lite run")
+def test_a_process_is_ended_by_its_identity_only(sleeper: subprocess.Popen[bytes]) -> None:
+    ours = by_pid.identity(sleeper.pid)
+    assert ours is not None
+    pid, boot, started = ours.split()
+    earlier = f"{pid} {boot} {int(started) - 1}"
+    for another in (earlier, f"{pid} other-boot {started}", pid, f"{pid} ", "", "0", "-1 x y"):
+        assert not by_pid.alive(another)
+        assert not by_pid.send(another, signal.SIGKILL)
+        assert by_pid.stop(another)
     time.sleep(0.1)
     assert sleeper.poll() is None
-    assert not by_pid.alive(sleeper.pid, marker="gateway_lite run")
-    assert by_pid.alive(sleeper.pid, marker="sleep 61.25")
-    assert by_pid.stop_pid(sleeper.pid, marker="sleep 61.25")
+    assert by_pid.alive(ours)
+    assert by_pid.stop(ours)
     assert sleeper.wait(10) == -signal.SIGTERM
 
 
-def test_a_pid_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+def test_a_process_of_another_user_has_no_identity_here(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    child = subprocess.Popen(["sleep", "61.5"], user=65534)
+    try:
+        assert by_pid.identity(child.pid) is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_process_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     child = programs.spawn(["bash", "-c", STUBBORN.format(tmp_path)])
     try:
         read(tmp_path / "child")
-        assert by_pid.stop_pid(child.pid, marker=str(tmp_path), grace_s=0.2)
+        assert by_pid.stop(by_pid.identity(child.pid) or "", grace_s=0.2)
         assert child.wait(10) == -signal.SIGKILL
     finally:
         programs.stop(child, grace_s=0)
 
 
-def test_a_pid_that_is_gone_is_gone() -> None:
-    child = subprocess.Popen(["true"])
+def test_a_process_that_is_gone_is_gone() -> None:
+    child = subprocess.Popen(["sleep", "61.75"])
+    found = by_pid.identity(child.pid)
+    assert found is not None
+    child.kill()
     child.wait()
-    assert by_pid.stop_pid(child.pid, marker="true")
-    assert not by_pid.alive(child.pid, marker="")
+    assert by_pid.stop(found)
+    assert not by_pid.alive(found)
 
 
 def test_an_identity_stays_and_is_nobody_elses(sleeper: subprocess.Popen[bytes]) -> None:

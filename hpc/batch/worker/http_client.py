@@ -8,13 +8,16 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
 
 from hpc.batch.ledger.answers import RowAnswer
-from hpc.batch.worker.missing_models import MissingModels
+from hpc.batch.worker.missing_models import LATEST_S, MissingModels
+from hpc.gateway import reach
+from hpc.gateway.proved_transport import ProvedTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,13 +55,21 @@ class Clients:
         self._urls: dict[str, httpx.URL] = {}
         self._idle: list[httpx.AsyncHTTPTransport] = []
 
-    async def post(self, path: str, content: bytes) -> httpx.Response:
+    async def post(
+        self, path: str, content: bytes, connect_s: float | None = None
+    ) -> httpx.Response:
         """Send a request over the most recently used connection, and return the complete answer.
+
+        Args:
+            path: path below the server's address.
+            content: the body.
+            connect_s: seconds for a new connection, if one is needed.
 
         Raises:
             httpx.RequestError: no answer arrived.
         """
         request = httpx.Request("POST", self._url(path), headers=self._headers, content=content)
+        request.extensions["timeout"] = {"connect": connect_s}
         # The last one used is the least likely to have been closed by the server meanwhile.
         transport = self._idle.pop() if self._idle else self._make()
         try:
@@ -92,6 +103,9 @@ def open_clients(target: BatchTarget) -> Clients:
     headers = {"content-type": "application/json", "user-agent": "hpc-serve"}
     if target.key:
         headers["authorization"] = f"Bearer {target.key}"
+    if target.home is not None:
+        find = partial(reach.here, Path(target.home))
+        return Clients(target.url, headers, partial(ProvedTransport, find))
     make = partial(httpx.AsyncHTTPTransport, uds=target.socket, verify=verify)
     return Clients(target.url, headers, make)
 
@@ -131,6 +145,7 @@ class Sender:
         self._timeout_s = timeout_s
         self._retries = retries
         self._away = away or MissingModels()
+        self._lost_at: float | None = None
         self.counts = WorkerCounts()
         self.waiting = 0
 
@@ -168,17 +183,25 @@ class Sender:
         custom_id, back_off = request["custom_id"], _back_off(tried)
         try:
             with anyio.fail_after(self._timeout_s):
-                got = await self._clients.post(request["url"], body)
+                got = await self._clients.post(request["url"], body, self._timeout_s / 2)
+            self._lost_at = None
         except TimeoutError:
             self._pace.refused(time.monotonic())
             told = f"no answer within {self._timeout_s:g} s"
             return _error(row, custom_id, "timeout", told), back_off, True
         except httpx.ConnectError as error:
-            return _error(row, custom_id, "unreachable", str(error)), 1.0, False
+            return _error(row, custom_id, "unreachable", str(error)), self._away_s(), False
         except httpx.RequestError as error:
             told = f"the connection broke: {type(error).__name__}"
             return _error(row, custom_id, "connection_error", told), back_off, True
         return self._judge(row, request, got, back_off)
+
+    def _away_s(self) -> float:
+        """Return the seconds until another try of an unreachable server, from 1 to 30."""
+        now = time.monotonic()
+        self._lost_at = now if self._lost_at is None else self._lost_at
+        # A quarter of the absence so far: quick after a restart, rare after hours.
+        return min(LATEST_S, max(1.0, (now - self._lost_at) / 4)) * random.uniform(0.75, 1)  # noqa: S311
 
     def _judge(
         self, row: int, request: Mapping[str, Any], got: httpx.Response, back_off: float

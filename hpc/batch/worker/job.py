@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc import engines
+from hpc.batch import gateway_token
 from hpc.batch import report as batch_report
 from hpc.batch.folder import BatchFolder
 from hpc.batch.ledger.filesystem import RealFileSystem
@@ -134,6 +135,7 @@ class WorkerRun:
                 self._work()
             if self.done:
                 batch_report.conclude(self.files, self.folder, self.spec)
+                gateway_token.end(BatchFolder(self.folder).home, self.spec.id)
         except signals.Terminated:
             log.info("told to end")
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from hpc.cli import output
 from hpc.cli.services import ADHOC, FLAGS, adhoc_entry
-from hpc.state import directory, records
+from hpc.state import records
 
 if TYPE_CHECKING:
     from hpc.batch.submit import BatchOptions
@@ -115,7 +114,9 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
         raise click.UsageError(
             f"{' and '.join(told)} are for Slurm; the workers of --service run on this machine"
         )
-    asked = _wanted(loaded, serves, options)
+    if serves is None:
+        _check_service(loaded.home, str(options["service"]))
+    asked = _wanted(serves, options)
     spec = batch_submit.submit(
         loaded.home,
         asked,
@@ -151,7 +152,7 @@ def _served(options: dict[str, Any]) -> tuple[Config, ServiceSpec | None]:
     return loaded, find_service(loaded, entry["name"] if entry else str(name))
 
 
-def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions:
+def _wanted(serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions:
     from hpc.batch import submit as batch_submit
 
     extra = {"begin": options["at"], "dependency": options["dependency"]}
@@ -163,7 +164,7 @@ def _wanted(loaded: Config, serves: ServiceSpec | None, options: dict[str, Any])
         serves.name if serves else str(options["service"]),
         workers=options["workers"],
         extra={key: value for key, value in extra.items() if value},
-        target=None if serves else _gateway(loaded.home, str(options["service"])),
+        by_gateway=serves is None,
         skip_bad=options["skip_bad"],
         timeout_s=options["request_timeout"],
         retries=options["retries"],
@@ -212,29 +213,18 @@ def _schedule(
     return None
 
 
-def _gateway(root: Path, service: str) -> Any:
-    """Return this machine's gateway with the owner's key, checked for the model."""
-    import socket
-
-    from hpc.batch.model import BatchTarget
+def _check_service(root: Path, service: str) -> None:
+    """Check that this machine's gateway runs, takes the owner's key and has the model."""
     from hpc.errors import GatewayError
-    from hpc.gateway import owner_access
-    from hpc.openai_batches import input_check
+    from hpc.gateway import control, owner_access
 
-    record = directory.load_gateway(root, socket.gethostname())
+    record = control.find(root)
     if record is None:
         raise GatewayError("no gateway runs on this machine", hint="hpc-serve gateway start")
-    host = "127.0.0.1" if record.host in {"0.0.0.0", "::"} else record.host  # noqa: S104
-    target = BatchTarget(f"http://{host}:{record.port}", owner_access.owner_key(root))
-    known = None
-    with contextlib.suppress(
-        input_check.RefusedError
-    ):  # a fresh owner's key is accepted a moment later
-        known = input_check.models_of(target.url, target.key or "")
-    if known is not None and service not in known:
+    known = owner_access.models(record, owner_access.owner_key(root))
+    if service not in known:
         told = f"the gateway has no model {service!r}; it has {', '.join(sorted(known)) or 'none'}"
         raise GatewayError(told, hint="start it with 'hpc-serve submit', then batch submit")
-    return target
 
 
 @click.command(epilog=output.examples("hpc-serve batch validate prompts.jsonl"))

@@ -72,7 +72,7 @@ def nobody_left(home: Path) -> Iterator[None]:
     """End what a test leaves: the batch processor, and the workers of its batches."""
     yield
     for pid in processors_of(home):
-        by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=5)
+        by_pid.stop(by_pid.identity(pid) or "", grace_s=5)
     for batch in batch_control.ids(home):
         jobs.cancel(batch_submit.handles(directory.batch_dir(home, batch)))
 
@@ -368,10 +368,11 @@ def test_a_restart_in_between_loses_nothing(home: Path, engine: Engine) -> None:
             os.kill(processors_of(home)[0], signal.SIGKILL)
             first.terminate(40)
         key = first.key
-        (home / "keys.yaml").replace(home / "kept.yaml")
+        # Workers follow at once: at no time may the file lack the key, here under another name.
+        keys = directory.keys_path(home)
+        keys.write_text(keys.read_text().replace("tester", "earlier"))
         with run_gateway(home, {"m": url}) as second:
             assert second.port != first.port
-            (home / "kept.yaml").replace(home / "keys.yaml")
             asks = client(second, key)
             wait_until(lambda: gateway_knows(asks))
             done = until(asks, made.id)
@@ -517,7 +518,7 @@ def test_a_batch_whose_time_is_over_ends_with_what_it_has(home: Path, gateway: R
     path = next((home / "openai-batches").glob(f"*/{made.id}/batch.json"))
     wait_until(lambda: asks.batches.retrieve(made.id).request_counts.completed == 1, PATIENCE_S)  # type: ignore[union-attr]
     for pid in processors_of(home):
-        by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=20)
+        by_pid.stop(by_pid.identity(pid) or "", grace_s=20)
     processor_heartbeat.rest(home, socket.gethostname())
     path.write_text(json.dumps({**json.loads(path.read_text()), "expires_at": int(time.time())}))
     done = until(asks, made.id)
@@ -539,7 +540,7 @@ def test_without_a_gateway_the_clerk_sends_the_workers_home_and_ends(
         assert engine.wait_for(lambda: len(engine.seen) > 10, PATIENCE_S)
         folder = directory.batch_dir(home, batch_control.ids(home)[0])
         for pid in processors_of(home):
-            by_pid.stop_pid(pid, marker="hpc.openai_batches.processor", grace_s=20)
+            by_pid.stop(by_pid.identity(pid) or "", grace_s=20)
         front.process.kill()
         front.process.wait()
     directory.drop_gateway(home, socket.gethostname())

@@ -192,11 +192,11 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path, unix: str) -> 
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     wait_until(ready.exists)
-    assert by_pid.alive(child, marker="sidecar")
+    assert by_pid.identity(child)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    wait_until(lambda: not by_pid.alive(child, marker="sidecar"))
+    wait_until(lambda: not by_pid.identity(child))
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])

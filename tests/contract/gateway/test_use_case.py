@@ -108,7 +108,7 @@ def test_start_status_stop(run: Run, home: Path) -> None:
     assert (row["state"], row["pid"], row["port"]) == ("running", began["pid"], began["port"])
     assert str(began["port"]) in run("gateway", "status").stdout
     assert run("gateway", "stop").stdout == "the gateway is stopped\n"
-    assert not by_pid.alive(began["pid"], marker="lite run")
+    assert not by_pid.identity(began["pid"])
     assert directory.load_gateway(home, socket.gethostname()) is None
     assert run("gateway", "stop").stdout == "no gateway runs on this machine\n"
 
@@ -155,7 +155,7 @@ def test_a_keys_file_open_to_others_is_told(run: Run, home: Path) -> None:
 def test_a_gateway_that_was_killed_is_replaced(run: Run) -> None:
     began = json.loads(run("gateway", "start", "--json").stdout)
     subprocess.run(["kill", "-9", str(began["pid"])], check=True)
-    wait_until(lambda: not by_pid.alive(began["pid"], marker="lite run"))
+    wait_until(lambda: not by_pid.identity(began["pid"]))
     (row,) = json.loads(run("gateway", "status", "--json", check=False).stdout)
     assert row["state"] == "gone"
     assert json.loads(run("gateway", "start", "--json").stdout)["started"] is True
@@ -210,7 +210,7 @@ def test_workers_and_a_unix_socket_are_one_gateway(run: Run, home: Path, tmp_pat
     reloaded = json.loads(run("gateway", "reload", "--json").stdout)
     assert reloaded["refused"] is None
     run("gateway", "stop")
-    assert not by_pid.alive(started["pid"], marker="lite run")
+    assert not by_pid.identity(started["pid"])
     assert not (home / "gw.sock").exists()
     assert directory.load_gateway(home, socket.gethostname()) is None
 

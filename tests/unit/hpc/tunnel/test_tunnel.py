@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import hpc
 from hpc.errors import ConfigError, TunnelError
+from hpc.processes import by_pid
 from hpc.processes.programs import Result
 from hpc.tunnel import discovery, openssh, paramiko_auth, records
 from hpc.tunnel import errors as tunnel_errors
@@ -157,8 +158,12 @@ def test_the_remote_line_survives_one_shell_unchanged() -> None:
 
 
 def test_the_holder_of_a_port_is_named_while_it_lives(tmp_path: Path) -> None:
+    def record(pid: int) -> records.TunnelRecord:
+        process = by_pid.identity(pid) or ""
+        return records.TunnelRecord("me@login", 8081, pid, "0.1.0", process=process)
+
     def holder(pid: int) -> str | None:
-        records.save(tmp_path, records.TunnelRecord("me@login", 8081, pid, "0.1.0"), "sk-1")
+        records.save(tmp_path, record(pid), "sk-1")
         return records.holder(tmp_path, 8081)
 
     parent = os.getppid()
