@@ -188,7 +188,7 @@ def sbatch(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
             (fake.folder / "jobs" / f"{number}.sh").write_text(text)
             _replace(fake.folder / "jobs" / f"{number}.json", _record(str(number), name, options))
     keeper = subprocess.Popen(
-        [sys.executable, __file__, "keep", *map(str, numbers)],
+        [sys.executable, "-S", "-E", __file__, "keep", *map(str, numbers)],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
