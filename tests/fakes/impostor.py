@@ -21,6 +21,10 @@ import socket
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHAT = {
     "id": "x",
@@ -109,7 +113,7 @@ def serve(client: socket.socket, mode: str) -> None:
         first = False
 
 
-WHOLE = {
+WHOLE: dict[str, Callable[[socket.socket], None]] = {
     "silent": lambda _: None,
     "slow": slow,
     "endless": endless,

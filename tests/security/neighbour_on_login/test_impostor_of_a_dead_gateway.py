@@ -180,9 +180,10 @@ def from_the_shell(run: Run, home: Path, asked: Path, key: str) -> str:
 
 def from_the_shell_done(run: Run, home: Path, name: str, key: str) -> str:
     del key
-    state: Callable[[], str] = lambda: json.loads(run("batch", "status", name, "--json").stdout)[
-        "state"
-    ]
+
+    def state() -> str:
+        return str(json.loads(run("batch", "status", name, "--json").stdout)["state"])
+
     wait_until(lambda: state() == "DONE", PATIENCE_S)
     return (home.parent / "out").read_text()
 
@@ -207,6 +208,9 @@ def by_api_done(run: Run, home: Path, name: str, key: str) -> str:
         done = wait_until(lambda: over(asks.batches.retrieve(name)), PATIENCE_S)
         assert done.status == "completed", done
         return asks.files.content(str(done.output_file_id)).text
+
+
+WAYS = {"cli": (from_the_shell, from_the_shell_done), "openai": (by_api, by_api_done)}
 
 
 def over(batch: Any) -> Any:
