@@ -151,7 +151,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _is_private_group(gid: int) -> bool:
     """Return whether a group is the user's own, as many systems make one for each user.
 
-    There an umask of 002 is usual, and ``~/.local`` is open to that group, to nobody else. The group
+    There an umask of 002 is usual, and ``~/.local`` is open to that group and to nobody else. It
     bears the user's name, and has no other member. A directory service may not list its users, so
     that the members alone would prove nothing.
 
