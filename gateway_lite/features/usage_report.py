@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from math import inf
 
 import msgspec
 
@@ -33,6 +34,8 @@ EXTRA = msgspec.json.Decoder(ChoicesOnly)
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decode = msgspec.json.decode
 _encode = msgspec.json.encode
+OPENINGS = (b"event: response.created", b"event: response.in_progress")
+"""Beginnings of events that repeat the request of /v1/responses."""
 HINTS = (b'"choices":[]', b'"choices": []')
 RUNNING = re.compile(rb',"usage":\{(?:[^{}]|\{[^{}]*\})*\}')
 """vLLM's counts so far in a chunk; in a string of the chunk the quotes would have backslashes."""
@@ -100,7 +103,7 @@ class StreamUsage:
         self._last = last
         self._running = running
         self._count = self._bytes = 0
-        self._least = 0.0
+        self._least = inf
         self.moved_at: float | None = None
 
     def tokens(self) -> int:
@@ -110,7 +113,7 @@ class StreamUsage:
         tokens into one event for a slow reader.
         """
         text = self._bytes - self._count * self._least
-        return max(self._count, int(text) // BYTES_PER_TOKEN)
+        return self._count if text <= 0 else max(self._count, int(text) // BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
         """Return the complete events, without the counts that the client did not ask for."""
@@ -118,13 +121,13 @@ class StreamUsage:
         count = whole.count(b"\n\n") + whole.count(b"\r\n\r\n")
         if not count or b"{" not in whole:
             return self._edited(whole)
-        each = len(whole) / count
         if self.moved_at is None:
-            # The first read may have long events about the request; these are no text.
-            self._least, self._bytes = each, len(whole)
+            # Events about the request itself have no text, and are long.
+            said = [len(event) for event in split(whole) if not event.startswith(OPENINGS)]
+            self._least, size = min(said, default=inf), sum(said)
         else:
-            self._least = min(self._least, each)
-            self._bytes += len(whole)
+            self._least, size = min(self._least, len(whole) / count), len(whole)
+        self._bytes += size
         self._count += count
         self.moved_at = clock()
         return self._edited(whole)
