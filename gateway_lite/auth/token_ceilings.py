@@ -66,10 +66,8 @@ def lowest(*ceilings: Ceilings | None) -> int | None:
     return min(found, default=None)
 
 
-def answer_length(
-    asked: int | None, answers: int, ceiling: int | None, room: int | None
-) -> int | None:
-    """Return the most tokens of each answer; None leaves the length to the engine.
+def answer_length(asked: int | None, answers: int, ceiling: int | None, room: int | None) -> int:
+    """Return the most tokens of each answer.
 
     Args:
         asked: tokens of each answer that the request asks for, or None.
@@ -82,7 +80,7 @@ def answer_length(
     """
     if ceiling is not None and (asked or 1) * answers > ceiling:
         raise _too_much(asked, answers, ceiling)
-    if asked is not None or (ceiling is None and room is None):
+    if asked is not None:
         return asked
     each = UNSAID_TOKENS if ceiling is None else ceiling // answers
     # What the engine may do is what the budget holds back: no two answers share the same rest.

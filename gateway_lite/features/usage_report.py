@@ -37,7 +37,7 @@ _encode = msgspec.json.encode
 OPENINGS = (b"event: response.created", b"event: response.in_progress")
 """Beginnings of events that repeat the request of /v1/responses."""
 HINTS = (b'"choices":[]', b'"choices": []')
-RUNNING = re.compile(rb',"usage":\{(?:[^{}]|\{[^{}]*\})*\}')
+RUNNING = re.compile(rb',"usage":\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
 """vLLM's counts so far in a chunk; in a string of the chunk the quotes would have backslashes."""
 
 
@@ -112,7 +112,7 @@ class StreamUsage:
         One for each event, and more where events are longer than the shortest: engines put several
         tokens into one event for a slow reader.
         """
-        text = self._bytes - self._count * self._least
+        text = self._bytes - self._count * self._least if self._count else 0.0
         return self._count if text <= 0 else max(self._count, int(text) // BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
@@ -137,11 +137,9 @@ class StreamUsage:
         return self._edited(self._events.rest())
 
     def _edited(self, whole: bytes) -> bytes:
-        if not self._last and _hinted(whole):
+        if _hinted(whole):
             return b"".join(map(self._without, split(whole)))
-        if not self._running and b'"usage":{' in whole:
-            return b"".join(map(self._without, split(whole)))
-        return whole
+        return whole if self._running else RUNNING.sub(b"", whole)
 
     def _without(self, event: bytes) -> bytes:
         """Return an event without running counts, or nothing for the report at the end."""

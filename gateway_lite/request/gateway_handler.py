@@ -213,17 +213,13 @@ class GatewayHandler:
         """Write the length of the answer that is allowed; return the tokens to reserve."""
         principal, limits, prompt = context.principal, context.principal.limits, context.prompt
         token_ceilings.check_prompt(prompt, own, limits)
-        context.body = checked.body()
-        if context.path not in request_fields.WRITTEN:
-            return prompt
         ceiling, room = token_ceilings.lowest(own, limits), self._limits.room(principal)
-        if ceiling is None and room is None:
-            return prompt + request_body.USUAL_TOKENS
+        if context.path not in request_fields.WRITTEN or (ceiling is None and room is None):
+            context.body = checked.body()
+            return prompt
         answers = context.answers = checked.answers()
         room = None if room is None else room - prompt
         length = token_ceilings.answer_length(checked.length(), answers, ceiling, room)
-        if length is None:
-            return prompt
         # The engine, not the gateway, cuts the answer, by the one field that all engines read.
         context.body = checked.with_length(length).body()
         return prompt + length * answers
@@ -325,8 +321,9 @@ class GatewayHandler:
             written, answers = checked.length(), checked.answers()
             room = None if written is None else written * answers
             said = asked.limit(path)
-            length = token_ceilings.answer_length(said, answers, ceiling, room)
-            context.body = (checked if length is None else checked.with_length(length)).body()
+            if ceiling is not None:
+                length = token_ceilings.answer_length(said, answers, ceiling, room)
+                context.body = checked.with_length(length).body()
         context.body = model_rules.with_fields(context.body, model=name)
         context.record.model = name
         context.substitute = name

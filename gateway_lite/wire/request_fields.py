@@ -47,6 +47,16 @@ READ = SYNONYMS | {
     *("stream", "stream_options", "use_beam_search"),
 }
 """All fields that limits and routing read."""
+PROMPTS = ("prompt", "input")
+"""Fields that may hold token ids."""
+USUAL = frozenset(
+    {
+        *("frequency_penalty", "logprobs", "metadata", "parallel_tool_calls", "presence_penalty"),
+        *("reasoning_effort", "response_format", "seed", "stop", "store", "temperature"),
+        *("tool_choice", "tools", "top_logprobs", "top_p", "user"),
+    }
+)
+"""OpenAI's other fields, which need no look at their spelling."""
 LARGEST = 2**31 - 1
 """Largest length and count; engines keep these in 32 bits."""
 
@@ -104,10 +114,8 @@ class CheckedFields(msgspec.Struct, frozen=True):
             ApiError: a number of choices is no whole number from 1.
         """
         choices = [self._number(name) or 1 for name in CHOICES if name in self.found]
-        prompts = 1
-        if self.path == TEXT:
-            lists = (self.found.get("prompt"), self.found.get("prompt_embeds"))
-            prompts = sum(_sized(bytes(raw))[1] for raw in lists if raw is not None)
+        lists = (self.found.get("prompt"), self.found.get("prompt_embeds"))
+        prompts = sum(_sized(bytes(raw))[1] for raw in lists if raw is not None)
         return max(choices, default=1) * max(1, prompts)
 
     def prompt_tokens(self) -> int:
@@ -115,10 +123,11 @@ class CheckedFields(msgspec.Struct, frozen=True):
         tokens = self.size // BYTES_PER_TOKEN
         if self.path == RERANK:
             return tokens + self._repeated()
-        for name in ("prompt", "input"):
-            raw = bytes(self.found.get(name, b""))
-            if raw.startswith(b"["):
-                tokens += max(0, _sized(raw)[0] - len(raw) // BYTES_PER_TOKEN)
+        for name in PROMPTS:
+            if name in self.found:
+                raw = bytes(self.found[name]).strip()
+                listed = _sized(raw)[0] if raw.startswith(b"[") else 0
+                tokens += max(0, listed - len(raw) // BYTES_PER_TOKEN)
         return tokens
 
     def with_length(self, tokens: int) -> CheckedFields:
@@ -170,7 +179,7 @@ def checked(path: str, body: bytes) -> CheckedFields:
     except UNREADABLE as error:
         raise errors.bad_request("the request is not valid JSON") from error
     for name in found:
-        if name not in READ:
+        if name not in READ and name not in USUAL:
             meant = _FOLDED.get(_folded(name))
             if meant is not None:
                 raise errors.bad_request(f"'{meant}' is spelled otherwise", param=meant)

@@ -160,15 +160,13 @@ def test_a_header_behind_the_body_opens_nothing(users: dict[str, Running]) -> No
 
 
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+BOTH = {"traceparent": PARENT, "tracestate": "a=1"}
 
 
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
-        (
-            {"traceparent": PARENT, "tracestate": "a=1"},
-            {"traceparent": PARENT, "tracestate": "a=1"},
-        ),
+        (BOTH, BOTH),
         ({"traceparent": PARENT}, {"traceparent": PARENT}),
         ({"traceparent": PARENT, "tracestate": "x" * 513}, {"traceparent": PARENT}),
         ({"traceparent": f"00-{'0' * 32}-{'b' * 16}-01", "tracestate": "a=1"}, {}),

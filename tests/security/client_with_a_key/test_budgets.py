@@ -18,6 +18,7 @@ from tests.contract.gateway.programs import BODY, run_gateway, run_over, wait_un
 from tests.security.client_with_a_key.readers import CHAT, RESPONSES, TEXT
 from tests.security.client_with_a_key.working_engine import (
     PROMPT,
+    WAITS,
     WorkingEngine,
     charged,
     key_with,
@@ -233,8 +234,8 @@ def whole(user: Running, body: dict[str, Any]) -> None:
 
 
 def until_word(user: Running, body: dict[str, Any]) -> None:
-    """Leave at the first word."""
-    leave(user, {**BODY, **body, "stream": True}, b"word")
+    """Leave at the first word, when the engine has no further one."""
+    leave(user, {**BODY, **body, "stream": True, "user": WAITS}, b"word")
 
 
 def until_end(user: Running, body: dict[str, Any]) -> None:

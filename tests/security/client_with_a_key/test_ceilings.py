@@ -202,7 +202,7 @@ NAMES = [
     *("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict", "num_predict"),
     *("n", "n_cmpl", "best_of", "max_new_tokens", "prompt", "temperature"),
 ]
-VALUES = st.one_of(
+VALUES: st.SearchStrategy[Any] = st.one_of(
     st.integers(-2, 200),
     st.sampled_from([200.0, 1e3, "200", " 200 ", True, None, [], {}, 10**30, 0.5]),
     st.lists(st.sampled_from(["a", 5, [1, 2]]), max_size=4),

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import threading
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +21,12 @@ if TYPE_CHECKING:
     from hpc.keys.limits import KeyLimits
 
 PROMPT = 10
+WAITS = "waits"
+"""The field ``user`` of a stream that ends after its first word, until it is left."""
 TOGETHER = 100
 """Events that the engine sends at once."""
 
 
-@dataclass(repr=False)
 class WorkingEngine:
     """An engine whose answers have a length, unless the request makes them shorter.
 
@@ -37,19 +37,28 @@ class WorkingEngine:
         hold: the engine works, and sends nothing until ``go`` is set.
         echo: text of an event before the answer.
         status: status of the answer.
+        worked: tokens of all prompts and answers so far.
+        left: requests that were left before their end.
+        bodies: path and body of all requests.
+        heads: headers of all requests.
     """
 
-    length: int = 4000
-    reports: bool = True
-    in_event: int = 1
-    hold: bool = False
-    echo: bytes = b""
-    status: int = 200
-    worked: int = 0
-    bodies: list[tuple[str, bytes]] = field(default_factory=list)
-    heads: list[list[tuple[bytes, bytes]]] = field(default_factory=list)
-    go: threading.Event = field(default_factory=threading.Event)
-    left: int = 0
+    def __init__(
+        self,
+        *,
+        length: int = 4000,
+        reports: bool = True,
+        in_event: int = 1,
+        hold: bool = False,
+        echo: bytes = b"",
+        status: int = 200,
+    ) -> None:
+        self.length, self.reports, self.in_event = length, reports, in_event
+        self.hold, self.echo, self.status = hold, echo, status
+        self.worked = self.left = 0
+        self.bodies: list[tuple[str, bytes]] = []
+        self.heads: list[list[tuple[bytes, bytes]]] = []
+        self.go = threading.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = b""
@@ -90,8 +99,8 @@ class WorkingEngine:
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
     async def _held(self) -> None:
-        while self.hold and not self.go.is_set():
-            await asyncio.sleep(0.01)
+        if self.hold:
+            await asyncio.to_thread(self.go.wait, 60)
 
     def _usage(self, tokens: int) -> dict[str, Any]:
         counts = {"prompt_tokens": PROMPT, "completion_tokens": tokens}
@@ -113,10 +122,12 @@ class WorkingEngine:
             if running:
                 chunk.update(self._usage(done))
             data += _event(chunk)
-            if done % TOGETHER == 0 or done == tokens or done == 1:
+            if done % TOGETHER == 0 or done in {tokens, 1}:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 data = b""
                 await self._held()
+                if asked.get("user") == WAITS:
+                    await asyncio.sleep(60)
                 await asyncio.sleep(0)
         await asyncio.sleep(0.05)
         if options.get("include_usage") and self.reports:

@@ -57,7 +57,7 @@ def lengths(policy: GatewayPolicy) -> object:
     try:
         own = Table(policy, MODELS).policies.get("big")
         token_ceilings.check_prompt(5000, own)
-        return token_ceilings.answer_length(None, 1, token_ceilings.lowest(own), None)
+        return token_ceilings.lowest(own)
     except ApiError as error:
         return str(error)
 
