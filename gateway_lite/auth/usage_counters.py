@@ -92,6 +92,21 @@ class UsageWindow:
         finally:
             guard.unlock()
 
+    def room(self, rules: Rules) -> int:
+        """Return the most tokens that one request may take now.
+
+        The minute counts in full: its tokens come back, and a request may wait for that. What is
+        left of a budget is all there will be.
+        """
+        guard = self._guard
+        if guard is None:
+            return self._room(rules)
+        guard.lock()
+        try:
+            return self._room(rules)
+        finally:
+            guard.unlock()
+
     def settle(self, reservation: Reservation, used: int) -> None:
         """End a request, and replace the estimate by the used tokens."""
         guard = self._guard
@@ -178,6 +193,16 @@ class UsageWindow:
         cells[ALL_TOKENS] = in_all
         cells[ALL_REQUESTS] += 1
         return Reservation(self, rules, tokens, second, day, requests, in_minute)
+
+    def _room(self, rules: Rules) -> int:
+        cells = self._cells
+        room = rules.tpm
+        if rules.daily is not None:
+            day = self._roll()
+            room = min(room, rules.daily - cells[DAY_TOKENS] - self._away(day))
+        if rules.total is not None:
+            room = min(room, rules.total - cells[ALL_TOKENS] - cells[AWAY_ALL])
+        return room
 
     def _settle(self, reservation: Reservation, used: int) -> None:
         """Return unused tokens in the second of the estimate, or charge more in the present."""

@@ -20,7 +20,6 @@ from hpc.errors import ConfigError
 if TYPE_CHECKING:
     from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.redact.text import Finder
-    from gateway_lite.wire import token_usage
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.sse import Editor
     from hpc.gateway_policy import GatewayPolicy, RedactPolicy
@@ -56,7 +55,7 @@ class FeatureEdits:
         translated: the translation of a request in Ollama's form, or None.
         finder: the redaction search, or None.
         miss: key of the future cache entry, or None.
-        report: filter for a usage report that only the gateway asked for, or None.
+        report: counter of a stream for a key with limits of tokens, or None.
     """
 
     __slots__ = ("_cache", "finder", "miss", "report", "translated")
@@ -96,10 +95,6 @@ class FeatureEdits:
             return None
         return self.translated.content_type if status == OK else b"application/json"
 
-    def used(self) -> token_usage.Usage | None:
-        """Return the removed usage report."""
-        return None if self.report is None else self.report.usage
-
 
 class FeatureRequest(msgspec.Struct, frozen=True, gc=False):
     """The properties of a request, beside its body, that features depend on.
@@ -111,6 +106,7 @@ class FeatureRequest(msgspec.Struct, frozen=True, gc=False):
         identity: fingerprint of the model; empty if unknown.
         key_id: id of the client's key.
         counted: True if a stream's usage must be known.
+        running: True if the engine can tell the usage in every chunk of a stream.
     """
 
     path: str
@@ -119,6 +115,7 @@ class FeatureRequest(msgspec.Struct, frozen=True, gc=False):
     identity: str
     key_id: str
     counted: bool
+    running: bool = False
 
 
 class Prepared(msgspec.Struct, frozen=True, gc=False):
@@ -179,12 +176,9 @@ class FeaturePipeline:
         if found is not None:
             edits = FeatureEdits(self._cache)
             edits.miss = found
-        if asked.counted and asked.fields.stream and asked.path in COUNTED:
-            with_usage = None if asked.fields.stream_options else usage_report.add_usage(body)
-            if with_usage is not None:
-                body = with_usage
-                edits = edits or FeatureEdits(self._cache)
-                edits.report = usage_report.StreamUsage()
+        if asked.counted and asked.fields.stream:
+            edits = edits or FeatureEdits(self._cache)
+            body, edits.report = _counted(body, asked, translated)
         return Prepared(body, edits, cache="" if found is None else "miss")
 
     def _look_up(self, body: bytes, asked: FeatureRequest) -> Hit | Miss | None:
@@ -194,6 +188,19 @@ class FeaturePipeline:
         return self._cache.lookup(
             body, asked.path, asked.model, asked.identity, asked.key_id, stream=stream
         )
+
+
+def _counted(
+    body: bytes, asked: FeatureRequest, translated: Translated | None
+) -> tuple[bytes, usage_report.StreamUsage]:
+    """Return a request that asks for its stream's usage, and the counter of the stream."""
+    if asked.path not in COUNTED:
+        return body, usage_report.StreamUsage(last=True)
+    found = usage_report.ask(body, running=asked.running)
+    # The translation for Ollama's clients reads the report at the end itself.
+    last = found.last or translated is not None
+    running = found.running or not asked.running
+    return found.body, usage_report.StreamUsage(last=last, running=running)
 
 
 def check_policy(policy: GatewayPolicy) -> None:

@@ -9,10 +9,10 @@ for the attributes. No words of a prompt or of an answer are among the attribute
 from __future__ import annotations
 
 import os
-import re
 import threading
 from typing import TYPE_CHECKING, Any
 
+from gateway_lite.wire.trace_context import NAMES, STATE, parsed
 from hpc.errors import ConfigError
 from hpc.version import __version__
 
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from gateway_lite.wire.token_usage import Usage
 
-PARENT = re.compile(
-    rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[\x21-\x7e]{0,200})?"
-)
-STATE = re.compile(rb"[\x20-\x7e]{1,512}")
 OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
@@ -35,18 +31,6 @@ OPERATIONS = {
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 SERVICE = "hpc-serve-gateway"
-
-
-def parsed(traceparent: bytes | None) -> tuple[int, int, int] | None:
-    """Return trace, span and flags of a traceparent header, or None for an invalid header."""
-    found = PARENT.fullmatch(traceparent.strip()) if traceparent else None
-    if found is None:
-        return None
-    version, trace, span, flags, more = found.groups()
-    if version == b"ff" or (version == b"00" and more):
-        return None
-    ids = int(trace, 16), int(span, 16)
-    return (*ids, int(flags, 16)) if all(ids) else None
 
 
 def configured(endpoint: str | None, env: Mapping[str, str] = os.environ) -> Tracer | None:
@@ -239,7 +223,7 @@ def _headers(context: Any, tracestate: bytes | None) -> bytes:
 
 def for_engine(span: Span, headers: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """Return a client's headers, with the span's context in place of the client's own."""
-    kept = {n: v for n, v in headers.items() if n not in (b"traceparent", b"tracestate")}
+    kept = {n: v for n, v in headers.items() if n not in NAMES}
     for line in span.headers.split(b"\r\n")[:-1]:
         name, _, value = line.partition(b": ")
         kept[name] = value

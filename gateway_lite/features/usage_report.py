@@ -1,11 +1,19 @@
-"""Usage reports of streams: asked for by the gateway, and removed again from the stream."""
+"""Usage of streams: asked of the engine by the gateway, counted on the way, and removed again."""
 
 from __future__ import annotations
 
+import re
+import time
+from math import inf
+
 import msgspec
 
+from gateway_lite import errors
 from gateway_lite.wire.sse import Events, payload, split
-from gateway_lite.wire.token_usage import UNREADABLE, Usage
+from gateway_lite.wire.token_usage import UNREADABLE
+
+BYTES_PER_TOKEN = 4
+clock = time.perf_counter
 
 
 class Report(msgspec.Struct):
@@ -22,77 +30,130 @@ class ChoicesOnly(msgspec.Struct):
     usage: Report | None = None
 
 
-class Asked(msgspec.Struct):
-    """A request, with only the fields for the usage report of a stream."""
-
-    stream: bool | None = None
-    stream_options: msgspec.Raw = msgspec.Raw(b"")
-
-
 EXTRA = msgspec.json.Decoder(ChoicesOnly)
-ASKED = msgspec.json.Decoder(Asked)
-ASK = b'"stream_options":{"include_usage":true},'
+_BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_decode = msgspec.json.decode
+_encode = msgspec.json.encode
+OPENINGS = (b"event: response.created", b"event: response.in_progress")
+"""Beginnings of events that repeat the request of /v1/responses."""
 HINTS = (b'"choices":[]', b'"choices": []')
+RUNNING = re.compile(rb',"usage":\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}')
+"""vLLM's counts so far in a chunk; in a string of the chunk the quotes would have backslashes."""
 
 
-def add_usage(body: bytes) -> bytes | None:
-    """Return a request with a wish for the stream's usage report, or None without a change.
+class AskedReport(msgspec.Struct, frozen=True):
+    """A request that asks for the usage of its stream.
 
-    An explicit choice of the client's, false included, is never changed.
+    Attributes:
+        body: the request's JSON.
+        last: whether the client, too, asked for the report at the end.
+        running: whether the client, too, asked for the counts in every chunk.
+    """
+
+    body: bytes
+    last: bool
+    running: bool
+
+
+def ask(body: bytes, *, running: bool) -> AskedReport:
+    """Return a streaming request that asks for the usage report, whatever the client chose.
 
     Args:
-        body: a request's JSON object.
+        body: a request's JSON object, each field once.
+        running: ask for counts in every chunk, too, so that a stream that is left has a count.
+
+    Raises:
+        ApiError: ``stream_options`` is no object.
     """
     try:
-        asked = ASKED.decode(body)
-        said = bytes(asked.stream_options)
-        if not asked.stream or said not in {b"", b"null"}:
-            return None
-        if said:
-            whole = msgspec.json.decode(body)
-            del whole["stream_options"]
-            body = msgspec.json.encode(whole)
+        found = _BODY.decode(body)
+        said = _decode(found.get("stream_options", b"null"))
     except UNREADABLE:
-        return None
-    # Inserted as text: all other bytes stay as the client sent them, without another encoding.
-    start = body.index(b"{") + 1
-    return body[:start] + ASK + body[start:]
+        raise errors.bad_request("the request is not valid JSON") from None
+    if said is None:
+        said = {}
+    if type(said) is not dict:
+        raise errors.bad_request("'stream_options' must be an object", param="stream_options")
+    options = {**said, "include_usage": True}
+    if running:
+        options["continuous_usage_stats"] = True
+    found["stream_options"] = msgspec.Raw(_encode(options))
+    return AskedReport(
+        _encode(found),
+        last=bool(said.get("include_usage")),
+        running=bool(said.get("continuous_usage_stats")),
+    )
 
 
 class StreamUsage:
-    """A filter for the usage report that the gateway requested; keeps the counts."""
+    """A counter of a stream's events, and a filter for counts that only the gateway asked for.
 
-    __slots__ = ("_events", "usage")
+    Args:
+        last: keep the report at the end for the client.
+        running: keep the counts in every chunk for the client.
 
-    def __init__(self) -> None:
+    Attributes:
+        moved_at: clock value at the last event; None before the first.
+    """
+
+    __slots__ = ("_bytes", "_count", "_events", "_last", "_least", "_running", "moved_at")
+
+    def __init__(self, *, last: bool = False, running: bool = True) -> None:
         self._events = Events()
-        self.usage: Usage | None = None
+        self._last = last
+        self._running = running
+        self._count = self._bytes = 0
+        self._least = inf
+        self.moved_at: float | None = None
+
+    def tokens(self) -> int:
+        """Return an estimate of the answer's tokens so far.
+
+        One for each event, and more where events are longer than the shortest: engines put several
+        tokens into one event for a slow reader.
+        """
+        text = self._bytes - self._count * self._least if self._count else 0.0
+        return self._count if text <= 0 else max(self._count, int(text) // BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
-        """Return the complete events, without the event that is only a usage report."""
+        """Return the complete events, without the counts that the client did not ask for."""
         whole = self._events.whole(data)
-        if not _hinted(whole):
-            return whole
-        return b"".join(map(self._without, split(whole)))
+        count = whole.count(b"\n\n") + whole.count(b"\r\n\r\n")
+        if not count or b"{" not in whole:
+            return self._edited(whole)
+        if self.moved_at is None:
+            # Events about the request itself have no text, and are long.
+            said = [len(event) for event in split(whole) if not event.startswith(OPENINGS)]
+            self._least, size = min(said, default=inf), sum(said)
+        else:
+            self._least, size = min(self._least, len(whole) / count), len(whole)
+        self._bytes += size
+        self._count += count
+        self.moved_at = clock()
+        return self._edited(whole)
 
     def finish(self) -> bytes:
         """Return the bytes of an unfinished event."""
-        return self._without(self._events.rest())
+        return self._edited(self._events.rest())
+
+    def _edited(self, whole: bytes) -> bytes:
+        if _hinted(whole):
+            return b"".join(map(self._without, split(whole)))
+        return whole if self._running else RUNNING.sub(b"", whole)
 
     def _without(self, event: bytes) -> bytes:
-        """Return an event, or nothing for the usage report."""
+        """Return an event without running counts, or nothing for the report at the end."""
         if not _hinted(event):
+            return event if self._running else RUNNING.sub(b"", event)
+        if self._last:
             return event
         try:
             extra = EXTRA.decode(payload(event))
         except UNREADABLE:
             return event
-        if extra.choices or extra.usage is None:
-            return event
-        self.usage = Usage(extra.usage.prompt_tokens, extra.usage.completion_tokens)
-        return b""
+        return event if extra.choices or extra.usage is None else b""
 
 
 def _hinted(data: bytes) -> bool:
-    """Return whether bytes may hold the usage report; only then is anything parsed."""
+    """Return whether bytes may hold the report at the end; only then is anything parsed."""
     return HINTS[0] in data or HINTS[1] in data

@@ -39,8 +39,22 @@ UPGRADE_BYTES = 4096
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
+SINGLE = frozenset(
+    {
+        *(b"api-key", b"authorization", b"content-length", b"content-type", b"expect", b"host"),
+        *(b"origin", b"proxy-authorization", b"transfer-encoding", b"traceparent", b"x-api-key"),
+        *(b"x-request-id", b"x-session-id"),
+    }
+)
+"""Headers that may occur once: two readers could otherwise take a different one of two."""
+
+
 class TooManyHeadersError(Exception):
     """A request has more than HEADERS headers; ends its parsing."""
+
+
+class RepeatedHeaderError(Exception):
+    """A request has a header of SINGLE twice; ends its parsing."""
 
 
 def without_upgrade(data: bytes) -> bytes:
@@ -63,6 +77,22 @@ def path_of(url: bytes) -> bytes:
         return b""
 
 
+def headers_of(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return headers by lower-case name; of two harmless ones the first counts.
+
+    Raises:
+        RepeatedHeaderError: a header of SINGLE occurs twice.
+    """
+    headers = {name.lower(): value for name, value in lines}
+    if len(headers) == len(lines):
+        return headers
+    names = [name.lower() for name, _ in lines]
+    for name in SINGLE:
+        if names.count(name) > 1:
+            raise RepeatedHeaderError(name.decode())
+    return dict(zip(reversed(names), reversed([value for _, value in lines]), strict=True))
+
+
 log = logging.getLogger(__name__)
 
 
@@ -77,7 +107,7 @@ class InferenceProtocol(HttpToolsProtocol):
 
     __slots__ = (
         *("_between", "_current", "_deaf", "_exchange", "_fed", "_head_s", "_in_head"),
-        *("_lingering", "_named", "_quiet_s", "handshake", "on_header", "url"),
+        *("_lingering", "_lines", "_quiet_s", "handshake", "url"),
     )
     handler: RequestHandler
     hot: dict[tuple[bytes, bytes], str]
@@ -86,7 +116,7 @@ class InferenceProtocol(HttpToolsProtocol):
     cache: list[Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._named: dict[bytes, bytes] = {}
+        self._lines: list[tuple[bytes, bytes]] = []
         self._exchange: Exchange | None = None
         self._current: Any = None
         self.handshake: ReplicaHandshake | None = None
@@ -94,9 +124,6 @@ class InferenceProtocol(HttpToolsProtocol):
         self._quiet_s = self._head_s = 0.0
         self._in_head = self._lingering = self._deaf = False
         self._between = True
-        # The parser calls a C function of the dict for each header, no Python frame. The first of
-        # two headers with the same name counts.
-        self.on_header = self._named.setdefault  # type: ignore[assignment]
         super().__init__(*args, **kwargs)
 
     # Callbacks of uvicorn's protocol and of its parser.
@@ -106,10 +133,15 @@ class InferenceProtocol(HttpToolsProtocol):
         # No scope is built here: only requests that go to ASGI need one, see ``_leave_to_asgi``.
         self.url = b""
         self._between = False
-        self._named.clear()
+        self._lines = []
         self._in_head = True
         self._head_s = 0.0
         self._exchange = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header until the head is complete; headers behind the body count for nothing."""
+        if self._in_head:
+            self._lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Start an exchange for a hot request, and leave any other request to ASGI."""
@@ -123,12 +155,12 @@ class InferenceProtocol(HttpToolsProtocol):
         if path is None:
             # The exact raw URL needs no parsing; a hot URL may also be absolute or have a query.
             path = self.hot.get((method, path_of(self.url)))
-        if len(self._named) > HEADERS:
+        if len(self._lines) > HEADERS:
             raise TooManyHeadersError
+        headers = headers_of(self._lines)
         if path is None:
-            self._leave_to_asgi()
+            self._leave_to_asgi(headers)
             return
-        headers = {name.lower(): value for name, value in self._named.items()}
         plain = parser.get_http_version() == "1.0"
         request = Request(method, path, headers, handler.settings.body_bytes)
         keep_alive = not plain and parser.should_keep_alive()
@@ -144,12 +176,12 @@ class InferenceProtocol(HttpToolsProtocol):
             if len(self.pipeline) >= AHEAD:
                 self.flow.pause_reading()
 
-    def _leave_to_asgi(self) -> None:
+    def _leave_to_asgi(self, headers: dict[bytes, bytes]) -> None:
         url = self.url
         super().on_message_begin()
         self.url = url
         self.scope["state"]["connection"] = self
-        for name, value in self._named.items():
+        for name, value in headers.items():
             super().on_header(name, value)
         super().on_headers_complete()
 
@@ -205,11 +237,9 @@ class InferenceProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._stay()
         except httptools.HttpParserError as error:
-            many = isinstance(error.__context__, TooManyHeadersError)
-            plain = errors.bad_request("this is not valid HTTP")
-            self.refuse(errors.head_too_large() if many else plain)
+            self.refuse(_parse_error(error.__context__))
         else:
-            if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
+            if self._in_head and (self._fed > HEAD_BYTES or len(self._lines) > HEADERS):
                 self.refuse(errors.head_too_large())
 
     def refuse(self, error: errors.ApiError) -> None:
@@ -343,6 +373,19 @@ class InferenceProtocol(HttpToolsProtocol):
             return
         self._current.keep_alive = False
         self._current.fail(errors.too_slow())
+
+
+def _parse_error(cause: BaseException | None) -> errors.ApiError:
+    """Return the answer to a request whose parsing ended.
+
+    Args:
+        cause: the protocol's own reason, or None.
+    """
+    if isinstance(cause, TooManyHeadersError):
+        return errors.head_too_large()
+    if isinstance(cause, RepeatedHeaderError):
+        return errors.bad_request(f"the header '{cause}' occurs more than once")
+    return errors.bad_request("this is not valid HTTP")
 
 
 def _incomplete(cycle: Any) -> bool:

@@ -258,6 +258,10 @@ class RequestContext(msgspec.Struct, eq=False):
         replayed: True once a request was sent again although a replica may have worked on it.
         renewed: True once a replica's secret was read again for the request.
         body: body of the request to replicas.
+        prompt: estimated tokens of the prompt.
+        answers: number of answers that the request asks for.
+        worked: True while a replica works on the request, or once it has without refusing it.
+        sent_at: clock value at which the request was sent to the replica.
         edits: edits of the answer, or None.
         cache: "hit" or "miss" of the response cache; empty if the answer is not cached.
         held: resources held by the request.
@@ -280,6 +284,10 @@ class RequestContext(msgspec.Struct, eq=False):
     ask: RequestFields | None = None
     reservation: Any = None
     work: Any = None
+    prompt: int = 0
+    answers: int = 1
+    worked: bool = False
+    sent_at: float = 0.0
     models: tuple[str, ...] = ()
     turn: int = 0
     substitute: str = ""
@@ -289,7 +297,6 @@ class RequestContext(msgspec.Struct, eq=False):
     span: Span | None = None
     held: HeldResources = msgspec.field(default_factory=HeldResources)
     _answer: UpstreamResponse | None = None
-    _sent_at: float = 0.0
     _waited_at: float = 0.0
 
     @property

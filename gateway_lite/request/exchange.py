@@ -119,7 +119,8 @@ class Exchange(RequestContext, eq=False):
         # A fresh connection repeats the attempt: the kept one closed before a byte of an answer.
         record.attempts += not fresh
         record.replica = lease.replica.name
-        self._sent_at = clock()
+        self.sent_at = clock()
+        self.worked = True
         self.held.link = self.handler.send(self, lease.replica, self, fresh=fresh)
 
     # Arrival of the answer.
@@ -134,7 +135,7 @@ class Exchange(RequestContext, eq=False):
             self.on_end()
             return
         record = self.record
-        record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
+        record.overhead_s = max(0.0, self.sent_at - record.began - record.queue_s)
         lines = response_head.passed_back(link.headers, kind) + self.handler.lines(self)
         record.whole(body)
         self.writer.whole(link.status, lines, body)
@@ -143,10 +144,12 @@ class Exchange(RequestContext, eq=False):
     def on_head(self, link: UpstreamConnection) -> None:
         """Decide by the head whether the client gets the answer or another attempt is made."""
         status = link.status
-        if status >= FAILED and self._retry_refused(link, status):
-            return
+        if status >= FAILED:
+            self.worked = False
+            if self._retry_refused(link, status):
+                return
         record = self.record
-        record.overhead_s = max(0.0, self._sent_at - record.began - record.queue_s)
+        record.overhead_s = max(0.0, self.sent_at - record.began - record.queue_s)
         limit = self.handler.settings.body_bytes
         lines = self.handler.lines(self)
         self._answer = response_of(link, self.writer, record, self.edits, lines=lines, limit=limit)
@@ -228,6 +231,7 @@ class Exchange(RequestContext, eq=False):
 
     def _once_more(self, name: str, fault: Fault) -> None:
         worked = fault in (Fault.BROKEN, Fault.STUCK)
+        self.worked = fault not in (Fault.BROKEN, Fault.UNREACHABLE)
         final = fault in (Fault.SILENT, Fault.TOO_LARGE)
         elsewhere = fault is not Fault.BROKEN
         if final or not self.handler.another(self, worked=worked, elsewhere=elsewhere):

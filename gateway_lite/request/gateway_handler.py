@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.auth import rate_limits
+from gateway_lite.auth import token_ceilings
 from gateway_lite.catalog.models import not_ready
 from gateway_lite.catalog.replica import NoReplicaError
 from gateway_lite.features import tracing
@@ -15,12 +15,14 @@ from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
 from gateway_lite.request.context import Reply, refusal
+from gateway_lite.request.token_charge import charged
 from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
-from gateway_lite.wire import request_body, response_head
+from gateway_lite.wire import request_body, request_fields, response_head
 from hpc.gateway_policy import GatewayPolicy
+from hpc.keys.store import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
     from gateway_lite.upstream.pool import PendingConnection, Pool, Upstream
     from gateway_lite.wire.request_body import RequestFields
+    from gateway_lite.wire.request_fields import CheckedFields
     from gateway_lite.wire.write_batching import WriteBatcher
+    from hpc.gateway_policy import ModelPolicy
 
 RETRY_SHARE = 0.2
 """Retries earned by each request."""
@@ -76,6 +80,7 @@ class RetryBudget:
 
 
 OK = 200
+VLLM = "vllm"
 EVENTS = b"text/event-stream; charset=utf-8"
 
 
@@ -169,29 +174,55 @@ class GatewayHandler:
         asked = context.ask = request_body.read(context.body)
         principal, record, table = context.principal, context.record, self._table
         record.model = asked.model
-        prompt, longest = len(context.body) // request_body.BYTES_PER_TOKEN, asked.limit()
-        traits = model_rules.Traits(record.key, context.request.headers, prompt, longest)
+        limits, checked = principal.limits, None
+        context.prompt = len(context.body) // request_body.BYTES_PER_TOKEN
+        # Requests that nothing limits go on byte for byte, without a second look at their fields.
+        if limits is not None or principal.models != ALL or table.rules:
+            checked = self._check_fields(context)
+        longest = asked.limit(context.path)
+        traits = model_rules.Traits(record.key, context.request.headers, context.prompt, longest)
         models = model_rules.chosen(table, principal.allows, asked.model, traits)
         context.models = models
         record.model = models[0]
-        own, limits = table.policies.get(models[0]), principal.limits
-        # The engine, not the gateway, cuts the answer: without ``max_tokens`` it would not know the
-        # ceiling.
-        most = rate_limits.missing_max_tokens(context.path, prompt, longest, own, limits)
-        if most is not None:
-            context.body = model_rules.with_fields(context.body, max_tokens=most)
+        own = table.policies.get(models[0])
+        if checked is None and token_ceilings.hold(own):
+            checked = self._check_fields(context)
         tokens = asked.tokens(len(context.body), longest)
+        reserved = tokens if checked is None else self._limit(context, checked, own)
         context.work = RequestCost(tokens, *self._beginnings(context, asked))
         # After all checks of the request: a refused request must not use up the key's limits.
-        context.reservation = self._limits.reserve(principal, tokens)
+        context.reservation = self._limits.reserve(principal, reserved)
         self._budget.deposit()
         if self._tracer is not None:
             self._begin_span(self._tracer, context, asked)
         # The common request has no extra feature and skips the preparation as a whole.
-        counted = principal.limits is not None and asked.stream
+        counted = limits is not None and asked.stream and token_ceilings.counts(limits)
         if counted or not self._plain or translated is not None:
             return self._prepare(context, asked, translated)
         return None
+
+    def _check_fields(self, context: RequestContext) -> CheckedFields:
+        """Return the request's fields without ambiguity, and note their estimated tokens."""
+        checked = request_fields.checked(context.path, context.body)
+        context.prompt = checked.prompt_tokens()
+        return checked
+
+    def _limit(
+        self, context: RequestContext, checked: CheckedFields, own: ModelPolicy | None
+    ) -> int:
+        """Write the length of the answer that is allowed; return the tokens to reserve."""
+        principal, limits, prompt = context.principal, context.principal.limits, context.prompt
+        token_ceilings.check_prompt(prompt, own, limits)
+        ceiling, room = token_ceilings.lowest(own, limits), self._limits.room(principal)
+        if context.path not in request_fields.WRITTEN or (ceiling is None and room is None):
+            context.body = checked.body()
+            return prompt
+        answers = context.answers = checked.answers()
+        room = None if room is None else room - prompt
+        length = token_ceilings.answer_length(checked.length(), answers, ceiling, room)
+        # The engine, not the gateway, cuts the answer, by the one field that all engines read.
+        context.body = checked.with_length(length).body()
+        return prompt + length * answers
 
     def _begin_span(self, tracer: Tracer, context: RequestContext, asked: RequestFields) -> None:
         """Begin the span, and pass its context to the replica in place of the client's."""
@@ -202,7 +233,7 @@ class GatewayHandler:
             traceparent=given.get(b"traceparent"),
             tracestate=given.get(b"tracestate"),
             stream=bool(asked.stream),
-            max_tokens=asked.limit(),
+            max_tokens=asked.limit(context.path),
             request_id=context.record.name,
         )
         context.request.headers = tracing.for_engine(context.span, given)
@@ -222,7 +253,8 @@ class GatewayHandler:
             context.models[0],
             identity="" if model is None else model.identity,
             key_id=principal.id,
-            counted=principal.limits is not None,
+            counted=token_ceilings.counts(principal.limits),
+            running=all(map(self._is_vllm, context.models)),
         )
         prepared = self._features.prepare(context.body, asked, translated)
         context.body, context.edits = prepared.body, prepared.edits
@@ -231,6 +263,10 @@ class GatewayHandler:
             return None
         kind = b"content-type: %b\r\n" % (EVENTS if fields.stream else response_head.JSON)
         return Reply(OK, kind + self.lines(context), prepared.hit.body)
+
+    def _is_vllm(self, name: str) -> bool:
+        model = self._catalog().models.get(name)
+        return model is not None and model.engine == VLLM
 
     def _beginnings(self, context: RequestContext, asked: RequestFields) -> tuple[bytes, bytes]:
         """Return the affinity keys of a request; empty with a single replica."""
@@ -256,7 +292,12 @@ class GatewayHandler:
                 raise not_ready(asked.model, model, time.time()) from None
             context.substitute = ""
             if name != asked.model:
-                self._rename(context, asked, name)
+                try:
+                    self._rename(context, asked, name)
+                except errors.ApiError:
+                    if lease is not None:
+                        lease.release("ok")
+                    raise
             return lease
 
     def _fall_back(self, context: RequestContext) -> bool:
@@ -272,10 +313,18 @@ class GatewayHandler:
 
     def _rename(self, context: RequestContext, asked: RequestFields, name: str) -> None:
         """Change the request's model, and apply the new model's ceilings."""
-        own, limits = self._table.policies.get(name), context.principal.limits
-        most = rate_limits.missing_max_tokens(context.path, 0, asked.limit(), own, limits)
-        length = {} if most is None else {"max_tokens": most}
-        context.body = model_rules.with_fields(context.body, model=name, **length)
+        own, path = self._table.policies.get(name), context.path
+        if token_ceilings.hold(own) and path in request_fields.WRITTEN:
+            checked = request_fields.checked(path, context.body)
+            ceiling = token_ceilings.lowest(own, context.principal.limits)
+            # Without a word of the client the body may have the first model's length by now.
+            written, answers = checked.length(), checked.answers()
+            room = None if written is None else written * answers
+            said = asked.limit(path)
+            if ceiling is not None:
+                length = token_ceilings.answer_length(said, answers, ceiling, room)
+                context.body = checked.with_length(length).body()
+        context.body = model_rules.with_fields(context.body, model=name)
         context.record.model = name
         context.substitute = name
 
@@ -366,11 +415,12 @@ class GatewayHandler:
     def finished(self, context: RequestContext) -> None:
         """Record the end of a request, and settle its reservation."""
         record = context.record
+        # First: a fault in the log or in a span must not keep the reservation.
+        if context.reservation is not None:
+            context.reservation.settle(charged(context))
         self._seen.end(record)
         if context.span is not None:
             _end_span(context.span, record)
-        if context.reservation is not None:
-            context.reservation.settle(record.charged(context.reservation.tokens))
 
 
 def _end_span(span: Span, record: RequestRecord) -> None:

@@ -12,7 +12,6 @@ import msgspec
 from gateway_lite.wire import token_usage
 
 CLIENT_GONE = "client_gone"
-FAILED = 400
 LEFT = 499
 """Status of a request whose client left before the answer, as nginx logs it."""
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -120,15 +119,3 @@ class RequestRecord(msgspec.Struct, eq=False, gc=False):
                 elif tail is not None:
                     self._used = token_usage.read(tail.read())
         return self._used
-
-    def charged(self, estimate: int) -> int | None:
-        """Return the tokens that count against limits, or None without usage.
-
-        Args:
-            estimate: the tokens of an answer without a report.
-        """
-        used = self.used()
-        if used is not None:
-            return used.prompt + used.completion
-        answered = self.first_at is not None and (self.status < FAILED or self.status == LEFT)
-        return estimate if answered else None

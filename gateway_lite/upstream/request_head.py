@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway_lite.wire import trace_context
 from gateway_lite.wire.response_head import JSON
 
 if TYPE_CHECKING:
@@ -11,12 +12,12 @@ if TYPE_CHECKING:
 
     from gateway_lite.upstream.pool import UpstreamAddress
 
-TRACED = frozenset({b"traceparent", b"tracestate"})
-"""Client headers passed to engines beside content type and accept; the client's key never is."""
-
 
 def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size: int) -> bytes:
     """Return the head of a request to a replica.
+
+    Of the client's headers content type, accept and a valid trace context go on; the client's key
+    never does.
 
     Args:
         fixed: request line, host and authorization.
@@ -26,9 +27,7 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
     """
     kind = headers.get(b"content-type", JSON)
     accept = headers.get(b"accept", b"*/*")
-    more = b""
-    if not TRACED.isdisjoint(headers):
-        more = b"".join([b"%b: %b\r\n" % (n, headers[n]) for n in TRACED if n in headers])
+    more = trace_context.lines(headers) if b"traceparent" in headers else b""
     return (
         b"%bcontent-type: %b\r\naccept: %b\r\naccept-encoding: identity\r\nx-request-id: %b\r\n"
         b"%bcontent-length: %d\r\n\r\n" % (fixed, kind, accept, name, more, size)

@@ -11,6 +11,12 @@ from gateway_lite import errors
 USUAL_TOKENS = 256
 """Assumed tokens of an answer without a limit in the request."""
 BYTES_PER_TOKEN = 4
+LENGTHS = {
+    "/v1/chat/completions": ("max_completion_tokens", "max_tokens", "n_predict"),
+    "/v1/completions": ("max_tokens", "n_predict", "max_completion_tokens"),
+    "/v1/responses": ("max_output_tokens",),
+}
+"""The fields with the length of an answer, by path; the first in a request counts."""
 SYSTEM_BYTES = 2048
 FIRST_BYTES = 512
 LONG_BYTES = 1024
@@ -33,6 +39,7 @@ class RequestFields(msgspec.Struct, gc=False):
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
+    n_predict: Any = None
     n: Any = None
     temperature: Any = None
     user: Any = None
@@ -42,14 +49,16 @@ class RequestFields(msgspec.Struct, gc=False):
     prompt: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
 
-    def limit(self) -> int | None:
-        """Return the request's limit on the answer in tokens, or None."""
-        value = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
-        if type(value) is int and value > 0:
-            return value
-        for other in (self.max_tokens, self.max_output_tokens):
-            if type(other) is int and other > 0:
-                return other
+    def limit(self, path: str) -> int | None:
+        """Return the request's limit on the answer in tokens, or None.
+
+        Args:
+            path: path in OpenAI's API.
+        """
+        for name in LENGTHS.get(path, ()):
+            value = getattr(self, name)
+            if type(value) is int and value > 0:
+                return value
         return None
 
     def tokens(self, size: int, limit: int | None) -> int:

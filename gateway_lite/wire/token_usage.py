@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import re
 
 import msgspec
 
@@ -12,7 +11,11 @@ SLACK_BYTES = 2 * 1024
 DONE = b"data: [DONE]"
 FIELD = b'"usage"'
 """The engine's own field; inside a JSON string its quotes would have backslashes."""
-DECODER = json.JSONDecoder()
+DEPTHS = (b"{", b'{"response":{')
+"""Beginnings of an answer, and of the last event of /v1/responses, up to the field."""
+EVENT_END = re.compile(rb"\r?\n\r?\n")
+TRIES = 8
+"""Most fields of the name that are tried, from the last one backwards."""
 MOST = 2**40
 """Tokens above which a report is ignored as wrong."""
 
@@ -52,41 +55,37 @@ def ended(tail: bytes) -> bool:
 def read(tail: bytes) -> Usage | None:
     """Return the last usage report in the bytes, or None.
 
+    A report is a field of the answer itself. A field of the same name further inside, such as in a
+    tool's schema that the engine repeats, is none.
+
     Args:
         tail: the last bytes of an answer in JSON or of an event stream.
     """
-    at = tail.rfind(FIELD)
-    while at >= 0:
-        usage = _parse(tail[at + len(FIELD) :])
+    end = len(tail)
+    for _ in range(TRIES):
+        at = tail.rfind(FIELD, 0, end)
+        if at < 0:
+            return None
+        usage = _parse(tail[at:])
         if usage is not None:
             return usage
-        at = tail.rfind(FIELD, 0, at)
+        end = at
     return None
 
 
-def _parse(text: bytes) -> Usage | None:
-    """Return the report that follows the field's name."""
-    value = text.lstrip()
-    if not value.startswith(b":"):
-        return None
-    value = value[1:].lstrip()
-    if not value.startswith(b"{"):
-        return None
-    try:
-        report, _ = DECODER.raw_decode(value.decode("latin-1"))
-    except (ValueError, RecursionError):
-        return None
-    prompt = _count(report, "prompt_tokens", "input_tokens")
-    completion = _count(report, "completion_tokens", "output_tokens")
-    return None if prompt is None else Usage(prompt, completion or 0)
-
-
-def _count(report: dict[str, Any], *names: str) -> int | None:
-    """Return the first plausible count of several fields."""
-    for name in names:
-        count = report.get(name)
-        if type(count) is int and 0 <= count <= MOST:
-            return count
+def _parse(rest: bytes) -> Usage | None:
+    """Return the report at the beginning of the rest of an answer or event."""
+    event = EVENT_END.split(rest, 1)[0]
+    # Only at the right depth do the brackets of the rest match those in front of it.
+    for depth in DEPTHS:
+        try:
+            answer = ANSWER.decode(depth + event)
+        except UNREADABLE:
+            continue
+        inner = None if answer.response is None else answer.response.usage
+        usage = _usage(answer.usage or inner)
+        if usage is not None:
+            return usage
     return None
 
 
@@ -97,24 +96,35 @@ class _Reported(msgspec.Struct, gc=False):
     output_tokens: int | None = None
 
 
+class _Response(msgspec.Struct, gc=False):
+    usage: _Reported | None = None
+
+
 class _Answer(msgspec.Struct, gc=False):
     usage: _Reported | None = None
+    response: _Response | None = None
 
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 ANSWER = msgspec.json.Decoder(_Answer)
 
 
+def _usage(found: _Reported | None) -> Usage | None:
+    """Return a report, if its counts are plausible."""
+    if found is None:
+        return None
+    prompt = found.prompt_tokens if found.input_tokens is None else found.input_tokens
+    answer = found.completion_tokens or found.output_tokens or 0
+    if prompt is None or not (0 <= prompt <= MOST and 0 <= answer <= MOST):
+        return None
+    return Usage(prompt, answer)
+
+
 def of_whole(body: bytes) -> Usage | None:
     """Return the usage reported in a JSON answer, or None; cheaper than ``read``."""
     if len(body) <= TAIL_BYTES:
         try:
-            found = ANSWER.decode(body).usage
+            return _usage(ANSWER.decode(body).usage)
         except UNREADABLE:
-            found = None
-        if found is not None:
-            prompt = found.prompt_tokens if found.input_tokens is None else found.input_tokens
-            answer = found.completion_tokens or found.output_tokens or 0
-            if prompt is not None and 0 <= prompt <= MOST and 0 <= answer <= MOST:
-                return Usage(prompt, answer)
+            return None
     return read(body[-TAIL_BYTES:])

@@ -190,7 +190,10 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
     options = asked.get("options") or {}
     made = {name: options[name] for name in OPTIONS if options.get(name) is not None}
     most = options.get("num_predict")
-    if type(most) is int and most > 0:
+    if most is not None and type(most) is not int:
+        raise errors.bad_request("'num_predict' must be a whole number", param="num_predict")
+    # Ollama reads a number below 1 as no limit.
+    if most is not None and most > 0:
         made["max_tokens"] = most
     form = asked.get("format")
     if form == "json":

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gateway_lite.api.batches.files import MIB, FilePages
-from gateway_lite.auth import rate_limits
+from gateway_lite.auth import token_ceilings
 from gateway_lite.auth.client_keys import ANYBODY
 from gateway_lite.errors import ApiError
 from gateway_lite.features.cors import Cors
@@ -56,7 +56,8 @@ def lengths(policy: GatewayPolicy) -> object:
     """Return what becomes of a request without a length, of a long prompt."""
     try:
         own = Table(policy, MODELS).policies.get("big")
-        return rate_limits.missing_max_tokens(CHAT, 5000, None, own, None)
+        token_ceilings.check_prompt(5000, own)
+        return token_ceilings.lowest(own)
     except ApiError as error:
         return str(error)
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from gateway_lite.features.tracing import configured, parsed
+from gateway_lite.features.tracing import configured
 from gateway_lite.wire.token_usage import Usage
+from gateway_lite.wire.trace_context import parsed
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:

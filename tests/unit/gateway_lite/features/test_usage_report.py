@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_lite.errors import ApiError
-from gateway_lite.features.usage_report import StreamUsage, add_usage
+from gateway_lite.features.usage_report import StreamUsage, ask
 from gateway_lite.wire.sse import Events, payload, replaced
-from gateway_lite.wire.token_usage import Usage
 
 DELTA = b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"hi"}}],"usage":null}\n\n'
 CLAIM = b'data: {"choices":[{"delta":{"content":"\\"choices\\":[] \\"usage\\":{"}}]}\n\n'
@@ -40,7 +39,7 @@ def test_any_cut_leaves_the_stream_without_the_report(report: bytes, cuts: list[
     out, editor = fed(before + report + DONE, cuts)
 
     assert out == before + DONE
-    assert editor.usage == Usage(7, 3)
+    assert editor.tokens() >= 6
 
 
 @pytest.mark.parametrize(
@@ -56,16 +55,12 @@ def test_any_cut_leaves_the_stream_without_the_report(report: bytes, cuts: list[
     ],
 )
 def test_what_is_no_report_stays(event: bytes) -> None:
-    out, editor = fed(event + DONE, [])
-
-    assert out == event + DONE
-    assert editor.usage is None
+    assert fed(event + DONE, [])[0] == event + DONE
 
 
 def test_an_end_without_an_empty_line_is_passed_on_or_taken_out() -> None:
     assert fed(DELTA + b"data: cut", [])[0] == DELTA + b"data: cut"
-    out, editor = fed(DELTA + REPORTS[0].rstrip(), [])
-    assert (out, editor.usage) == (DELTA, Usage(7, 3))
+    assert fed(DELTA + REPORTS[0].rstrip(), [])[0] == DELTA
 
 
 def test_a_read_of_whole_events_is_not_copied() -> None:
@@ -104,46 +99,71 @@ def test_the_payload_of_an_event() -> None:
     assert replaced(b"data: 1\n\n", b"2") == b"data: 2\n\n"
 
 
+RUNNING = b'data: {"choices":[{"delta":{}}],"usage":{"prompt_tokens":7,"details":{"a":1}}}\n\n'
+
+
+def test_a_client_gets_the_counts_that_it_asked_for_and_no_others() -> None:
+    stream = RUNNING + REPORTS[0] + DONE
+    bare = b'data: {"choices":[{"delta":{}}]}\n\n'
+    for last in (False, True):
+        for running in (False, True):
+            editor = StreamUsage(last=last, running=running)
+            expected = RUNNING if running else bare
+            expected += REPORTS[0] if last else b""
+            assert editor.feed(stream) + editor.finish() == expected + DONE
+
+
+def test_words_of_an_answer_are_no_counts() -> None:
+    said = {"choices": [{"delta": {"content": ',"usage":{"prompt_tokens":1}'}}]}
+    event = b"data: " + json.dumps(said, separators=(",", ":")).encode() + b"\n\n"
+    assert StreamUsage(running=False).feed(event) == event
+
+
+def test_events_count_and_long_events_count_more() -> None:
+    one, many = StreamUsage(), StreamUsage()
+    for _ in range(10):
+        one.feed(DELTA)
+    many.feed(DELTA)
+    many.feed(DELTA.replace(b"hi", b"hi" * 2000))
+
+    assert one.tokens() == 10
+    assert many.tokens() >= 900
+
+
+def test_a_wait_for_the_engine_is_no_event() -> None:
+    editor = StreamUsage()
+    assert editor.feed(b": ping\n\n" * 5) == b": ping\n\n" * 5
+    assert (editor.tokens(), editor.moved_at) == (0, None)
+
+
 BODY = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=4)
+OPTIONS = st.none() | st.dictionaries(
+    st.sampled_from(["include_usage", "continuous_usage_stats", "other"]), st.booleans()
+)
 
 
 @settings(deadline=None)
-@given(BODY, st.booleans(), st.booleans())
-def test_a_stream_is_asked_for_its_report(body: dict[str, Any], null: bool, indent: bool) -> None:
-    body.pop("stream_options", None)
+@given(BODY, OPTIONS, st.booleans(), st.booleans())
+def test_a_stream_is_asked_for_its_report_whatever_the_client_chose(
+    body: dict[str, Any], options: dict[str, bool] | None, absent: bool, running: bool
+) -> None:
     body["stream"] = True
-    if null:
-        body["stream_options"] = None
-    made = add_usage(json.dumps(body, indent=1 if indent else None).encode())
+    if not absent:
+        body["stream_options"] = options
+    made = ask(json.dumps(body).encode(), running=running)
+    said = {} if absent or options is None else options
+    more = {"continuous_usage_stats": True} if running else {}
 
-    assert made is not None
-    assert json.loads(made) == {**body, "stream_options": {"include_usage": True}}
-    assert made.count(b'"stream_options"') == 1
-    assert add_usage(made) is None
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"stream":true,"stream_options":{"include_usage":false}}',
-        b'{"stream":true,"stream_options":{"include_usage":true}}',
-        b'{"stream":true,"stream_options":{}}',
-        b'{"stream":false}',
-        b'{"stream":null}',
-        b'{"stream":"yes"}',
-        b"{}",
-        b"[]",
-        b"nothing",
-        b'{"stream":true,"stream_options":null,"a":"\xff"}',
-        b"",
-    ],
-)
-def test_a_choice_of_the_client_is_never_turned(body: bytes) -> None:
-    assert add_usage(body) is None
+    assert json.loads(made.body) == {
+        **body,
+        "stream_options": {**said, "include_usage": True, **more},
+    }
+    assert made.last == said.get("include_usage", False)
+    assert made.running == said.get("continuous_usage_stats", False)
 
 
-def test_nesting_too_deep_for_the_reader_is_no_fault() -> None:
-    """Python 3.14 bounds the depth by the stack's size, releases before by a count."""
-    body = b'{"stream":true,"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
-    added = add_usage(body)
-    assert added is None or added == b'{"stream_options":{"include_usage":true},' + body[1:]
+@pytest.mark.parametrize("options", [b"1", b"[]", b'"yes"', b"true", b"{]"])
+def test_options_of_another_form_are_refused(options: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        ask(b'{"stream":true,"stream_options":' + options + b"}", running=False)
+    assert caught.value.status == 400

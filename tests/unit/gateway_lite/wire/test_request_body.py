@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway_lite.errors import ApiError
 from gateway_lite.wire import request_body
 
+CHAT = "/v1/chat/completions"
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -30,7 +31,7 @@ def test_whatever_else_stands_in_it_the_model_is_found(
     body = {**rest, "model": model, "stream": stream}
     asked = request_body.read(json.dumps(body).encode())
     assert (asked.model, asked.stream) == (model, stream)
-    assert asked.tokens(10, asked.limit()) > 0
+    assert asked.tokens(10, asked.limit(CHAT)) > 0
     assert all(isinstance(one, bytes) for one in request_body.beginnings(asked, None))
 
 
@@ -57,19 +58,23 @@ def test_what_cannot_be_read_is_refused(body: bytes, param: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "limit"),
+    ("path", "body", "limit"),
     [
-        ({}, None),
-        ({"max_tokens": 7}, 7),
-        ({"max_tokens": 7, "max_completion_tokens": 9}, 9),
-        ({"max_output_tokens": 5}, 5),
-        ({"max_tokens": "7"}, None),
-        ({"max_tokens": True}, None),
-        ({"max_tokens": -1}, None),
+        (CHAT, {}, None),
+        (CHAT, {"max_tokens": 7}, 7),
+        (CHAT, {"max_tokens": 7, "max_completion_tokens": 9}, 9),
+        ("/v1/completions", {"max_tokens": 7, "max_completion_tokens": 9}, 7),
+        ("/v1/responses", {"max_output_tokens": 5, "max_tokens": 1}, 5),
+        (CHAT, {"max_output_tokens": 5}, None),
+        ("/v1/embeddings", {"max_tokens": 5}, None),
+        (CHAT, {"n_predict": 5}, 5),
+        (CHAT, {"max_tokens": "7"}, None),
+        (CHAT, {"max_tokens": True}, None),
+        (CHAT, {"max_tokens": -1}, None),
     ],
 )
-def test_the_limit_of_an_answer(body: dict[str, Any], limit: int | None) -> None:
-    assert read(**body).limit() == limit
+def test_the_limit_of_an_answer(path: str, body: dict[str, Any], limit: int | None) -> None:
+    assert read(**body).limit(path) == limit
 
 
 def test_the_estimate_counts_every_answer() -> None:
