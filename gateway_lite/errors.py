@@ -211,6 +211,22 @@ def too_large(limit: int) -> ApiError:
     )
 
 
+def too_many_parts(most: str) -> ApiError:
+    """Return the error for a body with more parts than the gateway decodes, such as "9 strings"."""
+    return ApiError(400, f"the request has more than {most}", code="request_too_complex")
+
+
+def busy() -> ApiError:
+    """Return the error for a body without room in the gateway's memory."""
+    return ApiError(
+        503,
+        "too many large requests are in progress, most of them of this key",
+        code="too_busy",
+        kind=SERVER,
+        headers=(*retry_after(RETRY_S), (b"connection", b"close")),
+    )
+
+
 def head_too_large() -> ApiError:
     """Return the error for too long or too many headers."""
     return ApiError(

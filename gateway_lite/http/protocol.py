@@ -19,6 +19,7 @@ from gateway_lite.request.exchange import Exchange, exchange_of
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
+    from gateway_lite.http.connections import ConnectionTable
     from gateway_lite.request.context import RequestContext, RequestHandler
 
 HEAD_BYTES = 64 * 1024
@@ -27,10 +28,22 @@ AHEAD = 16
 """Pipelined requests that may wait behind the current request; beyond, reading stops."""
 AHEAD_BYTES = 64 * 1024
 """Bytes of body for each waiting request."""
+MOST_AHEAD = 32
+"""Waiting requests of one connection, beyond which it is closed: one read of 256 KiB may hold 8,000
+of them, which would take the event loop 0.3 s.
+"""
 HEAD_S = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 BODY_QUIET_S = 30.0
 """Longest seconds between two bytes of a request's body."""
+BODY_RATE = 4096
+"""Least bytes per second of a body, once it has taken BODY_QUIET_S."""
+SEND_S = 60.0
+"""Seconds in which a client must take all that waits for it: 64 KiB and more at a slow client."""
+BUFFER_BYTES = 1024 * 1024
+"""Bytes of an answer that may wait for a slow client before the engine is slowed down: most whole
+answers, so that the engine's slot is free again before the client has read them.
+"""
 LINGER_S = 2.0
 """Seconds for a sending client to read a refusal before the connection is closed."""
 UPGRADE_BYTES = 4096
@@ -40,6 +53,10 @@ UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 class TooManyHeadersError(Exception):
     """A request has more than HEADERS headers; ends its parsing."""
+
+
+class TooManyAheadError(Exception):
+    """A connection has more than MOST_AHEAD waiting requests; ends its parsing."""
 
 
 def without_upgrade(data: bytes) -> bytes:
@@ -74,10 +91,22 @@ class InferenceProtocol(HttpToolsProtocol):
     """
 
     __slots__ = (
-        *("_between", "_current", "_deaf", "_exchange", "_fed", "_head_s", "_in_head"),
-        *("_lingering", "_named", "_quiet_s", "on_header", "url"),
+        *("_between", "_body_s", "_current", "_deaf", "_due_s", "_exchange", "_fed", "_head_s"),
+        *(
+            "_in_head",
+            "_key",
+            "_lingering",
+            "_named",
+            "_payer",
+            "_quiet_s",
+            "_room",
+            "_slow",
+            "_written",
+        ),
+        *("listed", "on_header", "url"),
     )
     handler: RequestHandler
+    table: ConnectionTable
     hot: dict[tuple[bytes, bytes], str]
     cycle: Any
     pipeline: Any
@@ -88,7 +117,10 @@ class InferenceProtocol(HttpToolsProtocol):
         self._exchange: Exchange | None = None
         self._current: Any = None
         self._fed = 0
-        self._quiet_s = self._head_s = 0.0
+        self._quiet_s = self._head_s = self._body_s = self._due_s = 0.0
+        self._key = self._payer = self.listed = ""
+        self._slow = self._room = False
+        self._written = 0
         self._in_head = self._lingering = self._deaf = False
         self._between = True
         # The parser calls a C function of the dict for each header, no Python frame. The first of
@@ -100,6 +132,8 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        if len(self.pipeline) > MOST_AHEAD:
+            raise TooManyAheadError
         # No scope is built here: only requests that go to ASGI need one, see ``_leave_to_asgi``.
         self.url = b""
         self._between = False
@@ -112,6 +146,7 @@ class InferenceProtocol(HttpToolsProtocol):
         """Start an exchange for a hot request, and leave any other request to ASGI."""
         self._in_head = False
         self._fed = 0
+        self._body_s = 0.0
         parser, handler = self.parser, self.handler
         method = parser.get_method()
         path = self.hot.get((method, self.url))
@@ -153,14 +188,11 @@ class InferenceProtocol(HttpToolsProtocol):
         if exchange is None:
             super().on_body(body)
         elif not exchange.response_complete:
-            fits = exchange.request.add(body)
-            if not exchange.opened:
-                # A waiting request buffers little: a client could otherwise fill memory behind one
-                # stream.
-                if exchange.request.size > AHEAD_BYTES:
-                    self.flow.pause_reading()
-            elif not fits:
-                exchange.fail(errors.too_large(self.handler.settings.body_bytes))
+            exchange.receive(body)
+            # A waiting request buffers little: a client could otherwise fill memory behind one
+            # stream.
+            if not exchange.opened and exchange.request.size > AHEAD_BYTES:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Complete the request, and admit an open exchange."""
@@ -199,9 +231,7 @@ class InferenceProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._stay()
         except httptools.HttpParserError as error:
-            many = isinstance(error.__context__, TooManyHeadersError)
-            plain = errors.bad_request("this is not valid HTTP")
-            self.refuse(errors.head_too_large() if many else plain)
+            self.refuse(_unreadable(error.__context__))
         else:
             if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
                 self.refuse(errors.head_too_large())
@@ -254,7 +284,12 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange or the ASGI request of a client that left."""
+        self.table.remove(self)
+        self._leave_budget()
         current, self._current = self._current, None
+        for waiting, _ in self.pipeline:
+            if isinstance(waiting, Exchange):
+                waiting.drop()
         self.pipeline.clear()
         super().connection_lost(exc)
         if isinstance(current, Exchange):
@@ -264,14 +299,34 @@ class InferenceProtocol(HttpToolsProtocol):
             current.message_event.set()
 
     def pause_writing(self) -> None:
-        """Stop reading from the replica while the client reads slowly."""
+        """Begin to watch a client that reads slowly, and stop its replica if memory is short."""
         super().pause_writing()
+        self._slow = True
+        self._written, self._due_s = 0, 0.0
+        self._payer = self.shown_key()
+        self._room = self.handler.bodies.take(self._payer, self, BUFFER_BYTES)
+        if not self._room:
+            self._pause_replica()
+
+    def _pause_replica(self) -> None:
         if isinstance(self._current, Exchange):
             self._current.pause()
+
+    def evict(self) -> None:
+        """Stop the replica of a slow client, as its memory is needed for another key's."""
+        self._room = False
+        self._pause_replica()
+
+    def _leave_budget(self) -> None:
+        if self._room:
+            self._room = False
+            self.handler.bodies.release(self._payer, self)
 
     def resume_writing(self) -> None:
         """Read from the replica again."""
         super().resume_writing()
+        self._slow = False
+        self._leave_budget()
         if isinstance(self._current, Exchange):
             self._current.resume()
 
@@ -280,6 +335,10 @@ class InferenceProtocol(HttpToolsProtocol):
     def write(self, data: bytes) -> None:
         """Send bytes to the client through the write batcher."""
         self.handler.batcher.put(self.transport, data)
+        if self._slow:
+            self._written += len(data)
+            if self.transport.get_write_buffer_size() > BUFFER_BYTES:
+                self._pause_replica()
 
     def defaults(self) -> bytes:
         """Return the header lines of every answer, such as the date."""
@@ -294,6 +353,8 @@ class InferenceProtocol(HttpToolsProtocol):
         """Go on with the next request of the connection, or close the connection."""
         self._current = None
         self._quiet_s = 0.0
+        if context.principal is not None:
+            self._key = context.principal.id
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self._lingering:
             return
@@ -318,17 +379,69 @@ class InferenceProtocol(HttpToolsProtocol):
             idle_s: seconds that a connection without a request is kept.
         """
         self._quiet_s += passed_s
-        if self._lingering or self.transport.is_closing():
-            return
+        closing = self._lingering or self.transport.is_closing()
+        # A closed connection ends with its last byte, which a client may never read.
+        if self._reads_too_slowly(passed_s) or (closing and self._quiet_s >= SEND_S):
+            self.cut()
+        elif not closing:
+            self._look_at_request(passed_s, idle_s)
+
+    def _look_at_request(self, passed_s: float, idle_s: float) -> None:
         if self._in_head:
             self._head_s += passed_s
             if self._head_s >= HEAD_S:
                 self.refuse(errors.too_slow())
         elif self.cycle is not None and _incomplete(self.cycle):
-            if self._quiet_s >= BODY_QUIET_S:
+            if self._sends_too_slowly(passed_s):
                 self._give_up()
         elif self._current is None and self._quiet_s >= idle_s:
             self.transport.close()
+
+    def _sends_too_slowly(self, passed_s: float) -> bool:
+        """Return whether a body is silent, or slower than BODY_RATE."""
+        if self.flow.read_paused:  # the pause is ours
+            self._quiet_s = 0.0
+            return False
+        self._body_s += passed_s
+        late = self._fed < (self._body_s - BODY_QUIET_S) * BODY_RATE
+        return late or self._quiet_s >= BODY_QUIET_S
+
+    def _reads_too_slowly(self, passed_s: float) -> bool:
+        """Return whether what waited SEND_S ago still waits in part."""
+        if not self._slow:
+            return False
+        self._due_s += passed_s
+        # First in, first out: what waited at the mark is gone once no more waits than was written
+        # since.
+        if self.transport.get_write_buffer_size() <= self._written:
+            self._written, self._due_s = 0, 0.0
+        return self._due_s >= SEND_S
+
+    # Methods for the table of connections.
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a place among the connections."""
+        super().connection_made(transport)
+        self.table.add(self)
+
+    def shown_key(self) -> str:
+        """Return the id of the valid key that the connection has shown; empty without any."""
+        if self._key:
+            return self._key
+        current = self._current
+        if isinstance(current, Exchange):
+            principal = current.principal
+        else:
+            principal = (self.scope or {}).get("principal")
+        return getattr(principal, "id", "")
+
+    def idle(self) -> bool:
+        """Return whether no request is in progress."""
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def cut(self) -> None:
+        """Close at once, whatever waits for the client."""
+        self.transport.abort()
 
     def _give_up(self) -> None:
         """Refuse a request whose body stopped arriving."""
@@ -339,20 +452,29 @@ class InferenceProtocol(HttpToolsProtocol):
         self._current.fail(errors.too_slow())
 
 
+def _unreadable(cause: BaseException | None) -> errors.ApiError:
+    """Return the error for a request whose parsing ended."""
+    if isinstance(cause, TooManyHeadersError):
+        return errors.head_too_large()
+    if isinstance(cause, TooManyAheadError):
+        return errors.bad_request("too many requests wait on this connection")
+    return errors.bad_request("this is not valid HTTP")
+
+
 def _incomplete(cycle: Any) -> bool:
     """Return whether a part of the request is still missing."""
     return not cycle.request.whole if isinstance(cycle, Exchange) else bool(cycle.more_body)
 
 
 def protocol_for(
-    handler: RequestHandler, hot: dict[tuple[bytes, bytes], str]
+    handler: RequestHandler, hot: dict[tuple[bytes, bytes], str], table: ConnectionTable
 ) -> type[InferenceProtocol]:
     """Return the protocol class of one server.
 
     Args:
         handler: the request handler of hot requests.
         hot: the path of each hot request, by method and raw URL.
+        table: the open connections.
     """
-    return type(
-        "HotProtocol", (InferenceProtocol,), {"handler": handler, "hot": hot, "cache": [None, b""]}
-    )
+    members = {"handler": handler, "hot": hot, "table": table, "cache": [None, b""]}
+    return type("HotProtocol", (InferenceProtocol,), members)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hmac
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
 from gateway_lite.catalog.replica import Replica
 from gateway_lite.request.context import refusal
+from gateway_lite.request.large_requests import LargeRequests
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
+from gateway_lite.wire.body_budget import BodyBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from gateway_lite.in_flight import InFlight
-    from gateway_lite.request.context import QueueEntry, RequestContext
+    from gateway_lite.request.context import QueueEntry, RequestContext, ThreadWork
     from gateway_lite.routing.replica_state import Outcome
     from gateway_lite.settings import GatewaySettings
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
@@ -80,9 +83,13 @@ class SidecarHandler:
         in_flight: InFlight,
         settings: GatewaySettings,
     ) -> None:
+        self.id = "gateway"  # of the only client, for the table of connections
         self.in_flight = in_flight
         self.batcher = upstream.batcher
         self.settings = settings
+        # The gateway, the only client, bounds the bodies of its clients.
+        self.bodies = BodyBudget(sys.maxsize)
+        self.turns = LargeRequests()
         self._secret = secret
         self._key = os.environ.pop(options.engine_key_env, None) if options.engine_key_env else None
         base = f"http://127.0.0.1:{options.port}" if options.unix is None else "http://engine"
@@ -102,12 +109,21 @@ class SidecarHandler:
             raise errors.draining()
         if not self.authenticate(bearer(context.request.headers.get(b"authorization", b""))):
             raise errors.unauthorized()
+        context.principal = self
         if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
     def admit(self, context: RequestContext) -> None:
         """Admit the request unchanged; the engine judges its content."""
         context.body = context.request.body
+
+    def resume(self, context: RequestContext, body: bytes) -> NoReturn:
+        """Never called: no request is worked on in a thread."""
+        raise NotImplementedError
+
+    def in_thread(self, work: ThreadWork) -> NoReturn:
+        """Never called: no request is worked on in a thread."""
+        raise NotImplementedError
 
     def place(self, context: RequestContext) -> EngineLease:
         """Return the lease of the engine."""

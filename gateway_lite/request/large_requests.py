@@ -1,0 +1,59 @@
+"""The turns of large requests: one is prepared at a time, and small requests pass in between.
+
+To decode, translate or redact a body of 8 MiB takes the event loop up to 40 ms. After each such
+step the loop is free for as long as the step took, however many large bodies wait. Keys take turns,
+so that the large requests of one key wait at most for one request of each other key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Step = Callable[[], "asyncio.Future[bytes] | None"]
+
+
+class LargeRequests:
+    """The queue of large requests, by key."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: OrderedDict[str, deque[Step]] = OrderedDict()
+        self._busy = False
+
+    def put(self, key: str, step: Step) -> None:
+        """Run a step when its turn comes, at once if no other large request is prepared.
+
+        Args:
+            key: id of the client's key.
+            step: prepares a request; returns the future of its work in a thread, if any.
+        """
+        if self._busy:
+            self._waiting.setdefault(key, deque()).append(step)
+        else:
+            self._run(step)
+
+    def _run(self, step: Step) -> None:
+        self._busy = True
+        began = time.perf_counter()
+        work = step()
+        if work is None:
+            self._loop.call_later(time.perf_counter() - began, self._next)
+        else:
+            work.add_done_callback(lambda _: self._next())
+
+    def _next(self) -> None:
+        self._busy = False
+        if not self._waiting:
+            return
+        key, steps = self._waiting.popitem(last=False)
+        step = steps.popleft()
+        if steps:
+            # To the end of the line: each other key comes first.
+            self._waiting[key] = steps
+        self._run(step)
