@@ -87,7 +87,8 @@ def unauthorized() -> ApiError:
         401,
         "a valid key is needed, as 'Authorization: Bearer KEY'",
         code="invalid_api_key",
-        headers=((b"www-authenticate", b"Bearer"),),
+        # Closed: another attempt costs another connection, of which there are few without a key.
+        headers=((b"www-authenticate", b"Bearer"), (b"connection", b"close")),
     )
 
 

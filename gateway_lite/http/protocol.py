@@ -7,13 +7,13 @@ parts of uvicorn's protocol that this module uses beside its public API.
 from __future__ import annotations
 
 import logging
-import re
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway_lite import errors
+from gateway_lite.http.request_line import UPGRADE_BYTES, path_of, without_upgrade
 from gateway_lite.request.context import Request
 from gateway_lite.request.exchange import Exchange, exchange_of
 from gateway_lite.wire import response_head
@@ -29,9 +29,15 @@ AHEAD = 16
 AHEAD_BYTES = 64 * 1024
 """Bytes of body for each waiting request."""
 MOST_AHEAD = 32
-"""Waiting requests of one connection, beyond which it is closed: one read of 256 KiB may hold 8,000
-of them, which would take the event loop 0.3 s.
+"""Requests that may begin in one read of up to 256 KiB, beyond which the connection is closed: a
+read could hold 8,000, which would take the event loop 0.3 s.
 """
+FREE_READS = 256
+LEAST_READ = 32
+"""Least bytes per read of one request, on average, after FREE_READS reads: each costs 10 us."""
+DROPPED_BYTES = 256 * 1024
+DROPPED_S = 0.01
+"""Bytes that a refused client may send in DROPPED_S, and which are dropped."""
 HEAD_S = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 BODY_QUIET_S = 30.0
@@ -46,9 +52,6 @@ answers, so that the engine's slot is free again before the client has read them
 """
 LINGER_S = 2.0
 """Seconds for a sending client to read a refusal before the connection is closed."""
-UPGRADE_BYTES = 4096
-"""Bytes at the start of a request that are searched for an offer of another protocol."""
-UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class TooManyHeadersError(Exception):
@@ -56,27 +59,7 @@ class TooManyHeadersError(Exception):
 
 
 class TooManyAheadError(Exception):
-    """A connection has more than MOST_AHEAD waiting requests; ends its parsing."""
-
-
-def without_upgrade(data: bytes) -> bytes:
-    """Return a request without its offer of another protocol.
-
-    Java's client offers HTTP/2 with every request; the parser would then not read the body.
-    """
-    head, end, body = data.partition(b"\r\n\r\n")
-    # The header is renamed, not removed: one substitution, and the line's value stays harmless.
-    return UPGRADE.sub(b"\r\nx-not-taken:", head) + end + body
-
-
-def path_of(url: bytes) -> bytes:
-    """Return the path of a URL, absolute or not, without its query."""
-    if url.startswith(b"/"):
-        return url.partition(b"?")[0]
-    try:
-        return httptools.parse_url(url).path or b""
-    except httptools.HttpParserInvalidURLError:
-        return b""
+    """More than MOST_AHEAD requests begin in one read; ends its parsing."""
 
 
 log = logging.getLogger(__name__)
@@ -91,19 +74,9 @@ class InferenceProtocol(HttpToolsProtocol):
     """
 
     __slots__ = (
-        *("_between", "_body_s", "_current", "_deaf", "_due_s", "_exchange", "_fed", "_head_s"),
-        *(
-            "_in_head",
-            "_key",
-            "_lingering",
-            "_named",
-            "_payer",
-            "_quiet_s",
-            "_room",
-            "_slow",
-            "_written",
-        ),
-        *("listed", "on_header", "url"),
+        *("_begun", "_between", "_body_s", "_current", "_deaf", "_due_s", "_exchange", "_fed"),
+        *("_head_s", "_in_head", "_key", "_lingering", "_named", "_payer", "_quiet_s", "_reads"),
+        *("_room", "_slow", "_written", "listed", "on_header", "url"),
     )
     handler: RequestHandler
     table: ConnectionTable
@@ -120,7 +93,7 @@ class InferenceProtocol(HttpToolsProtocol):
         self._quiet_s = self._head_s = self._body_s = self._due_s = 0.0
         self._key = self._payer = self.listed = ""
         self._slow = self._room = False
-        self._written = 0
+        self._written = self._reads = self._begun = 0
         self._in_head = self._lingering = self._deaf = False
         self._between = True
         # The parser calls a C function of the dict for each header, no Python frame. The first of
@@ -132,7 +105,8 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        if len(self.pipeline) > MOST_AHEAD:
+        self._begun += 1
+        if self._begun > MOST_AHEAD:
             raise TooManyAheadError
         # No scope is built here: only requests that go to ASGI need one, see ``_leave_to_asgi``.
         self.url = b""
@@ -196,7 +170,7 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Complete the request, and admit an open exchange."""
-        self._fed = 0
+        self._fed = self._reads = 0
         self._between = True
         exchange = self._exchange
         if exchange is None:
@@ -215,13 +189,16 @@ class InferenceProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes within the bounds of ``wirehead``."""
+        """Parse received bytes within the bounds of this module."""
         if self._lingering or self._deaf:
+            self._drop(len(data))
             return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._quiet_s = 0.0
         self._fed += len(data)
+        self._reads += 1
+        self._begun = 0
         # A cheap search before the parser: with ``Upgrade`` the parser would not read the body.
         # Both spellings of the first letter match.
         if self._between and data.find(b"pgrade:", 0, UPGRADE_BYTES) >= 0:
@@ -233,8 +210,26 @@ class InferenceProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self.refuse(_unreadable(error.__context__))
         else:
-            if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
-                self.refuse(errors.head_too_large())
+            self._check_pace()
+
+    def _check_pace(self) -> None:
+        """Refuse a head that is too large, and a request that comes in too small pieces."""
+        if self._in_head and (self._fed > HEAD_BYTES or len(self._named) > HEADERS):
+            self.refuse(errors.head_too_large())
+        elif self._reads > FREE_READS and self._fed < self._reads * LEAST_READ:
+            self._give_up()
+
+    def _drop(self, size: int) -> None:
+        """Drop bytes of a refused client, and slow down a client that sends at full speed."""
+        self._fed += size
+        if self._fed > DROPPED_BYTES and not self.transport.is_closing():
+            self._fed = 0
+            self.transport.pause_reading()
+            self.loop.call_later(DROPPED_S, self._drop_more)
+
+    def _drop_more(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def refuse(self, error: errors.ApiError) -> None:
         """Answer an unreadable request after the requests in progress, and close the connection."""
@@ -444,7 +439,7 @@ class InferenceProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _give_up(self) -> None:
-        """Refuse a request whose body stopped arriving."""
+        """Refuse a request that arrives too slowly."""
         if not isinstance(self._current, Exchange):
             self.refuse(errors.too_slow())
             return

@@ -1,8 +1,8 @@
 """The turns of large requests: one is prepared at a time, and small requests pass in between.
 
-To decode, translate or redact a body of 8 MiB takes the event loop up to 40 ms. After each such
-step the loop is free for as long as the step took, however many large bodies wait. Keys take turns,
-so that the large requests of one key wait at most for one request of each other key.
+To decode and translate a body of 8 MiB takes the event loop up to 60 ms. After each such step the
+loop is free for REST times as long, however many large bodies wait. Keys take turns, so that the
+large requests of one key wait at most for one request of each other key.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Step = Callable[[], "asyncio.Future[bytes] | None"]
+
+
+REST = 4
+"""Time between two steps, as a multiple of the first: a request of others passes three turns of the
+loop, and with a rest of 1 would find a step in most of them.
+"""
 
 
 class LargeRequests:
@@ -43,7 +49,7 @@ class LargeRequests:
         began = time.perf_counter()
         work = step()
         if work is None:
-            self._loop.call_later(time.perf_counter() - began, self._next)
+            self._loop.call_later(REST * (time.perf_counter() - began), self._next)
         else:
             work.add_done_callback(lambda _: self._next())
 
