@@ -172,6 +172,9 @@ class RequestHandler(Protocol):
     def check(self, context: RequestContext) -> None:
         """Refuse a request by its head, if possible; raises ApiError."""
 
+    def inspect(self, context: RequestContext) -> None:
+        """Refuse a large complete body by its parts; raises ApiError."""
+
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Prepare a complete request, or return its answer or a thread's work; raises ApiError."""
 

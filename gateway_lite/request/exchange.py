@@ -116,7 +116,21 @@ class Exchange(RequestContext, eq=False):
         if self.request.size <= SMALL:
             self._admit()
         else:
-            self.handler.turns.put(getattr(self.principal, "id", ""), self._admit)
+            self._take_turn(self._inspect)
+
+    def _take_turn(self, step: Callable[[], asyncio.Future[bytes] | None]) -> None:
+        self.handler.turns.put(getattr(self.principal, "id", ""), step)
+
+    def _inspect(self) -> None:
+        """Check a large body for what would be costly to decode; a step of its own."""
+        if self.response_complete:
+            return
+        try:
+            self.handler.inspect(self)
+        except errors.ApiError as error:
+            self.fail(error)
+        else:
+            self._take_turn(self._admit)
 
     def _admit(self) -> asyncio.Future[bytes] | None:
         """Prepare the request, and choose a replica; returns the work in a thread, if any."""

@@ -177,11 +177,13 @@ class GatewayHandler:
         if request.too_large:
             raise errors.too_large(request.limit)
 
+    def inspect(self, context: RequestContext) -> None:
+        """Refuse a large body with too many parts."""
+        body_shape.check(context.request.body)
+
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""
         context.body = context.request.body
-        if len(context.body) > SMALL:
-            body_shape.check(context.body)
         translated = None
         if context.path in ollama_requests.PATHS:
             translated = ollama_requests.translate(context.path, context.body)

@@ -113,6 +113,9 @@ class SidecarHandler:
         if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
+    def inspect(self, context: RequestContext) -> None:
+        """Refuse nothing; the gateway has done so."""
+
     def admit(self, context: RequestContext) -> None:
         """Admit the request unchanged; the engine judges its content."""
         context.body = context.request.body
