@@ -136,9 +136,7 @@ class GatewayEntry(Strict):
     anonymous: bool = Field(
         default=False, description="serve without a key, on loopback and Unix sockets only"
     )
-    body_mib: int = Field(
-        8, ge=1, le=64, description="largest request, in MiB; more for images, see Overload"
-    )
+    body_mib: int = Field(8, ge=1, le=64, description="largest request, in MiB; more for images")
     batch_file_mib: int = Field(
         512, ge=0, le=65536, description="largest file for batches, in MiB; 0 serves no batches"
     )

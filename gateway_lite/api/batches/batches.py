@@ -105,9 +105,9 @@ class BatchPages:
         # Locked: of batches that are created at once, at several workers, each sees those before.
         with lock.exclusive(directory.batch_records_dir(self._root, order.key) / "batches"):
             if batch_records.count_open(self._root, order.key) >= policy.open_batches:
-                raise common.too_many("open batches", policy.open_batches)
+                raise common.too_many_batches(policy.open_batches)
             if batch_records.stock(self._root, order.key).files >= policy.batch_files:
-                raise common.too_many("files", policy.batch_files)
+                raise common.too_many_files(policy.batch_files)
             batch_records.place(self._root, order)
             batch_records.forget_oldest(self._root, order.key, KEPT * policy.open_batches)
 

@@ -63,14 +63,25 @@ def full(most: int) -> ApiError:
     )
 
 
-def too_many(what: str, most: int) -> ApiError:
-    """Return the error for a key that has as many files or open batches as it may have."""
+def too_many_files(most: int) -> ApiError:
+    """Return the error for a key that has as many files as it may have."""
     return ApiError(
         429,
-        f"this key has {most} {what}, the most allowed; delete files, or wait for batches to end",
-        code=f"too_many_{what.rpartition(' ')[2]}",
+        f"this key has {most} files, the most allowed; delete files first",
+        code="too_many_files",
         kind="rate_limit_error",
         headers=(*errors.retry_after(60), (b"connection", b"close")),
+    )
+
+
+def too_many_batches(most: int) -> ApiError:
+    """Return the error for a key that has as many open batches as it may have."""
+    return ApiError(
+        429,
+        f"{most} batches of this key are not over, the most allowed; wait, or cancel some",
+        code="too_many_batches",
+        kind="rate_limit_error",
+        headers=errors.retry_after(60),
     )
 
 

@@ -119,7 +119,7 @@ class FilePages:
         with lock.exclusive(directory.stored_files_dir(self._root, key) / "drafts"):
             stock = batch_records.stock(self._root, key)
             if stock.files >= most:
-                raise common.too_many("files", most)
+                raise common.too_many_files(most)
             if stock.size + size > room:
                 raise common.full(room)
             return batch_records.drafted(self._root, key, size)
