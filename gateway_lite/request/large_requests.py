@@ -1,8 +1,8 @@
 """The turns of large requests: one is prepared at a time, and small requests pass in between.
 
-To decode and translate a body of 8 MiB takes the event loop up to 60 ms. After each such step the
-loop is free for REST times as long, however many large bodies wait. Keys take turns, so that the
-large requests of one key wait at most for one request of each other key.
+To decode and translate a body of 8 MiB takes the event loop up to 60 ms. Beyond FREE_S, the loop is
+free for REST times as long as such steps took, however many large bodies wait. Keys take turns, so
+that the large requests of one key wait at most for one request of each other key.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 REST = 4
-"""Time between two steps, as a multiple of the first: a request of others passes three turns of the
+"""Time without steps, as a multiple of their time: a request of others passes three turns of the
 loop, and with a rest of 1 would find a step in most of them.
 """
+FREE_S = 0.002
+"""Seconds of steps without a rest: those of ten bodies of 40 KiB. A timer costs as much as one."""
 
 
 class LargeRequests:
@@ -31,6 +33,8 @@ class LargeRequests:
         self._loop = asyncio.get_running_loop()
         self._waiting: OrderedDict[str, deque[Step]] = OrderedDict()
         self._busy = False
+        self._owed_s = 0.0
+        self._ended = time.perf_counter()
 
     def put(self, key: str, step: Step) -> None:
         """Run a step when its turn comes, at once if no other large request is prepared.
@@ -48,10 +52,19 @@ class LargeRequests:
         self._busy = True
         began = time.perf_counter()
         work = step()
-        if work is None:
-            self._loop.call_later(REST * (time.perf_counter() - began), self._next)
-        else:
+        if work is not None:
             work.add_done_callback(lambda _: self._next())
+            return
+        now = time.perf_counter()
+        rested = (began - self._ended) / REST
+        self._owed_s = max(0.0, self._owed_s - rested) + now - began
+        self._ended = now
+        if self._owed_s > FREE_S:
+            self._loop.call_later(REST * self._owed_s, self._next)
+        elif self._waiting:
+            self._loop.call_soon(self._next)
+        else:
+            self._busy = False
 
     def _next(self) -> None:
         self._busy = False

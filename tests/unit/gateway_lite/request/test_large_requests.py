@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from gateway_lite.request.head_checks import BYTES_PER_TOKEN, OTHER_BYTES, longest_body
-from gateway_lite.request.large_requests import LargeRequests
+from gateway_lite.request.large_requests import FREE_S, LargeRequests
 from hpc.keys.limits import KeyLimits
 
 
@@ -41,10 +42,14 @@ def test_keys_take_turns_and_one_step_runs_at_a_time() -> None:
 def test_small_work_passes_between_two_steps() -> None:
     order: list[str] = []
 
+    def slow(name: str) -> None:
+        time.sleep(2 * FREE_S)
+        order.append(name)
+
     async def run() -> None:
         turns = LargeRequests()
         for name in ("large 1", "large 2"):
-            turns.put("a", lambda name=name: order.append(name))  # type: ignore[misc]
+            turns.put("a", lambda name=name: slow(name))  # type: ignore[misc]
         asyncio.get_running_loop().call_soon(order.append, "small")
         await until(order, 3)
 

@@ -18,7 +18,7 @@ HOSTILE = '{"a": [1, {"b": "c"}]},\\"\\\\'
     ("body", "what"),
     [
         (b"[" + b"{}," * body_shape.FIELDS + b"{}]", "objects"),
-        (b"[" * (body_shape.FIELDS + 1), "objects"),
+        (b"[" * 2 * body_shape.UNCHECKED, "objects"),
         (b"{" + b'"a":1,' * body_shape.FIELDS + b'"a":1}', "objects"),
         (b"[" + b"1," * (body_shape.VALUES + 1) + b"1]", "values"),
         (b"[" + b'"",' * (body_shape.VALUES + 1) + b'""]', "strings"),
