@@ -150,7 +150,9 @@ class Exchange(RequestContext, eq=False):
 
     def _worked(self, work: asyncio.Future[bytes]) -> None:
         """Go on after the work in a thread."""
-        if not self.response_complete:
+        if self.response_complete:  # the client left, and nobody asks how it went
+            _ = work.cancelled() or work.exception()
+        else:
             self._decide(lambda: self.handler.resume(self, work.result()))
 
     def _decide(self, step: Callable[[], Reply | ThreadWork | None]) -> ThreadWork | None:

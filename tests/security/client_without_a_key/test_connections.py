@@ -115,13 +115,16 @@ def test_some_requests_on_one_connection_are_answered_in_order(gateway: Running)
 def test_a_head_in_single_bytes_is_refused(gateway: Running) -> None:
     with Wire(gateway) as wire:
         wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for byte in b"GET /" + b"a" * 5000:
+        early = False
+        for byte in b"GET /" + b"a" * 4000:
             with contextlib.suppress(ConnectionError):
                 wire.sock.send(bytes([byte]))
             time.sleep(0.001)
-            if select.select([wire.sock], [], [], 0)[0]:
+            early = bool(select.select([wire.sock], [], [], 0)[0])
+            if early:
                 break
         answer = wire.answer()
 
     assert answer is None or answer.code() == "request_timeout"
-    assert byte == ord("a")
+    # Within 4 of the 10 seconds that a head may take.
+    assert early
