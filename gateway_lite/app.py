@@ -11,7 +11,7 @@ from starlette.routing import Route, Router
 
 from gateway_lite import errors
 from gateway_lite.api.batches.batches import BatchPages
-from gateway_lite.api.batches.files import MIB, FilePages
+from gateway_lite.api.batches.files import FilePages
 from gateway_lite.api.batches.processor import ProcessorStarter
 from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.api.middleware import HEALTH, AuthMiddleware
@@ -126,6 +126,7 @@ class Gateway:
             settings=settings,
             cors=self._cors,
             tracer=self._tracer,
+            workers=1 if group is None else group.workers,
         )
 
     def _make_watcher(self, root: Path, keys: ClientKeys, settings: GatewaySettings) -> Watcher:
@@ -171,8 +172,10 @@ class Gateway:
             *status.routes(),
             *OllamaPages(self._known).routes(),
             *dashboard.routes(),
-            *FilePages(root, self._largest_file).routes(),
-            *BatchPages(root, self._largest_file, status.open_names).routes(),
+            *FilePages(root, lambda: self._models.policy, self._limits).routes(),
+            *BatchPages(
+                root, lambda: self._models.policy, self._limits, status.open_names
+            ).routes(),
         ]
         return AuthMiddleware(
             _router([*pages, *Documents(_served(pages)).routes()]),
@@ -195,6 +198,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Close all connections to replicas, and write the rest of logs, usage and traces."""
+        self.handler.close()
         self.watcher.stop()
         self._job_statuses.close()
         await self._upstream.close()
@@ -211,10 +215,6 @@ class Gateway:
             self._beat()
             self._processor.look()  # of several workers the one that publishes
         self._limits.sync()
-
-    def _largest_file(self) -> int:
-        """Return the largest size of a batch file in bytes."""
-        return self._models.policy.batch_file_mib * MIB
 
     def _others(self) -> list[bytes]:
         """Return the dashboard data of other workers; called in a thread."""

@@ -87,7 +87,8 @@ def unauthorized() -> ApiError:
         401,
         "a valid key is needed, as 'Authorization: Bearer KEY'",
         code="invalid_api_key",
-        headers=((b"www-authenticate", b"Bearer"),),
+        # Closed: another attempt costs another connection, of which there are few without a key.
+        headers=((b"www-authenticate", b"Bearer"), (b"connection", b"close")),
     )
 
 
@@ -218,6 +219,22 @@ def too_large(limit: int) -> ApiError:
         f"the request is larger than {limit} bytes",
         code="request_too_large",
         headers=((b"connection", b"close"),),
+    )
+
+
+def too_many_parts(most: str) -> ApiError:
+    """Return the error for a body with more parts than the gateway decodes, such as "9 strings"."""
+    return ApiError(400, f"the request has more than {most}", code="request_too_complex")
+
+
+def busy() -> ApiError:
+    """Return the error for a body without room in the gateway's memory."""
+    return ApiError(
+        503,
+        "too many large requests are in progress, most of them of this key",
+        code="too_busy",
+        kind=SERVER,
+        headers=(*retry_after(RETRY_S), (b"connection", b"close")),
     )
 
 

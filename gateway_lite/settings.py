@@ -17,7 +17,8 @@ class GatewaySettings:
         pool_idle_s: seconds that an unused upstream connection is kept; engines close theirs after
             5.
         client_idle_s: seconds that an unused client connection is kept.
-        body_bytes: bytes of the largest request, and of the largest answer other than a stream.
+        body_bytes: bytes of the largest request at a sidecar, and of the largest answer other than
+            a stream. At a gateway, models.yaml bounds requests.
         queue_length: requests per model that may wait for a free slot.
         queue_s: longest seconds in the queue.
         stall_s: seconds without progress after which a replica with requests counts as stalled.

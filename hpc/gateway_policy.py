@@ -92,7 +92,10 @@ class GatewayPolicy:
         cache: response cache; None caches nothing.
         redact: redaction; None changes nothing.
         anonymous: serve without a key, on loopback and Unix sockets only.
+        body_mib: largest body of a request, in MiB; bodies in progress together have 8 times that.
         batch_file_mib: largest uploaded batch file, in MiB; 0 serves no batches.
+        batch_files: most stored files of a key.
+        open_batches: most batches of a key that are not over.
         models: policies of single models, by name; other models have no limits.
     """
 
@@ -103,5 +106,8 @@ class GatewayPolicy:
     cache: CachePolicy | None = None
     redact: RedactPolicy | None = None
     anonymous: bool = False
+    body_mib: int = 8
     batch_file_mib: int = 512
+    batch_files: int = 1000
+    open_batches: int = 100
     models: Mapping[str, ModelPolicy] = field(default_factory=dict)

@@ -134,6 +134,31 @@ class Limits:
             known = self._learn(key.id, limits)
         return known[2].room(known[1])
 
+    def check(self, key: ClientKey) -> None:
+        """Refuse a request by its head if the key's requests per minute are used up.
+
+        Nothing is counted: ``reserve`` does so once the body is known, or ``refused``.
+
+        Raises:
+            ApiError: 429, with the time of a useful retry.
+        """
+        limits = key.limits
+        if limits is None or limits.rpm is None:
+            return
+        known = self._known.get(key.id)
+        if known is None or known[0] is not limits:
+            known = self._learn(key.id, limits)
+        try:
+            known[2].check(known[1])
+        except LimitExceeded as full:
+            raise refusal(full, limits) from None
+
+    def refused(self, key: ClientKey) -> None:
+        """Count a request that was refused by its content: it cost work, and no tokens."""
+        known = self._known.get(key.id)
+        if known is not None and known[0] is key.limits and known[0].rpm is not None:
+            known[2].count()
+
     def use(self) -> dict[str, Use]:
         """Return the usage of each key at this gateway, by key id.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -20,7 +21,7 @@ from gateway_lite.shared_memory import WORKERS
 from hpc.keys.usage import DAY_S, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableSequence
+    from collections.abc import Callable, Iterator, MutableSequence
 
     from hpc.keys.limits import KeyLimits
 
@@ -98,12 +99,40 @@ class UsageWindow:
         The minute counts in full: its tokens come back, and a request may wait for that. What is
         left of a budget is all there will be.
         """
+        with self._guarded():
+            return self._room(rules)
+
+    def check(self, rules: Rules) -> None:
+        """Refuse a request if the requests of the minute are used up.
+
+        Raises:
+            LimitExceeded: they are.
+        """
+        # Without the lock first: most requests find room, and an old count is never too low by
+        # more than the requests of other workers at this moment.
+        if self._cells[REQUESTS] < rules.rpm:
+            return
+        with self._guarded():
+            self._advance()
+            if self._cells[REQUESTS] >= rules.rpm:
+                raise self._full(rules, 0, self._roll())
+
+    def count(self) -> None:
+        """Count a request of the minute that uses no tokens."""
+        with self._guarded():
+            at = self._advance() % RING
+            self._cells[REQUESTS] += 1
+            self._cells[REQUEST_RING + at] += 1
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         guard = self._guard
         if guard is None:
-            return self._room(rules)
+            yield
+            return
         guard.lock()
         try:
-            return self._room(rules)
+            yield
         finally:
             guard.unlock()
 

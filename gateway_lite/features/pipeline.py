@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway_lite import errors
 from gateway_lite.features import usage_report
 from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from hpc.gateway_policy import GatewayPolicy, RedactPolicy
 
 MIB = 2**20
+AT_ONCE_S = 0.01
+"""Seconds of a redaction in the event loop; a longer one begins anew in a thread."""
+IN_TIME_S = 2.0
+"""Seconds of a redaction in a thread: 8 MiB of prose take 0.1 s, of card numbers alone 6 s."""
 OK = 200
 COUNTED = ("/v1/chat/completions", "/v1/completions")
 """Paths whose streams can carry a usage report."""
@@ -134,8 +139,42 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     cache: str = ""
 
 
+class RequestRedaction:
+    """The redaction of requests; fails closed.
+
+    Args:
+        finder: the search.
+    """
+
+    def __init__(self, finder: Finder) -> None:
+        self._finder = finder
+
+    def at_once(self, body: bytes) -> bytes | None:
+        """Return the redacted body, or None if that takes too long for the event loop."""
+        try:
+            return _redacted(body, self._finder.within(AT_ONCE_S))
+        except TimeoutError:
+            return None
+
+    def in_time(self, body: bytes) -> bytes:
+        """Return the redacted body; for a thread.
+
+        Raises:
+            ApiError: the search takes too long, so the request must not be passed on.
+        """
+        try:
+            return _redacted(body, self._finder.within(IN_TIME_S))
+        except TimeoutError:
+            raise errors.bad_request(
+                "the request holds too much text that looks like data to be redacted"
+            ) from None
+
+
 class FeaturePipeline:
     """The features that models.yaml enables.
+
+    Attributes:
+        redaction: the redaction of requests, which comes before ``prepare``; None hides nothing.
 
     Args:
         policy: the gateway policy of models.yaml.
@@ -144,6 +183,7 @@ class FeaturePipeline:
     def __init__(self, policy: GatewayPolicy) -> None:
         self._redact = policy.redact
         self._finder = _finder(policy.redact)
+        self.redaction = None if self._finder is None else RequestRedaction(self._finder)
         kept = policy.cache
         self._cache = (
             None if kept is None else Cache(kept.mib * MIB, kept.ttl_s, vectors=kept.vectors)
@@ -155,7 +195,7 @@ class FeaturePipeline:
         """Return a request prepared for its replica, or its cached answer.
 
         Args:
-            body: the request in OpenAI's form.
+            body: the request in OpenAI's form, redacted.
             asked: the request's properties beside the body.
             translated: the translation of a request in Ollama's form, or None.
         """
@@ -163,11 +203,10 @@ class FeaturePipeline:
         if translated is not None:
             edits = FeatureEdits(self._cache)
             edits.translated = translated
-        if self._finder is not None:
-            body = _redacted(body, self._finder)
-            if self._redact is not None and self._redact.answers and asked.path not in SILENT:
-                edits = edits or FeatureEdits(self._cache)
-                edits.finder = self._finder
+        hides = self._redact is not None and self._redact.answers and asked.path not in SILENT
+        if self._finder is not None and hides:
+            edits = edits or FeatureEdits(self._cache)
+            edits.finder = self._finder
         # After redaction: no entry is found by, or kept for, text that should be hidden. An edited
         # answer is not cached at all.
         found = self._look_up(body, asked) if edits is None else None

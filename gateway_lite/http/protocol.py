@@ -7,18 +7,19 @@ parts of uvicorn's protocol that this module uses beside its public API.
 from __future__ import annotations
 
 import logging
-import re
 from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway_lite import errors
+from gateway_lite.http.request_line import UPGRADE_BYTES, path_of, without_upgrade
 from gateway_lite.request.context import Request
 from gateway_lite.request.exchange import Exchange, exchange_of
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
+    from gateway_lite.http.connections import ConnectionTable
     from gateway_lite.request.context import RequestContext, RequestHandler
     from gateway_lite.upstream.handshake import ReplicaHandshake
 
@@ -28,15 +29,30 @@ AHEAD = 16
 """Pipelined requests that may wait behind the current request; beyond, reading stops."""
 AHEAD_BYTES = 64 * 1024
 """Bytes of body for each waiting request."""
+MOST_AHEAD = 32
+"""Requests that may begin in one read of up to 256 KiB, beyond which the connection is closed: a
+read could hold 8,000, which would take the event loop 0.3 s.
+"""
+FREE_READS = 256
+LEAST_READ = 32
+"""Least bytes per read of one request, on average, after FREE_READS reads: each costs 10 us."""
+DROPPED_BYTES = 256 * 1024
+DROPPED_S = 0.01
+"""Bytes that a refused client may send in DROPPED_S, and which are dropped."""
 HEAD_S = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 BODY_QUIET_S = 30.0
 """Longest seconds between two bytes of a request's body."""
+BODY_RATE = 4096
+"""Least bytes per second of a body, once it has taken BODY_QUIET_S."""
+SEND_S = 60.0
+"""Seconds in which a client must take all that waits for it: 64 KiB and more at a slow client."""
+BUFFER_BYTES = 1024 * 1024
+"""Bytes of an answer that may wait for a slow client before the engine is slowed down: most whole
+answers, so that the engine's slot is free again before the client has read them.
+"""
 LINGER_S = 2.0
 """Seconds for a sending client to read a refusal before the connection is closed."""
-UPGRADE_BYTES = 4096
-"""Bytes at the start of a request that are searched for an offer of another protocol."""
-UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 SINGLE = frozenset(
@@ -57,24 +73,8 @@ class RepeatedHeaderError(Exception):
     """A request has a header of SINGLE twice; ends its parsing."""
 
 
-def without_upgrade(data: bytes) -> bytes:
-    """Return a request without its offer of another protocol.
-
-    Java's client offers HTTP/2 with every request; the parser would then not read the body.
-    """
-    head, end, body = data.partition(b"\r\n\r\n")
-    # The header is renamed, not removed: one substitution, and the line's value stays harmless.
-    return UPGRADE.sub(b"\r\nx-not-taken:", head) + end + body
-
-
-def path_of(url: bytes) -> bytes:
-    """Return the path of a URL, absolute or not, without its query."""
-    if url.startswith(b"/"):
-        return url.partition(b"?")[0]
-    try:
-        return httptools.parse_url(url).path or b""
-    except httptools.HttpParserInvalidURLError:
-        return b""
+class TooManyAheadError(Exception):
+    """More than MOST_AHEAD requests begin in one read; ends its parsing."""
 
 
 def headers_of(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -106,10 +106,12 @@ class InferenceProtocol(HttpToolsProtocol):
     """
 
     __slots__ = (
-        *("_between", "_current", "_deaf", "_exchange", "_fed", "_head_s", "_in_head"),
-        *("_lingering", "_lines", "_quiet_s", "handshake", "url"),
+        *("_begun", "_between", "_body_s", "_current", "_deaf", "_due_s", "_exchange", "_fed"),
+        *("_head_s", "_in_head", "_key", "_lines", "_lingering", "_payer", "_quiet_s", "_reads"),
+        *("_room", "_slow", "_written", "handshake", "listed", "url"),
     )
     handler: RequestHandler
+    table: ConnectionTable
     hot: dict[tuple[bytes, bytes], str]
     cycle: Any
     pipeline: Any
@@ -121,7 +123,10 @@ class InferenceProtocol(HttpToolsProtocol):
         self._current: Any = None
         self.handshake: ReplicaHandshake | None = None
         self._fed = 0
-        self._quiet_s = self._head_s = 0.0
+        self._quiet_s = self._head_s = self._body_s = self._due_s = 0.0
+        self._key = self._payer = self.listed = ""
+        self._slow = self._room = False
+        self._written = self._reads = self._begun = 0
         self._in_head = self._lingering = self._deaf = False
         self._between = True
         super().__init__(*args, **kwargs)
@@ -130,6 +135,9 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        self._begun += 1
+        if self._begun > MOST_AHEAD:
+            raise TooManyAheadError
         # No scope is built here: only requests that go to ASGI need one, see ``_leave_to_asgi``.
         self.url = b""
         self._between = False
@@ -147,6 +155,7 @@ class InferenceProtocol(HttpToolsProtocol):
         """Start an exchange for a hot request, and leave any other request to ASGI."""
         self._in_head = False
         self._fed = 0
+        self._body_s = 0.0
         if self._lingering or self.transport.is_closing():
             return  # pipelined behind a request whose answer closes the connection
         parser, handler = self.parser, self.handler
@@ -191,18 +200,15 @@ class InferenceProtocol(HttpToolsProtocol):
         if exchange is None:
             super().on_body(body)
         elif not exchange.response_complete:
-            fits = exchange.request.add(body)
-            if not exchange.opened:
-                # A waiting request buffers little: a client could otherwise fill memory behind one
-                # stream.
-                if exchange.request.size > AHEAD_BYTES:
-                    self.flow.pause_reading()
-            elif not fits:
-                exchange.fail(errors.too_large(self.handler.settings.body_bytes))
+            exchange.receive(body)
+            # A waiting request buffers little: a client could otherwise fill memory behind one
+            # stream.
+            if not exchange.opened and exchange.request.size > AHEAD_BYTES:
+                self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Complete the request, and admit an open exchange."""
-        self._fed = 0
+        self._fed = self._reads = 0
         self._between = True
         exchange = self._exchange
         if exchange is None:
@@ -221,13 +227,16 @@ class InferenceProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes within the bounds of ``wirehead``."""
+        """Parse received bytes within the bounds of this module."""
         if self._lingering or self._deaf:
+            self._drop(len(data))
             return
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         self._quiet_s = 0.0
         self._fed += len(data)
+        self._reads += 1
+        self._begun = 0
         # A cheap search before the parser: with ``Upgrade`` the parser would not read the body.
         # Both spellings of the first letter match.
         if self._between and data.find(b"pgrade:", 0, UPGRADE_BYTES) >= 0:
@@ -237,10 +246,28 @@ class InferenceProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._stay()
         except httptools.HttpParserError as error:
-            self.refuse(_parse_error(error.__context__))
+            self.refuse(_unreadable(error.__context__))
         else:
-            if self._in_head and (self._fed > HEAD_BYTES or len(self._lines) > HEADERS):
-                self.refuse(errors.head_too_large())
+            self._check_pace()
+
+    def _check_pace(self) -> None:
+        """Refuse a head that is too large, and a request that comes in too small pieces."""
+        if self._in_head and (self._fed > HEAD_BYTES or len(self._lines) > HEADERS):
+            self.refuse(errors.head_too_large())
+        elif self._reads > FREE_READS and self._fed < self._reads * LEAST_READ:
+            self._give_up()
+
+    def _drop(self, size: int) -> None:
+        """Drop bytes of a refused client, and slow down a client that sends at full speed."""
+        self._fed += size
+        if self._fed > DROPPED_BYTES and not self.transport.is_closing():
+            self._fed = 0
+            self.transport.pause_reading()
+            self.loop.call_later(DROPPED_S, self._drop_more)
+
+    def _drop_more(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def refuse(self, error: errors.ApiError) -> None:
         """Answer an unreadable request after the requests in progress, and close the connection."""
@@ -290,7 +317,12 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange or the ASGI request of a client that left."""
+        self.table.remove(self)
+        self._leave_budget()
         current, self._current = self._current, None
+        for waiting, _ in self.pipeline:
+            if isinstance(waiting, Exchange):
+                waiting.drop()
         self.pipeline.clear()
         super().connection_lost(exc)
         if isinstance(current, Exchange):
@@ -300,14 +332,34 @@ class InferenceProtocol(HttpToolsProtocol):
             current.message_event.set()
 
     def pause_writing(self) -> None:
-        """Stop reading from the replica while the client reads slowly."""
+        """Begin to watch a client that reads slowly, and stop its replica if memory is short."""
         super().pause_writing()
+        self._slow = True
+        self._written, self._due_s = 0, 0.0
+        self._payer = self.shown_key()
+        self._room = self.handler.bodies.take(self._payer, self, BUFFER_BYTES)
+        if not self._room:
+            self._pause_replica()
+
+    def _pause_replica(self) -> None:
         if isinstance(self._current, Exchange):
             self._current.pause()
+
+    def evict(self) -> None:
+        """Stop the replica of a slow client, as its memory is needed for another key's."""
+        self._room = False
+        self._pause_replica()
+
+    def _leave_budget(self) -> None:
+        if self._room:
+            self._room = False
+            self.handler.bodies.release(self._payer, self)
 
     def resume_writing(self) -> None:
         """Read from the replica again."""
         super().resume_writing()
+        self._slow = False
+        self._leave_budget()
         if isinstance(self._current, Exchange):
             self._current.resume()
 
@@ -316,6 +368,10 @@ class InferenceProtocol(HttpToolsProtocol):
     def write(self, data: bytes) -> None:
         """Send bytes to the client through the write batcher."""
         self.handler.batcher.put(self.transport, data)
+        if self._slow:
+            self._written += len(data)
+            if self.transport.get_write_buffer_size() > BUFFER_BYTES:
+                self._pause_replica()
 
     def defaults(self) -> bytes:
         """Return the header lines of every answer, such as the date."""
@@ -330,6 +386,8 @@ class InferenceProtocol(HttpToolsProtocol):
         """Go on with the next request of the connection, or close the connection."""
         self._current = None
         self._quiet_s = 0.0
+        if context.principal is not None:
+            self._key = context.principal.id
         self.server_state.total_requests += 1
         if self.transport.is_closing() or self._lingering:
             return
@@ -354,20 +412,72 @@ class InferenceProtocol(HttpToolsProtocol):
             idle_s: seconds that a connection without a request is kept.
         """
         self._quiet_s += passed_s
-        if self._lingering or self.transport.is_closing():
-            return
+        closing = self._lingering or self.transport.is_closing()
+        # A closed connection ends with its last byte, which a client may never read.
+        if self._reads_too_slowly(passed_s) or (closing and self._quiet_s >= SEND_S):
+            self.cut()
+        elif not closing:
+            self._look_at_request(passed_s, idle_s)
+
+    def _look_at_request(self, passed_s: float, idle_s: float) -> None:
         if self._in_head:
             self._head_s += passed_s
             if self._head_s >= HEAD_S:
                 self.refuse(errors.too_slow())
         elif self.cycle is not None and _incomplete(self.cycle):
-            if self._quiet_s >= BODY_QUIET_S:
+            if self._sends_too_slowly(passed_s):
                 self._give_up()
         elif self._current is None and self._quiet_s >= idle_s:
             self.transport.close()
 
+    def _sends_too_slowly(self, passed_s: float) -> bool:
+        """Return whether a body is silent, or slower than BODY_RATE."""
+        if self.flow.read_paused:  # the pause is ours
+            self._quiet_s = 0.0
+            return False
+        self._body_s += passed_s
+        late = self._fed < (self._body_s - BODY_QUIET_S) * BODY_RATE
+        return late or self._quiet_s >= BODY_QUIET_S
+
+    def _reads_too_slowly(self, passed_s: float) -> bool:
+        """Return whether what waited SEND_S ago still waits in part."""
+        if not self._slow:
+            return False
+        self._due_s += passed_s
+        # First in, first out: what waited at the mark is gone once no more waits than was written
+        # since.
+        if self.transport.get_write_buffer_size() <= self._written:
+            self._written, self._due_s = 0, 0.0
+        return self._due_s >= SEND_S
+
+    # Methods for the table of connections.
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a place among the connections."""
+        super().connection_made(transport)
+        self.table.add(self)
+
+    def shown_key(self) -> str:
+        """Return the id of the valid key that the connection has shown; empty without any."""
+        if self._key:
+            return self._key
+        current = self._current
+        if isinstance(current, Exchange):
+            principal = current.principal
+        else:
+            principal = (self.scope or {}).get("principal")
+        return getattr(principal, "id", "")
+
+    def idle(self) -> bool:
+        """Return whether no request is in progress."""
+        return self.cycle is None or bool(self.cycle.response_complete)
+
+    def cut(self) -> None:
+        """Close at once, whatever waits for the client."""
+        self.transport.abort()
+
     def _give_up(self) -> None:
-        """Refuse a request whose body stopped arriving."""
+        """Refuse a request that arrives too slowly."""
         if not isinstance(self._current, Exchange):
             self.refuse(errors.too_slow())
             return
@@ -375,8 +485,8 @@ class InferenceProtocol(HttpToolsProtocol):
         self._current.fail(errors.too_slow())
 
 
-def _parse_error(cause: BaseException | None) -> errors.ApiError:
-    """Return the answer to a request whose parsing ended.
+def _unreadable(cause: BaseException | None) -> errors.ApiError:
+    """Return the error for a request whose parsing ended.
 
     Args:
         cause: the protocol's own reason, or None.
@@ -385,6 +495,8 @@ def _parse_error(cause: BaseException | None) -> errors.ApiError:
         return errors.head_too_large()
     if isinstance(cause, RepeatedHeaderError):
         return errors.bad_request(f"the header '{cause}' occurs more than once")
+    if isinstance(cause, TooManyAheadError):
+        return errors.bad_request("too many requests wait on this connection")
     return errors.bad_request("this is not valid HTTP")
 
 
@@ -394,14 +506,14 @@ def _incomplete(cycle: Any) -> bool:
 
 
 def protocol_for(
-    handler: RequestHandler, hot: dict[tuple[bytes, bytes], str]
+    handler: RequestHandler, hot: dict[tuple[bytes, bytes], str], table: ConnectionTable
 ) -> type[InferenceProtocol]:
     """Return the protocol class of one server.
 
     Args:
         handler: the request handler of hot requests.
         hot: the path of each hot request, by method and raw URL.
+        table: the open connections.
     """
-    return type(
-        "HotProtocol", (InferenceProtocol,), {"handler": handler, "hot": hot, "cache": [None, b""]}
-    )
+    members = {"handler": handler, "hot": hot, "table": table, "cache": [None, b""]}
+    return type("HotProtocol", (InferenceProtocol,), members)

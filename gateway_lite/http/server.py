@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from gateway_lite.http.connections import ConnectionTable
 from gateway_lite.http.listeners import BACKLOG
-from gateway_lite.http.protocol import protocol_for
+from gateway_lite.http.protocol import HEAD_S, protocol_for
+from hpc.file_limit import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -50,7 +52,7 @@ class Server(uvicorn.Server):
         settings = handler.settings
         config = uvicorn.Config(
             app,
-            http=protocol_for(handler, hot),
+            http=protocol_for(handler, hot, ConnectionTable(raise_file_limit())),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -76,9 +78,15 @@ class Server(uvicorn.Server):
         for listener in self.listeners:
             unix = listener.sock.family == socket.AF_UNIX
             make = self._loop.create_unix_server if unix else self._loop.create_server
+            # Until its handshake is over a connection has no place in the table: so it is short.
+            handshake_s = None if listener.context is None else HEAD_S
             self.servers.append(
                 await make(
-                    self._connection, sock=listener.sock, ssl=listener.context, backlog=BACKLOG
+                    self._connection,
+                    sock=listener.sock,
+                    ssl=listener.context,
+                    backlog=BACKLOG,
+                    ssl_handshake_timeout=handshake_s,
                 )
             )
 

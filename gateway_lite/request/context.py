@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable  # noqa: TC003 - msgspec reads the types of fields
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
@@ -10,14 +11,17 @@ from gateway_lite.request.response import ByteStream
 from gateway_lite.wire import response_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import asyncio
+    from collections.abc import Mapping
     from typing import Any
 
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.errors import ApiError
+    from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.pipeline import FeatureEdits
     from gateway_lite.features.tracing import Span
     from gateway_lite.in_flight import InFlight
+    from gateway_lite.request.large_requests import LargeRequests
     from gateway_lite.request.response import ResponseWriter, UpstreamResponse
     from gateway_lite.routing.replica_state import Outcome
     from gateway_lite.settings import GatewaySettings
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
     from gateway_lite.upstream.handshake import ReplicaHandshake
     from gateway_lite.upstream.pool import PendingConnection
+    from gateway_lite.wire.body_budget import BodyBudget
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.write_batching import WriteBatcher
 
@@ -36,7 +41,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
         method: GET or POST.
         path: path of the URL, without the query.
         headers: headers by lower-case name.
-        limit: largest body in bytes.
+        limit: largest body in bytes; the check of the key may lower it.
         body: the complete body, once ``whole``.
         size: bytes of the body so far.
         whole: True once the body is complete.
@@ -54,13 +59,29 @@ class Request(msgspec.Struct, eq=False, gc=False):
     @property
     def too_large(self) -> bool:
         """Whether the body exceeds the limit, by size so far or announced length."""
-        told = self.headers.get(b"content-length")
-        return self.size > self.limit or (told is not None and int(told) > self.limit)
+        told = self.told
+        return self.size > self.limit or (told is not None and told > self.limit)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the bytes so far are within the limit."""
+        return self.size <= self.limit
+
+    @property
+    def kept(self) -> int:
+        """Bytes in memory; 0 once the body is refused."""
+        return self.size if self.fits else 0
 
     @property
     def waits(self) -> bool:
         """Whether the client waits for "100 Continue" before it sends the body."""
         return b"expect" in self.headers and not self.whole
+
+    @property
+    def told(self) -> int | None:
+        """The announced length of the body; None for a body in chunks."""
+        told = self.headers.get(b"content-length")
+        return None if told is None else int(told)
 
     def add(self, data: bytes) -> bool:
         """Add bytes to the body; return False beyond the limit."""
@@ -132,6 +153,16 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
+class ThreadWork(msgspec.Struct, frozen=True, gc=False):
+    """Work on a request outside of the event loop, before the request goes on.
+
+    Attributes:
+        run: returns the request's new body; raises ApiError; touches nothing of the loop's.
+    """
+
+    run: Callable[[], bytes]
+
+
 class RequestHandler(Protocol):
     """A request handler; no method waits, and each method returns its decision.
 
@@ -142,12 +173,23 @@ class RequestHandler(Protocol):
     in_flight: InFlight
     batcher: WriteBatcher
     settings: GatewaySettings
+    bodies: BodyBudget
+    turns: LargeRequests
 
     def check(self, context: RequestContext) -> None:
         """Refuse a request by its head, if possible; raises ApiError."""
 
-    def admit(self, context: RequestContext) -> Reply | None:
-        """Prepare a complete request, or return its answer; raises ApiError."""
+    def inspect(self, context: RequestContext) -> None:
+        """Refuse a large complete body by its parts; raises ApiError."""
+
+    def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
+        """Prepare a complete request, or return its answer or a thread's work; raises ApiError."""
+
+    def resume(self, context: RequestContext, body: bytes) -> Reply | None:
+        """Go on with the result of a thread's work; raises ApiError."""
+
+    def in_thread(self, work: ThreadWork) -> asyncio.Future[bytes]:
+        """Start work in a thread."""
 
     def place(self, context: RequestContext) -> ReplicaLease | None:
         """Return a lease at a replica, or None if all slots are taken; raises ApiError."""
@@ -255,6 +297,9 @@ class RequestContext(msgspec.Struct, eq=False):
         models: models to try in order; ``turn`` is the index of the present model.
         substitute: model in the request to replicas if the client named another, else empty.
         tried: keys of replicas that failed the request.
+        refused: the error of a request that was refused before its turn came.
+        charged: bytes of the body that the budget counts.
+        holder: key under which the budget counts them.
         replayed: True once a request was sent again although a replica may have worked on it.
         renewed: True once a replica's secret was read again for the request.
         body: body of the request to replicas.
@@ -262,6 +307,7 @@ class RequestContext(msgspec.Struct, eq=False):
         answers: number of answers that the request asks for.
         worked: True while a replica works on the request, or once it has without refusing it.
         sent_at: clock value at which the request was sent to the replica.
+        translated: translation of a request in Ollama's form, or None.
         edits: edits of the answer, or None.
         cache: "hit" or "miss" of the response cache; empty if the answer is not cached.
         held: resources held by the request.
@@ -275,6 +321,9 @@ class RequestContext(msgspec.Struct, eq=False):
     path: str
     message_event: ClassVar[_Nothing] = _Nothing()
     opened: bool = False
+    refused: ApiError | None = None
+    charged: int = 0
+    holder: str = ""
     replayed: bool = False
     renewed: bool = False
     response_complete: bool = False
@@ -288,6 +337,7 @@ class RequestContext(msgspec.Struct, eq=False):
     answers: int = 1
     worked: bool = False
     sent_at: float = 0.0
+    translated: Translated | None = None
     models: tuple[str, ...] = ()
     turn: int = 0
     substitute: str = ""

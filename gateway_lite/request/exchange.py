@@ -12,13 +12,16 @@ import time
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.request.context import RequestContext
+from gateway_lite.request.context import RequestContext, ThreadWork
 from gateway_lite.request.response import ResponseWriter, response_of
 from gateway_lite.telemetry.request_record import RequestRecord, request_id
 from gateway_lite.upstream.connection import Fault
 from gateway_lite.wire import response_head
+from gateway_lite.wire.body_budget import SMALL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway_lite.request.context import (
         ClientConnection,
         ReplicaLease,
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 clock = time.perf_counter
+LONG_STEP = 256 * 1024
+"""Bytes of a body from which check and admission are two steps, of 30 ms each at 8 MiB."""
 LAST_BYTES_S = 1.0
 """Seconds for a replica to end an answer after the client has got the terminator."""
 FAILED = 400
@@ -53,6 +58,8 @@ class Exchange(RequestContext, eq=False):
         self.handler.in_flight.enter(self)
         try:
             self.handler.check(self)
+            if self.refused is not None:
+                raise self.refused
         except errors.ApiError as error:
             if self.request.waits:
                 self.keep_alive = False
@@ -63,12 +70,101 @@ class Exchange(RequestContext, eq=False):
         elif self.request.waits:
             self.writer.go_on()
 
+    def receive(self, data: bytes) -> None:
+        """Add a piece of the body, and refuse a body that is too large or finds no memory."""
+        request = self.request
+        if self.refused is not None:
+            return
+        fits = request.add(data)
+        # A body behind an unanswered request counts from its first byte: one connection may have
+        # AHEAD of them.
+        if (request.size > SMALL or not self.opened) and not self._charge():
+            self._decline(errors.busy())
+        elif self.opened and not fits:
+            self.fail(errors.too_large(request.limit))
+
+    def _charge(self) -> bool:
+        """Count the bytes of the body; return False if its key has no room for them."""
+        if not self.charged and self.principal is not None:
+            self.holder = getattr(self.principal, "id", "")
+        more = self.request.kept - self.charged
+        if more <= 0:
+            return True
+        if not self.handler.bodies.take(self.holder, self, more):
+            return False
+        self.charged += more
+        return True
+
+    def evict(self) -> None:
+        """End the request, as its memory is needed for another key's."""
+        self.charged = 0
+        self._decline(errors.busy())
+
+    def _decline(self, error: errors.ApiError) -> None:
+        if self.opened:
+            self.held.abort()
+            self.fail(error)
+        else:
+            self.drop()
+            self.refused = error
+
+    def drop(self) -> None:
+        """Drop the body, and return its bytes to the budget."""
+        self.request.drop()
+        if self.charged:
+            self.charged = 0
+            self.handler.bodies.release(self.holder, self)
+
     def admit(self) -> None:
-        """Admit the complete request, and choose a replica."""
+        """Admit the complete request, a large one in its turn."""
+        if self.request.size <= SMALL:
+            self._admit()
+        else:
+            self._take_turn(self._inspect)
+
+    def _take_turn(self, step: Callable[[], asyncio.Future[bytes] | None]) -> None:
+        self.handler.turns.put(getattr(self.principal, "id", ""), step)
+
+    def _inspect(self) -> asyncio.Future[bytes] | None:
+        """Check a large body for what would be costly to decode, then admit the request."""
+        if self.response_complete:
+            return None
         try:
-            reply = self.handler.admit(self)
+            self.handler.inspect(self)
+        except errors.ApiError as error:
+            self.fail(error)
+            return None
+        if self.request.size <= LONG_STEP:
+            return self._admit()
+        self._take_turn(self._admit)
+        return None
+
+    def _admit(self) -> asyncio.Future[bytes] | None:
+        """Prepare the request, and choose a replica; returns the work in a thread, if any."""
+        if self.response_complete:
+            return None
+        found = self._decide(lambda: self.handler.admit(self))
+        if found is None:
+            return None
+        work = self.handler.in_thread(found)
+        work.add_done_callback(self._worked)
+        return work
+
+    def _worked(self, work: asyncio.Future[bytes]) -> None:
+        """Go on after the work in a thread."""
+        if self.response_complete:  # the client left, and nobody asks how it went
+            _ = work.cancelled() or work.exception()
+        else:
+            self._decide(lambda: self.handler.resume(self, work.result()))
+
+    def _decide(self, step: Callable[[], Reply | ThreadWork | None]) -> ThreadWork | None:
+        """Take a step of the handler: choose a replica, answer, or return work for a thread."""
+        try:
+            reply = step()
             if reply is None:
                 self._place()
+            elif isinstance(reply, ThreadWork):
+                return reply
             else:
                 self._answer_with(reply)
         except errors.ApiError as error:
@@ -76,6 +172,7 @@ class Exchange(RequestContext, eq=False):
         except Exception:
             log.exception("request %s failed", self.record.name)
             self.fail(errors.internal())
+        return None
 
     # Choice of a replica.
 
@@ -174,7 +271,7 @@ class Exchange(RequestContext, eq=False):
 
     def _forget(self) -> None:
         """Drop the data for another attempt, once no further attempt is possible."""
-        self.request.drop()
+        self.drop()
         self.body = b""
         self.ask = None
 

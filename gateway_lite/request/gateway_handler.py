@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
@@ -14,13 +15,16 @@ from gateway_lite.features import tracing
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
-from gateway_lite.request.context import Reply, refusal
+from gateway_lite.request import head_checks
+from gateway_lite.request.context import Reply, ThreadWork, refusal
+from gateway_lite.request.large_requests import LargeRequests
 from gateway_lite.request.token_charge import charged
 from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
-from gateway_lite.wire import request_body, request_fields, response_head
+from gateway_lite.wire import body_shape, request_body, request_fields, response_head
+from gateway_lite.wire.body_budget import MIB, SMALL, BodyBudget, budget_bytes
 from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
 
@@ -100,6 +104,7 @@ class GatewayHandler:
         settings: timeouts and bounds.
         cors: origins of web pages that may ask; None lets none.
         tracer: makes a span of each request, or None.
+        workers: processes that share the memory for bodies.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
@@ -117,6 +122,7 @@ class GatewayHandler:
         settings: GatewaySettings,
         cors: Cors | None = None,
         tracer: Tracer | None = None,
+        workers: int = 1,
     ) -> None:
         self.in_flight = in_flight
         self.batcher = batcher
@@ -130,7 +136,12 @@ class GatewayHandler:
         self._upstream = upstream
         self._watcher = watcher
         self._seen = seen
+        self._workers = workers
         self._policy = GatewayPolicy()
+        self._body_bytes = self._policy.body_mib * MIB
+        self.bodies = BodyBudget(budget_bytes(self._body_bytes, workers))
+        self.turns = LargeRequests()
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="redact")
         self._table = model_rules.Table(self._policy, ())
         self._features = FeaturePipeline(self._policy)
         self._plain = True
@@ -147,11 +158,13 @@ class GatewayHandler:
         self._table = table
         if policy != self._policy:
             self._policy = policy
+            self._body_bytes = policy.body_mib * MIB
+            self.bodies.limit = budget_bytes(self._body_bytes, self._workers)
             self._features = FeaturePipeline(policy)
             self._plain = policy.cache is None and policy.redact is None
 
     def check(self, context: RequestContext) -> None:
-        """Check the client's key, and refuse an announced body above the limit."""
+        """Check the client's key, its requests per minute, and the announced length of the body."""
         record = context.record
         self._seen.begin(record)
         if self.in_flight.draining:
@@ -161,10 +174,19 @@ class GatewayHandler:
         if principal is None:
             raise errors.unauthorized()
         record.key = principal.name
-        if context.request.too_large:
-            raise errors.too_large(self.settings.body_bytes)
+        limits, request = principal.limits, context.request
+        request.limit = self._body_bytes
+        if limits is not None:
+            request.limit = head_checks.longest_body(self._body_bytes, limits)
+            self._limits.check(principal)
+        if request.too_large:
+            raise errors.too_large(request.limit)
 
-    def admit(self, context: RequestContext) -> Reply | None:
+    def inspect(self, context: RequestContext) -> None:
+        """Refuse a large body with too many parts."""
+        body_shape.check(context.request.body)
+
+    def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""
         context.body = context.request.body
         translated = None
@@ -189,7 +211,7 @@ class GatewayHandler:
             checked = self._check_fields(context)
         tokens = asked.tokens(len(context.body), longest)
         reserved = tokens if checked is None else self._limit(context, checked, own)
-        context.work = RequestCost(tokens, *self._beginnings(context, asked))
+        context.work = RequestCost(tokens, *self._beginnings(context, asked), principal.id)
         # After all checks of the request: a refused request must not use up the key's limits.
         context.reservation = self._limits.reserve(principal, reserved)
         self._budget.deposit()
@@ -240,11 +262,37 @@ class GatewayHandler:
 
     def _prepare(
         self, context: RequestContext, fields: RequestFields, translated: Translated | None
-    ) -> Reply | None:
+    ) -> Reply | ThreadWork | None:
         """Apply the optional features; the cache or a translation may already give the answer."""
+        context.translated = translated
         if translated is not None and translated.answer is not None:
             kind = b"content-type: %b\r\n" % translated.content_type
             return Reply(OK, kind + self.lines(context), translated.answer)
+        redaction = self._features.redaction
+        if redaction is not None:
+            body = context.body
+            found = redaction.at_once(body) if len(body) <= SMALL else None
+            if found is None:
+                return ThreadWork(lambda: redaction.in_time(body))
+            context.body = found
+        return self._featured(context, fields)
+
+    def resume(self, context: RequestContext, body: bytes) -> Reply | None:
+        """Go on with the redacted body."""
+        context.body = body
+        return self._featured(context, context.ask or request_body.RequestFields())
+
+    def in_thread(self, work: ThreadWork) -> asyncio.Future[bytes]:
+        """Start work in the thread for long redactions."""
+        return asyncio.get_running_loop().run_in_executor(self._threads, work.run)
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _featured(self, context: RequestContext, fields: RequestFields) -> Reply | None:
+        """Look into the cache, ask for usage, and prepare the edits of the answer."""
+        translated = context.translated
         model = self._catalog().models.get(context.models[0])
         principal = context.principal
         asked = FeatureRequest(
@@ -418,6 +466,9 @@ class GatewayHandler:
         # First: a fault in the log or in a span must not keep the reservation.
         if context.reservation is not None:
             context.reservation.settle(charged(context))
+        elif context.principal is not None and not record.limited:
+            # A request that is refused by its content has cost work, and counts as a request.
+            self._limits.refused(context.principal)
         self._seen.end(record)
         if context.span is not None:
             _end_span(context.span, record)

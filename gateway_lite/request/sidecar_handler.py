@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
 from gateway_lite.catalog.replica import Replica
 from gateway_lite.request.context import Reply, refusal
+from gateway_lite.request.large_requests import LargeRequests
 from gateway_lite.upstream import handshake, request_head
 from gateway_lite.upstream.pool import Peer
+from gateway_lite.wire.body_budget import BodyBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,7 +21,12 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from gateway_lite.in_flight import InFlight
-    from gateway_lite.request.context import ClientConnection, QueueEntry, RequestContext
+    from gateway_lite.request.context import (
+        ClientConnection,
+        QueueEntry,
+        RequestContext,
+        ThreadWork,
+    )
     from gateway_lite.routing.replica_state import Outcome
     from gateway_lite.settings import GatewaySettings
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
@@ -90,9 +98,13 @@ class SidecarHandler:
         in_flight: InFlight,
         settings: GatewaySettings,
     ) -> None:
+        self.id = "gateway"  # of the only client, for the table of connections
         self.in_flight = in_flight
         self.batcher = upstream.batcher
         self.settings = settings
+        # The gateway, the only client, bounds the bodies of its clients.
+        self.bodies = BodyBudget(sys.maxsize)
+        self.turns = LargeRequests()
         self._secret, self._port = secret, port
         self._key = os.environ.pop(options.engine_key_env, None) if options.engine_key_env else None
         base = f"http://127.0.0.1:{options.port}" if options.unix is None else "http://engine"
@@ -114,8 +126,12 @@ class SidecarHandler:
             raise errors.unproved()
         if self.in_flight.draining:
             raise errors.draining()
+        context.principal = self
         if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
+
+    def inspect(self, context: RequestContext) -> None:
+        """Refuse nothing; the gateway has done so."""
 
     def admit(self, context: RequestContext) -> Reply | None:
         """Admit the request unchanged, for the engine to judge, or answer a handshake."""
@@ -131,6 +147,14 @@ class SidecarHandler:
         if lines is None:
             raise errors.unproved()
         return Reply(200, lines, b"")
+
+    def resume(self, context: RequestContext, body: bytes) -> NoReturn:
+        """Never called: no request is worked on in a thread."""
+        raise NotImplementedError
+
+    def in_thread(self, work: ThreadWork) -> NoReturn:
+        """Never called: no request is worked on in a thread."""
+        raise NotImplementedError
 
     def place(self, context: RequestContext) -> EngineLease:
         """Return the lease of the engine."""

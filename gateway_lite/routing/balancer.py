@@ -2,14 +2,15 @@
 
 Requests with the same beginning go to the same replica, see ``homes``. Other requests go to the
 less loaded of two replicas drawn at random (Mitzenmacher, 2001). Load is counted in tokens, from
-selection to the last byte.
+selection to the last byte. In a queue, keys take turns, and a full queue refuses the newest request
+of the key with the most waiting requests.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Literal
 
 from gateway_lite import errors
@@ -56,6 +57,7 @@ class Balancer:
         self._policies: Mapping[str, str] = {}
         self._turns: defaultdict[str, int] = defaultdict(int)
         self._queues: defaultdict[str, deque[QueuedRequest]] = defaultdict(deque)
+        self._served: defaultdict[str, dict[str, int]] = defaultdict(dict)
 
     def update(
         self, pools: Mapping[str, Sequence[Replica]], policies: Mapping[str, str] | None = None
@@ -124,7 +126,7 @@ class Balancer:
         pool = self._pools.get(model)
         if not pool:
             raise NoReplicaError(model)
-        # A request never overtakes the queue: first in, first out.
+        # A request never overtakes the queue.
         return None if self._queues.get(model) else self._place(model, pool, work, tried)
 
     def _place(
@@ -182,7 +184,7 @@ class Balancer:
         tried: Collection[str],
         done: Callable[[Lease | Exception], None],
     ) -> QueuedRequest:
-        """Queue a request for a slot, behind all waiting requests.
+        """Queue a request for a slot, behind all waiting requests of its key.
 
         Args:
             model: name of the model.
@@ -191,12 +193,23 @@ class Balancer:
             done: gets the lease or an error; never called before ``wait`` returns.
 
         Raises:
-            ApiError: the queue is full.
+            ApiError: the queue is full, and no key has more waiting requests than this one.
         """
         queue = self._queues[model]
         if len(queue) >= self._settings.queue_length:
-            raise errors.queue_full(model)
+            self._make_room(model, queue, work.key)
         return QueuedRequest(self, model, queue, work, tried, done)
+
+    def _make_room(self, model: str, queue: deque[QueuedRequest], key: str) -> None:
+        """Refuse the newest request of the key with the most waiting requests."""
+        counts = Counter(one.work.key for one in queue)
+        most, count = counts.most_common(1)[0]
+        # With its new request the key would have as many as the other: then it is no better.
+        if counts[key] + 1 >= count:
+            raise errors.queue_full(model)
+        newest = next(one for one in reversed(queue) if one.work.key == most)
+        queue.remove(newest)
+        newest.done(errors.queue_full(model))
 
     def tell(self, model: str) -> None:
         """Publish the waiting time of the oldest queued request to other workers.
@@ -222,14 +235,30 @@ class Balancer:
         queue = self._queues.get(model)
         while queue:
             pool = self._pools.get(model)
+            first = self._next(model, queue)
             lease: Lease | Exception | None = NoReplicaError(model)
             if pool:
-                lease = self._place(model, pool, queue[0].work, queue[0].tried)
+                lease = self._place(model, pool, first.work, first.tried)
             if lease is None:
                 return
-            first = queue.popleft()
+            queue.remove(first)
+            self._note_turn(model, first.work.key, left=bool(queue))
             self.tell(model)
             first.done(lease)
+
+    def _next(self, model: str, queue: deque[QueuedRequest]) -> QueuedRequest:
+        """Return the oldest request of the key whose last turn is longest ago."""
+        served = self._served.get(model)
+        # ``min`` returns the first of equals, so requests of one key keep their order.
+        return min(queue, key=lambda one: served.get(one.work.key, 0)) if served else queue[0]
+
+    def _note_turn(self, model: str, key: str, *, left: bool) -> None:
+        """Record a key's turn; an empty queue forgets all turns."""
+        if not left:
+            self._served.pop(model, None)
+            return
+        served = self._served[model]
+        served[key] = max(served.values(), default=0) + 1
 
     def tick(self, passed_s: float) -> None:
         """Detect stalled replicas and requests that waited too long.

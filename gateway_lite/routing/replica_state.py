@@ -191,11 +191,13 @@ class RequestCost(msgspec.Struct, eq=False, gc=False):
         tokens: estimated tokens of prompt and answer.
         prefix: shared beginning, such as the system prompt; empty if it does not matter.
         chat: beginning that only this conversation has.
+        key: id of the client's key, for its share of the queue.
     """
 
     tokens: int = 1
     prefix: bytes = b""
     chat: bytes = b""
+    key: str = ""
 
 
 class Lease(msgspec.Struct, eq=False):

@@ -51,11 +51,11 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        parts.append(message["body"])
+        parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
             raise errors.too_large(limit)
-        if not message["more_body"]:
+        if not message.get("more_body"):
             return b"".join(parts)
 
 

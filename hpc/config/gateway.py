@@ -23,7 +23,10 @@ def resolved(file: ModelsFileSchema) -> GatewayPolicy:
         cache=_cache(said.cache),
         redact=_redact(said.redact),
         anonymous=said.anonymous,
+        body_mib=said.body_mib,
         batch_file_mib=said.batch_file_mib,
+        batch_files=said.batch_files,
+        open_batches=said.open_batches,
         models={name: policy for name, policy in every.items() if policy != ModelPolicy()},
     )
 

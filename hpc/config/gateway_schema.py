@@ -131,6 +131,11 @@ class GatewayEntry(Strict):
     anonymous: bool = Field(
         default=False, description="serve without a key, on loopback and Unix sockets only"
     )
+    body_mib: int = Field(8, ge=1, le=64, description="largest request, in MiB; more for images")
     batch_file_mib: int = Field(
         512, ge=0, le=65536, description="largest file for batches, in MiB; 0 serves no batches"
+    )
+    batch_files: int = Field(1000, ge=1, le=100_000, description="most stored files of a key")
+    open_batches: int = Field(
+        100, ge=1, le=10_000, description="most batches of a key that are not over"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpc import engines
 from hpc.errors import EngineError, HpcServeError, StateError
+from hpc.file_limit import raise_file_limit
 from hpc.model import Endpoint, Phase
 from hpc.node import engine_process, signals
 from hpc.node import environment as node_environment
@@ -131,6 +132,7 @@ class ReplicaRun:
 
     def run(self) -> None:
         """Serve, and publish the way the replica ended."""
+        raise_file_limit()  # the engine inherits it, also without Slurm's script
         try:
             self._serve()
         except signals.Terminated:

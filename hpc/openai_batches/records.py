@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 BATCH_ID = re.compile(r"batch_[0-9a-f]{24}")
 KEY_ID = re.compile(r"[0-9a-f]{8}")
+DRAFT = ".draft-"
+STALE_S = 24 * 3600.0
+"""Seconds after which an unfinished file belongs to a process that has ended."""
 FINAL = frozenset({"failed", "completed", "expired", "cancelled"})
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
@@ -225,13 +228,57 @@ def cancelled_at(root: Path, order: BatchRecord) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def drafted(root: Path, key: str) -> Path:
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """The room that a key's files take, unfinished files included.
+
+    Attributes:
+        files: number of files.
+        size: bytes, as announced for unfinished files.
+    """
+
+    files: int
+    size: int
+
+
+def stock(root: Path, key: str) -> Stock:
+    """Return the room that a key's files take, and remove drafts older than a day."""
+    drafts = []
+    for path in directory.stored_files_dir(root, key).glob(f"{DRAFT}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+        drafts.append(int(path.suffix[1:] or 0))
+    known = files(root, key)
+    return Stock(len(known) + len(drafts), sum(one.size for one in known) + sum(drafts))
+
+
+def count_open(root: Path, key: str) -> int:
+    """Return the number of a key's open batches."""
+    return sum(name.startswith(f"{key}.") for name in _names(directory.open_batches_dir(root)))
+
+
+def forget_oldest(root: Path, key: str, most: int) -> None:
+    """Remove the records of a key's oldest finished batches, beyond a number of all its batches."""
+    known = batches(root, key)
+    for order in known[most:]:
+        if not _mark(root, key, order.id).exists():
+            shutil.rmtree(record_dir(root, key, order.id), ignore_errors=True)
+
+
+def drafted(root: Path, key: str, size: int = 0) -> Path:
     """Make and return a folder for an unfinished file.
+
+    Args:
+        root: the state directory.
+        key: id of the key.
+        size: bytes that the file may have, which its name tells to ``stock``.
 
     Raises:
         StateError: the folder cannot be made.
     """
-    path = directory.stored_files_dir(root, key) / f".{new_id('draft-')}"
+    path = directory.stored_files_dir(root, key) / f"{DRAFT}{new_id('')}.{size}"
     try:
         state_files.make_folder(path, exist_ok=False)
     except OSError as error:

@@ -20,6 +20,7 @@ from gateway_lite.api.batches import common
 from gateway_lite.wire.asgi import read_body
 from hpc.openai_batches import records as batch_records
 from hpc.openai_batches.records import FINAL, BatchProgress, BatchRecord
+from hpc.state import directory, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from gateway_lite.api.batches.common import Json
+    from gateway_lite.auth.rate_limits import Limits
+    from hpc.gateway_policy import GatewayPolicy
 
 BODY_BYTES = 64 * 1024
 BATCHES = 20
 """Batches on a page if the client gives no limit."""
+KEPT = 10
+"""Kept records of a key's batches, as a multiple of its most open batches."""
 WINDOW = re.compile(r"([1-9][0-9]{0,2})([hd])")
 HOURS = {"h": 1, "d": 24}
 LONGEST_H = 30 * 24
@@ -45,26 +50,32 @@ class BatchPages:
 
     Args:
         root: the state directory.
-        largest: returns the largest size of a file in bytes; 0 serves no batches.
+        policy: returns the gateway's policy; a largest file of 0 serves no batches.
+        limits: the limits of keys, which hold here too.
         names: returns the names of models that a key may use, by the key's check of a name.
     """
 
     def __init__(
         self,
         root: Path,
-        largest: Callable[[], int],
+        policy: Callable[[], GatewayPolicy],
+        limits: Limits,
         names: Callable[[Callable[[str], bool]], tuple[str, ...]],
     ) -> None:
         self._root = root
-        self._largest = largest
+        self._policy = policy
+        self._limits = limits
         self._names = names
 
     def routes(self) -> list[Route]:
         """Return the routes of these paths."""
+        every, one, cancel = (
+            common.counted(self._limits, page) for page in (self.all, self.one, self.cancel)
+        )
         return [
-            Route("/v1/batches", self.all, methods=["GET", "POST"]),
-            Route("/v1/batches/{batch_id}", self.one),
-            Route("/v1/batches/{batch_id}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/batches", every, methods=["GET", "POST"]),
+            Route("/v1/batches/{batch_id}", one),
+            Route("/v1/batches/{batch_id}/cancel", cancel, methods=["POST"]),
         ]
 
     async def all(self, request: Request) -> Response:
@@ -73,7 +84,7 @@ class BatchPages:
         Raises:
             ApiError: the request is invalid, or the state directory not usable.
         """
-        if not self._largest():
+        if not self._policy().batch_file_mib:
             raise common.off()
         if request.method == "POST":
             return JSONResponse(await self._take(request))
@@ -92,8 +103,24 @@ class BatchPages:
             raise common.no_file(order.file)
         # The batch processor checks the lines by these names: its batch token opens no list.
         order = replace(order, models=self._names(request.scope["principal"].allows))
-        await common.on_disk(batch_records.place, self._root, order)
+        await common.on_disk(self._place, order)
         return shown(order, BatchProgress(), None)
+
+    def _place(self, order: BatchRecord) -> None:
+        """Record a batch, if the key may have another one.
+
+        Raises:
+            ApiError: the key has too many open batches, or no room for the files of answers.
+        """
+        policy = self._policy()
+        # Locked: of batches that are created at once, at several workers, each sees those before.
+        with lock.exclusive(directory.batch_records_dir(self._root, order.key) / "batches"):
+            if batch_records.count_open(self._root, order.key) >= policy.open_batches:
+                raise common.too_many_batches(policy.open_batches)
+            if batch_records.stock(self._root, order.key).files >= policy.batch_files:
+                raise common.too_many_files(policy.batch_files)
+            batch_records.place(self._root, order)
+            batch_records.forget_oldest(self._root, order.key, KEPT * policy.open_batches)
 
     async def one(self, request: Request) -> Response:
         """Describe a batch.
@@ -118,7 +145,7 @@ class BatchPages:
         return JSONResponse(await common.on_disk(self._shown, order))
 
     async def _find(self, request: Request) -> BatchRecord:
-        if not self._largest():
+        if not self._policy().batch_file_mib:
             raise common.off()
         name = request.path_params["batch_id"]
         return await common.find(

@@ -11,13 +11,17 @@ from gateway_lite.errors import ApiError
 from hpc.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from starlette.requests import Request
+    from starlette.responses import Response
+
+    from gateway_lite.auth.rate_limits import Limits
 
     T = TypeVar("T")
     Json = dict[str, Any]
+    Page = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,41 @@ def full(most: int) -> ApiError:
         code="storage_full",
         headers=((b"connection", b"close"),),
     )
+
+
+def too_many_files(most: int) -> ApiError:
+    """Return the error for a key that has as many files as it may have."""
+    return ApiError(
+        429,
+        f"this key has {most} files, the most allowed; delete files first",
+        code="too_many_files",
+        kind="rate_limit_error",
+        headers=(*errors.retry_after(60), (b"connection", b"close")),
+    )
+
+
+def too_many_batches(most: int) -> ApiError:
+    """Return the error for a key that has as many open batches as it may have."""
+    return ApiError(
+        429,
+        f"{most} batches of this key are not over, the most allowed; wait, or cancel some",
+        code="too_many_batches",
+        kind="rate_limit_error",
+        headers=errors.retry_after(60),
+    )
+
+
+def counted(limits: Limits, page: Page) -> Page:
+    """Return a page whose requests count against the requests of a key."""
+
+    async def serve(request: Request) -> Response:
+        reservation = limits.reserve(request.scope["principal"], 0)
+        try:
+            return await page(request)
+        finally:
+            reservation.settle(0)
+
+    return serve
 
 
 def trouble() -> ApiError:

@@ -14,7 +14,7 @@ from gateway_lite import errors
 from gateway_lite.api.batches import common, multipart
 from hpc.openai_batches import records as batch_records
 from hpc.openai_batches.records import StoredFile
-from hpc.state import directory
+from hpc.state import directory, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from gateway_lite.api.batches.common import Json
+    from gateway_lite.auth.rate_limits import Limits
+    from hpc.gateway_policy import GatewayPolicy
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,6 @@ ROOM = 16
 """Quota of a key's files, as a multiple of the largest file."""
 FILES = 10_000
 """Files on a page if the client gives no limit."""
-STALE_S = 24 * 3600.0
 
 
 class FilePages:
@@ -39,19 +40,28 @@ class FilePages:
 
     Args:
         root: the state directory.
-        largest: returns the largest size of a file in bytes; 0 serves no files.
+        policy: returns the gateway's policy; a largest file of 0 serves no files.
+        limits: the limits of keys, which hold here too.
     """
 
-    def __init__(self, root: Path, largest: Callable[[], int]) -> None:
+    def __init__(self, root: Path, policy: Callable[[], GatewayPolicy], limits: Limits) -> None:
         self._root = root
-        self._largest = largest
+        self._policy = policy
+        self._limits = limits
+
+    def _largest(self) -> int:
+        """Return the largest size of a file in bytes."""
+        return self._policy().batch_file_mib * MIB
 
     def routes(self) -> list[Route]:
         """Return the routes of these paths."""
+        every, one, content = (
+            common.counted(self._limits, page) for page in (self.all, self.one, self.content)
+        )
         return [
-            Route("/v1/files", self.all, methods=["GET", "POST"]),
-            Route("/v1/files/{file_id}", self.one, methods=["GET", "DELETE"]),
-            Route("/v1/files/{file_id}/content", self.content),
+            Route("/v1/files", every, methods=["GET", "POST"]),
+            Route("/v1/files/{file_id}", one, methods=["GET", "DELETE"]),
+            Route("/v1/files/{file_id}/content", content),
         ]
 
     async def all(self, request: Request) -> Response:
@@ -74,17 +84,14 @@ class FilePages:
 
     async def _take(self, request: Request) -> Json:
         key, largest = common.owner(request), self._largest()
-        used = await common.on_disk(self._used, key)
         # A draft becomes a file by one rename: a list never shows a half-written file.
-        draft = await common.on_disk(batch_records.drafted, self._root, key)
+        draft = await common.on_disk(self._draft, key, multipart.announced(request, largest))
         try:
             form = await multipart.receive(request, draft / "content", largest)
             if form.fields.get("purpose") != "batch":
                 said = form.fields.get("purpose", "")[: errors.LONGEST]
                 told = f"the purpose {said!r} is not served; allowed: 'batch'"
                 raise errors.bad_request(told, param="purpose")
-            if used + form.size > ROOM * largest:
-                raise common.full(ROOM * largest)
             file = StoredFile(
                 id=batch_records.new_id("file-"),
                 key=key,
@@ -101,12 +108,21 @@ class FilePages:
             shutil.rmtree(draft, ignore_errors=True)
         return shown(file)
 
-    def _used(self, key: str) -> int:
-        """Return the bytes of all files of a key, and remove drafts older than a day."""
-        for draft in directory.stored_files_dir(self._root, key).glob(".draft-*"):
-            if time.time() - draft.stat().st_mtime > STALE_S:
-                shutil.rmtree(draft, ignore_errors=True)
-        return sum(one.size for one in batch_records.files(self._root, key))
+    def _draft(self, key: str, size: int) -> Path:
+        """Make a folder for an upload, and so reserve its bytes.
+
+        Raises:
+            ApiError: the key has no room for so many bytes, or for another file.
+        """
+        room, most = ROOM * self._largest(), self._policy().batch_files
+        # Locked: of uploads that begin at once, at several workers, each sees those before it.
+        with lock.exclusive(directory.stored_files_dir(self._root, key) / "drafts"):
+            stock = batch_records.stock(self._root, key)
+            if stock.files >= most:
+                raise common.too_many_files(most)
+            if stock.size + size > room:
+                raise common.full(room)
+            return batch_records.drafted(self._root, key, size)
 
     async def one(self, request: Request) -> Response:
         """Describe a file, or remove the file.

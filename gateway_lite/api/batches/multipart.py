@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FIELD_BYTES = 64 * 1024
 """Bytes of all fields other than the file, and of the heads of parts."""
+PARTS = 16
+"""Parts of a form: a file, its purpose, and what clients add."""
 REST_S = 5.0
 """Seconds for a client to send the rest of a refused upload, so that it reads the refusal."""
 
@@ -53,7 +55,7 @@ class Parser:
         self.form = Form()
         self.complete = False
         self._limit = limit
-        self._small = 0
+        self._small = self._parts = 0
         self._header = (bytearray(), bytearray())
         self._disposition = b""
         self._name = ""
@@ -90,6 +92,9 @@ class Parser:
         return fresh
 
     def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS:
+            raise errors.bad_request(f"the form has more than {PARTS} parts")
         self._disposition, self._name, self._in_file = b"", "", False
         self._text.clear()
 
@@ -171,6 +176,12 @@ async def receive(request: Request, path: Path, limit: int) -> Form:
     return parser.form
 
 
+def announced(request: Request, limit: int) -> int:
+    """Return the bytes that a form's file may have, by the length of the body; else the most."""
+    told = request.headers.get("content-length", "")
+    return min(int(told), limit) if told.isdecimal() else limit
+
+
 def _boundary(request: Request, limit: int) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
@@ -194,8 +205,8 @@ class _Body:
         message = await self._request.receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        self.more = message["more_body"]
-        data: bytes = message["body"]
+        self.more = message.get("more_body", False)
+        data: bytes = message.get("body", b"")
         return data
 
     async def drop(self) -> None:

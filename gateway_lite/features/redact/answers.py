@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway_lite import errors
 from gateway_lite.features.redact.text import UNREADABLE, Arguments, StreamingText, hide
 from gateway_lite.wire.sse import Events, WholeBody, payload, replaced
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from gateway_lite.features.redact.text import Finder
 
 DONE = b"[DONE]"
+ANSWER_S = 0.04
+"""Seconds to search an answer or a piece of a stream, in the event loop: 8 MiB of prose."""
 WORDS = ("content", "reasoning_content", "reasoning", "refusal", "text")
 """Fields of a choice, or of its delta, that are pieces of a text."""
 Key = tuple[object, ...]
@@ -44,13 +47,15 @@ class AnswerRedactor:
 
     def finish(self) -> bytes:
         """Return the redacted answer; the same bytes if nothing is hidden."""
-        body = self._body.take()
+        body, finder = self._body.take(), self._finder.within(ANSWER_S)
         try:
             answer = msgspec.json.decode(body)
-            made = hide(_without_tokens(answer), self._finder)
+            made = hide(_without_tokens(answer), finder)
             return body if made is answer else msgspec.json.encode(made)
         except UNREADABLE:
-            return self._finder.whole(body.decode(errors="replace")).encode()
+            return finder.whole(body.decode(errors="replace")).encode()
+        except TimeoutError:
+            raise _too_slow() from None
 
 
 class StreamRedactor:
@@ -66,19 +71,35 @@ class StreamRedactor:
     __slots__ = ("_events", "_finder", "_flows", "_heads")
 
     def __init__(self, finder: Finder) -> None:
-        self._finder = finder
+        self._finder = finder.within(ANSWER_S)
         self._events = Events()
         self._flows: dict[Key, StreamingText | Arguments] = {}
         self._heads: dict[object, dict[str, Any]] = {}
 
     def feed(self, data: bytes) -> bytes:
-        """Return the complete events, with the final part of their texts."""
-        return b"".join(map(self._event, self._events.feed(data)))
+        """Return the complete events, with the final part of their texts.
+
+        Raises:
+            ApiError: the search takes too long, so the text must not be passed on.
+        """
+        self._finder.renew(ANSWER_S)
+        try:
+            return b"".join(map(self._event, self._events.feed(data)))
+        except TimeoutError:
+            raise _too_slow() from None
 
     def finish(self) -> bytes:
-        """Return the rest."""
+        """Return the rest.
+
+        Raises:
+            ApiError: the search takes too long.
+        """
+        self._finder.renew(ANSWER_S)
         rest = self._events.rest()
-        return (self._event(rest) if rest else b"") + self._flush()
+        try:
+            return (self._event(rest) if rest else b"") + self._flush()
+        except TimeoutError:
+            raise _too_slow() from None
 
     def _event(self, event: bytes) -> bytes:
         """Return an event after redaction."""
@@ -169,6 +190,12 @@ class StreamRedactor:
             before = self._flush()
         made = hide(_without_tokens(chunk), self._finder)
         return before + (event if made is chunk else replaced(event, msgspec.json.encode(made)))
+
+
+def _too_slow() -> errors.ApiError:
+    return errors.upstream_error(
+        "the answer holds too much text that looks like data to be redacted"
+    )
 
 
 def _texts(index: object, node: Any) -> Iterator[tuple[Key, dict[str, Any], str]]:

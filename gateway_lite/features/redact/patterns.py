@@ -5,6 +5,7 @@ RE2 searches in time linear in the text, whatever the operator's pattern and the
 
 from __future__ import annotations
 
+import functools
 import importlib
 import ipaddress
 import re
@@ -60,13 +61,25 @@ def _card(text: str) -> int:
 
 def _iban(text: str) -> int:
     """Return the length of the IBAN at the start of the text (ISO 13616, mod 97), or 0."""
-    for end in range(len(text), 14, -1):
-        part = text[:end]
-        if text[end - 1] == " " or text[end : end + 1].isalnum():
-            continue
-        if iban.is_valid(part):
-            return end
-    return 0
+    length = _iban_length(text[:2])
+    if not length:
+        return 0
+    end = seen = 0
+    # One candidate only: the characters that an IBAN of the country has, blanks left out.
+    while end < len(text) and seen < length:
+        seen += text[end] != " "
+        end += 1
+    if seen < length or text[end : end + 1].isalnum():
+        return 0
+    return end if iban.is_valid(text[:end]) else 0
+
+
+@functools.cache
+def _iban_length(country: str) -> int:
+    """Return the characters of a country's IBAN, 0 for a country without IBANs."""
+    _, info = iban._ibandb.info(country)[0]  # noqa: SLF001 - the only table of these lengths
+    parts = re.findall(r"([1-9][0-9]*)!", info.get("bban", ""))
+    return 4 + sum(map(int, parts)) if parts else 0
 
 
 def _phone(text: str) -> int:
@@ -78,6 +91,10 @@ def _phone(text: str) -> int:
 def _address(text: str) -> int:
     """Return the length of an IP address, 0 for other text."""
     text = text if text.endswith("::") else text.rstrip(":")
+    # Before the parser, which takes 20 us to refuse: an address without "::" has 7 colons or none.
+    colons = text.count(":")
+    if colons > 8 or (colons not in (0, 7) and "::" not in text) or ":::" in text:
+        return 0
     try:
         ipaddress.ip_address(text)
     except ValueError:

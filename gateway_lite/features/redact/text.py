@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -69,10 +72,24 @@ class Finder:
         self._kinds = [
             (compiled(kind.pattern).match, kind.check, kind.label.encode()) for kind in kinds
         ]
+        self._deadline = math.inf
+
+    def within(self, seconds: float) -> Finder:
+        """Return a search that raises TimeoutError after so many seconds from now."""
+        made = copy.copy(self)
+        made.renew(seconds)
+        return made
+
+    def renew(self, seconds: float) -> None:
+        """Let the search of ``within`` go on for so many seconds from now."""
+        self._deadline = time.monotonic() + seconds
 
     def find(self, text: bytes, start: int) -> tuple[int, int, bytes] | None:
         """Return the first match: start, end, and replacement."""
         while (seen := self._any(text, start)) is not None:
+            # RE2 is linear; the candidates that a checksum refuses are what takes time.
+            if time.monotonic() > self._deadline:
+                raise TimeoutError
             at = seen.start()
             for match, check, label in self._kinds:
                 found = match(text, at)
@@ -92,6 +109,8 @@ class Finder:
 
     def whole(self, text: str) -> str:
         """Return a whole text after redaction."""
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
         raw = text.encode(errors="replace")
         # Most texts have no match: one search, and no copy.
         if self._any(raw) is None:

@@ -21,6 +21,7 @@ from hpc.batch.model import BatchSpec, BatchTarget, BatchWorker
 from hpc.batch.worker import pause_rules
 from hpc.batch.worker.loop import Worker
 from hpc.errors import BatchError, EngineError, HpcServeError
+from hpc.file_limit import raise_file_limit
 from hpc.jobs import api as jobs
 from hpc.model import JobHandle, ServiceSpec
 from hpc.node import engine_process, signals
@@ -91,6 +92,7 @@ def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) ->
         BatchError: the batch cannot be read, or its output cannot be written.
         EngineError: the model server did not start, or crashed too often.
     """
+    raise_file_limit()
     folder = directory.batch_dir(root, batch)
     spec = batch_report.load(folder)
     with node_environment.private_folder() as private:

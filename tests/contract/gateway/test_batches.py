@@ -484,7 +484,7 @@ def test_what_is_asked_in_vain(home: Path, gateway: Running) -> None:
         asks.batches.create(input_file_id="file-1", endpoint=CHAT, completion_window="24h")
     with pytest.raises(openai.NotFoundError, match="your key has no batch"):
         asks.batches.retrieve("batch_..%2f..")
-    assert [path.name for path in (home / "files").glob("*/*")] == [file.id]
+    assert [path.name for path in (home / "files").glob("*/file-*")] == [file.id]
 
 
 def test_a_file_above_the_limit_is_refused_and_leaves_nothing(home: Path, engine: Engine) -> None:
@@ -498,7 +498,7 @@ def test_a_file_above_the_limit_is_refused_and_leaves_nothing(home: Path, engine
                 asks.files.create(file=("x.jsonl", b"x" * size), purpose="batch")
         kept = asks.files.create(file=("x.jsonl", b"x" * (1 << 20)), purpose="batch")
         assert kept.bytes == 1 << 20
-        assert [path.name for path in (home / "files").glob("*/*")] == [kept.id]
+        assert [path.name for path in (home / "files").glob("*/file-*")] == [kept.id]
 
 
 def test_batches_can_be_off(home: Path, engine: Engine) -> None:

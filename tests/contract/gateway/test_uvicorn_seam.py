@@ -23,7 +23,17 @@ def test_the_protocol_still_calls_what_we_override() -> None:
     }
     theirs = {name for name, value in vars(PROTOCOL).items() if inspect.isfunction(value)}
     own = {"answered", "defaults", "linger", "look", "refuse", "write", "_give_up", "_next"}
-    own |= {"_close", "_last_words", "_stay"}
+    own |= {
+        "_close",
+        "_last_words",
+        "_stay",
+        "_look_at_request",
+        "_drop",
+        "_drop_more",
+        "_check_pace",
+    }
+    own |= {"_pause_replica", "_leave_budget", "_reads_too_slowly", "_sends_too_slowly"}
+    own |= {"cut", "evict", "idle", "shown_key"}
     assert ours - theirs == own | {"_leave_to_asgi"}
 
 

@@ -74,7 +74,11 @@ def test_sbatch_reads_directives_as_they_are_meant(lab: Lab) -> None:
     """Real sbatch takes names and paths with quotes, backslashes, spaces and signs apart."""
     value = """it's a "b\\c" #d $(e) `f` ; * ü"""
     job = render.SbatchJob(
-        command="true", stdout=f"/home/owner/{value}/o", stderr="/dev/null", job_name=value
+        command="true",
+        folder="/tmp",
+        stdout=f"/home/owner/{value}/o",
+        stderr="/dev/null",
+        job_name=value,
     )
     text = render.script("llamacpp", job, Resources(extra={"hold": ""}))
     lab.write_file("/home/owner/hostile.sh", text)

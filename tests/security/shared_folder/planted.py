@@ -149,4 +149,4 @@ class Victim:
         for process in psutil.process_iter(["pid", "cmdline"]):
             words: Any = process.info["cmdline"] or []
             if process.pid != os.getpid() and any(str(self.folder) in word for word in words):
-                by_pid.stop_pid(process.pid, marker=str(self.folder), grace_s=5)
+                by_pid.stop(by_pid.identity(process.pid) or "", grace_s=5)

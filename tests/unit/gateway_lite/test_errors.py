@@ -24,6 +24,8 @@ MADE = [
     (errors.upstream_timeout("x"), 504, "upstream_timeout"),
     (errors.draining(), 503, "draining"),
     (errors.too_large(9), 413, "request_too_large"),
+    (errors.too_many_parts("9 values"), 400, "request_too_complex"),
+    (errors.busy(), 503, "too_busy"),
     (errors.bad_request("x", param="model"), 400, "invalid_request"),
     (errors.not_found("/x"), 404, "unknown_url"),
     (errors.wrong_method("PUT", "/x", "GET"), 405, "method_not_allowed"),

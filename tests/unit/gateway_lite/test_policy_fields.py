@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.routing import Router
 from starlette.testclient import TestClient
 
-from gateway_lite.api.batches.files import MIB, FilePages
+from gateway_lite.api.batches.batches import BatchPages
+from gateway_lite.api.batches.files import FilePages
 from gateway_lite.auth import token_ceilings
 from gateway_lite.auth.client_keys import ANYBODY
+from gateway_lite.auth.rate_limits import Limits
 from gateway_lite.errors import ApiError
 from gateway_lite.features.cors import Cors
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
 from gateway_lite.http.listeners import Address, check_open
+from gateway_lite.request.gateway_handler import GatewayHandler
 from gateway_lite.routing.model_rules import Table, Traits, chosen
 from gateway_lite.wire import request_body
+from gateway_lite.wire.asgi import send_error
 from hpc.errors import ConfigError
 from hpc.gateway_policy import CachePolicy, GatewayPolicy, ModelPolicy, ModelRule, RedactPolicy
 
@@ -91,7 +97,10 @@ def redacted(policy: GatewayPolicy) -> object:
     """Return a prompt as replicas get it, and whether answers are looked into."""
     body = b'{"model": "big", "messages": [{"role": "user", "content": "a@b.example S123456"}]}'
     request = FeatureRequest(CHAT, request_body.read(body), "big", "id", "key", counted=False)
-    prepared = FeaturePipeline(policy).prepare(body, request)
+    pipeline = FeaturePipeline(policy)
+    if pipeline.redaction is not None:
+        body = pipeline.redaction.in_time(body)
+    prepared = pipeline.prepare(body, request)
     return prepared.body, prepared.edits is not None
 
 
@@ -111,9 +120,50 @@ def open_to_all(policy: GatewayPolicy) -> object:
     return ""
 
 
+def bodies(policy: GatewayPolicy) -> object:
+    """Return the memory for bodies of a handler that adopts the policy."""
+
+    async def adopt() -> int:
+        parts = dict.fromkeys(("catalog", "keys", "limits", "balancer", "upstream", "watcher"))
+        parts |= dict.fromkeys(("seen", "in_flight", "batcher", "settings"))
+        handler = GatewayHandler(**parts)  # type: ignore[arg-type]
+        handler.adopt(policy, Table(policy, MODELS))
+        return handler.bodies.limit
+
+    return asyncio.run(adopt())
+
+
+def stored(policy: GatewayPolicy, root: Path) -> object:
+    """Return what uploads are answered with, the first two and a batch of a file."""
+    pages = [
+        *FilePages(root, lambda: policy, Limits()).routes(),
+        *BatchPages(root, lambda: policy, Limits(), lambda allows: ()).routes(),
+    ]
+    client = client_of(pages)
+    form: Any = {"files": {"file": ("a", b"{}")}, "data": {"purpose": "batch"}}
+    said = [client.post("/v1/files", **form) for _ in range(2)]
+    window = {"endpoint": CHAT, "completion_window": "24h"}
+    asked = {**window, "input_file_id": said[0].json()["id"]}
+    said += [client.post("/v1/batches", json=asked) for _ in range(2)]
+    return [one.status_code for one in said]
+
+
+def client_of(pages: list[Any]) -> TestClient:
+    """Return a client of pages that has a key, and gets errors as answers."""
+    inner = Router(pages)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await inner({**scope, "principal": ANYBODY}, receive, send)
+        except ApiError as error:
+            await send_error(send, error)
+
+    return TestClient(app)
+
+
 def files(policy: GatewayPolicy, root: Path) -> object:
     """Return what a request for files is answered with."""
-    pages = FilePages(root, lambda: policy.batch_file_mib * MIB)
+    pages = FilePages(root, lambda: policy, Limits())
     inner = Starlette(routes=pages.routes())
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -151,6 +201,9 @@ CASES: dict[str, tuple[Any, GatewayPolicy, GatewayPolicy]] = {
     "GatewayPolicy.redact": (redacted, NONE, REDACT),
     "GatewayPolicy.anonymous": (open_to_all, NONE, GatewayPolicy(anonymous=True)),
     "GatewayPolicy.batch_file_mib": (files, NONE, GatewayPolicy(batch_file_mib=0)),
+    "GatewayPolicy.body_mib": (bodies, NONE, GatewayPolicy(body_mib=9)),
+    "GatewayPolicy.batch_files": (stored, NONE, GatewayPolicy(batch_files=1)),
+    "GatewayPolicy.open_batches": (stored, NONE, GatewayPolicy(open_batches=1)),
     "GatewayPolicy.models": (lengths, NONE, big(max_tokens=7)),
     "ModelPolicy.fallback": (ways, NONE, big(fallback=("small",))),
     "ModelPolicy.routing": (routing, NONE, big(routing="round_robin")),
@@ -189,8 +242,8 @@ def test_every_field_has_a_case() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_field_changes_something(name: str, tmp_path: Path) -> None:
     probe, before, after = CASES[name]
-    more = (tmp_path,) if probe is files else ()
-    assert probe(before, *more) != probe(after, *more)
+    places = [(tmp_path / name,) if probe in (files, stored) else () for name in ("one", "two")]
+    assert probe(before, *places[0]) != probe(after, *places[1])
 
 
 def test_embeddings_are_kept_only_where_that_is_wanted() -> None:

@@ -359,3 +359,38 @@ class Whatever(RuleBasedStateMachine):
 
 TestWhatever = Whatever.TestCase
 TestWhatever.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def queued(b: Balancer, key: str, said: list[tuple[str, object]]) -> None:
+    """Let a request of a key wait for a slot."""
+    work = RequestCost(1, key=key)
+    b.wait("m", work, (), lambda found: said.append((key, found)))
+
+
+def test_a_full_queue_refuses_the_newest_of_the_key_with_the_most() -> None:
+    b, _ = balancer(replicas(1, slots=1), queue_length=4)
+    take(b)
+    said: list[tuple[str, object]] = []
+    for key in "aaab":
+        queued(b, key, said)
+    with pytest.raises(ApiError, match="too many requests wait"):
+        queued(b, "a", said)
+    assert not said
+    queued(b, "c", said)
+
+    assert [key for key, _ in said] == ["a"]
+    assert isinstance(said[0][1], ApiError)
+    assert b.waiting("m") == 4
+
+
+def test_keys_take_turns_in_a_queue() -> None:
+    b, _ = balancer(replicas(1, slots=1))
+    lease = take(b)
+    said: list[tuple[str, object]] = []
+    for key in "aaaabbc":
+        queued(b, key, said)
+    while len(said) < 7:
+        lease.release("ok")
+        lease = said[-1][1]  # type: ignore[assignment]
+
+    assert "".join(key for key, _ in said) == "abcabaa"
