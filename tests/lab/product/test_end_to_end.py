@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,19 @@ async def main():
         said.append(await asyncio.gather(*(ask(client, n) for n in range(int(sys.argv[2])))))
     print(json.dumps(said))
 asyncio.run(main())
+"""
+METRICS = """
+import socket, sys
+from pathlib import Path
+from gateway_lite.upstream.handshake import GatewayHandshake
+host, port, secret = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).read_text().strip()
+with socket.create_connection((host, port)) as sock:
+    handshake = GatewayHandshake(secret, port)
+    sock.sendall(handshake.request)
+    while not handshake.done:
+        sock.sendall(handshake.feed(sock.recv(65536)))
+    sock.sendall(b"GET /metrics HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n")
+    print(sock.makefile("rb").read().decode())
 """
 STREAMS = 64
 
@@ -220,9 +234,6 @@ def _fill_the_queues(cluster: Cluster, submitted: dict[str, Any], env: dict[str,
 def waiting(cluster: Cluster, at: dict[str, Any]) -> float:
     """Return how many requests wait in the queue of a replica's engine."""
     secret = f"{STATE}/services/{at['service']}/replicas/{at['replica']}/secret"
-    script = (
-        f"printf 'Authorization: Bearer %s' \"$(cat {secret})\" |"
-        f" curl -sf -H @- http://{at['host']}:{at['port']}/metrics |"
-        " awk '/^vllm:num_requests_waiting[{]/ {print $2}'"
-    )
-    return float(cluster.shell("login", script).stdout)
+    asked = [PYTHON, "-c", METRICS, at["host"], str(at["port"]), secret]
+    told = cluster.lab.run("login", asked).stdout
+    return sum(map(float, re.findall(r"^vllm:num_requests_waiting{.*} (.*)$", told, re.MULTILINE)))
