@@ -17,7 +17,7 @@ from gateway_lite.upstream import request_head
 from gateway_lite.wire.body_budget import BodyBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import NoReturn
 
@@ -113,8 +113,10 @@ class SidecarHandler:
         if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
-    def inspect(self, context: RequestContext) -> None:
+    def inspect(self, context: RequestContext) -> Iterator[None]:
         """Refuse nothing; the gateway has done so."""
+        del context
+        return iter(())
 
     def admit(self, context: RequestContext) -> None:
         """Admit the request unchanged; the engine judges its content."""
