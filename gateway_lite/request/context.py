@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable  # noqa: TC003 - msgspec reads the types of fields
+from collections.abc import Callable, Iterator  # noqa: TC003 - msgspec reads the types of fields
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
@@ -179,8 +179,8 @@ class RequestHandler(Protocol):
     def check(self, context: RequestContext) -> None:
         """Refuse a request by its head, if possible; raises ApiError."""
 
-    def inspect(self, context: RequestContext) -> None:
-        """Refuse a large complete body by its parts; raises ApiError."""
+    def inspect(self, context: RequestContext) -> Iterator[None]:
+        """Refuse a large complete body by its parts, slice by slice; raises ApiError."""
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Prepare a complete request, or return its answer or a thread's work; raises ApiError."""
@@ -347,6 +347,7 @@ class RequestContext(msgspec.Struct, eq=False):
     span: Span | None = None
     held: HeldResources = msgspec.field(default_factory=HeldResources)
     _answer: UpstreamResponse | None = None
+    _checks: Iterator[None] | None = None
     _waited_at: float = 0.0
 
     @property

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 clock = time.perf_counter
+STEP_S = 0.005
+"""Seconds of the check of a body before its next turn."""
 LONG_STEP = 256 * 1024
-"""Bytes of a body from which check and admission are two steps, of 30 ms each at 8 MiB."""
+"""Bytes of a body from which its admission, 30 ms at 8 MiB, is a step of its own."""
 LAST_BYTES_S = 1.0
 """Seconds for a replica to end an answer after the client has got the terminator."""
 FAILED = 400
@@ -129,8 +131,14 @@ class Exchange(RequestContext, eq=False):
         """Check a large body for what would be costly to decode, then admit the request."""
         if self.response_complete:
             return None
+        if self._checks is None:
+            self._checks = self.handler.inspect(self)
+        until = clock() + STEP_S
         try:
-            self.handler.inspect(self)
+            for _ in self._checks:
+                if clock() > until:
+                    self._take_turn(self._inspect)
+                    return None
         except errors.ApiError as error:
             self.fail(error)
             return None

@@ -29,7 +29,7 @@ from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gateway_lite.auth.client_keys import ClientKeys
     from gateway_lite.auth.rate_limits import Limits
@@ -182,9 +182,9 @@ class GatewayHandler:
         if request.too_large:
             raise errors.too_large(request.limit)
 
-    def inspect(self, context: RequestContext) -> None:
-        """Refuse a large body with too many parts."""
-        body_shape.check(context.request.body)
+    def inspect(self, context: RequestContext) -> Iterator[None]:
+        """Refuse a large body with too many parts, slice by slice."""
+        return body_shape.check(context.request.body)
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""

@@ -1,6 +1,6 @@
 """The turns of large requests: one is prepared at a time, and small requests pass in between.
 
-To decode and translate a body of 8 MiB takes the event loop up to 60 ms. Beyond FREE_S, the loop is
+To decode and translate a body of 8 MiB takes the event loop up to 30 ms. Beyond FREE_S, the loop is
 free for REST times as long as such steps took, however many large bodies wait. Keys take turns, so
 that the large requests of one key wait at most for one request of each other key.
 """

@@ -16,7 +16,7 @@ from gateway_lite.upstream.pool import Peer
 from gateway_lite.wire.body_budget import BodyBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import NoReturn
 
@@ -130,8 +130,10 @@ class SidecarHandler:
         if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
-    def inspect(self, context: RequestContext) -> None:
+    def inspect(self, context: RequestContext) -> Iterator[None]:
         """Refuse nothing; the gateway has done so."""
+        del context
+        return iter(())
 
     def admit(self, context: RequestContext) -> Reply | None:
         """Admit the request unchanged, for the engine to judge, or answer a handshake."""
