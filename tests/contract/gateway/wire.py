@@ -39,7 +39,7 @@ class Answer:
 class Wire:
     """One connection."""
 
-    def __init__(self, front: Running, timeout: float = 15.0) -> None:
+    def __init__(self, front: Running, timeout: float = PATIENCE_S) -> None:
         self._key = front.key
         self.sock = socket.create_connection(("127.0.0.1", front.port), timeout=timeout)
         self._file = self.sock.makefile("rb")
