@@ -76,7 +76,7 @@ class Server:
         assert found, text
         return float(found[1])
 
-    def wait_for(self, name: str, value: float) -> None:
+    def wait_metric(self, name: str, value: float) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while self.metric(name) != value:
             assert time.monotonic() < deadline, f"{name} is {self.metric(name)}, not {value}"
@@ -129,8 +129,8 @@ def server(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 @pytest.fixture
 def idle(server: Server) -> Server:
-    server.wait_for("requests_processing", 0)
-    server.wait_for("requests_deferred", 0)
+    server.wait_metric("requests_processing", 0)
+    server.wait_metric("requests_deferred", 0)
     return server
 
 
@@ -254,7 +254,7 @@ def test_two_at_once_queue_and_neither_is_cut(idle: Server) -> None:
 
     with ThreadPoolExecutor(1) as pool, streaming(idle, max_tokens=3000) as lines:
         second = pool.submit(collect)
-        idle.wait_for("requests_deferred", 1)
+        idle.wait_metric("requests_deferred", 1)
         assert idle.metric("requests_processing") == 1
         first = [line for line in lines if line]
 
@@ -276,7 +276,7 @@ def test_a_stream_that_is_left_stops(idle: Server) -> None:
     with streaming(idle):
         pass
 
-    idle.wait_for("requests_processing", 0)
+    idle.wait_metric("requests_processing", 0)
     assert idle.metric("tokens_predicted_total") - before < 6000
 
 
@@ -297,10 +297,10 @@ def test_an_answer_that_is_not_awaited_stops(idle: Server) -> None:
     before = idle.metric("tokens_predicted_total")
 
     with asking(idle):
-        idle.wait_for("requests_processing", 1)
+        idle.wait_metric("requests_processing", 1)
         time.sleep(0.3)  # into the generation, on most machines
 
-    idle.wait_for("requests_processing", 0)
+    idle.wait_metric("requests_processing", 0)
     assert idle.metric("tokens_predicted_total") - before < 6000
 
 
@@ -309,9 +309,9 @@ def test_who_leaves_the_queue_is_never_served(idle: Server, stream: bool) -> Non
     before = idle.metric("tokens_predicted_total")
     with streaming(idle):
         with asking(idle, stream=stream):
-            idle.wait_for("requests_deferred", 1)
-        idle.wait_for("requests_deferred", 0)
-    idle.wait_for("requests_processing", 0)
+            idle.wait_metric("requests_deferred", 1)
+        idle.wait_metric("requests_deferred", 0)
+    idle.wait_metric("requests_processing", 0)
 
     assert chat(idle).json()["choices"][0]["message"]["content"] == ANSWER
     assert idle.metric("tokens_predicted_total") - before < 6000
@@ -323,8 +323,8 @@ def test_leaving_during_a_long_prompt_stops_it(idle: Server) -> None:
     before = idle.metric("tokens_predicted_total")
 
     with asking(idle, messages=[{"role": "user", "content": long}]):
-        idle.wait_for("requests_processing", 1)
-    idle.wait_for("requests_processing", 0)
+        idle.wait_metric("requests_processing", 1)
+    idle.wait_metric("requests_processing", 0)
 
     assert idle.metric("tokens_predicted_total") == before
 
@@ -336,7 +336,7 @@ def test_a_full_queue_says_so(idle: Server) -> None:
     with ThreadPoolExecutor(2) as pool:
         with streaming(idle):
             waiting = [pool.submit(wait) for _ in range(2)]
-            idle.wait_for("requests_deferred", 2)
+            idle.wait_metric("requests_deferred", 2)
             refused = chat(idle)
         codes = [future.result() for future in waiting]
 

@@ -143,7 +143,7 @@ def rss_mib(process: int) -> float:
     raise AssertionError("no VmRSS")
 
 
-def steady_rss_mib(process: int, seconds: float = 5.0) -> float:
+def steady_rss_mib(process: int, seconds: float = PATIENCE_S) -> float:
     """Return the memory once it does not change any more."""
     end = time.monotonic() + seconds
     before = rss_mib(process)
