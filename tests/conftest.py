@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from hypothesis import HealthCheck, settings
+
 if TYPE_CHECKING:
     import pytest
 
@@ -12,6 +14,13 @@ if TYPE_CHECKING:
 # would all programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Hypothesis would fail an example that takes 0.2 s, or data that takes a second to be made: both
+# say how fast the machine is.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # Workers take one file after the other: what takes longest is handed out first, so that no worker
 # is left alone with minutes of it at the end, when the quick rest would have filled the others.

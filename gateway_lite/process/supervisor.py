@@ -239,7 +239,9 @@ class Supervisor:
         for worker in self._workers:
             if worker.pid is None and now >= worker.again_at:
                 worker.since = now
-                worker.pid = os.fork() or self._become(worker.number)
+                # Taken before the fork: a worker whose supervisor has died already has another.
+                supervisor = os.getpid()
+                worker.pid = os.fork() or self._become(worker.number, supervisor)
 
     def _pass_signals_on(self) -> None:
         if self._signals.hangup:
@@ -257,11 +259,10 @@ class Supervisor:
             if worker.pid is not None:
                 os.kill(worker.pid, number)
 
-    def _become(self, number: int) -> NoReturn:
+    def _become(self, number: int, parent: int) -> NoReturn:
         """Run a worker in the process just forked; never returns."""
         code = 1
         try:
-            parent = os.getppid()
             os.setpgid(0, 0)  # Ctrl-C is for the supervisor, which passes it on
             signal.set_wakeup_fd(-1)
             for each in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
@@ -270,8 +271,8 @@ class Supervisor:
             # reads the files anyway. By default the signal would end the worker.
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
-            # The supervisor may have died before prctl, which then signals nothing: do not serve
-            # alone.
+            # The supervisor may have died before prctl, which then signals nothing: a worker does
+            # not serve alone.
             if os.getppid() == parent:
                 run_loop(self._serve(number, parent))
             code = 0

@@ -23,6 +23,8 @@ RELEASES = frozenset(
     {"stable", "testing", "unstable", "bullseye", "bookworm", "trixie", "forky", "duke", "sid"}
 )
 ETC = Path("/etc/apt")
+DEBIANS = re.compile(r"(/usr/share/keyrings/debian-archive-[\w.-]+[\s,]*)+")
+"""Keys that debootstrap trusts anyway."""
 ONE_LINE = re.compile(r"^deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+(\S+)", re.MULTILINE)
 SIGNED_BY = re.compile(r"signed-by=(\S+)", re.IGNORECASE)
 REACH = re.compile(r"Acquire::(?:Check-|Retries|https?::|ForceIPv)")
@@ -104,6 +106,7 @@ def carried(
     lines += [SANDBOX] if packing.files else []
     packing.put("apt.conf", "".join(line for line in lines if line).encode())
     _leave_out_sources(packing, sources(root), mirror)
+    _leave_out_pins(packing, root)
     return packing.done()
 
 
@@ -158,9 +161,18 @@ def _leave_out_sources(packing: Packing, known: list[Source], mirror: str | None
         packing.leave_out(f"apt's list of sources with their keys ({places})", reason)
     for source in known:
         key = source.signed_by
-        if source.uri.rstrip("/") == used and key and "debian-archive" not in key:
+        if source.uri.rstrip("/") == used and key and not DEBIANS.fullmatch(key):
             name = "in its source" if "\n" in key else key
             packing.leave_out(f"apt's key {name} of the mirror", "debootstrap trusts Debian's only")
+
+
+def _leave_out_pins(packing: Packing, root: Path) -> None:
+    """Note apt's choices of versions, which name packages and releases of this machine."""
+    files = [root / "preferences", *sorted((root / "preferences.d").glob("*"))]
+    there = [file for file in files if surely(file.is_file) and file.suffix in {".pref", ""}]
+    if there:
+        names = ", ".join(str(file.relative_to(root)) for file in there)
+        packing.leave_out(f"apt's choice of versions ({names})", "it is made for this machine")
 
 
 def _is_debian(source: Source) -> bool:
@@ -169,7 +181,10 @@ def _is_debian(source: Source) -> bool:
 
 def _place(uri: str) -> str:
     """Return the host and folder of a source, without any password."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "an address of no known form"
     return f"{parts.hostname or parts.scheme}{parts.path}".rstrip("/")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from hpc import apptainer, render
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.images import apt_settings, carried, pip_settings
+from hpc.images.workplace import workplace
 from hpc.jobs import api as jobs
 from hpc.processes import programs
 from hpc.state import files, private
@@ -89,11 +89,9 @@ def build(order: BuildImage, *, tell: Callable[[str], None] | None = None) -> Pa
     programs.find_program(order.program, hint="build on a node that has it: --in-job")
     try:
         files.make_folder(output.parent)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{order.name}-", dir=output.parent, ignore_cleanup_errors=True
-        ) as folder:
-            (Path(folder) / "image.def").write_text(text, encoding="utf-8")
-            image, definition = _run(order, settings, Path(folder), tell)
+        with workplace(output.parent) as folder:
+            (folder / "image.def").write_text(text, encoding="utf-8")
+            image, definition = _run(order, settings, folder, tell)
             definition.chmod(private.user_mode())
             definition.replace(output.with_suffix(".def"))
             image.replace(output)
@@ -216,8 +214,14 @@ def _run(
     order.log.unlink(missing_ok=True)
     notes = [f"{NOTE}{line}\n" for part in settings for line in part.left_out]
     files.write_text(order.log, "".join(notes))
+    # Leashed: with its parent killed, it would go on with copies of passwords.
     running = programs.spawn(
-        argv, log=order.log, env=_environ(), cwd=folder, umask=private.user_umask()
+        argv,
+        log=order.log,
+        env=_environ(),
+        cwd=folder,
+        leashed=True,
+        umask=private.user_umask(),
     )
     seen = 0
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +27,10 @@ SHARED = frozenset(
     )
 )
 """Folders that builds write to, where one below would do no harm."""
-PASSWORD = re.compile(r"\S*:\S*@")
-"""A name and password, with all before them, in a place that is shown."""
+ADDRESS = re.compile(r"\b(?!file:)([a-z][a-z0-9+.-]*:)/+\S*", re.IGNORECASE)
+"""An address of another machine; passwords may be in any part of it."""
+PASSWORD = re.compile(r"\S*@")
+"""A name and password, or the rest of one with a space in it, in a place that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,15 @@ class Carried:
 class Packing:
     """A collection of files and folders; ``done`` gives the result."""
 
-    def __init__(self, seen_as: str) -> None:
+    def __init__(self, seen_as: str, *, home: Path | None = None) -> None:
         """Begin an empty collection.
 
         Args:
             seen_as: path under which the folder of files will be seen.
+            home: the user's folder, which no link of another may show.
         """
         self.seen_as = seen_as
+        self._home = home
         self.files: dict[str, bytes] = {}
         self._folders: dict[Path, None] = {}
         self._left_out: dict[str, None] = {}
@@ -67,16 +73,15 @@ class Packing:
         """
         line = " ".join(f"{setting} is left out: {reason}".split())
         shown = "".join(char if char.isprintable() else "?" for char in line)
-        self._left_out[PASSWORD.sub("***@", shown)] = None
+        self._left_out[PASSWORD.sub("***@", ADDRESS.sub(r"\1//***", shown))] = None
 
     def contents(self, setting: str, path: Path) -> bytes | None:
         """Return the contents of a file, or None after a note on the file."""
         try:
-            if path.is_dir():
-                self.leave_out(f"{setting} {path}", "it is a folder, where a file is meant")
-                return None
-            with path.open("rb") as file:
-                content = file.read(COPIED_BYTES + 1)
+            content = content_of(path)
+        except IsADirectoryError:
+            self.leave_out(f"{setting} {path}", "it is a folder, where a file is meant")
+            return None
         except (OSError, ValueError) as error:
             self.leave_out(f"{setting} {path}", _why(error))
             return None
@@ -95,19 +100,63 @@ class Packing:
         self.files[name] = content
         return f"{self.seen_as}/{name}"
 
-    def show(self, setting: str, folder: Path) -> bool:
-        """Bind a folder under its own path; return whether the folder can be bound."""
-        reason = _hindrance(folder)
+    def show(self, setting: str, folder: Path, *, named: bool = True) -> bool:
+        """Bind a folder under its own path; return whether the folder can be bound.
+
+        Args:
+            setting: its program and name.
+            folder: absolute.
+            named: the settings name it; else a link leads there, which another user may have made.
+        """
+        reason = _hindrance(folder) or (None if named else self._private(folder))
         if reason:
             self.leave_out(f"{setting} {str(folder)!r}", reason)
             return False
         self._folders[folder] = None
         return True
 
+    def _private(self, folder: Path) -> str | None:
+        """Return the reason a link may not show a folder, or None."""
+        home = self._home
+        if home is None or home == Path("/"):
+            return None
+        places = {(home, folder), (home.resolve(), folder.resolve())}
+        for own, shown in places:
+            hidden = shown.is_relative_to(own) and any(
+                part.startswith(".") for part in shown.relative_to(own).parts
+            )
+            if hidden or own.is_relative_to(shown):
+                return "a link leads to your own files; name the folder itself to show it"
+        return None
+
     def done(self) -> Carried:
         """Return the collection as the settings of one program."""
         tops = [p for p in self._folders if not any(up in self._folders for up in p.parents)]
         return Carried(dict(self.files), tuple(sorted(map(str, tops))), tuple(self._left_out))
+
+
+def content_of(path: Path) -> bytes:
+    """Return the first ``COPIED_BYTES`` of a file, and one more of a longer one.
+
+    Args:
+        path: a file or a device such as ``/dev/null``. A pipe is none: its read may never end.
+
+    Raises:
+        IsADirectoryError: it is a folder.
+        OSError: it cannot be read.
+    """
+    # Without waiting for the writer of a pipe, and looked at only when open: it may be replaced.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(COPIED_BYTES + 1)
+    finally:
+        os.close(handle)
 
 
 def surely(look: Callable[[], bool]) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
-from hpc.images.carried import surely
+from hpc.images.carried import content_of, surely
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -101,7 +101,7 @@ def _targets(pages: Iterable[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for page in pages:
         with contextlib.suppress(OSError):
-            text = page.read_text(encoding="utf-8", errors="replace")
+            text = content_of(page).decode("utf-8", "replace")
             for link in _links(text, page.as_uri()):
                 path = local_path(link)
                 if path is not None and (path.parent not in seen or surely(path.is_symlink)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.images.carried import surely
+from hpc.images.carried import content_of, surely
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ def read(
     for path in files(environ, prefix=prefix, etc=etc):
         parser = configparser.RawConfigParser()
         try:
-            text = path.read_text(encoding=locale.getpreferredencoding(do_setlocale=False))
+            text = content_of(path).decode(locale.getpreferredencoding(do_setlocale=False))
             parser.read_string(text)
         except (FileNotFoundError, NotADirectoryError):
             continue

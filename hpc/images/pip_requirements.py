@@ -49,7 +49,7 @@ class RequirementFiles:
         self._packing = packing
         self._environ = environ
         self._place = place
-        self._seen: dict[Path, str | None] = {}
+        self._seen: dict[Path, str] = {}
         self._options = _parser()
 
     def carry(self, setting: str, word: str, folder: Path) -> str | None:
@@ -61,7 +61,7 @@ class RequirementFiles:
             folder: the folder that a relative path starts from.
         """
         if REMOTE.match(word):
-            return word
+            return self._place(setting, word)
         path = package_links.local_path(word) if FILE.match(word) else folder / word
         if path is None:
             self._packing.leave_out(setting, "it names a file of another machine")
@@ -69,10 +69,9 @@ class RequirementFiles:
         path = Path(os.path.abspath(path))  # noqa: PTH100 - what it names is beside the link
         if path not in self._seen:
             self._copy(setting, path)
-        return self._seen[path]
+        return self._seen.get(path)
 
     def _copy(self, setting: str, path: Path) -> None:
-        self._seen[path] = None
         content = self._packing.contents(setting, path)
         if content is None:
             return
@@ -81,7 +80,7 @@ class RequirementFiles:
         except UnicodeDecodeError:
             self._packing.leave_out(f"{setting} {path}", "it is no text in UTF-8")
             return
-        name = f"requirements-{sum(seen is not None for seen in self._seen.values())}.txt"
+        name = f"requirements-{len(self._seen)}.txt"
         # Noted before its lines are looked at, since files may include each other.
         self._seen[path] = f"{self._packing.seen_as}/{name}"
         about = f"{setting} {path}"
@@ -134,6 +133,9 @@ class RequirementFiles:
 
     def _requirement(self, about: str, text: str) -> str | None:
         match = DIRECT.fullmatch(text.strip())
+        if match and REMOTE.match(match["place"]):
+            shown = self._place(about, match["place"])
+            return f"{match['name'] or ''}{shown}{match['rest']}"
         if match is None or not _is_local(match["place"]):
             return text
         place, mark, hashed = match["place"].partition("#")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.images import package_links, pip_files
-from hpc.images.carried import Packing, surely
+from hpc.images.carried import Packing
+from hpc.images.pip_passwords import Passwords
 from hpc.images.pip_requirements import RequirementFiles
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def carried(
 ) -> Carried:
     """Return pip's settings for a build or node.
 
-    The files are ``pip.conf``, what it names, and ``netrc`` where pip has passwords from one.
+    The files are ``pip.conf``, what it names, and ``netrc`` with passwords, those of addresses too.
     Nothing is written, and the folders and files that settings name are only read.
 
     Args:
@@ -86,7 +87,7 @@ def carried(
         etc: the folder of the machine's own pip.conf.
     """
     found = pip_files.read(environ, prefix=prefix, etc=etc)
-    packing = Packing(seen_as)
+    packing = Packing(seen_as, home=Path(environ.get("HOME") or "/"))
     for path, reason in found.passed_over.items():
         packing.leave_out(f"pip's file {path}", reason)
     settings = merged(found.sections)
@@ -100,7 +101,7 @@ def carried(
         if further and (name == "global" or "find-links" in section):
             section["find-links"] = f"{section.get('find-links', '')} {further}".strip()
     packing.put("pip.conf", text(told).encode())
-    carrier.passwords()
+    carrier.passwords.pack(environ, carrier.home)
     return packing.done()
 
 
@@ -155,6 +156,7 @@ class _Carrier:
         self.packing = packing
         self.environ = environ
         self.home = Path(environ.get("HOME") or "/")
+        self.passwords = Passwords(packing)
         self.requirements = RequirementFiles(packing, environ, self.place)
         self._certificates: dict[tuple[str, Path], str | None] = {}
 
@@ -162,14 +164,6 @@ class _Carrier:
         """Return the settings of a section, with paths of the build."""
         values = {key: self._value(key, value) for key, value in settings.items()}
         return {key: value for key, value in values.items() if value}
-
-    def passwords(self) -> None:
-        """Pack pip's file of passwords, if the file exists."""
-        named = self.environ.get("NETRC")
-        paths = [Path(named)] if named else [self.home / ".netrc", self.home / "_netrc"]
-        path = next((path for path in paths if surely(path.exists)), None)
-        if path is not None:
-            self.packing.copy("pip's file of passwords", path, "netrc")
 
     def place(self, setting: str, word: str, *, index: bool = False) -> str | None:
         """Return a place of packages with its path in the build, or None if left out.
@@ -182,7 +176,7 @@ class _Carrier:
         try:
             path = self._path(word)
             if path is None and not word.lower().startswith("file:"):
-                return word
+                return self.passwords.bare(setting, word)
             if path is None:
                 self.packing.leave_out(setting, "it names a file of another machine")
                 return None
@@ -196,7 +190,7 @@ class _Carrier:
             return None
         whole = self.packing.show(setting, shown[0])
         for further in shown[1:] if whole else ():
-            self.packing.show(f"{setting} {word}: its link to", further)
+            self.packing.show(f"{setting} {word}: its link to", further, named=False)
         return path.as_uri() if whole else None
 
     def _path(self, word: str) -> Path | None:

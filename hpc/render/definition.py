@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,8 @@ DEFINITIONS: dict[str, Definition] = {
         suite="forky",
     ),
 }
+LOGIN = re.compile(r"//[^?#\s]*@(?!sha\d+:)")
+"""A name and password in an address, as text of a definition; a digest is none."""
 BOOTSTRAPS = ("docker", "localimage", "debootstrap")
 
 
@@ -121,6 +124,12 @@ def definition(
     for key, value in (*values.items(), *(("a bind", folder) for folder in folders)):
         if CONTROL.search(value):
             raise ConfigError(f"{key} of the definition {name} cannot hold a line break: {value!r}")
+        if LOGIN.search(value):
+            raise ConfigError(
+                f"{key} of the definition {name} has a name or password in an address, which is "
+                "kept in the image for everybody",
+                hint="give the address alone; apt's passwords belong in /etc/apt/auth.conf",
+            )
     _check_bootstrap(name, chosen, values)
     extra = {
         "name": name,

@@ -39,7 +39,7 @@ def call(task, name="test", setup=(), **asked):
     resources = Resources(**asked)
     return jobs.submit(task, JobRequest(name, resources, setup=setup), root)[0]
 
-def until(handle, *states, patience=30):
+def until(handle, *states, patience=120):
     deadline = time.monotonic() + patience
     while True:
         found = jobs.statuses([handle])[handle.job_id]
@@ -100,7 +100,7 @@ class FakeCluster:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=280,
             check=False,
         )
         return _told(done.stdout, done.stderr, done.returncode)
@@ -129,7 +129,7 @@ class LabCluster:
         """Run code after `HEAD` as the owner on the login node; return what it told."""
         words = [f"{name}={value}" for name, value in (env or {}).items()]
         argv = ["env", *words, "/opt/hpc-serve/bin/python", "-c", HEAD + code]
-        done = self.lab.run("login", argv, check=False, timeout=120)
+        done = self.lab.run("login", argv, check=False, timeout=280)
         return _told(done.stdout, done.stderr, done.returncode)
 
     @contextmanager

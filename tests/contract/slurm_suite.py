@@ -82,18 +82,25 @@ def test_a_cancelled_job_says_so_and_may_be_cancelled_again(slurm: Cluster) -> N
 
 
 def test_drain_cancels_what_waits_and_asks_what_runs(slurm: Cluster) -> None:
-    """Submitit takes the SIGTERM in this task, so that it goes on running."""
+    """Submitit takes the SIGTERM in this task, so that it goes on running.
+
+    scancel itself may take minutes to signal jobs that wait or start; drain names none to it.
+    """
     waiting, running, log = slurm.python(
         """
 held, busy = sleep(extra={'hold': ''}), sleep()
 until(busy, 'RUNNING')
 time.sleep(3)
+from hpc.slurm import queue
+queue.CANCEL_S = 90  # of the scancel that drain would wait for
 started = time.monotonic()
 jobs.drain([held, busy])
-assert time.monotonic() - started < 5
-time.sleep(1)
-found = jobs.statuses([held, busy])
-log = jobs.logs(busy)[1].read_text()
+assert time.monotonic() - started < 60
+log = lambda: jobs.logs(busy)[1].read_text()
+deadline = time.monotonic() + 120
+while 'Bypassing signal SIGTERM' not in log() and time.monotonic() < deadline:
+    time.sleep(0.2)
+found, log = jobs.statuses([held, busy]), log()
 jobs.cancel([busy])
 tell([found[held.job_id], found[busy.job_id], log])
 """
@@ -138,7 +145,7 @@ def log(handle):
 def begun(handles):
     return [log(handle).count('Starting from') for handle in handles]
 def wait(holds):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.2)
 """
@@ -212,6 +219,8 @@ def test_drain_takes_elements_that_wait_and_asks_those_that_run(slurm: Cluster) 
         + """
 made = several(task, 12)
 wait(lambda: begun(made)[0] == 1)
+from hpc.slurm import queue
+queue.CANCEL_S = 90
 began = time.monotonic()
 jobs.drain(made)
 took = time.monotonic() - began
@@ -220,7 +229,7 @@ tell([took, states(made), log(made[0])])
 jobs.cancel(made)
 """
     )
-    assert took < 5
+    assert took < 60, "drain waits for scancel, which signals what waits or starts"
     assert "PENDING" not in found
     assert found[0] == "RUNNING"
     assert "Bypassing signal SIGTERM" in log
@@ -251,7 +260,7 @@ def test_without_an_answer_everything_is_unknown(slurm: Cluster, kind: str) -> N
     assert {answer["state"] for answer in found.values()} == {"UNKNOWN"}
     assert found[handle["job_id"]]["reason"].startswith("Slurm did not answer: squeue")
     assert fault[0] == "SchedulerError"
-    assert took < 17
+    assert took < 60, "squeue has no limit of time"
     assert after["state"] == "RUNNING"
 
 

@@ -26,6 +26,7 @@ from hpc.jobs import api as jobs
 from hpc.jobs import local
 from hpc.state import directory
 from tests.fakes.gateway import answer_challenge, publish
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,7 +183,7 @@ def test_two_workers_and_an_engine_that_refuses_breaks_and_errs(
     assert {one.ended for one in batch_control.look(tmp_path, spec.id).workers} == {True}
 
 
-def wait(holds: Callable[[], bool], patience_s: float = 60) -> None:
+def wait(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + patience_s
     while not holds():
         assert time.monotonic() < deadline, "it did not come about"

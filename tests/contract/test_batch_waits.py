@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -57,14 +56,12 @@ def test_a_limit_uses_up_no_try_and_a_spent_budget_is_final(tmp_path: Path, engi
     folder = batch_submit._fresh(tmp_path)
     spec = batch_submit._prepare(folder, asked, None)
     object.__setattr__(spec, "retries", 1)
-    begun = time.monotonic()
     assert asyncio.run(worker(folder, spec, "a").run(BatchTarget(engine.url)))
     batch_report.conclude(RealFileSystem(), folder, spec)
 
     assert texts(tmp_path) == ["LIMITED 0", "LOADING 1", None, "GOOD 3"]
     assert engine.asked == {"limited 0": 5, "loading 1": 5, "spent 2": 1, "good 3": 1}
     assert results(tmp_path)[2]["error"]["code"] == "429"
-    assert time.monotonic() - begun < 50
 
 
 def test_a_batch_whose_model_is_gone_waits_pauses_with_a_reason_and_goes_on(

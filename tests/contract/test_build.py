@@ -17,6 +17,7 @@ from hpc.errors import CommandError, ConfigError, StateError
 from hpc.images import build as image_build
 from hpc.images.build import BuildImage
 from hpc.processes import by_pid
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,13 +147,13 @@ def test_a_build_that_is_interrupted_ends_with_all_it_started(tmp_path: Path) ->
     code = "import pickle; from hpc.images.build import build; "
     code += f"build(pickle.loads({pickle.dumps(made)!r}))"
     running = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not made.log.exists() or "begun" not in made.log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
     running.send_signal(signal.SIGINT)
-    running.wait(20)
+    running.wait(PATIENCE_S)
 
     assert left(tmp_path) == ["x.build.log"]
     pid = int(re.findall(r"begun (\d+)", made.log.read_text())[0])

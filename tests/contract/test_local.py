@@ -20,6 +20,7 @@ from hpc.jobs import api as jobs
 from hpc.jobs import local
 from hpc.model import JobHandle, JobRequest, JobState, JobStatus, Resources
 from tests.contract.local_tasks import Again, Drain, Fail, Show, Stubborn
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class Machine:
         return handle
 
     def until(self, handle: JobHandle, *wanted: JobState) -> JobStatus:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             found = jobs.statuses([handle])[handle.job_id]
             if found.state in wanted or time.monotonic() > deadline:
@@ -62,7 +63,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 
 def read(path: Path) -> str:
     """Return a file's text once there is some."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not (path.exists() and path.read_text()):
         assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.02)
@@ -185,7 +186,7 @@ os.killpg(0, signal.SIGHUP)
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == -signal.SIGHUP, done.stderr
     job_id, folder = done.stdout.split()
@@ -203,10 +204,9 @@ def test_the_signal_before_the_walltime_starts_a_job_again(
     """The signal comes from us, a minute being the shortest walltime there is."""
     handle = machine.submit(Again(str(tmp_path / "starts")))
     read(tmp_path / "starts")
-    time.sleep(0.2)
     task = Path(f"/proc/{handle.job_id}/task/{handle.job_id}/children").read_text().split()
     os.kill(int(task[0]), signal.SIGUSR2)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while read(tmp_path / "starts") != "xx":
         assert time.monotonic() < deadline, jobs.logs(handle)[1].read_text()
         time.sleep(0.05)

@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from hpc.processes import by_pid
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,7 +163,7 @@ def see_it_run(user: User, job: str) -> None:
     assert replica["endpoint"]["job_id"] == job
     assert "model demo is ready" in user.type("logs", "demo")
     assert "phase READY" in user.type("logs", "demo", "--source", "job")
-    assert user.read("wait", "demo", "--timeout", "5")["ready"] == 1
+    assert user.read("wait", "demo", "--timeout", "60")["ready"] == 1
 
 
 def see_no_secrets(user: User, *secrets: str) -> None:
@@ -179,8 +180,8 @@ def see_no_secrets(user: User, *secrets: str) -> None:
 
 def ask(url: str, key: str) -> list[str]:
     """Return the pieces of a streamed answer; a new key is known after two seconds at most."""
-    deadline = time.monotonic() + 10
-    with openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=30) as client:
+    deadline = time.monotonic() + PATIENCE_S
+    with openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=PATIENCE_S) as client:
         while True:
             try:
                 stream = client.chat.completions.create(

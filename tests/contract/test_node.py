@@ -20,6 +20,7 @@ from hpc.peer_proof import NotProved
 from hpc.processes import by_pid
 from hpc.state import directory
 from tests.contract.gateway.programs import proving_transport
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +66,9 @@ def runs(pid: int) -> bool:
     return by_pid.identity(pid) is not None
 
 
-def until(holds: Callable[[], object], told: Callable[[], str], seconds: float = 60) -> None:
+def until(
+    holds: Callable[[], object], told: Callable[[], str], seconds: float = PATIENCE_S
+) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, told()
@@ -152,14 +155,14 @@ class Node:
         said = self.said()
         url = f"http://127.0.0.1:{said.port}/v1/chat/completions"
         if key is None:
-            return httpx.post(url, json=QUESTION, timeout=30)
+            return httpx.post(url, json=QUESTION, timeout=PATIENCE_S)
         with httpx.Client(transport=proving_transport(key, said.port, said.certificate)) as client:
-            return client.post(url, json=QUESTION, timeout=30)
+            return client.post(url, json=QUESTION, timeout=PATIENCE_S)
 
     def end(self) -> int:
         """Ask it to end, and return its exit status."""
         self.process.terminate()
-        return self.process.wait(40)
+        return self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -257,7 +260,7 @@ def test_an_engine_that_keeps_dying_is_given_up(start: Callable[..., Node]) -> N
         os.kill(node.family()["engine"], signal.SIGKILL)
     found = node.until(Phase.FAILED)
     assert found.cause
-    assert node.process.wait(30) == 1
+    assert node.process.wait(PATIENCE_S) == 1
     assert node.secret() is None
 
 
@@ -265,7 +268,7 @@ def test_an_engine_that_does_not_start_says_why(start: Callable[..., Node], tmp_
     garbage = tmp_path / "garbage.gguf"
     garbage.write_bytes(b"this is no model" * 100)
     node = start(garbage)
-    assert node.process.wait(60) == 1, node.told()
+    assert node.process.wait(PATIENCE_S) == 1, node.told()
     found = node.said()
     assert found.phase is Phase.FAILED
     assert found.cause is not None
@@ -278,7 +281,7 @@ def test_an_engine_that_does_not_start_says_why(start: Callable[..., Node], tmp_
 
 def test_a_model_that_is_missing_is_named(start: Callable[..., Node], tmp_path: Path) -> None:
     node = start(tmp_path / "gone.gguf")
-    assert node.process.wait(60) == 1, node.told()
+    assert node.process.wait(PATIENCE_S) == 1, node.told()
     found = node.said()
     assert (found.phase, found.cause) == (
         Phase.FAILED,
@@ -295,7 +298,7 @@ def test_it_can_be_ended_before_it_is_ready(start: Callable[..., Node], phase: P
     folder = node.folder()
     assert node.end() == 0, node.told()
     assert node.said().phase is Phase.STOPPED
-    until(lambda: not engines(folder), node.told, 15)
+    until(lambda: not engines(folder), node.told)
     assert not folder.exists()
     assert node.secret() is None
 
@@ -306,7 +309,7 @@ def test_nothing_outlives_a_node_process_that_is_killed(start: Callable[..., Nod
     family, folder = node.family(), node.folder()
     node.process.kill()
     node.process.wait()
-    until(lambda: not any(runs(pid) for pid in family.values()), lambda: str(family), 15)
+    until(lambda: not any(runs(pid) for pid in family.values()), lambda: str(family))
     assert folder.exists()
     killed = node.said().phases["READY"]
     heir = start()

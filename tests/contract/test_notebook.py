@@ -11,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.fakes.login_node import KEY, LoginNode, shared_node, until
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ def test_the_notebook_runs(
     monkeypatch.setenv("HPC_SERVE_CONNECT_OPTIONS", json.dumps(options))
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     notebook = nbformat.read(PROJECT / "examples/notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call]
-    NotebookClient(notebook, timeout=45).execute()
+    NotebookClient(notebook, timeout=PATIENCE_S).execute()
     shown = [text for cell in notebook.cells for text in outputs(cell)]
     assert any(f"<hpc.connect {login}: http://127.0.0.1:" in text for text in shown)
     assert "['demo']" in shown

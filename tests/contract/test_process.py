@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import pytest
 
 from hpc.errors import CommandError, CommandTimeout
 from hpc.processes import by_pid, programs
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +33,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
+def until(holds: Callable[[], object], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -109,10 +111,12 @@ def test_a_program_gets_no_standard_input_of_ours() -> None:
 
 
 def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:
-    started = time.monotonic()
-    with pytest.raises(CommandTimeout, match=r"^bash did not answer within 0.5 s$"):
-        programs.run(["bash", "-c", STUBBORN.format(tmp_path)], timeout_s=0.5)
-    assert time.monotonic() - started < 5
+    # The first limit within which it has a child; alone on a machine half a second will do.
+    limit = (limit for limit in (0.5, 4, 32))
+    while not (tmp_path / "child").exists():
+        limit_s = next(limit)
+        with pytest.raises(CommandTimeout, match=rf"^bash did not answer within {limit_s:g} s$"):
+            programs.run(["bash", "-c", STUBBORN.format(tmp_path)], timeout_s=limit_s)
     pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
     until(lambda: not any(runs(pid) for pid in pids))
 
@@ -121,14 +125,19 @@ def test_an_interrupted_run_leaves_no_program(tmp_path: Path) -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    def press() -> None:
+        read(tmp_path / "child")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    presser = threading.Thread(target=press)
+    presser.start()
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
         with pytest.raises(KeyboardInterrupt):
             programs.run(["bash", "-c", STUBBORN.format(tmp_path)])
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        presser.join()
+        signal.signal(signal.SIGUSR1, before)
     pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
     until(lambda: not any(runs(pid) for pid in pids))
 
@@ -147,7 +156,7 @@ def test_secrets_go_by_standard_input_and_are_in_no_command_line(tmp_path: Path)
 
 def test_a_program_that_reads_nothing_may_be_given_something() -> None:
     child = programs.spawn(["true"], stdin="x" * 1_000_000)
-    assert child.wait(10) == 0
+    assert child.wait(PATIENCE_S) == 0
 
 
 def test_a_log_is_private_and_appended_to(tmp_path: Path) -> None:
@@ -155,7 +164,9 @@ def test_a_log_is_private_and_appended_to(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         for word in ("one", "two"):
-            programs.spawn(["bash", "-c", f"echo {word}; echo {word} >&2"], log=log).wait(10)
+            programs.spawn(["bash", "-c", f"echo {word}; echo {word} >&2"], log=log).wait(
+                PATIENCE_S
+            )
     finally:
         os.umask(before)
     assert log.read_text() == "one\none\ntwo\ntwo\n"
@@ -228,10 +239,10 @@ def test_a_leash_ends_with_the_program_and_kills_what_it_left(tmp_path: Path) ->
     log = tmp_path / "log"
     code = "setsid sleep 60 & echo $!; exit 5"
     child = programs.spawn(["bash", "-c", code], log=log, leashed=True)
-    assert child.wait(10) == 5
+    assert child.wait(PATIENCE_S) == 5
     assert not runs(int(read(log)))
     child = programs.spawn(["bash", "-c", "kill -SEGV $$"], leashed=True)
-    assert child.wait(10) == -signal.SIGSEGV
+    assert child.wait(PATIENCE_S) == -signal.SIGSEGV
 
 
 def test_a_leash_changes_nothing_else(tmp_path: Path) -> None:
@@ -243,7 +254,7 @@ def test_a_leash_changes_nothing_else(tmp_path: Path) -> None:
         log = tmp_path / f"log-{leashed}"
         argv = ["bash", "-c", code, "a b", "*", ""]
         child = programs.spawn(argv, log=log, env={"A": "b", "LC_ALL": "C.UTF-8"}, leashed=leashed)
-        assert child.wait(10) == 0
+        assert child.wait(PATIENCE_S) == 0
         said.append(log.read_text())
     assert said[0].splitlines()[:3] == ["a b", "*", ""]
     assert said[0] == said[1]
@@ -266,7 +277,7 @@ def test_stopping_kills_what_does_not_listen(tmp_path: Path) -> None:
     pids = [int(read(tmp_path / name)) for name in ("parent", "child")]
     started = time.monotonic()
     assert programs.stop(child, grace_s=0.3) == -signal.SIGKILL
-    assert 0.3 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 0.3
     until(lambda: not any(runs(pid) for pid in pids))
 
 
@@ -290,11 +301,11 @@ def test_a_process_is_ended_by_its_identity_only(sleeper: subprocess.Popen[bytes
         assert not by_pid.alive(another)
         assert not by_pid.send(another, signal.SIGKILL)
         assert by_pid.stop(another)
-    time.sleep(0.1)
+    time.sleep(0.1)  # in which a signal would have ended it on most machines
     assert sleeper.poll() is None
     assert by_pid.alive(ours)
     assert by_pid.stop(ours)
-    assert sleeper.wait(10) == -signal.SIGTERM
+    assert sleeper.wait(PATIENCE_S) == -signal.SIGTERM
 
 
 def test_a_process_of_another_user_has_no_identity_here(tmp_path: Path) -> None:
@@ -313,7 +324,7 @@ def test_a_process_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     try:
         read(tmp_path / "child")
         assert by_pid.stop(by_pid.identity(child.pid) or "", grace_s=0.2)
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
     finally:
         programs.stop(child, grace_s=0)
 
@@ -345,7 +356,7 @@ def test_an_id_that_is_used_again_has_another_identity() -> None:
     argv += [sys.executable, "-c", code, project]
     found = []
     for _ in range(2):
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         if done.returncode != 0:
             pytest.skip(f"no process namespaces here: {done.stderr.strip()}")
         found.append(done.stdout.split())

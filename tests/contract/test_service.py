@@ -18,6 +18,7 @@ from hpc.model import Endpoint, JobState, Phase, Resources, ServiceSpec
 from hpc.services import lifecycle
 from hpc.state import directory
 from tests.fakes.slurm import FakeSlurm
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ def test_a_refusal_midway_cancels_what_was_submitted(fake: FakeSlurm, root: Path
 
 def until_over(fake: FakeSlurm, count: int) -> None:
     """Wait until all of so many jobs were cancelled."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while queue(fake) != ["CANCELLED"] * count:
         assert time.monotonic() < deadline, queue(fake)
         time.sleep(0.05)
@@ -181,7 +182,7 @@ def test_waiting_follows_a_job_to_the_cause_of_its_failure(fake: FakeSlurm, root
     phases: list[Phase] = []
     with pytest.raises(EngineError) as caught:
         lifecycle.wait(
-            root, "tiny", timeout_s=40, tell=lambda s: phases.append(s.replicas[0].phase)
+            root, "tiny", timeout_s=PATIENCE_S, tell=lambda s: phases.append(s.replicas[0].phase)
         )
     assert str(caught.value) == (
         "replica 0 of 'tiny' failed: /no/such/python is not installed on this machine, "
@@ -200,7 +201,7 @@ def test_waiting_ends_when_the_job_is_cancelled(fake: FakeSlurm, root: Path) -> 
     with pytest.raises(
         EngineError, match=r"^replica 0 of 'tiny' failed: the job ended: cancelled$"
     ):
-        lifecycle.wait(root, "tiny", timeout_s=30)
+        lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S)
 
 
 def test_waiting_goes_on_while_a_requeued_job_has_said_nothing_new(
@@ -212,7 +213,7 @@ def test_waiting_goes_on_while_a_requeued_job_has_said_nothing_new(
     said = Endpoint("tiny", 0, "tiny", "fake1", 0, Phase.STOPPED, "1", None, time.time())
     directory.save_endpoint(root, replace(said, restarts=0))
     fake.change("1", requeue=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while fake.job("1")["restarts"] == 0:
         assert lifecycle.find(root, "tiny").replicas[0].phase is not Phase.FAILED
         assert time.monotonic() < deadline
@@ -222,12 +223,12 @@ def test_waiting_goes_on_while_a_requeued_job_has_said_nothing_new(
         lifecycle.wait(root, "tiny", timeout_s=2, tell=lambda s: phases.append(s.replicas[0].phase))
     assert set(phases) == {Phase.STARTING}
     directory.save_endpoint(root, replace(said, phase=Phase.READY, restarts=1))
-    assert lifecycle.wait(root, "tiny", timeout_s=2).ready == 1
+    assert lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S).ready == 1
 
 
 def until_state(fake: FakeSlurm, job_id: str, wanted: str) -> None:
     """Wait for a state of a job."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while fake.job(job_id)["state"] != wanted:
         assert time.monotonic() < deadline, fake.job(job_id)
         time.sleep(0.05)
@@ -238,7 +239,7 @@ def test_waiting_has_an_end(fake: FakeSlurm, root: Path) -> None:
     started = time.monotonic()
     with pytest.raises(EngineError, match=r"^'tiny' is not ready after 1.5 s$"):
         lifecycle.wait(root, "tiny", timeout_s=1.5)
-    assert 1.5 <= time.monotonic() - started < 10
+    assert time.monotonic() - started >= 1.5
     assert queue(fake) == ["PENDING"] * 3
 
 

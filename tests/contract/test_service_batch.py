@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.contract.test_local_service import ADHOC, User, engine, user
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def test_a_service_answers_a_batch_over_the_api_and_from_the_command_line(
     names = [f"q{number}" for number in range(12)]
     text = "".join(json.dumps(line(one, "Who wrote Emma?")) + "\n" for one in names)
     with openai.OpenAI(
-        base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0, timeout=30
+        base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0, timeout=PATIENCE_S
     ) as asks:
         found = over_api(asks, text.encode())
     assert [one["custom_id"] for one in found] == names

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from scripts.steps import COLLECTING, Progress, last_lines
+from tests.waits import PATIENCE_S
 
 STEPS = Path(__file__).resolve().parents[2] / "scripts/steps.py"
 NOISE = "WARNING: Location 'file:///x/' is ignored: it is neither a file nor a directory.\n"
@@ -83,7 +84,7 @@ def test_a_signal_reaches_the_command(tmp_path: Path) -> None:
             assert step.poll() is None
             time.sleep(0.05)
         step.send_signal(signal.SIGTERM)
-        assert step.wait(20) == 128 + signal.SIGTERM
+        assert step.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(

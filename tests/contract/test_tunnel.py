@@ -25,6 +25,7 @@ from tests.fakes.login_node import (
     shared_node,
     until,
 )
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,10 +63,12 @@ def link(node: LoginNode, transport: TransportName) -> Iterator[Transport]:
 
 @pytest.fixture
 def client(link: Transport, node: LoginNode) -> Iterator[httpx.Client]:
-    with closing(LocalPort(0, patience_s=10)) as port:
+    with closing(LocalPort(0, patience_s=PATIENCE_S)) as port:
         port.lead(link, way(node))
         url = f"http://127.0.0.1:{port.port}/v1"
-        with httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=10) as opened:
+        with httpx.Client(
+            base_url=url, headers=HEADERS, trust_env=False, timeout=PATIENCE_S
+        ) as opened:
             yield opened
 
 
@@ -74,15 +77,15 @@ def way(node: LoginNode) -> Route:
 
 
 def test_runs_a_command_and_tells_its_outputs_and_status_apart(link: Transport) -> None:
-    result = link.run("echo out; echo err >&2; exit 3", timeout_s=10)
+    result = link.run("echo out; echo err >&2; exit 3", timeout_s=PATIENCE_S)
     assert (result.stdout, result.stderr, result.returncode) == ("out\n", "err\n", 3)
 
 
 def test_a_command_that_hangs_is_given_up(link: Transport) -> None:
     began = time.monotonic()
     with pytest.raises(Unreachable, match="did not end within"):
-        link.run("sleep 20", timeout_s=0.5)
-    assert time.monotonic() - began < 10
+        link.run("sleep 240", timeout_s=0.5)
+    assert time.monotonic() - began < 120, "the command was waited for"
 
 
 def test_finds_the_gateway_behind_a_banner(link: Transport, node: LoginNode) -> None:
@@ -118,7 +121,7 @@ def test_requests_run_side_by_side(client: httpx.Client, node: LoginNode) -> Non
 
 
 def test_the_local_end_is_on_loopback_only(link: Transport, node: LoginNode) -> None:
-    with closing(LocalPort(0, patience_s=10)) as port:
+    with closing(LocalPort(0, patience_s=PATIENCE_S)) as port:
         end = f":{port.port:04X}"
         steps: tuple[Callable[[], object], ...] = (lambda: port.lead(link, way(node)), port.hold)
         for step in steps:
@@ -129,12 +132,12 @@ def test_the_local_end_is_on_loopback_only(link: Transport, node: LoginNode) -> 
 
 def test_a_port_in_use_is_named(node: LoginNode) -> None:
     with pytest.raises(TunnelError, match=f"port {node.port} of this machine is already in use"):
-        LocalPort(node.port, patience_s=10)
+        LocalPort(node.port, patience_s=PATIENCE_S)
 
 
 def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: TransportName) -> None:
     opened = open_link(node.login(), transport=transport, interactive=False)
-    port = LocalPort(0, patience_s=10)
+    port = LocalPort(0, patience_s=PATIENCE_S)
     port.lead(opened, way(node))
     assert listening(port.port)
     assert bool(node.clients()) == (transport == "openssh")
@@ -153,7 +156,7 @@ def test_a_dead_sshd_is_noticed(node: LoginNode, transport: TransportName) -> No
         node.stop()
         until(lambda: not opened.alive(), "the link sees its end")
         with pytest.raises(Unreachable):
-            opened.run("true", timeout_s=5)
+            opened.run("true", timeout_s=PATIENCE_S)
     finally:
         opened.close()
         node.start()
@@ -205,7 +208,7 @@ def test_the_ssh_configuration_is_read(node: LoginNode, transport: TransportName
     login = node.login(host="cluster", identity=None, options=(), config=config)
     opened = open_link(login, transport=transport, interactive=False)
     try:
-        assert opened.run("echo here", timeout_s=10).stdout == "here\n"
+        assert opened.run("echo here", timeout_s=PATIENCE_S).stdout == "here\n"
     finally:
         opened.close()
 
@@ -220,7 +223,7 @@ def test_a_jump_host_is_passed(node: LoginNode, transport: TransportName) -> Non
     before = node.said().count("Accepted publickey")
     opened = open_link(login, transport=transport, interactive=False)
     try:
-        assert opened.run("echo here", timeout_s=10).stdout == "here\n"
+        assert opened.run("echo here", timeout_s=PATIENCE_S).stdout == "here\n"
         assert node.said().count("Accepted publickey") == before + 2
     finally:
         opened.close()

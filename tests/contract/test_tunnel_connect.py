@@ -23,6 +23,7 @@ import hpc
 from hpc.errors import TunnelError
 from hpc.state import directory
 from tests.fakes.login_node import KEY, LoginNode, free_port, listening, shared_node, until
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -246,7 +247,7 @@ def test_on_a_terminal_ssh_asks_about_a_new_host(node: LoginNode) -> None:
         said = _read_until(ours, "Ctrl-C closes")
         assert f"OPENAI_API_KEY={KEY}" in said
         os.write(ours, b"\x03")
-        assert process.wait(15) == 0
+        assert process.wait(PATIENCE_S) == 0
     finally:
         process.kill()
         process.wait()
@@ -316,7 +317,7 @@ def _first_event(process: subprocess.Popen[str]) -> dict[str, str]:
 
 def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes], number: int) -> int:
     process.send_signal(number)
-    return process.wait(15)
+    return process.wait(PATIENCE_S)
 
 
 def _read_until(terminal: int, text: str) -> str:

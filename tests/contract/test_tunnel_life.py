@@ -20,6 +20,7 @@ import pytest
 import hpc
 from hpc.errors import TunnelError
 from tests.fakes.login_node import KEY, Gateway, LoginNode, free_port, shared_node, until
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ def connect(node: LoginNode, way: str, events: list[str] | None = None) -> Clust
         ssh_options=tuple(f"{key}={value}" for key, value in login.options),
         transport=transport,  # type: ignore[arg-type]
         relay=bool(relay),
-        patience=20,
+        patience=PATIENCE_S,
         on_event=lambda kind, text: told.append(f"{kind}: {text}"),
     )
 
@@ -85,7 +86,7 @@ def test_a_gateway_that_moved_is_followed_on_the_same_port(node: LoginNode, way:
         assert cluster.models() == ["demo"]
         node.answer_well()
         first.leave()
-        until(lambda: told(events, "moved"), "the gateway is found again", 30)
+        until(lambda: told(events, "moved"), "the gateway is found again")
         assert cluster.base_url == url
         assert cluster.models() == ["demo"]
         assert str(node.gateway.server_port) in cluster.way
@@ -113,7 +114,7 @@ def test_requests_wait_while_the_node_is_away(node: LoginNode, way: str) -> None
         asker.join(0.5)
         assert asker.is_alive()
         node.start()
-        asker.join(30)
+        asker.join(PATIENCE_S)
         assert answers == [["demo"]]
 
 
@@ -124,7 +125,7 @@ def test_patience_ends_with_an_answer(node: LoginNode, way: str) -> None:
         node.stop()
         try:
             until(lambda: told(events, "down"), "the loss is told")
-            answer = httpx.get(f"{cluster.base_url}/models", trust_env=False, timeout=15)
+            answer = httpx.get(f"{cluster.base_url}/models", trust_env=False, timeout=PATIENCE_S)
         finally:
             node.start()
         assert answer.status_code == 503
@@ -152,7 +153,7 @@ def test_a_connection_that_fell_silent_is_replaced(node: LoginNode, way: str) ->
         for pid in silenced:
             os.kill(pid, signal.SIGSTOP)
         try:
-            until(lambda: told(events, "up"), "a new connection took over", 30)
+            until(lambda: told(events, "up"), "a new connection took over")
             assert cluster.models() == ["demo"]
         finally:
             for pid in silenced:
@@ -269,6 +270,6 @@ def test_two_laptops_at_once_share_one_gateway(node: LoginNode) -> None:
 
 def ask(argv: list[str]) -> str:
     began = time.monotonic()
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert done.returncode == 0, (time.monotonic() - began, done.stderr)
     return done.stdout

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import httpx
 import pytest
 
+from tests.waits import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -123,7 +125,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     """End the server's process group, politely first."""
     server.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        server.wait(STOP_SECONDS)
+        server.wait(PATIENCE_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGKILL)
     server.wait()

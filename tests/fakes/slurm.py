@@ -352,7 +352,7 @@ def _run(fake: FakeSlurm, settings: dict[str, Any], job: dict[str, Any]) -> tupl
 def squeue(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Print the rows asked for."""
     if settings["controller"] == "silent":
-        time.sleep(20)
+        time.sleep(100)  # longer than anybody should wait
         _fail("slurm_load_jobs error: Socket timed out on send/recv operation")
     if settings["controller"] == "down":
         _fail(f"slurm_load_jobs error: {DOWN}")
@@ -477,12 +477,12 @@ def _end(fake: FakeSlurm, alive: list[dict[str, Any]], job: dict[str, Any], name
             _replace(fake.folder / "jobs" / f"{job['id']}.json", job | {"cancelled": True} | over)
         return
     if job["state"] == "PENDING":
-        time.sleep(60)  # "Job is in transitional state, retrying"
+        time.sleep(100)  # "Job is in transitional state, retrying"
     if job["pid"]:
         os.kill(job["pid"], getattr(signal, f"SIG{name}"))
     array, _, index = job["shown"].partition("_")
     if index and any(other["state"] == "PENDING" for other in _named(alive, array)):
-        time.sleep(60)  # the same, though the signal was sent
+        time.sleep(100)  # the same, though the signal was sent
 
 
 def sinfo(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:

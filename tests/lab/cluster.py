@@ -79,7 +79,7 @@ class Cluster:
             yield env
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
 
     def on_laptop(self, script: str, env: dict[str, str], *argv: str, timeout: float = 120) -> str:
         """Run a Python script on the laptop and return what it printed."""

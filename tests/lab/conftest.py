@@ -50,7 +50,7 @@ def lab() -> Iterator[Lab]:
     tests are skipped with the reason, and in CI they fail.
     """
     worker = os.environ.get("PYTEST_XDIST_WORKER")
-    lab = Lab(f"{Lab().name}-{worker}" if worker else None)
+    lab = Lab(f"{Lab().name}-{worker}" if worker else None, tied=True)
     with ExitStack() as held:
         try:
             held.enter_context(lab.locked())
@@ -59,8 +59,8 @@ def lab() -> Iterator[Lab]:
             if os.environ.get("CI", "").lower() in {"1", "true"}:
                 raise
             pytest.skip(f"no lab: {error}")
+        held.callback(lab.down)
         yield lab
-        lab.down()
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ for line in sys.stdin:
 class Tunnel:
     """A tunnel that prints its events as JSON.
 
+    ``took_s`` are the seconds that its start took, with its logins: the measure of this machine.
+
     Args:
         lab: the lab.
         options: arguments of `hpc-serve connect`.
@@ -44,6 +46,7 @@ class Tunnel:
     def __init__(self, lab: Any, *options: str, env: dict[str, str] | None = None) -> None:
         self._lab = lab
         argv = ["hpc-serve", "connect", *options, "--json", "--port=0"]
+        began = time.monotonic()
         self.process = lab.popen("laptop", argv, env=env)
         self.events: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -53,6 +56,7 @@ class Tunnel:
         except BaseException:
             self.process.kill_all()
             raise
+        self.took_s = time.monotonic() - began
         self.port = self.up["base_url"].split(":")[2].split("/")[0]
 
     def wait_for(self, *kinds: str, since: int = 0, timeout: float = WAIT_S) -> dict[str, Any]:
@@ -85,6 +89,26 @@ class Tunnel:
         finally:
             process.kill_all()
 
+    def resumed(self, ask: Any) -> float:
+        """Return the seconds until a request is answered.
+
+        Args:
+            ask: of ``asker``.
+        """
+        began = time.monotonic()
+        while ask(2.0 + self.took_s) != "200":
+            assert time.monotonic() - began < 2 * WAIT_S
+        return time.monotonic() - began
+
+    @property
+    def resumes_s(self) -> float:
+        """Seconds within which it is there again after a cut, on this machine as loaded now.
+
+        An attempt of 4 s and a pause of 3 s, then the logins of a start, twice if one fails. TCP
+        alone would be silent for as long again as the cut.
+        """
+        return 7.0 + 4 * self.took_s
+
     def models(self) -> str:
         """Return the status of one request."""
         with self.asker() as ask:
@@ -93,8 +117,8 @@ class Tunnel:
     def close(self) -> None:
         """End it as Ctrl-C does."""
         self.process.send_signal(2)
-        self.process.wait(30)
-        self._reader.join(10)
+        self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
         self.process.kill_all()
 
     def _read(self) -> None:
@@ -152,7 +176,7 @@ class Terminal:
         try:
             self.type("\x03")
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(30)
+                self.process.wait(WAIT_S)
         finally:
             self.process.kill_all()
             os.close(self._ours)

@@ -50,7 +50,7 @@ class Load:
 
     def answers(self) -> list[dict[str, Any]]:
         """Return all answers; without a time, the load ends now."""
-        out, said = self.process.communicate(timeout=150)
+        out, said = self.process.communicate(timeout=600)
         found: list[dict[str, Any]] = json.loads(out.removeprefix("loaded\n"))
         assert found, said
         return found

@@ -218,7 +218,7 @@ def test_a_signal_reaches_the_command(lab: Lab) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.terminate()
-    rest, _ = process.communicate(timeout=10)
+    rest, _ = process.communicate(timeout=60)
 
     assert (rest, process.returncode) == ("bye\n", 7)
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def other(lab: Lab) -> Iterator[Lab]:
     """Return a second lab, down, that shares the first one's root file system."""
-    second = Lab(f"{lab.name}-second", lab.root)
+    second = Lab(f"{lab.name}-second", lab.root, tied=True)
     yield second
     second.down()
 
@@ -141,6 +141,27 @@ def test_up_clears_what_a_killed_lab_left(other: Lab) -> None:
     other.up()
     assert not old.alive()
     assert other.run("login", ["srun", "hostname"]).stdout in {"c1\n", "c2\n"}
+
+
+def test_a_tied_lab_ends_with_a_process_that_is_killed(other: Lab) -> None:
+    """As the lab of a test run does; a lab of `scripts/lab up` outlives its command."""
+    code = "import sys, time; from pathlib import Path; from slurmlab.lab import Lab;"
+    code += "Lab(sys.argv[1], Path(sys.argv[2]), tied=True).up(); print('up', flush=True);"
+    code += "time.sleep(600)"
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    argv = [sys.executable, "-c", code, other.name, str(other.root)]
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "up\n"
+        nodes = [ProcessId.read(node.record) for node in other.nodes.values()]
+        listed = subprocess.run(
+            [str(ROOT / "scripts/lab"), "list"], capture_output=True, text=True, check=True
+        ).stdout
+        owner.kill()
+    assert f"{other.name} " in listed
+    for node in nodes:
+        assert node is not None
+        wait_until(lambda node=node: not node.alive(), "the node is gone", 120)  # type: ignore[misc]
 
 
 def test_a_recycled_process_number_is_not_ours(other: Lab) -> None:

@@ -16,6 +16,7 @@ import uvicorn
 from gateway_lite.upstream import handshake
 from gateway_lite.upstream.handshake import ReplicaHandshake
 from hpc import peer_proof
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +158,7 @@ class Engine:
             change()
             self.changed.notify_all()
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 60.0) -> bool:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = PATIENCE_S) -> bool:
         """Wait until something holds of what was seen."""
         with self.changed:
             return self.changed.wait_for(condition, timeout)
@@ -166,7 +167,7 @@ class Engine:
         """Wait until so many requests have come."""
         return self.wait_for(lambda: len(self.seen) >= count)
 
-    def wait_left(self, timeout: float = 60.0) -> Seen:
+    def wait_left(self, timeout: float = PATIENCE_S) -> Seen:
         """Wait until the client of the last request has left."""
         assert self.wait_for(lambda: bool(self.seen) and self.seen[-1].left_at is not None, timeout)
         return self.seen[-1]
@@ -212,7 +213,7 @@ def serve(engine: Engine, unix: Path | None = None) -> Iterator[str]:
         yield address
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE_S)
         sock.close()
 
 
@@ -255,7 +256,7 @@ class Raw:
         """Stop listening, and close what is open."""
         self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
-        self._thread.join(5)
+        self._thread.join(PATIENCE_S)
         for connection in self._open:
             connection.close()
 

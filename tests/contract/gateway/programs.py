@@ -25,23 +25,15 @@ from hpc.node.certificate import make_certificate
 from hpc.state import directory, files
 from tests.contract.gateway.engines import SECRETS
 
+# Exported by these aliases: the modules beside this one take both from it, as tools of one box.
+from tests.waits import PATIENCE_S as PATIENCE_S  # noqa: PLC0414
+from tests.waits import wait_until as wait_until  # noqa: PLC0414
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 REPO = Path(__file__).parents[3]
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-PATIENCE_S = 60.0
-"""After which a thing that must come about is taken for hung; no statement on how fast it is."""
-
-
-def wait_until(condition: Any, timeout: float = PATIENCE_S) -> Any:
-    """Return what a condition gives as soon as it is true."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout} s")
 
 
 def environment() -> dict[str, str]:

@@ -91,7 +91,7 @@ def processors_of(home: Path) -> list[int]:
 
 def client(front: Running, key: str | None = None) -> openai.OpenAI:
     return openai.OpenAI(
-        base_url=f"{front.url}/v1", api_key=key or front.key, max_retries=0, timeout=30
+        base_url=f"{front.url}/v1", api_key=key or front.key, max_retries=0, timeout=PATIENCE_S
     )
 
 

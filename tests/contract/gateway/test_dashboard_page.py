@@ -13,6 +13,7 @@ from hpc.model import Phase
 from tests.contract.gateway.browser import chromium
 from tests.contract.gateway.engines import Engine, serve
 from tests.contract.gateway.programs import run_gateway, save_replica, save_service
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tests.contract.gateway.programs import Running
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
-PATIENCE_MS = 20_000
+PATIENCE_MS = 1000 * PATIENCE_S
 STRANGE = '<img src=x onerror="document.title=1">'
 
 

@@ -68,7 +68,7 @@ def test_who_asks_for_a_model_that_waits_is_told_when_it_will_start(
     with run_gateway(home, None, *more) as gateway:
         wait_until(lambda: told(gateway.post({})))
         answers = [gateway.post({}) for _ in range(8)]
-        wait_until(lambda: all(told(gateway.post({})) for _ in range(8)), 20)
+        wait_until(lambda: all(told(gateway.post({})) for _ in range(8)))
         with gateway.client() as client:
             models = client.get("/version").json()["models"]
     answer = answers[0] if told(answers[0]) else next(filter(told, answers))
@@ -113,7 +113,7 @@ def test_a_slurm_that_does_not_answer_changes_nothing(fake: FakeSlurm, home: Pat
     with serve(Engine()) as url:
         save_replica(home, url, number=1, job_id="101", beat_at=time.time() + 30)
         with run_gateway(home) as gateway:
-            wait_until(lambda: "Slurm did not answer" in gateway.log.read_text(), 20)
+            wait_until(lambda: "Slurm did not answer" in gateway.log.read_text())
             assert gateway.post({}).status_code == 200
 
 
@@ -141,7 +141,7 @@ def test_a_job_is_followed_from_the_queue_to_its_end(
         phase()
         return len(fake.calls("squeue")) > asked + 2
 
-    wait_until(asked_again, 20)
+    wait_until(asked_again)
     assert phase() is Phase.STARTING
     fake.set(controller="up")
     fake.change("100", state="FAILED", end=time.time(), code=256)

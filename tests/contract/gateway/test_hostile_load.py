@@ -124,7 +124,7 @@ def test_a_pipeline_of_bodies_is_not_read_ahead(front: Running, worker: Engine) 
 
 def open_idle(door: Running, count: int) -> list[socket.socket]:
     """Open connections that ask nothing."""
-    return [door.connect(30) for _ in range(count)]
+    return [door.connect(PATIENCE_S) for _ in range(count)]
 
 
 def test_ten_thousand_idle_connections_are_little(many_files: int, front: Running) -> None:

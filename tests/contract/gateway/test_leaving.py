@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import time
 from pathlib import Path
@@ -18,20 +19,20 @@ from tests.contract.gateway.programs import (
     run_sidecar,
     save_replica,
     save_service,
+    wait_until,
 )
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-LONG_S = 20
-"""For which the engine would work on; nobody who leaves is noticed by the end of that."""
-PROMPTLY_S = LONG_S / 4
+LONG_S = 240
+"""Seconds for which the engine would work on. The end of its work may not be what ends it."""
 WINDOWS: dict[str, dict[str, Any]] = {
     "unary": {"wait": LONG_S},
     "before headers": {"stream": True, "wait": LONG_S},
     "in prefill": {"stream": True, "prefill": LONG_S},
-    "in mid-stream": {"stream": True, "n": 1000, "gap": 0.02},
+    "in mid-stream": {"stream": True, "n": 50 * LONG_S, "gap": 0.02},
     "in a pause": {"stream": True, "n": 2, "gap": LONG_S},
 }
 
@@ -79,12 +80,9 @@ def test_leaving_ends_the_work_in_every_window(front: Running, engine: Engine) -
         if name in ("in mid-stream", "in a pause"):
             while frame(0) not in sock.recv(65536):
                 pass
-        time.sleep(0.1)
-        left_at = time.monotonic()
+        time.sleep(0.1)  # into the window; it is left somewhere on a slow machine too
         sock.close()
-        seen = engine.wait_left()
-        assert seen.left_at is not None
-        assert seen.left_at - left_at < PROMPTLY_S, name
+        assert engine.wait_left().worked_until == 0, name
     assert front.post({}).status_code == 200
 
 
@@ -106,24 +104,31 @@ def test_a_client_that_stops_reading_does_not_fill_our_memory(
     assert engine.wait_for(lambda: all(s.left_at for s in engine.seen[1:]))
 
 
+def queued(gateway: Running) -> int:
+    """Return how many requests wait for a slot."""
+    with gateway.client() as client:
+        text = client.get("/metrics").text
+    found = re.search(r'^hpc_serve_gateway_queued{model="m"} (\d+)', text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def test_leaving_a_queue_gives_the_place_to_the_next(home: Path, engine: Engine) -> None:
     save_service(home)
     with serve(engine) as url, run_gateway(home) as gateway:
         save_replica(home, url, slots=1)
         with gateway.client() as client:
-            while client.get("/v1/models/m").status_code != 200:
-                time.sleep(0.05)
-            while client.get("/v1/models/m").json()["replicas"]["ready"] == 0:
-                time.sleep(0.05)
-        first = send(gateway, {"stream": True, "n": 2, "gap": 20})
+            wait_until(lambda: client.get("/v1/models/m").status_code == 200)
+            wait_until(lambda: client.get("/v1/models/m").json()["replicas"]["ready"])
+        first = send(gateway, {"stream": True, "n": 2, "gap": LONG_S})
         while frame(0) not in first.recv(65536):
             pass
         second = send(gateway, {"marker": 2})
+        wait_until(lambda: queued(gateway) == 1)
         third = send(gateway, {"marker": 3})
-        time.sleep(0.3)
+        wait_until(lambda: queued(gateway) == 2)
         assert len(engine.seen) == 1
         second.close()
-        time.sleep(0.2)
+        wait_until(lambda: queued(gateway) == 1)
         first.close()
         assert engine.wait_for(lambda: len(engine.seen) == 2)
         assert third.recv(65536).startswith(b"HTTP/1.1 200")

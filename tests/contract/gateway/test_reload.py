@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway_lite.catalog.models_file import SETTLE_S
-from gateway_lite.settings import GatewaySettings
 from hpc.state import directory
 from tests.contract.gateway.editor import EDITS, edit_all, written
 from tests.contract.gateway.engines import Engine, Raw, read_request, serve
@@ -34,6 +33,7 @@ from tests.contract.gateway.programs import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -51,7 +51,13 @@ def refusal(gateway: Running) -> str | None:
 def command(home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "hpc", "gateway", *argv, "--home", str(home)]
     return subprocess.run(
-        line, capture_output=True, text=True, env=environment(), cwd=home, check=False, timeout=30
+        line,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=home,
+        check=False,
+        timeout=PATIENCE_S,
     )
 
 
@@ -105,37 +111,41 @@ def test_a_models_file_that_hangs_stops_nothing(home: Path) -> None:
 
 
 def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path) -> None:
-    removed, closed = threading.Event(), threading.Event()
+    """A connection of a model that stays is kept for seconds more, though it was idle before."""
+    removed, closed = threading.Event(), []
 
-    def script(connection: socket.socket, number: int) -> None:
-        del number
-        read_request(connection)
-        head = (
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
-        )
-        connection.sendall(head + b"\r\n5\r\ndata:\r\n")
-        assert removed.wait(PATIENCE_S)
-        connection.sendall(b"5\r\n end\n\r\n0\r\n\r\n")
-        connection.settimeout(
-            GatewaySettings().pool_idle_s
-        )  # which it is kept for where its model stays
-        assert connection.recv(1) == b""
-        closed.set()
+    def engine(name: str, may_end: Callable[[float], bool]) -> Raw:
+        def script(connection: socket.socket, number: int) -> None:
+            del number
+            read_request(connection)
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+            connection.sendall(head + b"transfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n")
+            assert may_end(PATIENCE_S)
+            connection.sendall(b"5\r\n end\n\r\n0\r\n\r\n")
+            connection.settimeout(PATIENCE_S)
+            assert connection.recv(1) == b""
+            closed.append(name)
 
-    engine = Raw(script)
-    with run_gateway(home, {"m": engine.url}) as gateway:
-        file = home.parent / "models.yaml"
+        return Raw(script)
+
+    goes, stays = engine("goes", removed.wait), engine("stays", bool)
+    with run_gateway(home, {"m": goes.url, "stays": stays.url}) as gateway:
         body = {**BODY, "stream": True}
-        with gateway.client() as client:
-            with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-                file.write_text("models: []")
-                gateway.process.send_signal(signal.SIGHUP)
-                wait_until(lambda: served(gateway) == set())
-                assert gateway.post({}).status_code == 404
-                removed.set()
-                assert answer.read() == b"data: end\n"
-            assert closed.wait(PATIENCE_S)
-    engine.close()
+        with (
+            gateway.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=body) as answer,
+        ):
+            (home.parent / "models.yaml").write_text(written({"stays": stays.url}))
+            gateway.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: served(gateway) == {"stays"})
+            assert gateway.post({}).status_code == 404
+            assert gateway.post({"stream": True, "model": "stays"}).text == "data: end\n"
+            removed.set()
+            assert answer.read() == b"data: end\n"
+        wait_until(lambda: len(closed) == 2)
+    assert closed == ["goes", "stays"]
+    goes.close()
+    stays.close()
 
 
 def test_the_command_tells_what_became_of_an_edit(home: Path) -> None:
@@ -212,4 +222,4 @@ def test_a_gateway_ends_with_the_terminal_it_runs_in(home: Path) -> None:
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway_lite.settings import GatewaySettings
 from hpc.keys import store as key_store
 from hpc.model import Phase
 from hpc.state import directory, files
@@ -132,7 +131,7 @@ def test_a_file_system_that_hangs_stops_nothing(home: Path, engine: Engine) -> N
         os.mkfifo(record)
         time.sleep(3)
         assert [gateway.post({}).status_code for _ in range(5)] == [200] * 5
-        assert gateway.terminate(GatewaySettings().drain_s / 2) == 0
+        assert gateway.terminate() == 0
 
 
 def test_a_state_directory_that_is_gone_stops_nothing(home: Path, engine: Engine) -> None:

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hpc.model import Phase
@@ -76,8 +77,10 @@ def lines(home: Path, count: int) -> list[dict[str, Any]]:
 
 
 def test_a_request_served_is_counted_and_logged(gateway: Running, home: Path) -> None:
+    began = time.monotonic()
     gateway.post({"usage": USAGE, "wait": 0.05})
     gateway.post({"usage": USAGE, "wait": 0.02, "gap": 0.05, "stream": True})
+    took_ms = 1000 * (time.monotonic() - began)
     whole, stream = lines(home, 2)
     found = counts(gateway)
 
@@ -94,8 +97,9 @@ def test_a_request_served_is_counted_and_logged(gateway: Running, home: Path) ->
         about = ("key", "model", "replica", "status", "error", "attempts")
         assert [line[name] for name in about] == ["tester", "m", "m", 200, None, 1]
         assert (line["prompt_tokens"], line["completion_tokens"]) == (11, 4)
-        assert 0 <= line["queue_ms"] < line["ttft_ms"] <= line["total_ms"] < 5000
+        assert 0 <= line["queue_ms"] < line["ttft_ms"] <= line["total_ms"]
     assert whole["ttft_ms"] >= 50
+    assert whole["total_ms"] + stream["total_ms"] < took_ms
     assert stream["total_ms"] - stream["ttft_ms"] >= 100
 
 
@@ -187,7 +191,9 @@ def test_the_wait_for_a_slot_is_seen(home: Path, engine: Engine) -> None:
             assert engine.wait_seen(1)
             second = send(gateway, {})
             wait_until(lambda: counts(gateway).get(("queued", "m")) == 1)
+            seen_queued = time.monotonic()
             time.sleep(0.4)
+            queued_ms = 1000 * (time.monotonic() - seen_queued)
             engine.go.set()
             assert second.recv(65536).startswith(b"HTTP/1.1 200")
             second.close()
@@ -198,10 +204,10 @@ def test_the_wait_for_a_slot_is_seen(home: Path, engine: Engine) -> None:
             waits = sorted(line["queue_ms"] for line in lines(home, 2))
             found = counts(gateway)
 
-    assert waits[0] < 200
-    assert waits[1] > 400
-    assert found["queue_wait_seconds_bucket", "m", "0.1"] == 1
+    assert waits[0] < waits[1]
+    assert waits[1] >= queued_ms
     assert found["queue_wait_seconds_count", "m"] == 2
+    assert found["queue_wait_seconds_sum", "m"] == pytest.approx(sum(waits) / 1000, abs=0.01)
 
 
 def test_replicas_are_counted_by_phase(home: Path) -> None:
@@ -263,10 +269,8 @@ def test_a_log_that_hangs_delays_neither_answers_nor_the_end(home: Path) -> None
         os.mkfifo(record.parent / "access.log")
         for _ in range(4):
             assert gateway.post({}).status_code == 200
-            time.sleep(0.3)
-        began = time.monotonic()
-        assert gateway.terminate() == 0
-    assert time.monotonic() - began < 6
+            time.sleep(0.3)  # so that lines go out in several writes; nothing is claimed of them
+        assert gateway.terminate() == 0  # a gateway that waited for the pipe would never end
 
 
 def test_a_sidecar_has_the_engines_metrics_and_no_log(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.contract.gateway.programs import (
     wait_until,
     workers,
 )
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,9 @@ def ask(gateway: Running, **more: Any) -> httpx.Response:
     """Ask on a connection of its own, which any worker may take."""
     headers = {"authorization": f"Bearer {gateway.key}"}
     url = f"{gateway.url}/v1/chat/completions"
-    return httpx.post(url, json={**BODY, **more}, headers=headers, timeout=30, trust_env=False)
+    return httpx.post(
+        url, json={**BODY, **more}, headers=headers, timeout=PATIENCE_S, trust_env=False
+    )
 
 
 def clients(gateway: Running, pid: int) -> int:
@@ -163,7 +166,7 @@ def test_processes_that_race_for_one_slot_have_it_one_after_the_other(tmp_path: 
             assert racer.stdin is not None
             racer.stdin.write("go\n")
             racer.stdin.flush()
-        told = [racer.communicate(timeout=60)[0] for racer in racers]
+        told = [racer.communicate(timeout=PATIENCE_S)[0] for racer in racers]
     finally:
         for racer in racers:
             racer.kill()

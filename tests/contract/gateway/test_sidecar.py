@@ -7,15 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from gateway_lite.settings import GatewaySettings
 from hpc.processes import by_pid
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
@@ -56,6 +53,8 @@ CLOSED = [
     ("DELETE", "/v1/models"),
     ("OPTIONS", "/v1/models"),
 ]
+LONG_DRAIN = ("--drain-timeout", "600")
+"""More than the patience of a test: what ends in time has not waited for its streams."""
 
 
 @pytest.fixture
@@ -122,10 +121,14 @@ def test_an_engine_that_is_gone_is_a_502(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_error")
 
 
-def test_nothing_under_way_means_it_ends_at_once(sidecar: Running) -> None:
-    with sidecar.client() as client, socket.create_connection(("127.0.0.1", sidecar.port)):
+def test_nothing_under_way_means_it_ends_at_once(tmp_path: Path, unix: str) -> None:
+    with (
+        run_sidecar(tmp_path, ["--upstream-unix", unix], *LONG_DRAIN) as sidecar,
+        sidecar.client() as client,
+        socket.create_connection(("127.0.0.1", sidecar.port)),
+    ):
         assert client.post("/v1/completions", json=BODY).status_code == 200
-        assert sidecar.terminate(GatewaySettings().drain_s / 2) == 0
+        assert sidecar.terminate() == 0
 
 
 def test_it_finishes_its_streams_and_refuses_new_work(sidecar: Running, engine: Engine) -> None:
@@ -151,29 +154,31 @@ def test_a_stream_longer_than_the_drain_gets_an_error_frame(
 ) -> None:
     more = ("--drain-timeout", "0.5")
     with run_sidecar(tmp_path, ["--upstream-unix", unix], *more) as sidecar:
-        answers = []
-        body = {"stream": True, "n": 2, "gap": 30}
-        thread = threading.Thread(target=lambda: answers.append(sidecar.post(body)))
-        thread.start()
-        assert engine.wait_for(lambda: bool(engine.seen))
-        time.sleep(0.2)
-        assert sidecar.terminate() == 0
-        thread.join()
+        body = {**BODY, "stream": True, "n": 2, "gap": 600}
+        with (
+            sidecar.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=body) as response,
+        ):
+            parts = response.iter_raw()
+            assert next(parts) == frame(0)
+            assert sidecar.terminate() == 0
+            rest = b"".join(parts)
         engine.wait_left()
-    assert answers[0].content.startswith(frame(0))
-    assert b'"code":"draining"' in answers[0].content
-    assert answers[0].content.endswith(b"data: [DONE]\n\n")
+    assert b'"code":"draining"' in rest
+    assert rest.endswith(b"data: [DONE]\n\n")
 
 
-def test_a_second_signal_ends_it_at_once(sidecar: Running, engine: Engine) -> None:
-    thread = threading.Thread(target=sidecar.post, args=({"stream": True, "n": 2, "gap": 300},))
-    thread.start()
-    assert engine.wait_for(lambda: bool(engine.seen))
-    time.sleep(0.2)
-    sidecar.process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
-    assert sidecar.terminate(GatewaySettings().drain_s / 2) == 0
-    thread.join()
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, unix: str) -> None:
+    body = {**BODY, "stream": True, "n": 2, "gap": 600}
+    with (
+        run_sidecar(tmp_path, ["--upstream-unix", unix], *LONG_DRAIN) as sidecar,
+        sidecar.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        assert next(response.iter_raw()) == frame(0)
+        sidecar.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: sidecar.post({}).status_code == 503)
+        assert sidecar.terminate() == 0
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path, unix: str) -> None:

@@ -37,7 +37,7 @@ def run(home: Path, tmp_path: Path) -> Iterator[Run]:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert not check or done.returncode == 0, done.stderr

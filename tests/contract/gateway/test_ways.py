@@ -228,4 +228,4 @@ def test_status_warns_of_what_leads_nowhere(lab: Lab) -> None:
 
     wait_until(lambda: "warns: the alias 'old' stands for 'gone', which nobody serves" in shown())
     save_service(lab.home, "gone")
-    wait_until(lambda: "warns" not in shown(), 20)
+    wait_until(lambda: "warns" not in shown())

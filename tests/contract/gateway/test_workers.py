@@ -57,7 +57,11 @@ def ask(url: str, key: str) -> httpx.Response:
     """Ask on a connection of its own, which any worker may take."""
     headers = {"authorization": f"Bearer {key}"}
     return httpx.post(
-        f"{url}/v1/chat/completions", json=BODY, headers=headers, timeout=30, trust_env=False
+        f"{url}/v1/chat/completions",
+        json=BODY,
+        headers=headers,
+        timeout=PATIENCE_S,
+        trust_env=False,
     )
 
 

@@ -39,7 +39,9 @@ class Answer:
 class Wire:
     """One connection; a stranger's has the wrong key, and proves nothing to a sidecar."""
 
-    def __init__(self, front: Running, timeout: float = 15.0, *, stranger: bool = False) -> None:
+    def __init__(
+        self, front: Running, timeout: float = PATIENCE_S, *, stranger: bool = False
+    ) -> None:
         self._key = f"x{front.key}" if stranger else front.key
         address = ("127.0.0.1", front.port)
         self.sock = (
@@ -146,7 +148,7 @@ def rss_mib(process: int) -> float:
     raise AssertionError("no VmRSS")
 
 
-def steady_rss_mib(process: int, seconds: float = 5.0) -> float:
+def steady_rss_mib(process: int, seconds: float = PATIENCE_S) -> float:
     """Return the memory once it does not change any more."""
     end = time.monotonic() + seconds
     before = rss_mib(process)

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 CUT_S = 30.0
-RESUMES_S = 15.0
-"""An attempt of 4 s, a pause of 3 s and two SSH logins of a busy machine. TCP alone would be silent
-for as long again as the cut: its next try after 30 s comes at 51 s."""
-ENDS_S = 30.0
+"""Seconds after which TCP alone tries again 21 s after the end of the cut."""
+ENDS_S = 120.0
+"""Seconds within which a stream is told its end; the client would wait for 600 s."""
 SKEW = "import time\nreal = time.time\ntime.time = lambda: real() - 3 * 86400\n"
 STREAM = """
 import sys, httpx, openai
@@ -81,7 +80,7 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._reader.join(30)
+        self._reader.join(60)
         self._process.kill_all()
 
     def begun(self) -> None:
@@ -124,14 +123,6 @@ def on_laptop(cluster: Cluster, opened: Tunnel) -> str:
     return out.split("\n")[-2]
 
 
-def resumed(ask: Any) -> float:
-    """Return the seconds until a request is answered."""
-    began = time.monotonic()
-    while ask(2.0) != "200":
-        assert time.monotonic() - began < 60
-    return time.monotonic() - began
-
-
 def test_a_cut_of_half_a_minute_under_a_stream_and_while_idle(
     served: Cluster, transport: str
 ) -> None:
@@ -143,14 +134,14 @@ def test_a_cut_of_half_a_minute_under_a_stream_and_while_idle(
                 served.lab.cut()
                 time.sleep(CUT_S)
                 served.lab.restore()
-                took = resumed(ask)
+                took = opened.resumed(ask)
                 assert stream.end(ENDS_S) != "ended without a word"
             served.lab.cut()
             time.sleep(CUT_S)
             served.lab.restore()
-            took = max(took, resumed(ask))
+            took = max(took, opened.resumed(ask))
         assert on_laptop(served, opened) == "done"
-    assert took < RESUMES_S
+    assert took < opened.resumes_s
 
 
 def test_a_gateway_that_dies_under_a_stream(served: Cluster, transport: str) -> None:
@@ -182,7 +173,7 @@ def test_a_service_that_moves_to_another_node_stays_at_the_same_address(served: 
             job = str(replica["job"]["job_id"])
             served.lab.run("login", ["scontrol", "requeue", job])
             served.wait_until(lambda: moved(served, node), "it is ready on the other node", 120)
-            served.wait_until(lambda: on_laptop(served, opened) == "done", "it answers", 30)
+            served.wait_until(lambda: on_laptop(served, opened) == "done", "it answers")
             assert [event["event"] for event in opened.events if event["event"] != "up"] == []
         finally:
             resume = ["scontrol", "update", f"nodename={node}", "state=resume"]

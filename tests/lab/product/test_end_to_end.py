@@ -68,7 +68,7 @@ answers = {}
 for host, port in json.loads(sys.argv[1]):
     for key in (None, "hs-guess", "0" * 43):
         for path in ("/v1/models", "/v1/chat/completions", "/metrics", "/health", "/invocations"):
-            link = http.client.HTTPConnection(host, port, timeout=5)
+            link = http.client.HTTPConnection(host, port, timeout=60)
             try:
                 link.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
                 answers[f"{host}:{port}{path} {key}"] = link.getresponse().status

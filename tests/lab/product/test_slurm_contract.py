@@ -29,7 +29,7 @@ ended, stopped, busy = call(functools.partial(os._exit, 3)), sleep(), sleep()
 until(ended, 'FAILED'); until(stopped, 'RUNNING'); jobs.cancel([stopped]); until(stopped, 'FAILED')
 until(busy, 'RUNNING')
 ids = [ended.job_id, stopped.job_id, busy.job_id, '999999']
-deadline = time.monotonic() + 30
+deadline = time.monotonic() + 60
 while time.monotonic() < deadline:
     found = queue._accounting(ids)
     if [found[i].state.value for i in ids[:2] if i in found] == ['FAILED', 'FAILED']:

@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--accounting", action="store_true", help="with slurmdbd, so that sacct answers"
     )
-    command("down", lambda lab, _: lab.down(), "stop the lab and leave nothing running")
+    down = command("down", _down, "stop the lab and leave nothing running")
+    down.add_argument("--all", action="store_true", help="and each other lab that nobody holds")
+    command("list", _list, "say which labs run, and which of them somebody holds")
     command("status", _status, "say what runs")
     command("report", lambda lab, _: _say(lab.report()), "show queue, nodes and slurmctld's log")
     switch = command("accounting", _accounting, "turn accounting on or off in the running lab")
@@ -97,6 +99,23 @@ def _up(lab: Lab, arguments: argparse.Namespace) -> None:
     start = time.monotonic()
     lab.up(accounting=arguments.accounting)
     _say(f"lab up in {time.monotonic() - start:.1f} s")
+
+
+def _down(lab: Lab, arguments: argparse.Namespace) -> None:
+    for one in lab.every() if arguments.all else [lab]:
+        try:
+            one.down()
+        except LabError as error:
+            if not arguments.all or not one.held():
+                raise
+            _say(f"left running: {error}")
+
+
+def _list(lab: Lab, _: argparse.Namespace) -> None:
+    for one in lab.every():
+        nodes = [node for node in one.nodes.values() if node.pid()]
+        if nodes:
+            _say(f"{one.name:24}{len(nodes)} nodes{', held by a process' * one.held()}")
 
 
 def _status(lab: Lab, _: argparse.Namespace) -> int:

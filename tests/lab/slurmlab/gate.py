@@ -29,7 +29,7 @@ Host inner
 @contextmanager
 def gate(lab: Lab) -> Iterator[Node]:
     """Run the jump host; the laptop's ssh configuration has it on the way to "inner"."""
-    node = Node("gate", lab.folder / "nodes" / "gate")
+    node = Node("gate", lab.folder / "nodes" / "gate", tied=True)
     node.prepare({"/etc/hosts": f"127.0.0.1 localhost\n{INNER} inner\n", "/etc/hostname": "gate\n"})
     before = lab.run("laptop", ["cat", ".ssh/known_hosts"]).stdout
     laptop, login = lab.nodes["laptop"], lab.nodes["login"]

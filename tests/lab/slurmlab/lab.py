@@ -27,13 +27,19 @@ class Lab:
         name: which lab; `$HPC_SERVE_LAB_NAME`, else "default".
         root: folder of all labs and of what they share; `$HPC_SERVE_LAB_DIR`, else under /var/tmp.
         suite: the nodes' release of Debian; `$HPC_SERVE_LAB_SUITE`, else the stable one.
+        tied: whether its nodes end with the thread that starts them, even if that is killed.
 
     Raises:
         LabError: there is no such suite.
     """
 
     def __init__(
-        self, name: str | None = None, root: Path | None = None, suite: str | None = None
+        self,
+        name: str | None = None,
+        root: Path | None = None,
+        suite: str | None = None,
+        *,
+        tied: bool = False,
     ) -> None:
         self.suite = debian.suite_named(
             suite or os.environ.get("HPC_SERVE_LAB_SUITE") or debian.DEFAULT_SUITE
@@ -46,7 +52,7 @@ class Lab:
         self.folder = self.root / "labs" / self.name
         self.homes = self.folder / "home"
         self.laptop_homes = self.folder / "laptop-home"
-        self.nodes = {name: Node(name, self.folder / "nodes" / name) for name in NODES}
+        self.nodes = {name: Node(name, self.folder / "nodes" / name, tied=tied) for name in NODES}
         self._lock_depth = 0
 
     # Life of the lab
@@ -69,6 +75,14 @@ class Lab:
                     yield
         finally:
             self._lock_depth -= 1
+
+    def held(self) -> bool:
+        """Say whether another process keeps this lab from being changed."""
+        try:
+            with self.locked():
+                return False
+        except LabError:
+            return True
 
     def build(self) -> Path:
         """Build the nodes' root file system unless it is there, and return its path."""
@@ -96,6 +110,11 @@ class Lab:
         with self.locked():
             for record in sorted((self.folder / "nodes").glob("*/pid")):
                 Node(record.parent.name, record.parent).stop()
+
+    def every(self) -> list[Lab]:
+        """Return all labs of this lab's root folder, running or not."""
+        names = sorted(path.name for path in self.root.glob("labs/*") if path.is_dir())
+        return [Lab(name, self.root, self.suite.name) for name in names]
 
     def is_up(self) -> bool:
         """Say whether all four nodes run."""
@@ -254,7 +273,9 @@ class Lab:
     @contextmanager
     def workshop(self, name: str, binds: Sequence[Bind] = ()) -> Iterator[Node]:
         """Run a passing node that shares this machine's network, for what needs registries."""
-        node = Node(name, self.folder / "nodes" / f"{name}-{os.getpid()}", own_network=False)
+        node = Node(
+            name, self.folder / "nodes" / f"{name}-{os.getpid()}", own_network=False, tied=True
+        )
         with self.locked():
             rootfs = self.build()
             try:

@@ -65,11 +65,13 @@ class Node:
         name: its host name.
         folder: where its upper layer, log and record lie.
         own_network: whether it has a network of its own, or shares the machine's.
+        tied: whether it ends with the thread that starts it, even if that is killed.
     """
 
     name: str
     folder: Path
     own_network: bool = True
+    tied: bool = False
 
     @property
     def record(self) -> Path:
@@ -109,7 +111,9 @@ class Node:
             LabError: it did not come up.
         """
         spaces = ["--mount", "--uts", "--ipc", "--pid", *(["--net"] if self.own_network else [])]
-        argv = ["unshare", *spaces, "--fork", "--kill-child", "--", "bash"]
+        # The kernel ends it with us, however we end: a session that is killed tidies nothing up.
+        argv = ["setpriv", "--pdeathsig", "KILL", "--"] if self.tied else []
+        argv += ["unshare", *spaces, "--fork", "--kill-child", "--", "bash"]
         argv += [str(FILES / "node-init"), self.name, str(rootfs), str(self.folder)]
         for bind in binds:
             argv += [str(bind.source), bind.target, "rw" if bind.writable else "ro"]

@@ -60,7 +60,7 @@ def record(lab: Lab, folder: Path) -> None:
     target = folder / version
     target.mkdir(parents=True, exist_ok=True)
     refused = [_submit(lab, options) for options in ENDED]
-    wait_until(lambda: " 7 RUNNING" in _states(lab), "job 7 runs", timeout=30)
+    wait_until(lambda: " 7 RUNNING" in _states(lab), "job 7 runs", timeout=120)
     lab.run("login", ["scancel", "6", "7"])
     wait_until(lambda: " 5 TIMEOUT" in _states(lab), "job 5 is out of time", timeout=180)
     (target / "overmemory.err").write_text(lab.run("login", ["cat", "4.err"]).stdout)
@@ -81,7 +81,7 @@ def _leave_alive(lab: Lab) -> list[str]:
     refused = [_submit(lab, text.format(first=first + 2)) for text in ALIVE]
     running = lab.run("login", ["sh", "-c", "squeue -h -t R -o %A | sort -n"]).stdout.split()
     again = str(first + 8)
-    wait_until(lambda: f" {again} RUNNING" in _states(lab), f"{running}, {again}", timeout=30)
+    wait_until(lambda: f" {again} RUNNING" in _states(lab), f"{running}, {again}", timeout=120)
     lab.run("login", ["scontrol", "requeue", again])
     time.sleep(8)  # KillWait and a turn of the scheduler
     return refused

@@ -10,6 +10,7 @@ import pytest
 
 from gateway_lite.catalog.job_status import JobStatuses
 from hpc.model import JobHandle, JobState, JobStatus
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ class Asked:
     def __call__(self, jobs: Sequence[JobHandle]) -> dict[str, JobStatus]:
         ids = [job.job_id for job in jobs]
         self.calls.append(ids)
-        self.may_answer.wait(10)
+        assert self.may_answer.wait(PATIENCE_S)
         if self.breaks:
             raise OSError("no more processes")
         return {name: self.answers.get(name, UNKNOWN) for name in ids}
@@ -59,7 +60,7 @@ def made(asked: Asked) -> Iterator[Callable[..., JobStatuses]]:
 
 
 def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -82,9 +83,7 @@ def test_one_question_for_all_and_nobody_waits_for_it(
     asked.answers = {"1": PENDING, "2": GONE}
     asked.may_answer.clear()
     scheduler = made(every_s=60)
-    began = time.monotonic()
-    assert scheduler.look([ONE, TWO]) == {}
-    assert time.monotonic() - began < 5
+    assert scheduler.look([ONE, TWO]) == {}  # while nobody may answer
     until(lambda: asked.calls)
     asked.may_answer.set()
     until(lambda: scheduler.look([ONE, TWO]) == {"1": PENDING, "2": GONE})
@@ -101,11 +100,11 @@ def test_what_is_over_is_asked_for_no_more(asked: Asked, made: Callable[..., Job
     until(lambda: scheduler.look([ONE, TWO]) and ["1"] in asked.calls)
     asked.answers["1"] = GONE
     until(lambda: scheduler.look([ONE, TWO])["1"] is GONE)
-    time.sleep(0.1)
     calls = len(asked.calls)
-    scheduler.look([ONE, TWO])
-    time.sleep(0.1)
-    assert len(asked.calls) == calls
+    for _ in range(20):
+        scheduler.look([ONE, TWO])
+        time.sleep(0.01)
+    assert len(asked.calls) <= calls + 1  # which may have been under way
 
 
 def test_no_answer_changes_nothing_and_is_told_once(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -218,9 +217,9 @@ def test_a_dead_collector_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None
     assert tracer is not None
     for _ in range(5):
         tracer.begin("/v1/completions", "m").end(200)
-    began = time.monotonic()
+    exporting = set(threading.enumerate()) - others
     tracer.close(0.2)
-    assert time.monotonic() - began < 5
+    assert any(thread.is_alive() for thread in exporting), "the end waited for the collector"
 
     # A late line of the exporter would stand in the log of another test.
     for thread in set(threading.enumerate()) - others:

@@ -114,6 +114,40 @@ def test_passwords_of_mirrors_are_carried(tmp_path: Path) -> None:
     assert f'Dir::Etc::netrc "{SEEN}/apt-auth.conf";' in result.files["apt.conf"].decode()
 
 
+def test_pins_are_named(tmp_path: Path) -> None:
+    apt(tmp_path, "preferences", "Package: *")
+    apt(tmp_path, "preferences.d/own.pref", "Package: *")
+    apt(tmp_path, "preferences.d/off.bak", "Package: *")
+
+    (line,) = apt_settings.carried(SEEN, mirror=None, root=tmp_path, dump="").left_out
+
+    assert line.startswith("apt's choice of versions (preferences, preferences.d/own.pref) is left")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("/usr/share/keyrings/debian-archive-keyring.gpg", 0),
+        ("/k/not-debian-archive.gpg", 1),
+        ("/usr/share/keyrings/debian-archive-keyring.gpg,/k/own.gpg", 1),
+    ],
+)
+def test_a_key_of_the_mirrors_own_is_named(tmp_path: Path, key: str, told: int) -> None:
+    root = apt(tmp_path, "sources.list", f"deb [signed-by={key}] http://m.example/d sid main\n")
+
+    result = apt_settings.carried(SEEN, mirror="http://m.example/d", root=root, dump="")
+
+    assert len(result.left_out) == told
+
+
+def test_a_source_of_no_known_form_is_survived(tmp_path: Path) -> None:
+    root = apt(tmp_path, "sources.list", "deb http://[pw-x@/d sid main\n")
+
+    (line,) = apt_settings.carried(SEEN, mirror=None, root=root, dump="").left_out
+
+    assert "(an address of no known form)" in line
+
+
 @pytest.mark.parametrize(
     ("mirror", "lines"),
     [

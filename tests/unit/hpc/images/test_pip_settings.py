@@ -208,9 +208,10 @@ def test_secrets_stay_in_files_of_their_owner(tmp_path: Path) -> None:
     result = carry(tmp_path, conf, NETRC=f"{tmp_path}/passwords")
     carrying.write(tmp_path / "told", result)
 
-    assert told(result)["index-url"] == "http://u:pw-index@h.example/simple"
+    assert told(result)["index-url"] == "http://h.example/simple"
     assert told(result)["proxy"] == "http://u:pw-proxy@p:3128"
     assert b"pw-netrc" in result.files["netrc"]
+    assert b"machine h.example login u password pw-index\n" in result.files["netrc"]
     assert len(result.left_out) == 1
     assert "pw-" not in str(result.left_out)
     assert stat.S_IMODE((tmp_path / "told").stat().st_mode) == 0o700
@@ -223,6 +224,12 @@ def test_the_homes_netrc_is_carried_unless_another_is_named(tmp_path: Path) -> N
 
     assert carry(tmp_path).files["netrc"] == b"machine a login b password c\n"
     assert "netrc" not in carry(tmp_path, NETRC=f"{tmp_path}/gone").files
+
+
+def test_a_file_left_out_is_noted_for_each_setting_that_names_it(tmp_path: Path) -> None:
+    result = carry(tmp_path, "[global]\nconstraint = /gone.txt\nrequirement = /gone.txt\n")
+
+    assert [line.split()[2] for line in result.left_out] == ["constraint", "requirement"]
 
 
 def test_a_bundle_that_a_variable_names_counts_where_no_setting_does(tmp_path: Path) -> None:

@@ -166,8 +166,10 @@ def test_slurm_says_when_the_walltime_ends() -> None:
 
 @pytest.mark.parametrize("said", [{}, {"SLURM_JOB_END_TIME": ""}, {"SLURM_JOB_END_TIME": "N/A"}])
 def test_an_older_slurm_leaves_it_to_the_request(said: Mapping[str, str]) -> None:
+    before = time.time()
     ends = node_environment.walltime_end(spec(minutes=5), said)
-    assert ends == pytest.approx(time.time() + 300, abs=5)
+    assert ends is not None
+    assert before <= ends - 300 <= time.time()
 
 
 @pytest.mark.parametrize("minutes", [None, 0])

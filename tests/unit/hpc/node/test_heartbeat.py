@@ -76,7 +76,8 @@ def test_a_phase_entered_again_has_the_later_time(tmp_path: Path) -> None:
     assert heard(tmp_path).phases["READY"] > first
 
 
-def test_a_heartbeat_waits_for_its_time(tmp_path: Path) -> None:
+def test_a_heartbeat_waits_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "BEAT_S", 600.0)
     said = announcer(tmp_path)
     said.enter(Phase.READY)
     at = heard(tmp_path).beat_at

@@ -207,7 +207,7 @@ def test_waiting_ends_when_all_are_ready(root: Path) -> None:
     record_job(root, host=ELSEWHERE)
     say(root, Phase.READY)
     seen: list[int] = []
-    found = lifecycle.wait(root, "tiny", timeout_s=30, tell=lambda one: seen.append(one.ready))
+    found = lifecycle.wait(root, "tiny", timeout_s=60, tell=lambda one: seen.append(one.ready))
     assert (found.ready, seen) == (1, [1])
 
 
