@@ -22,7 +22,13 @@ from hpc.tunnel.errors import PortTaken, Unreachable
 from hpc.tunnel.login import Login, parse_login
 from tests.fakes.login_node import free_port
 
-REPLY = {"host": "127.0.0.1", "port": 8081, "key": "sk-1", "version": "0.1.0"}
+REPLY = {
+    "host": "127.0.0.1",
+    "port": 8081,
+    "key": "sk-1",
+    "version": "0.1.0",
+    "proof_secret": "a" * 64,
+}
 LOGIN = Login(host="login", user="me")
 
 
