@@ -145,9 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _prove(self) -> None:
         secret, port = self.server.proof_secret.encode(), self.server.server_port
-        proof = peer_proof.prove(secret, "gateway", port, self.headers[peer_proof.CHALLENGE])
+        challenge = self.headers[peer_proof.CHALLENGE]
         self.send_response(200)
-        self.send_header(peer_proof.PROOF, proof)
+        if challenge is not None:
+            proof = peer_proof.prove(secret, "gateway", port, challenge)
+            self.send_header(peer_proof.PROOF, proof)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
