@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from hpc.peer_proof import NotProved
 
 if TYPE_CHECKING:
+    from hpc.tunnel.gateway_dialer import GatewayDialer
     from hpc.tunnel.stream_copy import Stream
-    from hpc.tunnel.upstream import Upstream
 
 Outcome = Literal["ok", "refused", "silent", "unproved"]
 
@@ -18,11 +18,11 @@ class HealthProbe:
     """A connection to the gateway for all probes.
 
     Args:
-        upstream: the way to the gateway.
+        dialer: the way to the gateway.
     """
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, dialer: GatewayDialer) -> None:
+        self._dialer = dialer
         self._stream: Stream | None = None
 
     def look(self, timeout_s: float) -> Outcome:
@@ -50,9 +50,9 @@ class HealthProbe:
     def _ask(self, timeout_s: float) -> Outcome:
         try:
             if self._stream is None:
-                self._stream = self._upstream.open(timeout_s)
+                self._stream = self._dialer.open(timeout_s)
             else:
-                self._upstream.prove(self._stream, timeout_s)
+                self._dialer.prove(self._stream, timeout_s)
         except TimeoutError:
             self.close()
             return "silent"

@@ -21,8 +21,8 @@ from hpc.tunnel import stream_copy
 from hpc.tunnel.transport import LOOPBACK
 
 if TYPE_CHECKING:
+    from hpc.tunnel.gateway_dialer import GatewayDialer
     from hpc.tunnel.stream_copy import Stream
-    from hpc.tunnel.upstream import Upstream
 
 BACKLOG = 128
 AGAIN_S = 0.2
@@ -57,7 +57,7 @@ class LocalPort:
         self.unproved = threading.Event()
         self._patience_s = patience_s
         self._changed = threading.Condition()
-        self._upstream: Upstream | None = None
+        self._dialer: GatewayDialer | None = None
         self._waiting: set[threading.Thread] = set()
         self._closed = False
         self._listener = _listen(port)
@@ -66,9 +66,9 @@ class LocalPort:
         self._thread = threading.Thread(target=self._serve, name="hpc-port", daemon=True)
         self._thread.start()
 
-    def lead(self, upstream: Upstream) -> None:
+    def lead(self, dialer: GatewayDialer) -> None:
         """Let clients through to a gateway, the waiting ones first."""
-        self._change(upstream)
+        self._change(dialer)
 
     def hold(self) -> None:
         """Make new clients wait; established connections go on."""
@@ -88,9 +88,9 @@ class LocalPort:
         self._bell.close()
         self._ear.close()
 
-    def _change(self, upstream: Upstream | None) -> None:
+    def _change(self, dialer: GatewayDialer | None) -> None:
         with self._changed:
-            self._upstream = upstream
+            self._dialer = dialer
             self._changed.notify_all()
 
     def _serve(self) -> None:
@@ -134,31 +134,31 @@ class LocalPort:
     def _connect(self) -> Stream | None:
         """Return a proved connection to the gateway, or None after a client's patience."""
         deadline = time.monotonic() + self._patience_s
-        upstream = self._next(None, deadline)
-        while upstream is not None:
+        dialer = self._next(None, deadline)
+        while dialer is not None:
             try:
-                return upstream.open()
+                return dialer.open()
             except NotProved:
                 self.unproved.set()
             except OSError:  # the route is closed or silent, and the supervisor will find out
                 pass
-            upstream = self._next(upstream, deadline)
+            dialer = self._next(dialer, deadline)
         return None
 
-    def _next(self, tried: Upstream | None, deadline: float) -> Upstream | None:
+    def _next(self, tried: GatewayDialer | None, deadline: float) -> GatewayDialer | None:
         """Return a new way to the gateway at once, or after a pause the tried one."""
         with self._changed:
             if tried is not None:
                 self._changed.wait_for(
-                    lambda: self._closed or self._upstream is not tried, timeout=AGAIN_S
+                    lambda: self._closed or self._dialer is not tried, timeout=AGAIN_S
                 )
             self._changed.wait_for(
-                lambda: self._closed or self._upstream is not None,
+                lambda: self._closed or self._dialer is not None,
                 timeout=max(deadline - time.monotonic(), 0.0),
             )
             if self._closed or (tried is not None and time.monotonic() > deadline):
                 return None
-            return self._upstream
+            return self._dialer
 
 
 def _listen(port: int) -> socket.socket:

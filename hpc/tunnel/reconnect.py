@@ -17,9 +17,9 @@ import tenacity
 from hpc.errors import HpcServeError
 from hpc.tunnel import discovery, open_link
 from hpc.tunnel.errors import Unreachable
+from hpc.tunnel.gateway_dialer import GatewayDialer
 from hpc.tunnel.health_probe import HealthProbe, Outcome
 from hpc.tunnel.transport import CONNECT_S
-from hpc.tunnel.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,19 +67,19 @@ class Plan:
 class Session:
     """A connection with its route to a gateway."""
 
-    upstream: Upstream
+    dialer: GatewayDialer
     gateway: RemoteGateway
     probe: HealthProbe
 
     @property
     def link(self) -> Transport:
         """The connection to the login node."""
-        return self.upstream.link
+        return self.dialer.link
 
     @property
     def way(self) -> Route:
         """The route to the gateway."""
-        return self.upstream.way
+        return self.dialer.way
 
 
 class TunnelSupervisor:
@@ -152,16 +152,16 @@ class TunnelSupervisor:
         gateway = discovery.ensure_gateway(link, plan.login, remote_command=plan.remote_command)
         outcomes: dict[Route, Outcome] = {}
         for way in gateway.ways(plan.remote_command, relay=plan.relay):
-            upstream = Upstream(link, way, gateway.proof_secret)
-            probe = HealthProbe(upstream)
+            dialer = GatewayDialer(link, way, gateway.proof_secret)
+            probe = HealthProbe(dialer)
             outcomes[way] = probe.look(FIRST_PROBE_S)
             if outcomes[way] == "ok":
                 self._found(gateway)
-                return Session(upstream, gateway, probe)
+                return Session(dialer, gateway, probe)
         raise _not_found(plan.login, outcomes)
 
     def _lead(self) -> None:
-        self._port.lead(self.session.upstream)
+        self._port.lead(self.session.dialer)
         self.up = True
         self._next_probe = time.monotonic() + PROBE_EVERY_S
 

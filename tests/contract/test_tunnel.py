@@ -14,9 +14,9 @@ import pytest
 from hpc.errors import TunnelError
 from hpc.tunnel import Unreachable, open_link
 from hpc.tunnel.discovery import ensure_gateway
+from hpc.tunnel.gateway_dialer import GatewayDialer
 from hpc.tunnel.local_port import LocalPort
 from hpc.tunnel.transport import Route
-from hpc.tunnel.upstream import Upstream
 from tests.fakes.login_node import (
     CHUNKS,
     KEY,
@@ -64,15 +64,15 @@ def link(node: LoginNode, transport: TransportName) -> Iterator[Transport]:
 @pytest.fixture
 def client(link: Transport, node: LoginNode) -> Iterator[httpx.Client]:
     with closing(LocalPort(0, patience_s=10)) as port:
-        port.lead(upstream(link, node))
+        port.lead(dialer(link, node))
         url = f"http://127.0.0.1:{port.port}/v1"
         with httpx.Client(base_url=url, headers=HEADERS, trust_env=False, timeout=10) as opened:
             yield opened
 
 
-def upstream(link: Transport, node: LoginNode) -> Upstream:
+def dialer(link: Transport, node: LoginNode) -> GatewayDialer:
     way = Route(("127.0.0.1", node.gateway.server_port))
-    return Upstream(link, way, node.gateway.proof_secret)
+    return GatewayDialer(link, way, node.gateway.proof_secret)
 
 
 def test_runs_a_command_and_tells_its_outputs_and_status_apart(link: Transport) -> None:
@@ -123,7 +123,7 @@ def test_the_local_end_is_on_loopback_only(link: Transport, node: LoginNode) -> 
     with closing(LocalPort(0, patience_s=10)) as port:
         end = f":{port.port:04X}"
         steps: tuple[Callable[[], object], ...] = (
-            lambda: port.lead(upstream(link, node)),
+            lambda: port.lead(dialer(link, node)),
             port.hold,
         )
         for step in steps:
@@ -140,7 +140,7 @@ def test_a_port_in_use_is_named(node: LoginNode) -> None:
 def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: TransportName) -> None:
     opened = open_link(node.login(), transport=transport, interactive=False)
     port = LocalPort(0, patience_s=10)
-    port.lead(upstream(opened, node))
+    port.lead(dialer(opened, node))
     assert listening(port.port)
     assert bool(node.clients()) == (transport == "openssh")
     port.close()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
+class GatewayDialer:
     """The way to one start of a gateway; the secret stays out of the repr.
 
     Attributes:
