@@ -41,6 +41,7 @@ def test_a_relay_leads_to_no_other_users_socket() -> None:
                 input=b"a prompt",
                 capture_output=True,
                 check=False,
+                timeout=60,
             )
             neighbour.kill()
             assert "prompt" not in neighbour.stdout.read()
