@@ -42,6 +42,11 @@ def new_secret() -> str:
     return secrets.token_hex(32)
 
 
+def is_secret(text: str) -> bool:
+    """Return whether a text has the form of a secret; a shorter one could be guessed."""
+    return _DIGITS.fullmatch(text) is not None
+
+
 def new_challenge() -> str:
     """Return a challenge that was never used before."""
     return secrets.token_hex(32)

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hpc import peer_proof
 from hpc.errors import TunnelError
 from hpc.tunnel.errors import Unreachable
 from hpc.tunnel.transport import Route
@@ -28,13 +29,14 @@ USAGE = 2
 
 @dataclass(frozen=True, slots=True)
 class RemoteGateway:
-    """A gateway as its login node sees it; the key stays out of the repr.
+    """A gateway as its login node sees it; key and secret stay out of the repr.
 
     Attributes:
         host: address of the gateway's TCP port.
         port: the gateway's TCP port.
         key: the owner's API key.
         version: version of hpc-serve on the login node.
+        proof_secret: the secret by which this start of the gateway proves itself.
         socket: path of the gateway's Unix socket, or None.
     """
 
@@ -42,13 +44,14 @@ class RemoteGateway:
     port: int
     key: str = field(repr=False)
     version: str
+    proof_secret: str = field(repr=False)
     socket: str | None = None
 
     def ways(self, remote_command: str, *, relay: bool) -> list[Route]:
         """Return the routes to the gateway, the best first.
 
         A Unix socket comes before a port, which other users of the login node could take over
-        after the gateway's end; the relay comes last, or alone.
+        after the gateway's end, to make the tunnel fail; the relay comes last, or alone.
 
         Args:
             remote_command: shell words that run hpc-serve on the login node.
@@ -131,12 +134,15 @@ def _read(line: str) -> RemoteGateway | None:
             port=int(said["port"]),
             key=str(said["key"]),
             version=str(said.get("version", "")),
+            proof_secret=str(said["proof_secret"]),
             socket=str(said["socket"]) if said.get("socket") else None,
         )
     except (ValueError, KeyError, TypeError):
         return None
-    # The key becomes a header line: no line break may get in from a hostile login node.
-    return found if found.key.isascii() and found.key.isprintable() else None
+    # The key becomes a header line: no line break may get in from a hostile login node. An empty
+    # secret would be everybody's.
+    sound = found.key.isascii() and found.key.isprintable()
+    return found if sound and peer_proof.is_secret(found.proof_secret) else None
 
 
 def _explain(login: Login, result: Result, remote_command: str, version: str = "") -> TunnelError:

@@ -51,6 +51,23 @@ def changed_key(login: Login) -> TunnelError:
     )
 
 
+def revoked_key(login: Login) -> TunnelError:
+    """Return the error for a host key that is marked as revoked, which is never overridden."""
+    return TunnelError(
+        f"the host key of {login.host} is marked as revoked, so nothing was sent to it",
+        hint="somebody may use a stolen key to listen in: ask the site for its new key",
+    )
+
+
+def only_an_authority(login: Login) -> TunnelError:
+    """Return the error for a host that only a certificate authority vouches for."""
+    return TunnelError(
+        f"the host key of {login.host} is vouched for by a certificate authority "
+        "(@cert-authority), which the paramiko transport does not check",
+        hint="use --transport openssh",
+    )
+
+
 def not_found(login: Login) -> Unreachable:
     """Return the error for an unknown host name; offline, every host is unknown."""
     return Unreachable(
@@ -93,6 +110,7 @@ def port_refused(port: int, *, holder: str | None = None) -> PortTaken:
 
 
 _SAID: tuple[tuple[re.Pattern[str], Callable[[Login], TunnelError]], ...] = (
+    (re.compile(r"REVOKED HOST KEY|marked as revoked|revoked by file"), revoked_key),
     (re.compile(r"HOST IDENTIFICATION HAS CHANGED|Host key for .* has changed"), changed_key),
     (re.compile(r"Host key verification failed|No \S+ host key is known"), unknown_host),
     (re.compile(r"Permission denied \(|Too many authentication failures"), denied),

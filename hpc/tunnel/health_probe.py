@@ -1,78 +1,65 @@
-"""The health probe: a request to the gateway through the tunnel, from end to end."""
+"""The health probe: a challenge to the gateway through the tunnel, from end to end."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import socket
-import threading
 from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from hpc.tunnel.transport import Route, Transport
+from hpc.peer_proof import NotProved
 
-Outcome = Literal["ok", "refused", "silent"]
+if TYPE_CHECKING:
+    from hpc.tunnel.gateway_dialer import GatewayDialer
+    from hpc.tunnel.stream_copy import Stream
+
+Outcome = Literal["ok", "refused", "silent", "unproved"]
 
 
 class HealthProbe:
     """A connection to the gateway for all probes.
 
     Args:
-        link: the connection to the login node.
-        way: the route to the gateway.
+        dialer: the way to the gateway.
     """
 
-    def __init__(self, link: Transport, way: Route) -> None:
-        self._link = link
-        self._way = way
-        self._http: http.client.HTTPConnection | None = None
+    def __init__(self, dialer: GatewayDialer) -> None:
+        self._dialer = dialer
+        self._stream: Stream | None = None
 
     def look(self, timeout_s: float) -> Outcome:
-        """Return whether the gateway answered, the route is closed, or no answer came in time.
+        """Return how the gateway answered a new challenge.
 
-        A connection that the gateway closed in the meantime is reopened once.
+        A connection that ended in the meantime is reopened once.
+
+        Returns:
+            "ok" for a proof, "refused" for a closed route, "silent" for no answer in time,
+            "unproved" for the answer of another program.
         """
-        fresh = self._http is None
-        outcome = self._ask(timeout_s)
-        if outcome == "refused" and not fresh:
+        if self._stream is not None:
             outcome = self._ask(timeout_s)
-        return outcome
+            if outcome in ("ok", "silent"):
+                return outcome
+        return self._ask(timeout_s)
 
     def close(self) -> None:
         """Close the connection."""
-        if self._http is not None:
-            self._http.close()
-            self._http = None
+        if self._stream is not None:
+            with contextlib.suppress(OSError, EOFError):
+                self._stream.close()
+            self._stream = None
 
     def _ask(self, timeout_s: float) -> Outcome:
-        line = self._http or self._open()
         try:
-            if line.sock is not None:
-                line.sock.settimeout(timeout_s)
-            line.request("GET", "/healthz")
-            answer = line.getresponse()
-            answer.read()
+            if self._stream is None:
+                self._stream = self._dialer.open(timeout_s)
+            else:
+                self._dialer.prove(self._stream, timeout_s)
         except TimeoutError:
             self.close()
             return "silent"
-        except (OSError, http.client.HTTPException):
+        except OSError:
             self.close()
             return "refused"
-        if line.sock is None:
+        except NotProved:
             self.close()
+            return "unproved"
         return "ok"
-
-    def _open(self) -> http.client.HTTPConnection:
-        ours, theirs = socket.socketpair()
-        name = "hpc-probe"
-        threading.Thread(target=self._carry, args=(theirs,), name=name, daemon=True).start()
-        self._http = http.client.HTTPConnection("gateway")
-        # Else http.client would open a TCP connection to a host "gateway" once ours is closed.
-        self._http.auto_open = 0
-        self._http.sock = ours
-        return self._http
-
-    def _carry(self, sock: socket.socket) -> None:
-        if not self._link.carry(sock, self._way):
-            with contextlib.suppress(OSError):
-                sock.close()

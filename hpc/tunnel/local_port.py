@@ -1,31 +1,34 @@
 """The local port: one address for clients, whatever happens to the connection behind it.
 
-With the ssh program, ssh itself listens on the port, since no Python code could forward as cheaply;
-when ssh ends, this process takes the port back at once. Clients wait in the meantime.
+This process listens on the port from the start of the tunnel to its end, without a gap in which
+another user of the machine could take the port. Each client gets a connection to the gateway of its
+own, proved before the client's first byte is read; clients wait while there is none.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import select
+import selectors
 import socket
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from hpc.peer_proof import NotProved
 from hpc.tunnel import errors as tunnel_errors
-from hpc.tunnel.errors import PortTaken
+from hpc.tunnel import stream_copy
 from hpc.tunnel.transport import LOOPBACK
 
 if TYPE_CHECKING:
-    from hpc.tunnel.transport import Route, Transport
+    from hpc.tunnel.gateway_dialer import GatewayDialer
+    from hpc.tunnel.stream_copy import Stream
 
 BACKLOG = 128
-RETAKE_S = 5.0
-"""Seconds that an ending ssh may still hold the port."""
 AGAIN_S = 0.2
+"""Seconds between two attempts for one client."""
+LEAVE_S = 2.0
+"""Seconds that closing waits for the answers to waiting clients."""
 _DOWN = json.dumps(
     {"error": {"message": "the tunnel to the cluster is down", "type": "tunnel_down", "code": 503}}
 ).encode()
@@ -36,159 +39,126 @@ UNAVAILABLE = (
 
 
 class LocalPort:
-    """A port of 127.0.0.1 for clients, who wait while no connection is up.
+    """A port of 127.0.0.1 for clients, who wait while no gateway is reached.
 
     Args:
         port: number of the port; 0 takes a free one.
         patience_s: seconds until a waiting client gets a 503.
+
+    Attributes:
+        port: number of the port.
+        unproved: set when another program answered in the gateway's place.
 
     Raises:
         PortTaken: the port cannot be listened on.
     """
 
     def __init__(self, port: int, *, patience_s: float) -> None:
+        self.unproved = threading.Event()
         self._patience_s = patience_s
-        self._lock = threading.RLock()
-        self._held: list[tuple[float, socket.socket]] = []
-        self._link: Transport | None = None
-        self._way: Route | None = None
+        self._changed = threading.Condition()
+        self._dialer: GatewayDialer | None = None
+        self._waiting: set[threading.Thread] = set()
         self._closed = False
-        self._listener: socket.socket | None = _listen(port)
+        self._listener = _listen(port)
         self.port: int = self._listener.getsockname()[1]
         self._bell, self._ear = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="hpc-port", daemon=True)
         self._thread.start()
 
-    def lead(self, link: Transport, way: Route) -> None:
-        """Let clients through, the waiting ones first.
-
-        Raises:
-            TunnelError: the link is gone, or another process took the port.
-        """
-        with self._lock:
-            self._link, self._way = link, way
-            if link.owns_ports and way.relay is None:
-                # Closed just before ssh opens it, a gap of about a millisecond. Clients that came
-                # before are accepted first, and wait.
-                self._unlisten()
-                try:
-                    link.forward(self.port, way)
-                except BaseException:
-                    self._link = None
-                    self._listen_again()
-                    raise
-            waiting, self._held = self._held, []
-        for since, sock in waiting:
-            self._start(since, sock)
+    def lead(self, dialer: GatewayDialer) -> None:
+        """Let clients through to a gateway, the waiting ones first."""
+        self._change(dialer)
 
     def hold(self) -> None:
-        """Make new clients wait; established connections go on.
-
-        Raises:
-            PortTaken: another process took the port.
-        """
-        with self._lock:
-            link, way = self._link, self._way
-            self._link = None
-            if link is not None and way is not None:
-                link.unforward(self.port, way)
-            self._listen_again()
+        """Make new clients wait; established connections go on."""
+        self._change(None)
 
     def close(self) -> None:
         """Close the port and answer waiting clients with a 503."""
-        with self._lock:
+        with self._changed:
             self._closed = True
-            self._unlisten()
-            for _, sock in self._held:
-                _turn_away(sock)
-            self._held.clear()
-        self._ring()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._changed.notify_all()
+        with contextlib.suppress(OSError):
+            self._bell.send(b"!")
+        self._thread.join()
+        deadline = time.monotonic() + LEAVE_S
+        for thread in list(self._waiting):
+            thread.join(max(deadline - time.monotonic(), 0.0))
         self._bell.close()
         self._ear.close()
 
-    def _listen_again(self) -> None:
-        deadline = time.monotonic() + RETAKE_S
-        while self._listener is None and not self._closed:
-            try:
-                self._listener = _listen(self.port)
-            except PortTaken:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.005)
-        self._ring()
-
-    def _unlisten(self) -> None:
-        if self._listener is not None:
-            self._accept(self._listener)
-            # close() alone would leave the socket listening while select() in _serve waits on it.
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = None
-
-    def _ring(self) -> None:
-        with contextlib.suppress(OSError):
-            self._bell.send(b"!")
+    def _change(self, dialer: GatewayDialer | None) -> None:
+        with self._changed:
+            self._dialer = dialer
+            self._changed.notify_all()
 
     def _serve(self) -> None:
-        while not self._closed:
-            listener = self._listener
-            # The ear wakes select() when the listener changes: no timer without waiting clients.
-            watched = [self._ear] if listener is None else [self._ear, listener]
-            try:
-                ready, _, _ = select.select(watched, [], [], 1 if self._held else None)
-            except (OSError, ValueError):  # closed meanwhile
-                continue
-            if self._ear in ready:
-                self._ear.recv(4096)
-            with self._lock:
-                if self._listener is not None and self._listener in ready:
-                    self._accept(self._listener)
-                self._expire()
+        with self._listener, selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            # The ear wakes select() at the end: no timer.
+            selector.register(self._ear, selectors.EVENT_READ)
+            while selector.select() and not self._closed:
+                self._accept()
 
-    def _accept(self, listener: socket.socket) -> None:
-        """Accept every pending client."""
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno not in (errno.ECONNABORTED, errno.EINTR):
-                    return
-                continue
-            sock.setblocking(True)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._start(time.monotonic(), sock)
-
-    def _start(self, since: float, sock: socket.socket) -> None:
-        with self._lock:
-            link, way = self._link, self._way
-            if link is None or way is None:
-                self._held.append((since, sock))
-                return
-        target, words = self._carry, (since, sock, link, way)
-        threading.Thread(target=target, args=words, name="hpc-carry", daemon=True).start()
-
-    def _carry(self, since: float, sock: socket.socket, link: Transport, way: Route) -> None:
-        if link.carry(sock, way):
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        # No byte was read from the client, so the client may wait for another route or this one.
-        time.sleep(AGAIN_S)
-        if self._closed or time.monotonic() - since > self._patience_s:
-            _turn_away(sock)
-        else:
-            self._start(since, sock)
+        except OSError:  # no file descriptor is free until a connection ends
+            time.sleep(AGAIN_S)
+            return
+        thread = threading.Thread(target=self._carry, args=(sock,), name="hpc-carry", daemon=True)
+        self._waiting.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads for this user
+            self._waiting.discard(thread)
+            sock.close()
 
-    def _expire(self) -> None:
-        """Answer clients past their patience with a 503."""
-        oldest = time.monotonic() - self._patience_s
-        late = [sock for since, sock in self._held if since < oldest]
-        self._held = [(since, sock) for since, sock in self._held if since >= oldest]
-        for sock in late:
-            _turn_away(sock)
+    def _carry(self, sock: socket.socket) -> None:
+        """Carry one client to the gateway, or answer it with a 503 after its patience."""
+        try:
+            line = self._connect()
+            if line is None:
+                _turn_away(sock)
+        finally:
+            self._waiting.discard(threading.current_thread())
+        if line is not None:
+            with contextlib.suppress(OSError):
+                sock.setblocking(True)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream_copy.splice(sock, line)
+
+    def _connect(self) -> Stream | None:
+        """Return a proved connection to the gateway, or None after a client's patience."""
+        deadline = time.monotonic() + self._patience_s
+        dialer = self._next(None, deadline)
+        while dialer is not None:
+            try:
+                return dialer.open()
+            except NotProved:
+                self.unproved.set()
+            except OSError:  # the route is closed or silent, and the supervisor will find out
+                pass
+            dialer = self._next(dialer, deadline)
+        return None
+
+    def _next(self, tried: GatewayDialer | None, deadline: float) -> GatewayDialer | None:
+        """Return a new way to the gateway at once, or after a pause the tried one."""
+        with self._changed:
+            if tried is not None:
+                self._changed.wait_for(
+                    lambda: self._closed or self._dialer is not tried, timeout=AGAIN_S
+                )
+            self._changed.wait_for(
+                lambda: self._closed or self._dialer is not None,
+                timeout=max(deadline - time.monotonic(), 0.0),
+            )
+            if self._closed or (tried is not None and time.monotonic() > deadline):
+                return None
+            return self._dialer
 
 
 def _listen(port: int) -> socket.socket:

@@ -1,9 +1,10 @@
 """The transport through the system's ssh: the user's configuration, agent, jump hosts and codes.
 
-One master connection in a private folder serves the remote command and the forwarded port, so
-that a password or code is asked for once. This process holds a connection to the master's control
-socket, the leash: the leash breaks when the master ends; and when this process dies, the master
-loses its last connection, falls idle and leaves (``ControlPersist``).
+One master connection in a private folder serves the remote command and a forwarded Unix socket
+beside it, so that a password or code is asked for once. The local port is not ssh's, as other users
+could take it whenever ssh ends. This process holds a connection to the master's control socket, the
+leash: the leash breaks when the master ends; and when this process dies, the master loses its last
+connection, falls idle and leaves (``ControlPersist``).
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ import hashlib
 import re
 import select
 import shutil
-import socket
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc.errors import CommandError
+from hpc.errors import CommandError, TunnelError
 from hpc.processes import by_pid, programs
 from hpc.tunnel import errors as tunnel_errors
-from hpc.tunnel import openssh_control, prompts, relay, stream_copy
+from hpc.tunnel import openssh_control, own_socket, prompts, relay, stream_copy
 from hpc.tunnel.transport import ALIVE_COUNT, ALIVE_S, CONNECT_S
 
 if TYPE_CHECKING:
-    from hpc.errors import TunnelError
+    import socket
+
     from hpc.processes.programs import Result
     from hpc.tunnel.login import Login
+    from hpc.tunnel.stream_copy import Stream
     from hpc.tunnel.transport import Route
 
 ORPHAN_S = 5
@@ -52,6 +54,7 @@ def master(
         "ClearAllForwardings": "yes",
         "ExitOnForwardFailure": "yes",
         "PermitLocalCommand": "no",
+        "StreamLocalBindMask": "0177",
         "LogLevel": "INFO",
     }
     defaults = {
@@ -88,17 +91,15 @@ class OpenSSH:
         folder: a fresh private folder, removed at the end.
     """
 
-    owns_ports = True
-
     def __init__(self, login: Login, folder: Path) -> None:
         self._login = login
         self._folder = folder
         self._control = folder / "s"
         self._log = folder / "log"
-        self._leash = socket.socket(socket.AF_UNIX)
+        self._leash: socket.socket | None = None
         self._pid: int | None = None
         self._process = ""
-        self._forwards: list[tuple[openssh_control.Listen, tuple[str, int] | str]] = []
+        self._forwards: list[tuple[Path, tuple[str, int] | str]] = []
         self._lock = threading.Lock()
 
     def start(self, *, interactive: bool, borrow: bool, timeout_s: float) -> None:
@@ -113,7 +114,7 @@ class OpenSSH:
         else:
             self._control = theirs
         try:
-            self._leash.connect(str(self._control))
+            self._leash = own_socket.connect(self._control)
             pid = openssh_control.master_pid(self._control)
         except (OSError, openssh_control.MuxError) as error:
             raise tunnel_errors.from_ssh(self._login, self._said()) from error
@@ -146,66 +147,38 @@ class OpenSSH:
             raise tunnel_errors.from_ssh(self._login, self._said())
         return result
 
-    def forward(self, port: int, way: Route) -> None:
-        """Forward a port of 127.0.0.1 along a route."""
+    def dial(self, way: Route, timeout_s: float) -> Stream:
+        """Open a connection along a route."""
         try:
-            openssh_control.open_forward(self._control, port, way.to)
-        except openssh_control.MuxError as error:
-            if not self.alive():
-                raise self._lost() from error
-            raise tunnel_errors.port_refused(port) from error
-        self._forwards.append((port, way.to))
+            if way.relay is None:
+                return self._through_socket(way.to, timeout_s)
+            return self._through_relay(way.relay, timeout_s)
+        except (openssh_control.MuxError, CommandError) as error:
+            raise ConnectionError(str(error)) from error
 
-    def unforward(self, port: int, way: Route) -> None:
-        """Release a forwarded port; established connections go on."""
-        with contextlib.suppress(openssh_control.MuxError, ValueError):
-            self._forwards.remove((port, way.to))
-            openssh_control.close_forward(self._control, port, way.to)
-
-    def carry(self, sock: socket.socket, way: Route) -> bool:
-        """Carry one connection to its end."""
-        if way.relay is None:
-            try:
-                stream_copy.splice(sock, self._dial(way.to))
-            except (OSError, openssh_control.MuxError):
-                return False
-            return True
-        return self._relay(sock, way.relay)
-
-    def _dial(self, to: tuple[str, int] | str) -> socket.socket:
+    def _through_socket(self, to: tuple[str, int] | str, timeout_s: float) -> socket.socket:
         """Connect through a socket in the private folder, which the master forwards."""
         # A short name: ssh appends 20 bytes, and the path of a socket is limited.
         path = self._folder / hashlib.sha256(repr(to).encode()).hexdigest()[:8]
         with self._lock:
             if not path.exists():
-                openssh_control.open_forward(self._control, str(path), to)
-                self._forwards.append((str(path), to))
-        line = socket.socket(socket.AF_UNIX)
-        try:
-            line.connect(str(path))
-        except OSError:
-            line.close()
-            raise
-        return line
+                openssh_control.open_forward(self._control, path, to)
+                self._forwards.append((path, to))
+        return own_socket.connect(path, timeout_s)
 
-    def _relay(self, sock: socket.socket, command: str) -> bool:
-        program = programs.converse(self._slave("-T", command=command))
-        pipes = stream_copy.Pipes(program)
+    def _through_relay(self, command: str, timeout_s: float) -> stream_copy.Pipes:
+        pipes = stream_copy.Pipes(programs.converse(self._slave("-T", command=command)))
         try:
-            early = stream_copy.skip_to(pipes.recv, relay.MARK)
+            stream_copy.skip_to(pipes, relay.MARK, timeout_s)
         except BaseException:
             pipes.close()
             raise
-        if early is None:
-            pipes.close()
-            return False
-        with contextlib.suppress(OSError):
-            sock.sendall(early)
-        stream_copy.splice(sock, pipes)
-        return True
+        return pipes
 
     def alive(self) -> bool:
         """Return whether the master still runs; the master's end breaks the leash."""
+        if self._leash is None:
+            return False
         try:
             while self._leash.recv(4096):
                 pass
@@ -217,16 +190,18 @@ class OpenSSH:
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the master's end, at most a number of seconds."""
-        with contextlib.suppress(OSError, ValueError):
-            select.select([self._leash], [], [], timeout_s)
+        if self._leash is not None:
+            with contextlib.suppress(OSError, ValueError):
+                select.select([self._leash], [], [], timeout_s)
 
     def close(self) -> None:
-        """End the master, its forwarded ports and every process behind it."""
+        """End the master, its channels and every process behind it."""
         if self._pid is None:
             self._give_back()
         else:
             self._exit()
-        self._leash.close()
+        if self._leash is not None:
+            self._leash.close()
         if self._pid is not None:
             by_pid.stop(self._process, grace_s=2)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -252,9 +227,9 @@ class OpenSSH:
 
     def _give_back(self) -> None:
         """Remove our forwards from the user's own master."""
-        for listen, to in self._forwards:
+        for path, to in self._forwards:
             with contextlib.suppress(openssh_control.MuxError):
-                openssh_control.close_forward(self._control, listen, to)
+                openssh_control.close_forward(self._control, path, to)
         self._forwards.clear()
 
     def _exit(self) -> None:
@@ -266,9 +241,6 @@ class OpenSSH:
         with contextlib.suppress(OSError):
             return self._log.read_text(errors="replace")
         return ""
-
-    def _lost(self) -> TunnelError:
-        return tunnel_errors.unreachable(self._login, "the connection was lost")
 
 
 def open_link(
@@ -295,12 +267,18 @@ def open_link(
 
 
 def _shared_control(login: Login) -> Path | None:
-    """Return the control socket of the user's own open master for this account, or None."""
+    """Return the control socket of the user's own open master for this account, or None.
+
+    A socket that another user could have put there is passed over: the key and all prompts would go
+    through it.
+    """
     found = programs.run(["ssh", "-G", *chosen(login)], check=False).stdout
     match = re.search(r"^controlpath (.+)$", found, re.MULTILINE)
     if match is None or match[1] == "none":
         return None
-    path = Path(match[1])
+    path = own_socket.own_path(Path(match[1]))
+    if path is None:
+        return None
     try:
         openssh_control.master_pid(path)
     except openssh_control.MuxError:
@@ -309,8 +287,17 @@ def _shared_control(login: Login) -> Path | None:
 
 
 def _private_folder() -> Path:
-    """Return a new 0700 folder with a path short enough for a socket."""
-    parent = tempfile.gettempdir()
-    return Path(
-        tempfile.mkdtemp(prefix="hpc-", dir=parent if len(parent) < SOCKET_PATH_MAX else "/tmp")  # noqa: S108 - mkdtemp makes it private
-    )
+    """Return a new 0700 folder with a path short enough for a socket.
+
+    Raises:
+        TunnelError: other users could put a folder of their own in its place.
+    """
+    named = Path(tempfile.gettempdir()).resolve()
+    short = len(str(named)) < SOCKET_PATH_MAX
+    parent = named if short and own_socket.closed(named) else Path("/tmp")  # noqa: S108 - mkdtemp makes it private
+    if not own_socket.closed(parent):
+        raise TunnelError(
+            f"other users of this machine could replace files in {parent}",
+            hint="set TMPDIR to a folder of your own with a short path",
+        )
+    return Path(tempfile.mkdtemp(prefix="hpc-", dir=parent))

@@ -1,20 +1,20 @@
 """The protocol of an ssh master's control socket: open or close a forward, ask for the process id.
 
-Implemented here, because a port then changes hands within a millisecond; starting the ssh program
-for each change would leave a gap a hundred times as long, in which clients are refused.
+Implemented here, because each question then goes to a listener whose user is checked, and costs no
+start of the ssh program.
 
 Source: PROTOCOL.mux of OpenSSH, version 4.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
 from typing import TYPE_CHECKING
 
-from hpc.tunnel.transport import LOOPBACK
+from hpc.tunnel import own_socket
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
 HELLO, VERSION = 1, 4
@@ -25,9 +25,6 @@ STREAMLOCAL = 0xFFFFFFFE
 """Port number that marks the name before it as a Unix socket's path."""
 ANSWER_S = 15.0
 LARGEST = 256 * 1024
-
-Listen = int | str
-"""A port of 127.0.0.1, or the path of a Unix socket."""
 
 
 class MuxError(Exception):
@@ -46,8 +43,8 @@ def master_pid(control: Path) -> int:
     return int(struct.unpack(">I", rest[:4])[0])
 
 
-def open_forward(control: Path, listen: Listen, to: tuple[str, int] | str) -> None:
-    """Make the master listen, and forward connections to a host and port or a Unix socket.
+def open_forward(control: Path, listen: Path, to: tuple[str, int] | str) -> None:
+    """Make the master listen on a Unix socket, for connections to a host and port or Unix socket.
 
     Raises:
         MuxError: the master is gone, or cannot listen.
@@ -55,7 +52,7 @@ def open_forward(control: Path, listen: Listen, to: tuple[str, int] | str) -> No
     _forward(control, OPEN_FORWARD, listen, to)
 
 
-def close_forward(control: Path, listen: Listen, to: tuple[str, int] | str) -> None:
+def close_forward(control: Path, listen: Path, to: tuple[str, int] | str) -> None:
     """Make the master stop listening; established connections go on.
 
     Raises:
@@ -64,10 +61,10 @@ def close_forward(control: Path, listen: Listen, to: tuple[str, int] | str) -> N
     _forward(control, CLOSE_FORWARD, listen, to)
 
 
-def _forward(control: Path, what: int, listen: Listen, to: tuple[str, int] | str) -> None:
-    ours = (listen, STREAMLOCAL) if isinstance(listen, str) else (LOOPBACK, listen)
-    theirs = (to, STREAMLOCAL) if isinstance(to, str) else to
-    kind, rest = _ask(control, what, struct.pack(">I", LOCAL) + _end(*ours) + _end(*theirs))
+def _forward(control: Path, what: int, listen: Path, to: tuple[str, int] | str) -> None:
+    ours = _end(str(listen), STREAMLOCAL)
+    theirs = _end(to, STREAMLOCAL) if isinstance(to, str) else _end(*to)
+    kind, rest = _ask(control, what, struct.pack(">I", LOCAL) + ours + theirs)
     if kind != OK:
         raise MuxError(rest[4:].decode(errors="replace") or f"answer {kind:#x}")
 
@@ -80,9 +77,7 @@ def _end(name: str, port: int) -> bytes:
 def _ask(control: Path, what: int, body: bytes) -> tuple[int, bytes]:
     """Send one request on a separate connection; return the answer's kind and content."""
     try:
-        with socket.socket(socket.AF_UNIX) as line:
-            line.settimeout(ANSWER_S)
-            line.connect(str(control))
+        with own_socket.connect(control, ANSWER_S) as line:
             _send(line, struct.pack(">II", HELLO, VERSION))
             _receive(line)
             _send(line, struct.pack(">II", what, 0) + body)

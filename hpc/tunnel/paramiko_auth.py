@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import getpass
 import hashlib
 import os
@@ -13,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paramiko
-from paramiko.hostkeys import InvalidHostKey
 
 from hpc.errors import ConfigError, TunnelError
 from hpc.tunnel import errors as tunnel_errors
-from hpc.tunnel import prompts
+from hpc.tunnel import known_hosts, prompts
 from hpc.tunnel.transport import ALIVE_COUNT, ALIVE_S
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class SshSettings:
         user: account.
         identities: files of private keys.
         known_hosts: files of known host keys.
+        revoked: file of revoked host keys, or None.
         jump: the jump host in front, or None.
     """
 
@@ -50,6 +51,7 @@ class SshSettings:
     user: str
     identities: tuple[str, ...]
     known_hosts: tuple[Path, ...]
+    revoked: Path | None = None
     jump: Login | None = None
 
 
@@ -69,6 +71,7 @@ def settings(login: Login) -> SshSettings:
         )
     user_hosts = str(found.get("userknownhostsfile", USER_KNOWN_HOSTS))
     global_hosts = str(found.get("globalknownhostsfile", GLOBAL_KNOWN_HOSTS))
+    revoked = str(found.get("revokedhostkeys", "none"))
     identities = (str(login.identity),) if login.identity else _identities(found)
     return SshSettings(
         host=str(found.get("hostname", login.host)),
@@ -76,10 +79,21 @@ def settings(login: Login) -> SshSettings:
         user=login.user or str(found.get("user") or getpass.getuser()),
         identities=identities,
         known_hosts=tuple(
-            Path(name).expanduser() for name in f"{user_hosts} {global_hosts}".split()
+            _plain_path(name) for name in f"{user_hosts} {global_hosts}".split() if name != "none"
         ),
+        revoked=None if revoked == "none" else _plain_path(revoked),
         jump=_jump(login, str(found.get("proxyjump", "none"))),
     )
+
+
+def _plain_path(name: str) -> Path:
+    """Return the path of a file of host keys; one that is not found would say nothing of them."""
+    if "%" in name or "${" in name:
+        raise ConfigError(
+            f"the file of host keys {name} has a name that the paramiko transport does not expand",
+            hint="write the whole path, or use --transport openssh",
+        )
+    return Path(name).expanduser()
 
 
 def _jump(login: Login, text: str) -> Login | None:
@@ -130,24 +144,50 @@ TYPING_S = 120.0
 PASSWORD_TRIES = 3
 
 
-class _UnknownHost(Exception):  # noqa: N818 - says what is the matter
-    """The host's key is unknown, and no user was present to accept the key, or declined."""
+_REFUSALS = {
+    "changed": tunnel_errors.changed_key,
+    "revoked": tunnel_errors.revoked_key,
+    "authority": tunnel_errors.only_an_authority,
+    "unknown": tunnel_errors.unknown_host,
+}
 
 
-class _Asking(paramiko.MissingHostKeyPolicy):
-    """Ask the user about an unknown host, with its fingerprint, as ssh does."""
+class _HostKeyError(Exception):
+    """The host's key is not accepted."""
 
-    def __init__(self, path: Path | None, *, interactive: bool) -> None:
+    def __init__(self, verdict: known_hosts.Verdict) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+
+
+class _Judging(paramiko.MissingHostKeyPolicy):
+    """Judge each host's key, and ask the user about an unknown host's, as ssh does.
+
+    Args:
+        lines: the lines about the host.
+        path: file for a key that the user accepts.
+        interactive: whether a user can be asked.
+    """
+
+    def __init__(
+        self, lines: list[known_hosts.KnownKey], path: Path | None, *, interactive: bool
+    ) -> None:
+        self._lines = lines
         self._path = path
         self._interactive = interactive
 
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
     ) -> None:
-        """Record the key if the user accepts it."""
+        """Accept a known key, and record a new one if the user accepts it."""
         del client
+        verdict = known_hosts.judge(self._lines, key.get_name(), key.asbytes())
+        if verdict == "known":
+            return
+        if verdict != "unknown":
+            raise _HostKeyError(verdict)
         if not self._interactive or not _confirmed(hostname, key):
-            raise _UnknownHost
+            raise _HostKeyError(verdict)
         if self._path is not None:
             _remember(self._path, hostname, key)
 
@@ -197,29 +237,12 @@ def connect(login: Login, *, interactive: bool, timeout_s: float) -> list[parami
         else:
             before = connect(found.jump, interactive=interactive, timeout_s=timeout_s)
             sock = _dial_through(before[0], login, found, timeout_s)
-        path = found.known_hosts[0] if found.known_hosts else None
-        client.set_missing_host_key_policy(_Asking(path, interactive=interactive))
-        load_known_hosts(client, found.known_hosts)
         _enter(client, sock, login, found, interactive=interactive, timeout_s=timeout_s)
     except BaseException:
         for each in (client, *before):
             each.close()
         raise
     return [client, *before]
-
-
-def load_known_hosts(client: paramiko.SSHClient, paths: tuple[Path, ...]) -> None:
-    """Read the files of known host keys.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-    for path in paths:
-        try:
-            if path.is_file():
-                client.get_host_keys().load(str(path))
-        except (InvalidHostKey, OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the known hosts in {path}: {error}") from error
 
 
 def _enter(
@@ -236,10 +259,8 @@ def _enter(
             _with_keys(client, sock, login, found, interactive=interactive, timeout_s=timeout_s)
         except (paramiko.AuthenticationException, paramiko.SSHException) as error:
             _with_words(client, found.user, error, interactive=interactive)
-    except _UnknownHost as error:
-        raise tunnel_errors.unknown_host(login) from error
-    except paramiko.BadHostKeyException as error:
-        raise tunnel_errors.changed_key(login) from error
+    except _HostKeyError as error:
+        raise _REFUSALS[error.verdict](login) from error
     except paramiko.PasswordRequiredException as error:
         raise TunnelError(
             f"the private key for {login} has a passphrase",
@@ -264,6 +285,13 @@ def _with_keys(
     interactive: bool,
     timeout_s: float,
 ) -> None:
+    lines = known_hosts.lines_about(found.known_hosts, found.host, found.port)
+    if found.revoked is not None:
+        lines += known_hosts.revoked_keys(found.revoked)
+    path = found.known_hosts[0] if found.known_hosts else None
+    # The client knows no host by itself, so the policy judges every key.
+    client.set_missing_host_key_policy(_Judging(lines, path, interactive=interactive))
+    kinds = {line.kind for line in lines if not line.marker}
     client.connect(
         found.host,
         found.port,
@@ -275,8 +303,20 @@ def _with_keys(
         timeout=timeout_s,
         banner_timeout=timeout_s,
         auth_timeout=TYPING_S if interactive else timeout_s,
-        transport_factory=_Asker if interactive else _Silent,  # type: ignore[arg-type]  # stubs want keywords
+        transport_factory=functools.partial(_prefer, kinds, _Asker if interactive else _Silent),
     )
+
+
+def _prefer(
+    kinds: set[str], factory: type[paramiko.Transport], sock: Any, **options: Any
+) -> paramiko.Transport:
+    """Return a transport that asks the host for a key of a known type first, as ssh does."""
+    transport = factory(sock, **options)
+    security = transport.get_security_options()
+    # An RSA key has one type, and the signatures by it have two.
+    first = {"rsa-sha2-512", "rsa-sha2-256", *kinds} if "ssh-rsa" in kinds else kinds
+    security.key_types = tuple(sorted(security.key_types, key=lambda kind: kind not in first))
+    return transport
 
 
 def _with_words(

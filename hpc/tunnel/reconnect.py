@@ -17,7 +17,8 @@ import tenacity
 from hpc.errors import HpcServeError
 from hpc.tunnel import discovery, open_link
 from hpc.tunnel.errors import Unreachable
-from hpc.tunnel.health_probe import HealthProbe
+from hpc.tunnel.gateway_dialer import GatewayDialer
+from hpc.tunnel.health_probe import HealthProbe, Outcome
 from hpc.tunnel.transport import CONNECT_S
 
 if TYPE_CHECKING:
@@ -66,10 +67,19 @@ class Plan:
 class Session:
     """A connection with its route to a gateway."""
 
-    link: Transport
+    dialer: GatewayDialer
     gateway: RemoteGateway
-    way: Route
     probe: HealthProbe
+
+    @property
+    def link(self) -> Transport:
+        """The connection to the login node."""
+        return self.dialer.link
+
+    @property
+    def way(self) -> Route:
+        """The route to the gateway."""
+        return self.dialer.way
 
 
 class TunnelSupervisor:
@@ -140,19 +150,18 @@ class TunnelSupervisor:
         if not self.up and self._next_probe == 0.0:
             self._tell("connecting", f"asking {plan.login.host} for its gateway")
         gateway = discovery.ensure_gateway(link, plan.login, remote_command=plan.remote_command)
+        outcomes: dict[Route, Outcome] = {}
         for way in gateway.ways(plan.remote_command, relay=plan.relay):
-            probe = HealthProbe(link, way)
-            if probe.look(FIRST_PROBE_S) == "ok":
+            dialer = GatewayDialer(link, way, gateway.proof_secret)
+            probe = HealthProbe(dialer)
+            outcomes[way] = probe.look(FIRST_PROBE_S)
+            if outcomes[way] == "ok":
                 self._found(gateway)
-                return Session(link, gateway, way, probe)
-            probe.close()
-        raise Unreachable(
-            f"the gateway on {plan.login.host} is started but does not answer through the tunnel",
-            hint="try again; or see on the login node: hpc-serve gateway status",
-        )
+                return Session(dialer, gateway, probe)
+        raise _not_found(plan.login, outcomes)
 
     def _lead(self) -> None:
-        self._port.lead(self.session.link, self.session.way)
+        self._port.lead(self.session.dialer)
         self.up = True
         self._next_probe = time.monotonic() + PROBE_EVERY_S
 
@@ -172,11 +181,15 @@ class TunnelSupervisor:
     def _look(self) -> None:
         if not self.session.link.alive():
             self._lost(f"the connection to {self._plan.login} was lost, connecting again")
-        elif time.monotonic() >= self._next_probe:
+        elif self._port.unproved.is_set() or time.monotonic() >= self._next_probe:
+            if self._port.unproved.is_set():
+                # Another program listens where new connections go; the probe's may be older.
+                self._port.unproved.clear()
+                self.session.probe.close()
             outcome = self.session.probe.look(PROBE_S)
             if outcome == "silent":
                 self._doubt()
-            elif outcome == "refused" and self.session.link.alive():
+            elif outcome != "ok" and self.session.link.alive():
                 self._moved()
             self._next_probe = time.monotonic() + PROBE_EVERY_S
 
@@ -212,15 +225,14 @@ class TunnelSupervisor:
     def _lost(self, text: str) -> None:
         """Reconnect until the host answers; any failure but silence ends the tunnel."""
         self.up = False
-        _end(self.session)
         self._port.hold()
+        _end(self.session)
         self._tell("down", text)
         fresh = self._again()
         if fresh is not None:
             self._replace(fresh)
 
     def _replace(self, fresh: Session) -> None:
-        self._port.hold()
         # The old session ends only after the change: its connections live as long as possible.
         old, self.session = self.session, fresh
         self._lead()
@@ -260,6 +272,21 @@ class TunnelSupervisor:
             if "banner" in str(error):  # the host is there, and slow
                 self._attempt_s = min(2 * self._attempt_s, CONNECT_S)
             raise
+
+
+def _not_found(login: Login, outcomes: dict[Route, Outcome]) -> Unreachable:
+    """Return the error for a gateway that no route leads to."""
+    strangers = [str(way) for way, outcome in outcomes.items() if outcome == "unproved"]
+    if strangers:
+        return Unreachable(
+            f"another program answers in the place of the gateway on {login.host} at "
+            f"{strangers[0]}, so nothing was sent to it",
+            hint="start the gateway anew on the login node: hpc-serve gateway stop, then ensure",
+        )
+    return Unreachable(
+        f"the gateway on {login.host} is started but does not answer through the tunnel",
+        hint="try again; or see on the login node: hpc-serve gateway status",
+    )
 
 
 def _end(session: Session) -> None:

@@ -11,6 +11,7 @@ import socket
 import threading
 
 from hpc.errors import ConfigError, TunnelError
+from hpc.tunnel import own_socket
 
 MARK = b"\x00hpc-serve relay\x00"
 CHUNK = 64 * 1024
@@ -56,8 +57,7 @@ def relay(to: tuple[str, int] | str, stdin: int = 0, stdout: int = 1) -> None:
 def _connect(to: tuple[str, int] | str) -> socket.socket:
     try:
         if isinstance(to, str):
-            sock = socket.socket(socket.AF_UNIX)
-            sock.connect(to)
+            sock = own_socket.connect(to, CONNECT_S)
         else:
             sock = socket.create_connection(to, CONNECT_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from hpc.processes import programs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hpc.processes.programs import Process
 
 CHUNK = 64 * 1024
@@ -26,6 +26,9 @@ class Stream(Protocol):
     def sendall(self, data: bytes, /) -> object:
         """Send all bytes."""
 
+    def settimeout(self, timeout_s: float | None, /) -> object:
+        """Limit the seconds of each later call of ``recv``, which then raises TimeoutError."""
+
     def shutdown(self, how: int, /) -> object:
         """Announce the end of the bytes from this side."""
 
@@ -38,11 +41,19 @@ class Pipes:
 
     def __init__(self, program: Process[bytes]) -> None:
         self._program = program
+        self._timeout_s: float | None = None
 
     def recv(self, size: int) -> bytes:
         """Return output of the program."""
-        assert self._program.stdout is not None  # noqa: S101 - as it was started
-        return self._program.stdout.read(size) or b""
+        out = self._program.stdout
+        assert out is not None  # noqa: S101 - as it was started
+        if self._timeout_s is not None:
+            # poll() and not select(), which fails for descriptors above 1023.
+            ready = select.poll()
+            ready.register(out, select.POLLIN)
+            if not ready.poll(self._timeout_s * 1000):
+                raise TimeoutError("no output in time")
+        return out.read(size) or b""
 
     def sendall(self, data: bytes) -> None:
         """Write all bytes to the program's input."""
@@ -51,6 +62,10 @@ class Pipes:
         view = memoryview(data)
         while view:
             view = view[self._program.stdin.write(view) or 0 :]
+
+    def settimeout(self, timeout_s: float | None) -> None:
+        """Limit the seconds of each later call of ``recv``."""
+        self._timeout_s = timeout_s
 
     def shutdown(self, how: int) -> None:
         """Close the program's input, or end the program."""
@@ -98,12 +113,37 @@ def _shut(stream: Stream, how: int) -> None:
         stream.shutdown(how)
 
 
-def skip_to(read: Callable[[int], bytes], mark: bytes, *, most: int = 1 << 20) -> bytes | None:
-    """Read past a mark and return the bytes after the mark; None if the stream ends first."""
+def receive(stream: Stream, deadline: float) -> bytes:
+    """Return at least one byte of a stream before a deadline.
+
+    Args:
+        stream: the stream.
+        deadline: time of the monotonic clock; a far end that sends a byte now and then gains none.
+
+    Raises:
+        OSError: the stream ended; TimeoutError at the deadline.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no answer in time")
+    stream.settimeout(left)
+    data = stream.recv(CHUNK)
+    if not data:
+        raise ConnectionError("the connection was closed")
+    return data
+
+
+def skip_to(stream: Stream, mark: bytes, timeout_s: float, *, most: int = 1 << 20) -> None:
+    """Read a stream up to the end of a mark, after which nothing may have come yet.
+
+    Raises:
+        OSError: the mark did not come, or more came; TimeoutError if not in time.
+    """
+    deadline = time.monotonic() + timeout_s
     seen = b""
     while mark not in seen:
-        piece = read(CHUNK)
-        if not piece or len(seen) > most:
-            return None
-        seen += piece
-    return seen.partition(mark)[2]
+        if len(seen) > most:
+            raise ConnectionError("the mark did not come")
+        seen += receive(stream, deadline)
+    if seen.partition(mark)[2]:
+        raise ConnectionError("the far end spoke first")

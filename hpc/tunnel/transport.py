@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import socket
-
     from hpc.processes.programs import Result
+    from hpc.tunnel.stream_copy import Stream
 
 LOOPBACK = "127.0.0.1"
 CONNECT_S = 15.0
@@ -37,14 +36,7 @@ class Route:
 
 
 class Transport(Protocol):
-    """An authenticated connection to a login node with a verified host key.
-
-    Attributes:
-        owns_ports: whether ``forward`` works; otherwise the caller listens on the port and hands
-            each connection to ``carry``.
-    """
-
-    owns_ports: bool
+    """An authenticated connection to a login node with a verified host key."""
 
     def run(self, command: str, *, timeout_s: float) -> Result:
         """Run a remote command line and return its output, whatever the exit status.
@@ -53,21 +45,13 @@ class Transport(Protocol):
             Unreachable: the connection is gone; a command beyond its time limit ends it too.
         """
 
-    def forward(self, port: int, way: Route) -> None:
-        """Forward a port of 127.0.0.1 along a route.
+    def dial(self, way: Route, timeout_s: float) -> Stream:
+        """Open a connection along a route, to a far end that is not proved yet.
+
+        A route that the login node refuses may show as the end of an open connection only.
 
         Raises:
-            TunnelError: the port cannot be opened.
-        """
-
-    def unforward(self, port: int, way: Route) -> None:
-        """Release a forwarded port; established connections go on."""
-
-    def carry(self, sock: socket.socket, way: Route) -> bool:
-        """Carry one connection to its end, then close it.
-
-        Returns:
-            False if no byte could be carried: the connection is unread and still open.
+            OSError: no connection came; TimeoutError if no answer came in time.
         """
 
     def alive(self) -> bool:
@@ -77,4 +61,4 @@ class Transport(Protocol):
         """Wait for the connection's end, at most a number of seconds."""
 
     def close(self) -> None:
-        """End the connection, its forwarded ports and every process behind it."""
+        """End the connection, its channels and every process behind it."""

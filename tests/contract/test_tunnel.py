@@ -14,6 +14,7 @@ import pytest
 from hpc.errors import TunnelError
 from hpc.tunnel import Unreachable, open_link
 from hpc.tunnel.discovery import ensure_gateway
+from hpc.tunnel.gateway_dialer import GatewayDialer
 from hpc.tunnel.local_port import LocalPort
 from hpc.tunnel.transport import Route
 from tests.fakes.login_node import (
@@ -64,7 +65,7 @@ def link(node: LoginNode, transport: TransportName) -> Iterator[Transport]:
 @pytest.fixture
 def client(link: Transport, node: LoginNode) -> Iterator[httpx.Client]:
     with closing(LocalPort(0, patience_s=PATIENCE_S)) as port:
-        port.lead(link, way(node))
+        port.lead(dialer(link, node))
         url = f"http://127.0.0.1:{port.port}/v1"
         with httpx.Client(
             base_url=url, headers=HEADERS, trust_env=False, timeout=PATIENCE_S
@@ -72,8 +73,9 @@ def client(link: Transport, node: LoginNode) -> Iterator[httpx.Client]:
             yield opened
 
 
-def way(node: LoginNode) -> Route:
-    return Route(("127.0.0.1", node.gateway.server_port))
+def dialer(link: Transport, node: LoginNode) -> GatewayDialer:
+    way = Route(("127.0.0.1", node.gateway.server_port))
+    return GatewayDialer(link, way, node.gateway.proof_secret)
 
 
 def test_runs_a_command_and_tells_its_outputs_and_status_apart(link: Transport) -> None:
@@ -123,7 +125,10 @@ def test_requests_run_side_by_side(client: httpx.Client, node: LoginNode) -> Non
 def test_the_local_end_is_on_loopback_only(link: Transport, node: LoginNode) -> None:
     with closing(LocalPort(0, patience_s=PATIENCE_S)) as port:
         end = f":{port.port:04X}"
-        steps: tuple[Callable[[], object], ...] = (lambda: port.lead(link, way(node)), port.hold)
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: port.lead(dialer(link, node)),
+            port.hold,
+        )
         for step in steps:
             step()
             bound = [line.split()[1] for line in _tcp_listeners() if line.split()[1].endswith(end)]
@@ -138,7 +143,7 @@ def test_a_port_in_use_is_named(node: LoginNode) -> None:
 def test_closing_leaves_no_port_and_no_process(node: LoginNode, transport: TransportName) -> None:
     opened = open_link(node.login(), transport=transport, interactive=False)
     port = LocalPort(0, patience_s=PATIENCE_S)
-    port.lead(opened, way(node))
+    port.lead(dialer(opened, node))
     assert listening(port.port)
     assert bool(node.clients()) == (transport == "openssh")
     port.close()

@@ -97,7 +97,7 @@ def test_a_gateway_that_moved_is_followed_on_the_same_port(node: LoginNode, way:
 def connect_to(
     node: LoginNode, gateway: Gateway, way: str, events: list[str]
 ) -> Iterator[ClusterConnection]:
-    node.answer_well(gateway.server_port)
+    node.answer_well(gateway)
     with connect(node, way, events) as cluster:
         yield cluster
 

@@ -19,10 +19,12 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpc import peer_proof
 from hpc.tunnel.login import Login
 from hpc.version import __version__
 
@@ -84,12 +86,21 @@ class Gateway(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self.proof_secret = peer_proof.new_secret()
+        if path is not None:
+            self.address_family = socket.AF_UNIX
+        super().__init__(path or ("127.0.0.1", 0), _Handler)  # type: ignore[arg-type]
         self.received = threading.Semaphore(0)
         self.together = threading.Barrier(1)
         self.open: list[Any] = []
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def server_bind(self) -> None:
+        """Bind a port or a Unix socket, whose port is 0."""
+        TCPServer.server_bind(self)
+        self.server_port = 0 if self.path else self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.open.append(request)
@@ -99,6 +110,8 @@ class Gateway(ThreadingHTTPServer):
         """End as a program does, with all its connections."""
         self.shutdown()
         self.server_close()
+        if self.path is not None:
+            Path(self.path).unlink(missing_ok=True)
         for request in self.open:
             with contextlib.suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
@@ -118,7 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: Gateway
 
     def do_GET(self) -> None:
-        if self.headers["Authorization"] != f"Bearer {KEY}":
+        if self.path == "/healthz":
+            self._prove()
+        elif self.headers["Authorization"] != f"Bearer {KEY}":
             self._send(401, {"error": {"message": "no such key"}})
         elif self.path == "/v1/models":
             self._send(200, {"object": "list", "data": [{"id": "demo", "object": "model"}]})
@@ -127,6 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {})
         else:
             self._stream()
+
+    def _prove(self) -> None:
+        secret, port = self.server.proof_secret.encode(), self.server.server_port
+        challenge = self.headers[peer_proof.CHALLENGE]
+        self.send_response(200)
+        if challenge is not None:
+            proof = peer_proof.prove(secret, "gateway", port, challenge)
+            self.send_header(peer_proof.PROOF, proof)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -242,9 +267,10 @@ class LoginNode:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def answer_well(self, port: int | None = None, version: str = __version__) -> None:
-        reply = {"host": "127.0.0.1", "port": port or self.gateway.server_port, "key": KEY}
-        line = json.dumps(reply | {"version": version})
+    def answer_well(self, gateway: Gateway | None = None, version: str = __version__) -> None:
+        found = gateway or self.gateway
+        reply = {"host": "127.0.0.1", "port": found.server_port, "key": KEY, "socket": found.path}
+        line = json.dumps(reply | {"version": version, "proof_secret": found.proof_secret})
         relay = f'[ "$1" = relay ] && exec {sys.executable} -m hpc "$@"'
         version = '[ "$1" = --version ] && echo "hpc-serve, version 0.0.9" && exit'
         ensure = f'[ "$*" = "gateway ensure --json" ] || exit 2\necho starting\necho \'{line}\''

@@ -23,7 +23,6 @@ import httpx
 import paramiko
 import psutil
 import rich.progress
-import sshtunnel
 import tenacity
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import os
 import shlex
 from pathlib import Path
 
-import paramiko
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +22,13 @@ from hpc.tunnel.errors import PortTaken, Unreachable
 from hpc.tunnel.login import Login, parse_login
 from tests.fakes.login_node import free_port
 
-REPLY = {"host": "127.0.0.1", "port": 8081, "key": "sk-1", "version": "0.1.0"}
+REPLY = {
+    "host": "127.0.0.1",
+    "port": 8081,
+    "key": "sk-1",
+    "version": "0.1.0",
+    "proof_secret": "a" * 64,
+}
 LOGIN = Login(host="login", user="me")
 
 
@@ -99,6 +104,13 @@ Host key verification failed.""",
             """No ED25519 host key is known for login and you have requested strict checking.
 Host key verification failed.""",
             "the host key of login is not known",
+            False,
+        ),
+        (
+            """@       WARNING: REVOKED HOST KEY DETECTED!               @
+The ED25519 host key for login is marked as revoked.
+Host key verification failed.""",
+            "the host key of login is marked as revoked",
             False,
         ),
         (
@@ -216,11 +228,11 @@ def test_paramiko_says_that_it_runs_no_proxy(tmp_path: Path) -> None:
     assert "ProxyJump" in str(caught.value.hint)
 
 
-def test_a_known_hosts_file_that_is_damaged_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "known_hosts"
-    path.write_text("login ssh-ed25519 AAAAx\n")
-    with pytest.raises(ConfigError, match=f"cannot read the known hosts in {path}"):
-        paramiko_auth.load_known_hosts(paramiko.SSHClient(), (path,))
+@pytest.mark.parametrize("keyword", ["UserKnownHostsFile", "RevokedHostKeys"])
+@pytest.mark.parametrize("name", ["/keys/%h", "${HOME}/keys"])
+def test_a_file_of_host_keys_that_would_not_be_found_is_refused(keyword: str, name: str) -> None:
+    with pytest.raises(ConfigError, match="does not expand"):
+        paramiko_auth.settings(parse_login("cluster", options=(f"{keyword}={name}",)))
 
 
 def test_a_remote_sentence_cannot_drive_the_terminal() -> None:
