@@ -175,7 +175,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, unix: str) -> None:
         sidecar.client() as client,
         client.stream("POST", "/v1/chat/completions", json=body) as response,
     ):
-        assert next(response.iter_raw()) == frame(0)
+        parts = response.iter_raw()  # without a name it would be closed, and end the stream
+        assert next(parts) == frame(0)
         sidecar.process.send_signal(signal.SIGTERM)
         wait_until(lambda: sidecar.post({}).status_code == 503)
         assert sidecar.terminate() == 0
