@@ -25,7 +25,7 @@ COUNTS = {
     "rpm": "Most requests in any 60 seconds.",
     "tpm": "Most tokens in any 60 seconds, prompts and answers.",
     "concurrency": "Most requests in flight.",
-    "max_tokens": "Longest answer of a request, in tokens.",
+    "max_tokens": "Longest answers of a request together, in tokens.",
     "max_prompt_tokens": "Longest prompt of a request, in tokens.",
 }
 WORDS = {"concurrency": " at once", "daily_tokens": "/day", "total_tokens": " in all"}

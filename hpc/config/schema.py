@@ -92,7 +92,9 @@ class ModelEntry(Settings):
     routing: Routing | None = Field(
         None, description="how a replica is chosen; default: gateway.routing"
     )
-    max_tokens: int | None = Field(None, ge=1, description="most tokens a request may ask for")
+    max_tokens: int | None = Field(
+        None, ge=1, description="most tokens that all answers of a request may have"
+    )
     max_prompt_tokens: int | None = Field(
         None, ge=1, description="most tokens of a prompt, counted as 4 bytes each"
     )

@@ -19,12 +19,12 @@ class KeyLimits(BaseModel):
 
     Attributes:
         rpm: requests in any 60 seconds.
-        tpm: tokens in any 60 seconds, estimated at admission and corrected by the reported usage.
+        tpm: tokens in any 60 seconds, held back at admission and corrected by the reported usage.
         concurrency: requests in flight.
         daily_tokens: tokens per day, in UTC.
         total_tokens: tokens over the key's life.
-        max_tokens: longest answer, in tokens.
-        max_prompt_tokens: longest prompt, in tokens.
+        max_tokens: all answers of a request together, in tokens.
+        max_prompt_tokens: all prompts of a request together, in tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -481,3 +481,19 @@ def test_a_shared_file_without_room_is_told(caplog: pytest.LogCaptureFixture) ->
 )
 def test_durations_are_written_as_go_writes_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_room_of_one_request_is_the_minute_or_what_is_left_of_a_budget(
+    limits: Limits,
+) -> None:
+    assert limits.room(key("1" * 8)) is limits.room(key("2" * 8, rpm=5)) is None
+    minute, budget = key("3" * 8, tpm=1000), key("4" * 8, tpm=1000, daily_tokens=900)
+    limits.reserve(minute, 600)
+    assert limits.room(minute) == 1000
+    first = limits.reserve(budget, 600)
+    assert limits.room(budget) == 300
+    first.settle(100)
+    assert limits.room(budget) == 800
+    whole = key("5" * 8, daily_tokens=900, total_tokens=500)
+    limits.reserve(whole, 450)
+    assert limits.room(whole) == 50
