@@ -138,6 +138,7 @@ def test_every_variable_that_a_page_names_changes_what_is_loaded(
         monkeypatch.delenv(name)
 
     told = {name for name in named if name.startswith("HPC_SERVE_BATCH")}  # to --on-done's command
+    told.add("HPC_SERVE_SOCKET")  # by gateway env
     assert named - told == places | set(VALUES)
     made = outcome_variables()
     assert told <= made
