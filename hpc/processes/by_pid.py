@@ -93,7 +93,7 @@ def identity(pid: int) -> str | None:
     Returns:
         Process id, boot id and start time; None if no such process of this user runs.
     """
-    if not Path("/proc/self/stat").exists():
+    if not hasattr(os, "getuid") or not Path("/proc/self/stat").exists():
         return _identity_elsewhere(pid)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -109,7 +109,7 @@ def identity(pid: int) -> str | None:
 
 
 def _identity_elsewhere(pid: int) -> str | None:
-    """Return the identity of a process on a system without /proc, such as a laptop's macOS."""
+    """Return the identity of a process on a laptop's macOS or Windows."""
     import psutil  # noqa: PLC0415 - Linux does without
 
     try:

@@ -78,7 +78,7 @@ def true_answer(request: bytes, to: str) -> bytes:
 
 def slow(client: socket.socket) -> None:
     """Send an answer byte by byte."""
-    for byte in told(CHAT):
+    for byte in told(CHAT, "x-filler: " + "x" * 500):
         client.sendall(bytes([byte]))
         time.sleep(0.2)
 
