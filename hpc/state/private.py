@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 PRIVATE = 0o077
 PR_SET_DUMPABLE = 4
+_HIDDEN = re.compile(r"^\S+ /proc proc \S*\bhidepid=(?!0|off)")
 
 _users: int | None = None
 """The umask before ``keep_files``."""
@@ -38,24 +41,46 @@ def keep_files(umask: int | None = None) -> None:
 def keep_memory(*, children: bool = True) -> None:
     """Leave no core file, and close the memory to other processes of the same user.
 
-    The size limit alone is not enough: by core(5) the kernel ignores it where a handler such as
+    A size limit of 0 is not enough: by core(5) the kernel ignores it where a handler such as
     systemd-coredump takes the core through a pipe. Closed are also ``/proc/PID/fd``, ``environ``
     and the like, and debuggers such as py-spy need root; ``status``, ``stat`` and ``cmdline`` stay
-    open, and the folder stays ours, which is what process ids are checked by.
+    open, which is what process ids are checked by.
+
+    Under hidepid=2 the kernel would hide such a process from its own user, too, and every command
+    would take it for ended. There a limit of 1 byte stands in, which no pipe escapes.
 
     Args:
         children: limit the programs started by this process as well; an exec ends the rest.
     """
-    if sys.platform == "linux":
+    closed = sys.platform == "linux" and not hides_processes(_mounts())
+    if closed:
         import ctypes  # noqa: PLC0415 - most commands do without
 
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    if children:
+    if children or not closed:
         with contextlib.suppress(ImportError):  # Windows
             import resource  # noqa: PLC0415 - see above
 
             hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-            resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+            most = 0 if closed or hard == 0 else 1
+            resource.setrlimit(resource.RLIMIT_CORE, (most, hard))
+
+
+def hides_processes(mounts: str) -> bool:
+    """Return whether /proc shows a process only to those who may trace it.
+
+    Source: proc(5), hidepid; values by name since Linux 5.8.
+
+    Args:
+        mounts: content of /proc/self/mounts.
+    """
+    return any(_HIDDEN.search(line) for line in mounts.splitlines())
+
+
+def _mounts() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def user_umask() -> int:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpc.state import private
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -66,3 +68,20 @@ print(json.dumps([ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), soft, hard]))
     dumpable, soft, hard = tell(code)
     assert soft == (0 if children else hard)
     assert dumpable == (0 if sys.platform == "linux" else dumpable)
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden"),
+    [
+        ("rw,nosuid,relatime", False),
+        ("rw,relatime,hidepid=0", False),
+        ("rw,relatime,hidepid=off", False),
+        ("rw,relatime,hidepid=2", True),
+        ("rw,gid=23,hidepid=invisible", True),
+        ("rw,hidepid=ptraceable,gid=23", True),
+    ],
+)
+def test_hidden_processes_are_told_by_the_options_of_proc(options: str, hidden: bool) -> None:
+    mounts = f"sysfs /sys sysfs rw 0 0\nproc /proc proc {options} 0 0\nx /y ext4 hidepid=2 0 0\n"
+
+    assert private.hides_processes(mounts) is hidden
