@@ -85,7 +85,13 @@ class Request(msgspec.Struct, eq=False, gc=False):
 
 
 class ClientConnection(ByteStream, Protocol):
-    """The connection of a client."""
+    """The connection of a client.
+
+    Attributes:
+        server: address and port of the gateway's end; the path of a Unix socket and None.
+    """
+
+    server: tuple[str, int | None] | None
 
     def answered(self, context: RequestContext) -> None:
         """Go on with the next request, or close the connection."""

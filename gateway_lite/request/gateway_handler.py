@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from gateway_lite.auth.client_keys import ClientKeys
     from gateway_lite.auth.rate_limits import Limits
+    from gateway_lite.auth.web_pages import WebPageGuard
     from gateway_lite.catalog.models import Catalog
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.catalog.watcher import Watcher
@@ -95,6 +96,7 @@ class GatewayHandler:
         settings: timeouts and bounds.
         cors: origins of web pages that may ask; None lets none.
         tracer: makes a span of each request, or None.
+        guard: check of requests without a key, where such requests are served; None checks nothing.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
@@ -112,12 +114,14 @@ class GatewayHandler:
         settings: GatewaySettings,
         cors: Cors | None = None,
         tracer: Tracer | None = None,
+        guard: WebPageGuard | None = None,
     ) -> None:
         self.in_flight = in_flight
         self.batcher = batcher
         self.settings = settings
         self._cors = cors
         self._tracer = tracer
+        self._guard = guard
         self._catalog = catalog
         self._keys = keys
         self._limits = limits
@@ -151,12 +155,16 @@ class GatewayHandler:
         self._seen.begin(record)
         if self.in_flight.draining:
             raise errors.draining()
-        token = bearer(context.request.headers.get(b"authorization", b""))
+        request = context.request
+        token = bearer(request.headers.get(b"authorization", b""))
+        if self._guard is not None and not token:
+            method = request.method.decode()
+            self._guard.check(method, request.path, request.headers, context.client.server)
         principal = context.principal = self._keys.find_for_inference(token)
         if principal is None:
             raise errors.unauthorized()
         record.key = principal.name
-        if context.request.too_large:
+        if request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
     def admit(self, context: RequestContext) -> Reply | None:

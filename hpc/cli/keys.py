@@ -51,6 +51,7 @@ def keys() -> None:
         "hpc-serve keys add --name ada",
         "hpc-serve keys add --name bob --model mistral --expires 30d",
         "hpc-serve keys add --name eve --rpm 60 --tpm 100k --concurrency 4 --budget 1M/day",
+        "hpc-serve keys add --name prometheus --metrics",
     )
 )
 @click.option("--name", required=True, help="Name of the key's user.")
@@ -61,6 +62,11 @@ def keys() -> None:
     multiple=True,
     metavar="M[,M]",
     help="Models that the key may use [default: all].",
+)
+@click.option(
+    "--metrics",
+    is_flag=True,
+    help="A key for Prometheus: reads everybody's metrics, and opens no model without --model.",
 )
 @limit_options
 @click.option(
@@ -74,6 +80,7 @@ def add(
     expires: str | None,
     home: str | None,
     *,
+    metrics: bool,
     as_json: bool,
     **limits: str | None,
 ) -> None:
@@ -88,7 +95,7 @@ def add(
     names = tuple(one.strip() for text in models for one in text.split(",") if one.strip())
     allowed = key_limits.KeyLimits.model_validate(_limits(limits))
     path = directory.keys_path(directory.home(home))
-    secret, entry = use.add(path, name, models=names, limits=allowed, expires=ends)
+    secret, entry = use.add(path, name, models=names, limits=allowed, metrics=metrics, expires=ends)
     if as_json:
         return output.print_json({**_plain(entry), "key": secret})
     # Alone on stdout, so that a script can capture the key.
@@ -119,7 +126,7 @@ def list_(home: str | None, *, as_json: bool) -> None:
             (
                 entry.name,
                 entry.id,
-                "all" if entry.models == use.ALL else ", ".join(entry.models),
+                _opened(entry),
                 _told(entry.limits),
                 *_tokens(used.get(entry.id), today),
                 _day(entry.created),
@@ -197,6 +204,12 @@ def _told(limits: KeyLimits | None) -> str:
         word = WORDS.get(name, " " + name.replace("_", " "))
         parts.append(key_limits.short(value) + word)
     return ", ".join(parts)
+
+
+def _opened(entry: ClientKey) -> str:
+    """Return the models and rights of a key as text."""
+    models = "all" if isinstance(entry.models, str) else ", ".join(entry.models)
+    return ", ".join(word for word in (models, "(metrics)" if entry.metrics else "") if word)
 
 
 def _tokens(used: Use | None, today: int) -> tuple[str, str]:

@@ -139,3 +139,12 @@ class GatewayEntry(Strict):
     batch_file_mib: int = Field(
         512, ge=0, le=65536, description="largest file for batches, in MiB; 0 serves no batches"
     )
+
+    @model_validator(mode="after")
+    def _closed_to_all_pages(self) -> GatewayEntry:
+        if self.anonymous and "*" in self.cors:
+            raise ValueError(
+                "anonymous: true with cors: ['*'] would let every web page of a user's browser use"
+                " the gateway; name the pages' origins, such as https://lab.example"
+            )
+        return self
