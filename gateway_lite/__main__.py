@@ -80,6 +80,7 @@ def _sidecar(options: argparse.Namespace, settings: GatewaySettings) -> None:
         host=options.host,
         bind_port=options.port,
         ready_file=options.ready_file,
+        media_domains=tuple(options.media_domain),
     )
     run_loop(serve(door, settings))
 
@@ -125,6 +126,13 @@ def _parser() -> argparse.ArgumentParser:
         help="file with the bearer token that requests must carry",
     )
     door.add_argument("--engine-key-env", metavar="NAME", help="variable with the engine's key")
+    door.add_argument(
+        "--media-domain",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="host that the engine may fetch media from, or '*'; repeatable [none]",
+    )
     door.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
     door.add_argument("--port", type=int, default=0, help="TCP port [a free one]")
     door.add_argument(

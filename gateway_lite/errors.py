@@ -268,6 +268,16 @@ def bad_request(message: str, *, param: str | None = None) -> ApiError:
     return ApiError(400, message, code="invalid_request", param=param)
 
 
+def media_refused() -> ApiError:
+    """Return the error for media at an address that the model's settings do not name."""
+    return ApiError(
+        400,
+        "media must be part of the request, as data: URLs, or come from a host that the model's"
+        " media_domains name",
+        code="media_not_allowed",
+    )
+
+
 def not_found(path: str) -> ApiError:
     """Return the error for an unknown path."""
     return ApiError(404, f"the path {path} is not served", code="unknown_url")

@@ -12,6 +12,7 @@ from gateway_lite.catalog.replica import Replica
 from gateway_lite.request.context import refusal
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
+from gateway_lite.wire import media_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,7 @@ class SidecarOptions:
         host: address to bind.
         bind_port: TCP port to bind; 0 takes a free port.
         ready_file: file that gets ``{"port": N}`` once the port is bound.
+        media_domains: hosts that the engine may fetch media from.
     """
 
     unix: str | None
@@ -59,6 +61,7 @@ class SidecarOptions:
     host: str
     bind_port: int
     ready_file: Path
+    media_domains: tuple[str, ...] = ()
 
 
 class SidecarHandler:
@@ -84,6 +87,7 @@ class SidecarHandler:
         self.batcher = upstream.batcher
         self.settings = settings
         self._secret = secret
+        self._media_domains = frozenset(options.media_domains)
         self._key = os.environ.pop(options.engine_key_env, None) if options.engine_key_env else None
         base = f"http://127.0.0.1:{options.port}" if options.unix is None else "http://engine"
         self._upstream = upstream
@@ -106,7 +110,8 @@ class SidecarHandler:
             raise errors.too_large(self.settings.body_bytes)
 
     def admit(self, context: RequestContext) -> None:
-        """Admit the request unchanged; the engine judges its content."""
+        """Admit the request unchanged, unless the engine would fetch media from elsewhere."""
+        media_urls.check(context.request.body, self._media_domains)
         context.body = context.request.body
 
     def place(self, context: RequestContext) -> EngineLease:

@@ -12,6 +12,7 @@ from hpc.config.units import parse_memory, parse_time
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+_DOMAIN = re.compile(r"\*|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -70,6 +71,12 @@ def _check_line(text: str) -> str:
     return text
 
 
+def _check_domain(text: str) -> str:
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError(f"{text!r} is not a host; allowed: such as images.example.org, or '*'")
+    return text.lower()
+
+
 def _text(value: object) -> object:
     """Convert a number to text where text is wanted, as in ``MAX_JOBS: 4``."""
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -79,6 +86,7 @@ def _text(value: object) -> object:
 Name = Annotated[str, AfterValidator(check_name)]
 Alias = Annotated[str, AfterValidator(_check_alias)]
 KeyName = Annotated[str, AfterValidator(_check_key)]
+Domain = Annotated[str, AfterValidator(_check_domain)]
 Line = Annotated[str, AfterValidator(_check_line)]
 Text = Annotated[str, BeforeValidator(_text)]
 Minutes = Annotated[int, BeforeValidator(parse_time)]

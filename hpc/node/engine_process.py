@@ -21,7 +21,7 @@ from hpc.processes import programs
 from hpc.state import files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hpc.engines import Launch
     from hpc.model import ServiceSpec
@@ -197,7 +197,14 @@ def last_line(text: str) -> str:
 
 
 def start_sidecar(
-    running: Running, *, secret_file: Path, host: str, run_dir: Path, log_path: Path, drain_s: float
+    running: Running,
+    *,
+    secret_file: Path,
+    host: str,
+    run_dir: Path,
+    log_path: Path,
+    drain_s: float,
+    media_domains: Sequence[str] = (),
 ) -> tuple[Process[str], int]:
     """Start the sidecar, a replica's only outside access; return process and port.
 
@@ -208,6 +215,7 @@ def start_sidecar(
         run_dir: the job's private folder.
         log_path: file for the sidecar's output.
         drain_s: seconds for streams to end.
+        media_domains: hosts that the engine may fetch media from.
 
     Raises:
         EngineError: the sidecar did not start.
@@ -218,6 +226,7 @@ def start_sidecar(
     argv += ["--secret-file", str(secret_file), "--engine-key-env", ENGINE_KEY]
     argv += ["--host", host, "--port", "0", "--ready-file", str(ready)]
     argv += ["--drain-timeout", f"{drain_s:g}"]
+    argv += [word for domain in media_domains for word in ("--media-domain", domain)]
     # The key travels in the environment: the argument list is readable by every user of the node.
     env = {**os.environ, ENGINE_KEY: running.launch.env[running.launch.key_env]}
     started = programs.spawn(argv, log=log_path, env=env, cwd=run_dir)

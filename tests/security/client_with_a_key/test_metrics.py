@@ -107,7 +107,16 @@ def test_a_key_sees_its_own_use_and_its_models(gateway: Running, used: dict[str,
     assert seen(gateway, used["alice"], "key") == {"alice"}
     assert seen(gateway, used["alice"], "model") <= {"open", ""}
     text = get(gateway, used["alice"]).text
-    for word in ("bob", "owner", "prometheus", "scraper", "hidden", "secretly", "never-was", "tester"):
+    for word in (
+        "bob",
+        "owner",
+        "prometheus",
+        "scraper",
+        "hidden",
+        "secretly",
+        "never-was",
+        "tester",
+    ):
         assert word not in text
     own = [one for one in samples(gateway, used["alice"]) if one.name.endswith("_tokens_total")]
     assert {(one.labels["kind"], one.value) for one in own} == {("prompt", 7), ("completion", 3)}
