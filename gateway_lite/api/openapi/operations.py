@@ -49,6 +49,7 @@ MODEL = (
 WORK = (
     *MODEL,
     errors.bad_request("REASON"),
+    errors.media_refused(),
     errors.not_json(),
     errors.too_slow(),
     errors.too_large(1),
