@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway_lite.settings import GatewaySettings
+from hpc import terminal
 from hpc.errors import ConfigError, HpcServeError
 from hpc.version import __version__
 
@@ -41,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)
     except HpcServeError as error:
-        print(f"gateway-lite: {error}", file=sys.stderr)  # noqa: T201 - a program's output
+        print(terminal.plain(f"gateway-lite: {error}"), file=sys.stderr)  # noqa: T201 - a program's output
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
+            print(terminal.plain(f"  {error.hint}"), file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
 
 

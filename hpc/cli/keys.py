@@ -99,8 +99,8 @@ def add(
     if as_json:
         return output.print_json({**_plain(entry), "key": secret})
     # Alone on stdout, so that a script can capture the key.
-    click.echo(secret)
-    click.echo("this is the only time the key is shown", err=True)
+    output.echo(secret)
+    output.echo("this is the only time the key is shown", err=True)
     return None
 
 
@@ -118,7 +118,7 @@ def list_(home: str | None, *, as_json: bool) -> None:
     if as_json:
         return output.print_json([_with_use(key, used.get(key.id), today) for key in entries])
     if not entries:
-        click.echo("no keys; make one: hpc-serve keys add --name NAME")
+        output.echo("no keys; make one: hpc-serve keys add --name NAME")
         return None
     output.print_table(
         ("NAME", "ID", "MODELS", "LIMITS", "TODAY", "TOKENS", "CREATED", "EXPIRES", "REVOKED"),
@@ -156,7 +156,7 @@ def set_(which: str, home: str | None, **limits: str | None) -> None:
     if not changes:
         raise click.UsageError("give at least one limit, such as --rpm 60")
     entry = use.change(directory.keys_path(directory.home(home)), which, changes)
-    click.echo(f"{entry.name} ({entry.id}): {_told(entry.limits)}")
+    output.echo(f"{entry.name} ({entry.id}): {_told(entry.limits)}")
 
 
 @keys.command(epilog=output.examples("hpc-serve keys revoke ada"))
@@ -167,7 +167,7 @@ def revoke(which: str, home: str | None) -> None:
     from hpc.keys import store as use
 
     ended = use.revoke(directory.keys_path(directory.home(home)), which)
-    click.echo(f"revoked the key {ended.name} ({ended.id})")
+    output.echo(f"revoked the key {ended.name} ({ended.id})")
 
 
 def _limits(given: dict[str, str | None]) -> dict[str, int | None]:

@@ -8,9 +8,9 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hpc import own_source
 from hpc.batch.input import csv_rows, jsonl
 from hpc.batch.input.jsonl import BadLine, InputRequest
-from hpc import own_source
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
