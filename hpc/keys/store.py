@@ -154,7 +154,7 @@ def load(path: Path) -> tuple[ClientKey, ...]:
         with path.open(encoding="utf-8") as file:
             # The open file is checked, not the path, which could change before the reading.
             _check_private(path, os.fstat(file.fileno()))
-            data = yaml.load(file, Loader=_Loader)  # noqa: S506 - a SafeLoader in C
+            data = yaml.load(file, Loader=_Loader)  # noqa: S506 # nosec B506 - a SafeLoader in C
         return _File.model_validate(data or {}).keys
     except FileNotFoundError:
         return ()
