@@ -9,9 +9,10 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway_lite.settings import GatewaySettings
+from hpc import terminal
 from hpc.errors import ConfigError, HpcServeError
 from hpc.state import private
 from hpc.version import __version__
@@ -46,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ConfigError("--tls-cert and --tls-key go together")
         _sidecar(options, settings) if options.command == "sidecar" else _run(options, settings)
     except HpcServeError as error:
-        print(f"gateway-lite: {error}", file=sys.stderr)  # noqa: T201 - a program's output
+        print(terminal.plain(f"gateway-lite: {error}"), file=sys.stderr)  # noqa: T201 - a program's output
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)  # noqa: T201
+            print(terminal.plain(f"  {error.hint}"), file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
 
 
@@ -89,6 +90,7 @@ def _sidecar(options: argparse.Namespace, settings: GatewaySettings) -> None:
         ready_file=options.ready_file,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
+        media_domains=tuple(options.media_domain),
     )
     run_loop(serve(door, settings))
 
@@ -97,7 +99,35 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gateway-lite", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gateway-lite {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="serve the models of a state directory")
+    for command in (_add_run(commands), _add_sidecar(commands)):
+        command.add_argument(
+            "--drain-timeout",
+            metavar="S",
+            type=float,
+            default=DEFAULTS.drain_s,
+            help="seconds for streams to end after SIGTERM [%(default)g]",
+        )
+        command.add_argument(
+            "--upstream-timeout",
+            metavar="S",
+            type=float,
+            default=DEFAULTS.idle_s,
+            help="seconds of silence after which an engine counts as lost [%(default)g]",
+        )
+        command.add_argument(
+            "--stall-timeout",
+            metavar="S",
+            type=float,
+            default=DEFAULTS.stall_s,
+            help="seconds without progress after which a busy engine is left alone [%(default)g]",
+        )
+    return parser
+
+
+def _add_run(commands: Any) -> argparse.ArgumentParser:
+    run: argparse.ArgumentParser = commands.add_parser(
+        "run", help="serve the models of a state directory"
+    )
     run.add_argument("--home", metavar="DIR", help="state directory")
     run.add_argument("--models", metavar="FILE", help="models.yaml with static backends")
     run.add_argument(
@@ -127,7 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--workers", metavar="N", type=int, default=1, help="processes that share the port [1]"
     )
-    door = commands.add_parser("sidecar", help="guard one engine, as its only network listener")
+    return run
+
+
+def _add_sidecar(commands: Any) -> argparse.ArgumentParser:
+    door: argparse.ArgumentParser = commands.add_parser(
+        "sidecar", help="guard one engine, as its only network listener"
+    )
     upstream = door.add_mutually_exclusive_group(required=True)
     upstream.add_argument("--upstream-unix", metavar="PATH", help="the engine's Unix socket")
     upstream.add_argument("--upstream-port", metavar="N", type=int, help="engine's loopback port")
@@ -139,6 +175,13 @@ def _parser() -> argparse.ArgumentParser:
         help="file with the secret that both sides of a connection prove",
     )
     door.add_argument("--engine-key-env", metavar="NAME", help="variable with the engine's key")
+    door.add_argument(
+        "--media-domain",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="host that the engine may fetch media from, or '*'; repeatable [none]",
+    )
     door.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
     door.add_argument("--tls-cert", metavar="FILE", help="PEM certificate, for TLS")
     door.add_argument("--tls-key", metavar="FILE", help="PEM key of the certificate, mode 0600")
@@ -150,29 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="file that gets the port once the sidecar listens",
     )
-    for command in (run, door):
-        command.add_argument(
-            "--drain-timeout",
-            metavar="S",
-            type=float,
-            default=DEFAULTS.drain_s,
-            help="seconds for streams to end after SIGTERM [%(default)g]",
-        )
-        command.add_argument(
-            "--upstream-timeout",
-            metavar="S",
-            type=float,
-            default=DEFAULTS.idle_s,
-            help="seconds of silence after which an engine counts as lost [%(default)g]",
-        )
-        command.add_argument(
-            "--stall-timeout",
-            metavar="S",
-            type=float,
-            default=DEFAULTS.stall_s,
-            help="seconds without progress after which a busy engine is left alone [%(default)g]",
-        )
-    return parser
+    return door
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from gateway_lite.api.openapi.document import Documents
 from gateway_lite.api.status import StatusPages
 from gateway_lite.auth.client_keys import ClientKeys
 from gateway_lite.auth.rate_limits import Limits
+from gateway_lite.auth.web_pages import WebPageGuard
 from gateway_lite.catalog.job_status import NAME, JobStatuses
 from gateway_lite.catalog.scanner import Scanner
 from gateway_lite.catalog.watcher import Watcher
@@ -102,7 +103,8 @@ class Gateway:
         # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
-        keys = ClientKeys(root, anonymous=anonymous)
+        keys = self._keys = ClientKeys(root, anonymous=anonymous)
+        self._in_force: frozenset[str] = frozenset()
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
         self._job_statuses = _job_statuses(root, group)
@@ -111,6 +113,7 @@ class Gateway:
         dashboard = self._make_dashboard(keys)
         topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share}
         self._messages = None if group is None else WorkerMessages(group, topics)
+        self._guard = WebPageGuard() if anonymous else None
         self.app = self._cors = Cors(self._make_pages(root, keys, dashboard))
         self._tracer = tracing.configured(None)
         self.handler = GatewayHandler(
@@ -127,6 +130,7 @@ class Gateway:
             cors=self._cors,
             tracer=self._tracer,
             workers=1 if group is None else group.workers,
+            guard=self._guard,
         )
 
     def _make_watcher(self, root: Path, keys: ClientKeys, settings: GatewaySettings) -> Watcher:
@@ -185,6 +189,7 @@ class Gateway:
             proof_secret=self._proof_secret,
             open_paths={PAGE},
             seen=self._seen,
+            guard=self._guard,
         )
 
     async def start(self) -> None:
@@ -231,14 +236,25 @@ class Gateway:
         self._table = Table(policy, catalog.models)
         self.handler.adopt(policy, self._table)
         self._cors.adopt(policy.cors)
+        if self._guard is not None:
+            self._guard.adopt(policy.cors)
         self._balancer.update(catalog.pools(), self._table.routing)
         # After the balancer: from here on no request chooses a removed replica, so its pool may
         # close.
         self._upstream.keep(catalog.peers())
         self.handler.forget()
 
+    def _end_revoked(self) -> None:
+        """End the requests in progress of keys that were revoked or have expired."""
+        known = self._keys.in_force()
+        # An unusable keys file admits nobody, but says nothing of who was admitted before.
+        if known is not None and known != self._in_force:
+            self._in_force = known
+            self.in_flight.revoke(lambda key: key.id in known)
+
     def look(self, passed_s: float) -> None:
         """Check the timeouts of replicas and connections; called about once a second."""
+        self._end_revoked()
         self._upstream.look(passed_s)
         self._balancer.tick(passed_s)
         self.handler.look(passed_s)

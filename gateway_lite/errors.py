@@ -113,6 +113,38 @@ def keys_unusable() -> ApiError:
     )
 
 
+def misdirected(host: str) -> ApiError:
+    """Return the error for a request without a key to another host than this machine."""
+    return ApiError(
+        421,
+        f"without a key this gateway answers to 127.0.0.1, localhost and [::1], not to"
+        f" {host[:LONGEST]!r}",
+        code="misdirected_request",
+        headers=((b"connection", b"close"),),
+    )
+
+
+def cross_site() -> ApiError:
+    """Return the error for a request without a key that another site's page caused."""
+    return ApiError(
+        403,
+        "without a key this gateway answers no page of another site; name the page's origin under"
+        " gateway.cors, or send a key",
+        code="cross_site_request",
+        headers=((b"connection", b"close"),),
+    )
+
+
+def not_json() -> ApiError:
+    """Return the error for a request without a key whose body is not declared as JSON."""
+    return ApiError(
+        415,
+        "without a key this path takes a body with 'Content-Type: application/json' only",
+        code="unsupported_media_type",
+        headers=((b"connection", b"close"),),
+    )
+
+
 def model_not_allowed(model: str) -> ApiError:
     """Return the error for a model outside the key's allow-list."""
     return ApiError(
@@ -261,6 +293,16 @@ def too_slow() -> ApiError:
 def bad_request(message: str, *, param: str | None = None) -> ApiError:
     """Return the error for a malformed request."""
     return ApiError(400, message, code="invalid_request", param=param)
+
+
+def media_refused() -> ApiError:
+    """Return the error for media at an address that the model's settings do not name."""
+    return ApiError(
+        400,
+        "media must be part of the request, as data: URLs, or come from a host that the model's"
+        " media_domains name",
+        code="media_not_allowed",
+    )
 
 
 def not_found(path: str) -> ApiError:

@@ -1,16 +1,28 @@
-"""The number of requests in progress, and the admission of new requests."""
+"""The requests in progress: their number, the admission of new ones, and an early end."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Drainable(Protocol):
-    """A request in progress that can be ended."""
+    """A request in progress that can be ended.
+
+    Attributes:
+        principal: the user that was admitted; None before the admission.
+    """
+
+    principal: Any
 
     def expire(self) -> None:
         """End the request, as the server must end."""
+
+    def revoke(self) -> None:
+        """End the request, as its key is no longer in force."""
 
 
 class InFlight:
@@ -49,6 +61,17 @@ class InFlight:
             self._guests.discard(guest)
         if not self._active:
             self.idle.set()
+
+    def revoke(self, in_force: Callable[[Any], bool]) -> None:
+        """End the requests of users that are no longer admitted.
+
+        Args:
+            in_force: returns whether the admission of a request's user still holds.
+        """
+        # A copy: an ended request leaves the set at once.
+        for guest in tuple(self._guests):
+            if guest.principal is not None and not in_force(guest.principal):
+                guest.revoke()
 
     def expire(self) -> None:
         """End all requests in progress."""

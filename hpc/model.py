@@ -101,6 +101,7 @@ class ServiceSpec:
         env: variables of the engine; no other variable of the job is passed on.
         binds: Apptainer binds, ``SRC[:DEST[:ro]]``.
         apptainer_args: further arguments of ``apptainer exec``.
+        media_domains: hosts that the engine may fetch images, audio and video from; "*" is all.
         setup: shell lines at the start of the job, such as ``module load``.
         hf_home: Hugging Face cache, absolute; None is the user's own.
         python: interpreter of an engine without a container; None is the job's own.
@@ -124,6 +125,7 @@ class ServiceSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     binds: tuple[str, ...] = ()
     apptainer_args: tuple[str, ...] = ()
+    media_domains: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     hf_home: str | None = None
     python: str | None = None

@@ -206,7 +206,7 @@ def _gguf_entry(facts: Facts) -> list[str]:
         iter(facts.partitions), None
     )
     if default is None:
-        return [*entry, "    container: none   # from: pip install 'hpc-serve[llamacpp]'"]
+        return [*entry, "    container: none   # needs the extra llamacpp of hpc-serve"]
     minutes = min(HOURS_8, default.max_minutes or HOURS_8)
     memory = _share(default.mem_mb // GIB, 1, 8)
     time = config.format_time(minutes)

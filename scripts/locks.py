@@ -59,6 +59,7 @@ LOCKS = (
         "dev",
         ("gateway", "redact", "otel", "llamacpp", "examples", "parquet", "plot", "dev"),
     ),
+    Lock("audit"),
     Lock("build"),
     Lock("compile"),
     Lock("gateway", ("gateway",)),

@@ -22,7 +22,6 @@ from gateway_lite import errors
 from gateway_lite.api import dashboard_data
 from gateway_lite.api.dashboard_data import DashboardView, Share
 from hpc.errors import GatewayError
-from hpc.keys.store import ALL, OWNER
 from hpc.version import __version__
 
 if TYPE_CHECKING:
@@ -137,11 +136,11 @@ class Dashboard:
         found = DashboardView(
             dashboard_data.together(shares), models, now=now, started_at=self._started_at
         )
-        names = (chosen,) if chosen else dashboard_data.counted(models, everything=sees_all(key))
+        names = (chosen,) if chosen else dashboard_data.counted(models, everything=key.sees_all())
         return {
             "time": now,
             "gateway": self._gateway(now, len(shares)),
-            "you": {"name": key.name, "sees_all": sees_all(key)},
+            "you": {"name": key.name, "sees_all": key.sees_all()},
             "models_file": self._models_file(),
             "model": chosen,
             "models": found.models(),
@@ -177,12 +176,7 @@ class Dashboard:
 
     def _keys(self, key: ClientKey, now: float) -> list[ClientKey]:
         known = dashboard_data.in_force(self._from.keys(), now)
-        return known if sees_all(key) else [one for one in known if one.id == key.id]
-
-
-def sees_all(key: ClientKey) -> bool:
-    """Return whether a key sees all usage: named as the owner's, and good for all models."""
-    return key.name == OWNER and key.models == ALL
+        return known if key.sees_all() else [one for one in known if one.id == key.id]
 
 
 def policy(html: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from hpc import peer_proof
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from gateway_lite.auth.web_pages import WebPageGuard
     from gateway_lite.in_flight import InFlight
     from gateway_lite.telemetry.observer import RequestObserver
     from gateway_lite.wire.asgi import App, Message, Receive, Scope, Send
@@ -33,6 +35,7 @@ class AuthMiddleware:
         proof_secret: the secret by which ``/healthz`` answers challenges; None answers none.
         open_paths: further paths without a key, whose answers reveal nothing.
         seen: observer of every request; None observes nothing.
+        guard: check of requests without a key, where such requests are served; None checks nothing.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class AuthMiddleware:
         proof_secret: bytes | None = None,
         open_paths: Collection[str] = (),
         seen: RequestObserver | None = None,
+        guard: WebPageGuard | None = None,
     ) -> None:
         self._app = app
         self._authenticate = authenticate
@@ -53,6 +57,7 @@ class AuthMiddleware:
         self._proof_secret = proof_secret
         self._open_paths = open_paths
         self._seen = seen
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -61,9 +66,14 @@ class AuthMiddleware:
         answer = _Answer(send, name, record)
         if self._seen is not None:
             self._seen.begin(record)
-        self._in_flight.enter()
+        guest = _Guest()
+        self._in_flight.enter(guest)
         try:
-            await self._serve(scope, receive, answer.send, record)
+            await self._serve(scope, receive, answer.send, record, guest)
+        except asyncio.CancelledError:
+            if not guest.revoked:
+                raise
+            await answer.fail(errors.unauthorized())
         except ClientGone:
             answer.abandon()
             log.debug("request %s: the client left", record.name)
@@ -74,23 +84,27 @@ class AuthMiddleware:
             await answer.fail(errors.internal())
         # Also for cancelled requests: a lost count would keep the drain waiting.
         finally:
-            self._in_flight.leave()
+            self._in_flight.leave(guest)
             if self._seen is not None:
                 self._seen.end(record)
 
     async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
+        self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, guest: _Guest
     ) -> None:
         if self._in_flight.draining:
             raise errors.draining()
+        token = bearer(header(scope, b"authorization") or b"")
+        if self._guard is not None and not token:
+            # From the last to the first: of two headers with one name the first counts.
+            headers = dict(reversed(scope["headers"]))
+            self._guard.check(scope["method"], scope["path"], headers, scope["server"])
         if self._open_health and scope["path"] in HEALTH:
             if scope["method"] not in ("GET", "HEAD"):
                 raise errors.wrong_method(scope["method"], scope["path"], "GET, HEAD")
             return await send_json(send, {"status": "ok"}, headers=self._proof(scope))
         if scope["path"] in self._open_paths:
             return await self._app(scope, receive, send)
-        token = bearer(header(scope, b"authorization") or b"")
-        principal = scope["principal"] = self._authenticate(token)
+        principal = guest.principal = scope["principal"] = self._authenticate(token)
         if principal is None:
             raise errors.unauthorized()
         record.key = getattr(principal, "name", "")
@@ -105,6 +119,24 @@ class AuthMiddleware:
         port = (scope.get("server") or ("", None))[1] or 0
         proof = peer_proof.prove(self._proof_secret, "gateway", port, challenge)
         return [(peer_proof.PROOF.encode(), proof.encode())]
+
+
+class _Guest:
+    """A request in progress, which ends with its key: an upload or a download may last."""
+
+    def __init__(self) -> None:
+        self.principal: object | None = None
+        self.revoked = False
+        self._task = asyncio.current_task()
+
+    def expire(self) -> None:
+        """Go on: the server's end waits for the short pages and cuts the long ones."""
+
+    def revoke(self) -> None:
+        """End the request, as its key is no longer in force."""
+        self.revoked = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 class _Answer:

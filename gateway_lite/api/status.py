@@ -10,6 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway_lite import errors
+from gateway_lite.telemetry import prometheus_text
+from hpc.keys.store import ANONYMOUS_ID
 from hpc.version import __version__
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway_lite.catalog.models import Catalog, Model
     from gateway_lite.catalog.models_file import ModelsFile
+    from hpc.keys.store import ClientKey
     from hpc.model import Reload
 
 
@@ -207,7 +210,12 @@ class StatusPages:
         return JSONResponse(told)
 
     async def metrics(self, request: Request) -> Response:
-        """Answer with the metrics in Prometheus' text format."""
-        del request
-        text = await asyncio.to_thread(self._metrics)
+        """Answer with the metrics that the key may see, in Prometheus' text format."""
+        text = await asyncio.to_thread(self._seen_by, request.scope["principal"])
         return Response(text, headers={"content-type": METRICS_TYPE})
+
+    def _seen_by(self, key: ClientKey) -> bytes:
+        text = self._metrics()
+        if key.metrics or key.sees_all() or key.id == ANONYMOUS_ID:
+            return text
+        return prometheus_text.visible(text.decode(), key.name, key.allows).encode()

@@ -89,6 +89,14 @@ class ClientKeys:
         """Return all keys of the file; none if the file is unusable."""
         return () if self._ring is None else self._ring.keys
 
+    def in_force(self) -> frozenset[str] | None:
+        """Return the ids of all keys in force now; None while the file is unusable."""
+        if self._ring is None:
+            return None
+        now = datetime.now(timezone.utc)
+        found = {key.id for key in self._ring.keys if key.in_force(now)}
+        return frozenset(found | {ANYBODY.id} if self._anonymous else found)
+
     def find(self, token: bytes) -> key_store.ClientKey | None:
         """Return the presented key if in force, or None.
 

@@ -85,6 +85,7 @@ class ModelsFile:
     def __init__(self, config: Config) -> None:
         _check(config)
         self._home = config.home
+        self._anonymous = config.gateway.anonymous
         self.path = config.models_file
         self._found = config.found
         self._known = _by_name(config)
@@ -172,6 +173,12 @@ class ModelsFile:
         none = not (resolved.services or resolved.backends)
         if none and not SAYS_MODELS.search(_text(self.path)):
             raise ConfigError(f"{self.path}: no models; to serve none, it must say 'models: []'")
+        # ``anonymous`` itself counts after a restart only.
+        if self._anonymous and "*" in resolved.gateway.cors:
+            raise ConfigError(
+                f"{self.path}: gateway.cors: '*' is not allowed while this gateway serves without"
+                " keys; restart the gateway to change that"
+            )
         return _check(resolved)
 
     def _take(self, resolved: Config, began: float) -> None:

@@ -16,6 +16,7 @@ from gateway_lite import errors
 from gateway_lite.features import usage_report
 from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
+from hpc import own_source
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def _finder(policy: RedactPolicy | None) -> Finder | None:
         from gateway_lite.features.redact.text import Finder
     except ImportError as missing:
         raise ConfigError(
-            f"redaction needs the package {missing.name}", hint="pip install 'hpc-serve[redact]'"
+            f"redaction needs the package {missing.name}", hint=own_source.pip_command("redact")
         ) from None
     try:
         kinds = patterns.chosen(policy.kinds, policy.patterns)

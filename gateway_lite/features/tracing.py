@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from gateway_lite.wire.trace_context import NAMES, STATE, parsed
+from hpc import own_source
 from hpc.errors import ConfigError
 from hpc.version import __version__
 
@@ -135,7 +136,7 @@ class Tracer:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as missing:
             raise ConfigError(
-                f"tracing needs the package {missing.name}", hint="pip install 'hpc-serve[otel]'"
+                f"tracing needs the package {missing.name}", hint=own_source.pip_command("otel")
             ) from None
         self._trace = trace
         _ERROR[:] = [trace.StatusCode.ERROR]

@@ -156,7 +156,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
             )
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         # An encrypted key fails here; without a password OpenSSL would ask at the terminal.
-        context.load_cert_chain(tls.cert, tls.key, password="")
+        context.load_cert_chain(tls.cert, tls.key, password="")  # nosec B106 - none is asked for
     except OSError as error:  # includes ssl.SSLError
         reason = str(error) if isinstance(error, ssl.SSLError) else str(error.strerror).lower()
         raise ConfigError(f"cannot use {tls.cert} with {tls.key}: {reason}") from error

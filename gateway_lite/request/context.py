@@ -111,9 +111,11 @@ class ClientConnection(ByteStream, Protocol):
 
     Attributes:
         handshake: the sidecar's part of the proof on the connection; None before, and at a gateway.
+        server: address and port of the gateway's end; the path of a Unix socket and None.
     """
 
     handshake: ReplicaHandshake | None
+    server: tuple[str, int | None] | None
 
     def answered(self, context: RequestContext) -> None:
         """Go on with the next request, or close the connection."""

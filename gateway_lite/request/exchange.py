@@ -406,6 +406,11 @@ class Exchange(RequestContext, eq=False):
         self.held.abort()
         self.fail(errors.draining())
 
+    def revoke(self) -> None:
+        """End the request, as its key is no longer in force."""
+        self.held.abort()
+        self.fail(errors.unauthorized())
+
     def left(self) -> None:
         """End the request, as the client has left."""
         self.disconnected = True

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from gateway_lite.auth.client_keys import ClientKeys
     from gateway_lite.auth.rate_limits import Limits
+    from gateway_lite.auth.web_pages import WebPageGuard
     from gateway_lite.catalog.models import Catalog
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.catalog.watcher import Watcher
@@ -105,6 +106,7 @@ class GatewayHandler:
         cors: origins of web pages that may ask; None lets none.
         tracer: makes a span of each request, or None.
         workers: processes that share the memory for bodies.
+        guard: check of requests without a key, where such requests are served; None checks nothing.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
@@ -123,12 +125,14 @@ class GatewayHandler:
         cors: Cors | None = None,
         tracer: Tracer | None = None,
         workers: int = 1,
+        guard: WebPageGuard | None = None,
     ) -> None:
         self.in_flight = in_flight
         self.batcher = batcher
         self.settings = settings
         self._cors = cors
         self._tracer = tracer
+        self._guard = guard
         self._catalog = catalog
         self._keys = keys
         self._limits = limits
@@ -169,12 +173,16 @@ class GatewayHandler:
         self._seen.begin(record)
         if self.in_flight.draining:
             raise errors.draining()
-        token = bearer(context.request.headers.get(b"authorization", b""))
+        request = context.request
+        token = bearer(request.headers.get(b"authorization", b""))
+        if self._guard is not None and not token:
+            method = request.method.decode()
+            self._guard.check(method, request.path, request.headers, context.client.server)
         principal = context.principal = self._keys.find_for_inference(token)
         if principal is None:
             raise errors.unauthorized()
         record.key = principal.name
-        limits, request = principal.limits, context.request
+        limits = principal.limits
         request.limit = self._body_bytes
         if limits is not None:
             request.limit = head_checks.longest_body(self._body_bytes, limits)

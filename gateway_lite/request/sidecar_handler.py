@@ -13,6 +13,7 @@ from gateway_lite.request.context import Reply, refusal
 from gateway_lite.request.large_requests import LargeRequests
 from gateway_lite.upstream import handshake, request_head
 from gateway_lite.upstream.pool import Peer
+from gateway_lite.wire import media_urls
 from gateway_lite.wire.body_budget import BodyBudget
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class SidecarOptions:
         ready_file: file that gets ``{"port": N}`` once the port is bound.
         tls_cert: PEM file with the certificate, or None without TLS.
         tls_key: PEM file of the certificate's key, mode 0600.
+        media_domains: hosts that the engine may fetch media from.
     """
 
     unix: str | None
@@ -70,6 +72,7 @@ class SidecarOptions:
     ready_file: Path
     tls_cert: str | None = None
     tls_key: str | None = None
+    media_domains: tuple[str, ...] = ()
 
 
 def proved(client: ClientConnection) -> bool:
@@ -106,6 +109,7 @@ class SidecarHandler:
         self.bodies = BodyBudget(sys.maxsize)
         self.turns = LargeRequests()
         self._secret, self._port = secret, port
+        self._media_domains = frozenset(options.media_domains)
         self._key = os.environ.pop(options.engine_key_env, None) if options.engine_key_env else None
         base = f"http://127.0.0.1:{options.port}" if options.unix is None else "http://engine"
         self._upstream = upstream
@@ -136,9 +140,10 @@ class SidecarHandler:
         return iter(())
 
     def admit(self, context: RequestContext) -> Reply | None:
-        """Admit the request unchanged, for the engine to judge, or answer a handshake."""
+        """Admit the request unchanged unless its media lie elsewhere, or answer a handshake."""
         if context.path == handshake.PATH:
             return self._shake(context.client, context.request.headers)
+        media_urls.check(context.request.body, self._media_domains)
         context.body = context.request.body
         return None
 

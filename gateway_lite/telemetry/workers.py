@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway_lite.telemetry import prometheus_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -118,7 +120,7 @@ def merge(texts: Sequence[str]) -> str:
             known = families.setdefault(family.name, family)
             if known is not family:
                 known.samples = _joined(family.name, [*known.samples, *family.samples])
-    return "".join(_written(family) for family in families.values())
+    return "".join(prometheus_text.written(family) for family in families.values())
 
 
 def _joined(name: str, samples: Iterable[Sample]) -> list[Sample]:
@@ -130,23 +132,6 @@ def _joined(name: str, samples: Iterable[Sample]) -> list[Sample]:
         value = sample.value if known is None else join(known.value, sample.value)
         found[key] = sample._replace(value=value)
     return list(found.values())
-
-
-def _written(family: Metric) -> str:
-    name = family.name + ("_total" if family.type == "counter" else "")
-    documentation = family.documentation.replace("\\", "\\\\").replace("\n", "\\n")
-    lines = [f"# HELP {name} {documentation}\n", f"# TYPE {name} {family.type}\n"]
-    return "".join([*lines, *map(_line, family.samples)])
-
-
-def _line(sample: Sample) -> str:
-    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
-    braces = f"{{{labels}}}" if labels else ""
-    return f"{sample.name}{braces} {sample.value!r}\n"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def _ask(name: str, topic: str) -> bytes:

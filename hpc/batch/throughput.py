@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from hpc import own_source
 from hpc.errors import BatchError, ConfigError
 from hpc.state import private
 
@@ -119,7 +120,7 @@ def draw(paces: Sequence[ThroughputSample], path: Path, *, title: str) -> None:
     except ImportError as error:
         raise ConfigError(
             "plots need matplotlib, which is not installed",
-            hint="python3 -m pip install 'hpc-serve[plot]'",
+            hint=own_source.pip_command("plot"),
         ) from error
     figure = Figure(figsize=INCHES, layout="constrained")
     figure.suptitle(title)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc import terminal
 from hpc.cli.output import (
+    echo,
     examples,
     home_option,
     json_option,
@@ -107,9 +109,9 @@ def build(
     if as_json:
         print_json({"image": order.output, "job": made if in_job and no_wait else None})
     elif in_job and no_wait:
-        click.echo(f"job {made} builds {order.output}")
+        echo(f"job {made} builds {order.output}")
     else:
-        click.echo(f"built {made}")
+        echo(f"built {made}")
 
 
 def _order(
@@ -196,6 +198,6 @@ def _tell(status: Status, engine: str, line: str) -> None:
     from hpc.images.build import NOTE
 
     if line.startswith(NOTE):
-        status.console.print(line, soft_wrap=True)
+        status.console.print(terminal.plain(line), soft_wrap=True)
     else:
-        status.update(f"building {engine}: {line.strip()[:100]}")
+        status.update(terminal.plain(f"building {engine}: {line.strip()[:100]}"))

@@ -131,7 +131,7 @@ def _foreground(destination: str, program: Sequence[str], options: dict[str, Any
         if as_json and event not in ("connecting", "note"):
             _print_event(event, message=text)
         elif event != "connecting":
-            click.echo(text, err=True)
+            output.echo(text, err=True)
 
     connection = open_connection(
         destination,
@@ -188,7 +188,7 @@ def _status(*, as_json: bool) -> None:
     if as_json:
         return output.print_json([asdict(tunnel) for tunnel in found])
     if not found:
-        click.echo("no tunnel is open on this machine")
+        output.echo("no tunnel is open on this machine")
         return None
     rows = [
         (t.login, t.base_url, t.state, output.duration(time.time() - t.started_at), str(t.pid))
@@ -203,9 +203,9 @@ def _stop(destination: str | None) -> None:
 
     ended = background_tunnels.stop(destination)
     for tunnel in ended:
-        click.echo(f"the tunnel to {tunnel.login} is closed")
+        output.echo(f"the tunnel to {tunnel.login} is closed")
     if not ended:
-        click.echo(
+        output.echo(
             "no tunnel runs in the background" + (f" to {destination}" if destination else "")
         )
 
@@ -232,7 +232,7 @@ def _announce(connection: ClusterConnection, options: dict[str, Any]) -> None:
         return _print_event("up", **names, key_file=str(connection.key_file), way=connection.way)
     _lines(connection.base_url, str(connection.key_file), options)
     if not options["only_env"]:
-        click.echo(
+        output.echo(
             f"connected to {connection.login}; paste the lines into another shell, or read "
             f"the key from {connection.key_file}; Ctrl-C closes",
             err=True,
@@ -243,10 +243,10 @@ def _announce(connection: ClusterConnection, options: dict[str, Any]) -> None:
 def _show(tunnel: Tunnel, options: dict[str, Any]) -> None:
     """Print the gateway's address through a background tunnel."""
     if options["as_json"]:
-        return click.echo(json.dumps({"event": "up", **asdict(tunnel)}))
+        return output.echo(json.dumps({"event": "up", **asdict(tunnel)}))
     _lines(tunnel.base_url, tunnel.key_file, options)
     if not options["only_env"]:
-        click.echo(
+        output.echo(
             f"connected to {tunnel.login} in the background; hpc-serve connect --stop", err=True
         )
     return None
@@ -257,18 +257,18 @@ def _lines(base_url: str, key_file: str, options: dict[str, Any]) -> None:
     shown = options["only_env"] or sys.stdout.isatty()
     quoted = shlex.quote(key_file)
     key = Path(key_file).read_text(encoding="ascii").strip() if shown else ""
-    click.echo(f"export OPENAI_BASE_URL={base_url}")
-    click.echo(
+    output.echo(f"export OPENAI_BASE_URL={base_url}")
+    output.echo(
         f"export OPENAI_API_KEY={shlex.quote(key)}"
         if shown
         else f'export OPENAI_API_KEY="$(cat {quoted})"'
     )
     if options["model"]:
-        click.echo(f"export OPENAI_MODEL={shlex.quote(options['model'])}")
+        output.echo(f"export OPENAI_MODEL={shlex.quote(options['model'])}")
 
 
 def _print_event(event: Event, **more: str) -> None:
-    click.echo(json.dumps({"event": event, "time": round(time.time(), 3), **more}))
+    output.echo(json.dumps({"event": event, "time": round(time.time(), 3), **more}))
     sys.stdout.flush()  # a waiting parent reads the line through a pipe
 
 

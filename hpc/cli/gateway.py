@@ -100,7 +100,7 @@ def start(
     if as_json:
         return output.print_json({**_shown(record), "started": started})
     verb = "started" if started else "runs already"
-    click.echo(f"the gateway {verb}: http://{_address(record)}/v1 on {record.hostname}")
+    output.echo(f"the gateway {verb}: http://{_address(record)}/v1 on {record.hostname}")
     return None
 
 
@@ -112,7 +112,7 @@ def stop(home: str | None) -> None:
 
     with output.spinner("stopping the gateway"):
         stopped = use.stop(directory.home(home))
-    click.echo("the gateway is stopped" if stopped else "no gateway runs on this machine")
+    output.echo("the gateway is stopped" if stopped else "no gateway runs on this machine")
 
 
 @gateway.command(epilog=output.examples("hpc-serve gateway reload"))
@@ -130,7 +130,7 @@ def reload(home: str | None, *, as_json: bool) -> None:
     if outcome.taken_at < asked_at:
         since = output.duration(time.time() - outcome.taken_at)
         changes = f"nothing new; in force for {since}" + (f": {changes}" if changes else "")
-    click.echo(changes)
+    output.echo(changes)
     return None
 
 
@@ -153,7 +153,7 @@ def status(home: str | None, *, as_json: bool) -> None:
         for row in rows:
             _complain(row)
     else:
-        click.echo("no gateway runs")
+        output.echo("no gateway runs")
     if here is None:
         click.get_current_context().exit(GatewayError.exit_code)
 
@@ -168,7 +168,7 @@ def ensure(models_file: str | None, home: str | None, *, as_json: bool) -> None:
 
     del as_json
     access = use.ensure(directory.home(home), models_file=models_file)
-    click.echo(json.dumps(asdict(access)))
+    output.echo(json.dumps(asdict(access)))
 
 
 @gateway.command(epilog=output.examples('eval "$(hpc-serve gateway env)"'))
@@ -180,10 +180,10 @@ def env(models_file: str | None, home: str | None) -> None:
 
     access = use.ensure(directory.home(home), models_file=models_file)
     host = f"[{access.host}]" if ":" in access.host else access.host
-    click.echo(f"export OPENAI_BASE_URL=http://{host}:{access.port}/v1")
-    click.echo(f"export OPENAI_API_KEY={access.key}")
+    output.echo(f"export OPENAI_BASE_URL=http://{host}:{access.port}/v1")
+    output.echo(f"export OPENAI_API_KEY={access.key}")
     if access.socket is not None:
-        click.echo(f"export HPC_SERVE_SOCKET={shlex.quote(access.socket)}")
+        output.echo(f"export HPC_SERVE_SOCKET={shlex.quote(access.socket)}")
 
 
 def _argv(more: Mapping[str, Any]) -> list[str]:
@@ -215,9 +215,9 @@ def _complain(row: dict[str, Any]) -> None:
         return
     if told["refused"] is not None:
         since = output.duration(time.time() - (told["refused_at"] or 0.0))
-        click.echo(f"{row['hostname']} refuses its models file for {since}: {told['refused']}")
+        output.echo(f"{row['hostname']} refuses its models file for {since}: {told['refused']}")
     for sentence in told["warnings"]:
-        click.echo(f"{row['hostname']} warns: {sentence}")
+        output.echo(f"{row['hostname']} warns: {sentence}")
 
 
 def _shown(record: GatewayRecord) -> dict[str, Any]:

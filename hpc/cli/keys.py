@@ -51,6 +51,7 @@ def keys() -> None:
         "hpc-serve keys add --name ada",
         "hpc-serve keys add --name bob --model mistral --expires 30d",
         "hpc-serve keys add --name eve --rpm 60 --tpm 100k --concurrency 4 --budget 1M/day",
+        "hpc-serve keys add --name prometheus --metrics",
     )
 )
 @click.option("--name", required=True, help="Name of the key's user.")
@@ -61,6 +62,11 @@ def keys() -> None:
     multiple=True,
     metavar="M[,M]",
     help="Models that the key may use [default: all].",
+)
+@click.option(
+    "--metrics",
+    is_flag=True,
+    help="A key for Prometheus: reads everybody's metrics, and opens no model without --model.",
 )
 @limit_options
 @click.option(
@@ -74,6 +80,7 @@ def add(
     expires: str | None,
     home: str | None,
     *,
+    metrics: bool,
     as_json: bool,
     **limits: str | None,
 ) -> None:
@@ -88,12 +95,12 @@ def add(
     names = tuple(one.strip() for text in models for one in text.split(",") if one.strip())
     allowed = key_limits.KeyLimits.model_validate(_limits(limits))
     path = directory.keys_path(directory.home(home))
-    secret, entry = use.add(path, name, models=names, limits=allowed, expires=ends)
+    secret, entry = use.add(path, name, models=names, limits=allowed, metrics=metrics, expires=ends)
     if as_json:
         return output.print_json({**_plain(entry), "key": secret})
     # Alone on stdout, so that a script can capture the key.
-    click.echo(secret)
-    click.echo("this is the only time the key is shown", err=True)
+    output.echo(secret)
+    output.echo("this is the only time the key is shown", err=True)
     return None
 
 
@@ -111,7 +118,7 @@ def list_(home: str | None, *, as_json: bool) -> None:
     if as_json:
         return output.print_json([_with_use(key, used.get(key.id), today) for key in entries])
     if not entries:
-        click.echo("no keys; make one: hpc-serve keys add --name NAME")
+        output.echo("no keys; make one: hpc-serve keys add --name NAME")
         return None
     output.print_table(
         ("NAME", "ID", "MODELS", "LIMITS", "TODAY", "TOKENS", "CREATED", "EXPIRES", "REVOKED"),
@@ -119,7 +126,7 @@ def list_(home: str | None, *, as_json: bool) -> None:
             (
                 entry.name,
                 entry.id,
-                "all" if entry.models == use.ALL else ", ".join(entry.models),
+                _opened(entry),
                 _told(entry.limits),
                 *_tokens(used.get(entry.id), today),
                 _day(entry.created),
@@ -149,7 +156,7 @@ def set_(which: str, home: str | None, **limits: str | None) -> None:
     if not changes:
         raise click.UsageError("give at least one limit, such as --rpm 60")
     entry = use.change(directory.keys_path(directory.home(home)), which, changes)
-    click.echo(f"{entry.name} ({entry.id}): {_told(entry.limits)}")
+    output.echo(f"{entry.name} ({entry.id}): {_told(entry.limits)}")
 
 
 @keys.command(epilog=output.examples("hpc-serve keys revoke ada"))
@@ -160,7 +167,7 @@ def revoke(which: str, home: str | None) -> None:
     from hpc.keys import store as use
 
     ended = use.revoke(directory.keys_path(directory.home(home)), which)
-    click.echo(f"revoked the key {ended.name} ({ended.id})")
+    output.echo(f"revoked the key {ended.name} ({ended.id})")
 
 
 def _limits(given: dict[str, str | None]) -> dict[str, int | None]:
@@ -197,6 +204,12 @@ def _told(limits: KeyLimits | None) -> str:
         word = WORDS.get(name, " " + name.replace("_", " "))
         parts.append(key_limits.short(value) + word)
     return ", ".join(parts)
+
+
+def _opened(entry: ClientKey) -> str:
+    """Return the models and rights of a key as text."""
+    models = "all" if isinstance(entry.models, str) else ", ".join(entry.models)
+    return ", ".join(word for word in (models, "(metrics)" if entry.metrics else "") if word)
 
 
 def _tokens(used: Use | None, today: int) -> tuple[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import click
 
-from hpc.cli.output import examples, home_option, json_option, print_json
+from hpc.cli.output import echo, examples, home_option, json_option, print_json
 from hpc.errors import ConfigError
 from hpc.state import directory
 
@@ -127,5 +128,10 @@ def _lines(data: bytes) -> list[str]:
 
 
 def _print(lines: list[str], prefix: str) -> None:
+    if not sys.stdout.isatty():  # a file or a pipe gets the log as it is
+        for line in lines:
+            click.echo(f"{prefix}{line}")
+        return
     for line in lines:
-        click.echo(f"{prefix}{line}")
+        # The state that a progress bar has reached: its carriage returns are control characters.
+        echo(prefix + line.rstrip("\r").rpartition("\r")[2])

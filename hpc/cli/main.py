@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc.cli import output
 from hpc.errors import HpcServeError
 from hpc.state import private
 from hpc.version import __version__
@@ -97,7 +98,7 @@ def run(argv: Iterable[str] | None = None) -> None:
 
 def report(error: HpcServeError) -> int:
     """Print an error and, on a second line, its hint; return the exit code."""
-    click.echo(f"hpc-serve: {error}", err=True)
+    output.echo(f"hpc-serve: {error}", err=True)
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        output.echo(f"  {error.hint}", err=True)
     return error.exit_code

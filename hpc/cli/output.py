@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from hpc import terminal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -58,6 +60,11 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text, which may hold words of others, without terminal control characters."""
+    click.echo(terminal.plain(text), err=err, nl=nl)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))
@@ -72,7 +79,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(terminal.plain, row))
     Console(highlight=False, markup=False, soft_wrap=False).print(table)
 
 
@@ -81,7 +88,7 @@ def spinner(text: str) -> Iterator[Status]:
     """Show a spinner on stderr; silent if stderr is not a terminal."""
     from rich.console import Console
 
-    with Console(stderr=True, highlight=False, markup=False).status(text) as status:
+    with Console(stderr=True, highlight=False, markup=False).status(terminal.plain(text)) as status:
         yield status
 
 
@@ -90,9 +97,9 @@ def live() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows a line on stderr; on a terminal each line replaces the last."""
     if sys.stderr.isatty():
         with spinner("") as status:
-            yield status.update
+            yield lambda text: status.update(terminal.plain(text))
     else:
-        yield lambda text: click.echo(text, err=True)
+        yield lambda text: echo(text, err=True)
 
 
 def counted(items: Iterable[T], what: str) -> Iterator[T]:

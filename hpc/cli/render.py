@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hpc.cli.build import DEFINITION_OPTIONS, definition_settings
-from hpc.cli.output import examples, home_option, models_option, with_options
+from hpc.cli.output import echo, examples, home_option, models_option, with_options
 from hpc.cli.services import FLAGS as SERVICE_FLAGS
 
 
@@ -43,7 +43,7 @@ def sbatch(
     if replica >= spec.replicas:
         raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
     text = submission.script(spec, loaded.home, replica, templates=loaded.site.templates)
-    click.echo(text, nl=False)
+    echo(text, nl=False)
 
 
 @render.command(epilog=examples("hpc-serve render apptainer llamacpp-cuda > llamacpp.def"))
@@ -62,4 +62,4 @@ def apptainer(engine: str, *, home: str | None, **options: Any) -> None:
 
         settings["mirror"] = apt_settings.mirror()
     text = rendering.definition(engine, settings, templates=loaded.site.templates)
-    click.echo(text, nl=False)
+    echo(text, nl=False)

@@ -11,6 +11,7 @@ import click
 
 from hpc.cli.output import (
     duration,
+    echo,
     examples,
     home_option,
     json_option,
@@ -152,12 +153,12 @@ def submit(
         return
     if not wait_:
         ids = ", ".join(r.job.job_id for r in found.replicas if r.job)
-        click.echo(f"submitted {spec.name}: {spec.replicas} replica(s), job {ids}")
-        click.echo(f"  next: hpc-serve wait {spec.name}")
+        echo(f"submitted {spec.name}: {spec.replicas} replica(s), job {ids}")
+        echo(f"  next: hpc-serve wait {spec.name}")
         return
     took = time.monotonic() - started
-    click.echo(f"{spec.name} is ready: {found.ready} replica(s), {took:.1f} s after submission")
-    click.echo("  next: hpc-serve gateway start")
+    echo(f"{spec.name} is ready: {found.ready} replica(s), {took:.1f} s after submission")
+    echo("  next: hpc-serve gateway start")
 
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
@@ -173,7 +174,7 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
                 line = f"{name}/{replica.number} {describe(replica)}"
                 if said.get(replica.number) != line:
                     said[replica.number] = line
-                    click.echo(f"[{duration(time.monotonic() - started):>6}] {line}", err=True)
+                    echo(f"[{duration(time.monotonic() - started):>6}] {line}", err=True)
             status.update(f"{name}: {seen.ready} of {len(seen.replicas)} ready")
 
         return lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
@@ -198,7 +199,7 @@ def ls(*, home: str | None, as_json: bool) -> None:
         print_json([as_dict(one) for one in found])
         return
     if not found:
-        click.echo("no services; start one: hpc-serve submit NAME")
+        echo("no services; start one: hpc-serve submit NAME")
         return
     rows = [
         [
@@ -252,7 +253,7 @@ def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -
     if as_json:
         print_json(as_dict(found))
     else:
-        click.echo(f"{name} is ready: {found.ready} replica(s)")
+        echo(f"{name} is ready: {found.ready} replica(s)")
 
 
 @click.command(epilog=examples("hpc-serve stop mistral", "hpc-serve stop --all"))
@@ -276,7 +277,7 @@ def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool)
             lifecycle.stop(root, name)
         stopped.append(name)
         if not as_json:
-            click.echo(f"stopped {name}")
+            echo(f"stopped {name}")
     if as_json:
         print_json({"stopped": stopped})
 

@@ -22,9 +22,9 @@ def init(folder: str, *, force: bool, as_json: bool) -> None:
     written = site_setup.init(Path(folder), force=force)
     if as_json:
         return output.print_json({"models": str(written.models), "site": str(written.site)})
-    click.echo(f"wrote {written.models}")
-    click.echo(f"wrote {written.site}")
-    click.echo("next, when you have looked through both:", err=True)
+    output.echo(f"wrote {written.models}")
+    output.echo(f"wrote {written.site}")
+    output.echo("next, when you have looked through both:", err=True)
     for command in written.following:
-        click.echo(f"  {command}", err=True)
+        output.echo(f"  {command}", err=True)
     return None

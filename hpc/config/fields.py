@@ -13,6 +13,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _TYPED_GPUS = re.compile(r"(?:gpu:)?([A-Za-z][A-Za-z0-9_.-]*)(?::([0-9]+))?")
+_DOMAIN = re.compile(r"\*|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -71,6 +72,12 @@ def _check_line(text: str) -> str:
     return text
 
 
+def _check_domain(text: str) -> str:
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError(f"{text!r} is not a host; allowed: such as images.example.org, or '*'")
+    return text.lower()
+
+
 def one_or_many(value: object) -> object:
     """Convert a single text to a list with the text."""
     return [value] if isinstance(value, str) else value
@@ -96,6 +103,8 @@ def _gpus(value: object) -> object:
 Name = Annotated[str, AfterValidator(check_name)]
 Alias = Annotated[str, AfterValidator(_check_alias)]
 KeyName = Annotated[str, AfterValidator(_check_key)]
+Domain = Annotated[str, AfterValidator(_check_domain)]
+Domains = Annotated[list[Domain], BeforeValidator(one_or_many)]
 Line = Annotated[str, AfterValidator(_check_line)]
 Lines = Annotated[list[Line], BeforeValidator(one_or_many)]
 SbatchValue = Annotated[str | None, BeforeValidator(_sbatch_value)]

@@ -139,3 +139,12 @@ class GatewayEntry(Strict):
     open_batches: int = Field(
         100, ge=1, le=10_000, description="most batches of a key that are not over"
     )
+
+    @model_validator(mode="after")
+    def _closed_to_all_pages(self) -> GatewayEntry:
+        if self.anonymous and "*" in self.cors:
+            raise ValueError(
+                "anonymous: true with cors: ['*'] would let every web page of a user's browser use"
+                " the gateway; name the pages' origins, such as https://lab.example"
+            )
+        return self

@@ -283,6 +283,7 @@ class _Resolver:
             env=self._merged("env"),
             binds=self._joined("binds"),
             apptainer_args=self._joined("apptainer_args"),
+            media_domains=self._joined("media_domains"),
             setup=self._joined("setup"),
             hf_home=None if hf_home is None else str(self._path(hf_home)),
             python=self._last("python", None),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from hpc.config.fields import (
+    Domains,
     Gpus,
     Line,
     Lines,
@@ -63,6 +64,11 @@ class Settings(Strict):
     env: dict[Variable, str] | None = Field(None, description="the engine's environment variables")
     binds: Lines | None = Field(None, description="Apptainer binds, SRC[:DEST[:ro]]")
     apptainer_args: Lines | None = Field(None, description="arguments of apptainer exec")
+    media_domains: Domains | None = Field(
+        None,
+        description="hosts that the engine may fetch images, audio and video from for a client;"
+        " '*' is all; default: none, so that media come inside a request, as data: URLs",
+    )
     setup: Lines | None = Field(None, description="shell lines at the start of the job")
     hf_home: Line | None = Field(None, description="Hugging Face cache")
     python: Line | None = Field(None, description="interpreter of an engine without a container")

@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
 RESERVED = frozenset(
     {
-        "api-key", "host", "model", "port", "revision", "served-model-name", "ssl-certfile",
-        "ssl-keyfile", "uds",
+        "allowed-media-domains", "api-key", "host", "model", "port", "revision",
+        "served-model-name", "ssl-certfile", "ssl-keyfile", "uds",
     }
 )  # fmt: skip
 PARALLEL = ("data-parallel-size", "pipeline-parallel-size", "tensor-parallel-size")
 KEY_ENV = "VLLM_API_KEY"
+NO_HOST = "none.invalid"
 VARIABLES = {
     "VLLM_HOST_IP": "127.0.0.1",  # without it vLLM asks an outside address for its network
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
+    # A page of an allowed host could otherwise lead vLLM to any other.
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
 }
 KV_CACHE_SHARE = 4
 """Divisor of a CPU job's memory: this share (a quarter) becomes the KV cache."""
@@ -51,6 +54,7 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
             *_program(spec, place),
             *("serve", weights.path or weights.repo or ""),
             *arguments.flags(ours | given, negate=True),
+            *_media(spec),
         ),
         env=environment(spec, place, weights, ours=VARIABLES, key_env=KEY_ENV),
         folders=("home", "tmp", "cache"),
@@ -67,6 +71,16 @@ def _program(spec: ServiceSpec, place: EngineContext) -> tuple[str, ...]:
     if spec.container == "apptainer":
         return ("vllm",)
     return (interpreter(spec, place), "-m", "vllm.entrypoints.cli.main")
+
+
+def _media(spec: ServiceSpec) -> tuple[str, ...]:
+    """Return the option for the hosts of media, beside the sidecar's own check.
+
+    vLLM takes an empty list for all hosts, so a name that never exists (RFC 2606) stands for none.
+    """
+    if "*" in spec.media_domains:
+        return ()
+    return ("--allowed-media-domains", *(spec.media_domains or (NO_HOST,)))
 
 
 def _kv_cache(spec: ServiceSpec, given: dict[str, Scalar]) -> dict[str, Scalar]:

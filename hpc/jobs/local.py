@@ -198,7 +198,7 @@ def _outcome(handle: JobHandle) -> tuple[str | None, str]:
     """Return submitit's "success" or "error", or None, and the error's last line."""
     path = Path(handle.folder) / f"{handle.job_id}_0_result.pkl"
     try:
-        word, result = pickle.loads(path.read_bytes())  # noqa: S301 - our own file and folder
+        word, result = pickle.loads(path.read_bytes())  # noqa: S301 # nosec B301 - our own file
     except FileNotFoundError:
         return None, ""
     except Exception:  # noqa: BLE001 - whatever the task returned, it returned

@@ -42,6 +42,7 @@ class ClientKey(BaseModel):
         sha256: hash of the key, in hexadecimal.
         models: allowed model names, or "all".
         limits: limits of the key, or None.
+        metrics: whether the key reads the metrics of all keys and models.
         created: time of creation.
         expires: time of expiry, or None.
         revoked: time of revocation, or None.
@@ -54,6 +55,7 @@ class ClientKey(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     models: tuple[str, ...] | Literal["all"] = ALL
     limits: KeyLimits | None = None
+    metrics: bool = False
     created: AwareDatetime
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
@@ -65,6 +67,10 @@ class ClientKey(BaseModel):
     def allows(self, model: str) -> bool:
         """Return whether the key may use a model."""
         return self.models == ALL or model in self.models
+
+    def sees_all(self) -> bool:
+        """Return whether the key sees all usage: named as the owner's, and good for all models."""
+        return self.name == OWNER and self.models == ALL
 
 
 class _File(BaseModel):
@@ -148,7 +154,7 @@ def load(path: Path) -> tuple[ClientKey, ...]:
         with path.open(encoding="utf-8") as file:
             # The open file is checked, not the path, which could change before the reading.
             _check_private(path, os.fstat(file.fileno()))
-            data = yaml.load(file, Loader=_Loader)  # noqa: S506 - a SafeLoader in C
+            data = yaml.load(file, Loader=_Loader)  # noqa: S506 # nosec B506 - a SafeLoader in C
         return _File.model_validate(data or {}).keys
     except FileNotFoundError:
         return ()
@@ -167,6 +173,7 @@ def add(
     *,
     models: tuple[str, ...] = (),
     limits: KeyLimits | None = None,
+    metrics: bool = False,
     expires: datetime | None = None,
 ) -> tuple[str, ClientKey]:
     """Make a key, and store its hash.
@@ -174,8 +181,9 @@ def add(
     Args:
         path: keys.yaml, made if missing.
         name: the key's user.
-        models: allowed model names; empty means all.
+        models: allowed model names; empty means all, or none for a key that reads metrics.
         limits: limits of the key.
+        metrics: whether the key reads the metrics of all keys and models.
         expires: time of expiry.
 
     Returns:
@@ -199,8 +207,10 @@ def add(
                 id=_new_id(known),
                 name=name,
                 sha256=sha256(secret.encode()).hexdigest(),
-                models=models or ALL,
+                # A scraper's key lies in another program's configuration: it opens no engine.
+                models=models or (() if metrics else ALL),
                 limits=limits and limits.or_none(),
+                metrics=metrics,
                 created=now,
                 expires=expires,
             )
@@ -282,6 +292,8 @@ def _save(path: Path, known: tuple[ClientKey, ...]) -> None:
         limits = {name: value for name, value in (entry.pop("limits") or {}).items() if value}
         if limits:
             entry["limits"] = limits
+        if not entry["metrics"]:
+            del entry["metrics"]
     data = {"version": plain["version"], "keys": list(plain["keys"])}
     files.write_text(path, yaml.safe_dump(data, sort_keys=False))
 

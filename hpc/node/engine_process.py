@@ -20,7 +20,7 @@ from hpc.processes import own_python, programs
 from hpc.state import files, private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hpc.engines import Launch
     from hpc.model import ServiceSpec
@@ -207,6 +207,7 @@ def start_sidecar(
     run_dir: Path,
     log_path: Path,
     drain_s: float,
+    media_domains: Sequence[str] = (),
 ) -> tuple[Process[str], int]:
     """Start the sidecar, a replica's only outside access; return process and port.
 
@@ -218,6 +219,7 @@ def start_sidecar(
         run_dir: the job's private folder.
         log_path: file for the sidecar's output.
         drain_s: seconds for streams to end.
+        media_domains: hosts that the engine may fetch media from.
 
     Raises:
         EngineError: the sidecar did not start.
@@ -230,6 +232,7 @@ def start_sidecar(
     argv += ["--drain-timeout", f"{drain_s:g}"]
     if certificate is not None:
         argv += ["--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key)]
+    argv += [word for domain in media_domains for word in ("--media-domain", domain)]
     # The key travels in the environment: the argument list is readable by every user of the node.
     key = running.launch.env[running.launch.key_env]
     env = own_python.environment({**os.environ, ENGINE_KEY: key})

@@ -181,6 +181,7 @@ class ReplicaRun:
             run_dir=self.folder,
             log_path=log_path.with_name("sidecar.log"),
             drain_s=max(self._walltime_drain_s() - SIDECAR_EXIT_S, 1),
+            media_domains=self.spec.media_domains,
         )
         pem = None if certificate is None else certificate.pem
         self.announcer.enter(Phase.READY, port=port, slots=launch.slots, certificate=pem)

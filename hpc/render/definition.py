@@ -95,6 +95,8 @@ DEFINITIONS: dict[str, Definition] = {
 }
 LOGIN = re.compile(r"//[^?#\s]*@(?!sha\d+:)")
 """A name and password in an address, as text of a definition; a digest is none."""
+DIGESTS = {"from": "digest", "from_runtime": "digest_runtime"}
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 BOOTSTRAPS = ("docker", "localimage", "debootstrap")
 
 
@@ -110,7 +112,9 @@ def definition(
     Args:
         name: a key of ``DEFINITIONS``.
         settings: variables that override the defaults; besides the definition's own,
-            ``bootstrap`` (docker, localimage, debootstrap), ``mirror`` and ``suite`` of Debian.
+            ``bootstrap`` (docker, localimage, debootstrap), ``mirror`` and ``suite`` of Debian, and
+            ``digest`` of the base image (``digest_runtime`` for ``from_runtime``), which a tag's
+            owner cannot change.
         folders: absolute paths in the image that the build binds.
         templates: a folder whose templates replace the bundled ones.
 
@@ -145,6 +149,7 @@ def definition(
 
 def _values(name: str, chosen: Definition, settings: Mapping[str, str]) -> dict[str, str]:
     common = {"bootstrap": "docker", "suite": chosen.suite or "", "mirror": ""}
+    common |= {digest: "" for key, digest in DIGESTS.items() if key in chosen.variables}
     known = {**common, **chosen.variables}
     for key in settings:
         if key not in known:
@@ -154,7 +159,23 @@ def _values(name: str, chosen: Definition, settings: Mapping[str, str]) -> dict[
     values = {**known, **settings}
     # Defaults are formatted last, so that a site which sets "version" changes "from" with it.
     derived = {key: text for key, text in chosen.variables.items() if key not in settings}
-    return {**values, **{key: text.format_map(values) for key, text in derived.items()}}
+    return _pinned({**values, **{key: text.format_map(values) for key, text in derived.items()}})
+
+
+def _pinned(values: dict[str, str]) -> dict[str, str]:
+    """Return the variables with a base image's digest in place of its tag, where one is given."""
+    for key, name in DIGESTS.items():
+        digest = values.get(name)
+        if not digest:
+            continue
+        if not DIGEST.fullmatch(digest):
+            raise ConfigError(f"{name} is {digest!r}, not sha256: and 64 hexadecimal digits")
+        if values["bootstrap"] != "docker":
+            raise ConfigError(f"{name} is for bootstrap docker, not {values['bootstrap']}")
+        # Registries' clients take a tag or a digest. A colon before a slash is a port's.
+        folder, slash, image = values[key].rpartition("/")
+        values[key] = f"{folder}{slash}{re.split('[:@]', image, maxsplit=1)[0]}@{digest}"
+    return values
 
 
 def _check_bootstrap(name: str, chosen: Definition, values: Mapping[str, str]) -> None:

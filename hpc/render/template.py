@@ -71,7 +71,7 @@ def _environment(kind: assets.Kind, templates: Path | None) -> Environment:
     environment = Environment(
         loader=SafeLoader(assets.folders(kind, templates)),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 - shell scripts, no HTML
+        autoescape=False,  # noqa: S701 # nosec B701 - shell scripts, no HTML
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

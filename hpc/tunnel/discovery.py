@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpc import peer_proof
+from hpc import own_source, peer_proof
 from hpc.errors import TunnelError
 from hpc.tunnel.errors import Unreachable
 from hpc.tunnel.transport import Route
@@ -106,8 +106,13 @@ def other_version(gateway: RemoteGateway, login: Login) -> str | None:
         return None
     return (
         f"hpc-serve is {__version__} here and {gateway.version} on {login.host}; if something "
-        f"fails, run there: python3 -m pip install --user hpc-serve=={__version__}"
+        f"fails, {_install_there()}"
     )
+
+
+def _install_there() -> str:
+    """Return the advice to install this copy's version, without a name that others may own."""
+    return f"install {__version__} there as here, from {own_source.source()}"
 
 
 def _version(result: Result) -> str:
@@ -150,15 +155,14 @@ def _explain(login: Login, result: Result, remote_command: str, version: str = "
         return TunnelError(
             f"cannot run {remote_command} on {login.host}: it is not installed there for you, "
             "or not on the PATH of a login shell",
-            hint=f"on {login.host}: python3 -m pip install --user hpc-serve=={__version__}; "
-            "or say where it is with --remote-command",
+            hint=f"on {login.host}: {_install_there()}; or say where it is with --remote-command",
         )
     unknown = result.returncode == USAGE and "No such" in result.stderr
     if result.returncode == 0 or unknown:
         return TunnelError(
             f"{remote_command} on {login.host} did not say where its gateway listens: it is "
             f"{version or 'of an unknown version'}, and {__version__} here",
-            hint=f"on {login.host}: python3 -m pip install --user hpc-serve=={__version__}",
+            hint=f"on {login.host}: {_install_there()}",
         )
     return Unreachable(
         f"the gateway on {login.host} did not start: {_told(result)}",

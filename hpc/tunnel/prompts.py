@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from hpc import terminal
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -68,7 +70,7 @@ def _copy(log: Path, done: threading.Event) -> None:
         last = done.wait(0.1)
         with contextlib.suppress(OSError):
             text = log.read_text(errors="replace")
-            sys.stderr.write(text[shown:])
+            sys.stderr.write(terminal.plain(text[shown:]))
             sys.stderr.flush()
             shown = len(text)
         if last:

@@ -53,7 +53,7 @@ def unavailable(reason: str) -> NoReturn:
 def python() -> str:
     named = os.environ.get("HPC_SERVE_TEST_LLAMACPP_PYTHON")
     if not named and importlib.util.find_spec("llama_cpp") is None:
-        unavailable("llama-cpp-python is not installed: pip install 'hpc-serve[llamacpp]'")
+        unavailable("llama-cpp-python is not installed: pip install '.[llamacpp]'")
     return named or sys.executable
 
 

@@ -120,7 +120,7 @@ def test_help_loads_none_of_the_libraries() -> None:
 def engine() -> None:
     named = os.environ.get("HPC_SERVE_TEST_LLAMACPP_PYTHON")
     if not named and importlib.util.find_spec("llama_cpp") is None:
-        unavailable("llama-cpp-python is not installed: pip install 'hpc-serve[llamacpp]'")
+        unavailable("llama-cpp-python is not installed: pip install '.[llamacpp]'")
 
 
 @pytest.mark.engine

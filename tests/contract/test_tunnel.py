@@ -238,8 +238,8 @@ def test_a_jump_host_is_passed(node: LoginNode, transport: TransportName) -> Non
 @pytest.mark.parametrize(
     ("script", "sentence", "hint"),
     [
-        ("exit 127", "cannot run hpc-serve on login", "pip install --user hpc-serve"),
-        ("echo hello", "did not say where its gateway listens", "pip install --user hpc-serve=="),
+        ("exit 127", "cannot run hpc-serve on login", "there as here, from "),
+        ("echo hello", "did not say where its gateway listens", "there as here, from "),
         (
             "echo warning >&2; echo 'hpc-serve: no free port' >&2; exit 8",
             "the gateway on login did not start: no free port",

@@ -54,7 +54,7 @@ def llama() -> Iterator[Any]:
     try:
         import llama_cpp  # noqa: PLC0415 - an optional extra
     except ModuleNotFoundError:
-        unavailable("llama-cpp-python is not installed: pip install 'hpc-serve[llamacpp]'")
+        unavailable("llama-cpp-python is not installed: pip install '.[llamacpp]'")
     model = llama_cpp.Llama(str(MODEL / "demo-f16.gguf"), n_ctx=1024, n_threads=1, verbose=False)
     yield model
     model.close()

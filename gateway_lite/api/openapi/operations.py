@@ -34,7 +34,12 @@ MODEL_SHOWN: Json = {
     "schema": {"type": "string"},
 }
 RETRY = "Seconds after which another try may succeed"
-ALWAYS = (errors.unauthorized(), errors.keys_unusable(), errors.draining(), errors.internal())
+PAGES = (errors.misdirected("HOST"), errors.cross_site())
+"""Errors for requests of foreign web pages, at a gateway without keys."""
+ALWAYS = (
+    *(errors.unauthorized(), errors.keys_unusable(), errors.draining(), errors.internal()),
+    *PAGES,
+)
 """Errors that any path except the health checks may answer."""
 MODEL = (
     errors.model_not_allowed("MODEL"),
@@ -44,6 +49,8 @@ MODEL = (
 WORK = (
     *MODEL,
     errors.bad_request("REASON"),
+    errors.media_refused(),
+    errors.not_json(),
     errors.too_slow(),
     errors.too_large(1),
     errors.too_many_parts("1 values"),
@@ -133,7 +140,7 @@ def ollama_of(summary: str, request: str) -> Json:
     """Return an operation in Ollama's form."""
     lines = {"type": "string", "description": "One JSON object per line, the last with `done`"}
     kinds = {"json": {"type": "object"}, "lines": lines}
-    told = {"400", "401", "403", "404", "408", "413", "429", "431", "4XX", "5XX"}
+    told = {"400", "401", "403", "404", "408", "413", "415", "421", "429", "431", "4XX", "5XX"}
     failed = answer_of("The reason of the failure, in words", json=ref("OllamaError"))
     return {
         "summary": summary,
@@ -149,7 +156,7 @@ def ollama_of(summary: str, request: str) -> Json:
 def health_of(summary: str) -> Json:
     """Return an operation that needs no key."""
     answer = answer_of("The process accepts requests", json=ref("Health"))
-    responses = {"200": answer, **errors_of([errors.draining()])}
+    responses = {"200": answer, **errors_of([errors.draining(), *PAGES])}
     return {"summary": summary, "tags": ["gateway"], "security": [], "responses": responses}
 
 

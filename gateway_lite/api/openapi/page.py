@@ -106,7 +106,9 @@ def curl(method: str, path: str, about: Json) -> str:
         path: path with placeholders.
         about: the operation.
     """
-    words = ["curl"] if about.get("security") == [] else ['curl -H "Authorization: Bearer $KEY"']
+    # By a pipe: other users of the client's machine see the arguments of programs.
+    keyed = 'echo "Authorization: Bearer $KEY" | curl -H @-'
+    words = ["curl" if about.get("security") == [] else keyed]
     words.append(f'"$URL{path}"'.replace("{name}", "MODEL"))
     schema = _body(about)
     if schema:

@@ -8,6 +8,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hpc import own_source
 from hpc.batch.input import csv_rows, jsonl
 from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import ConfigError
@@ -41,7 +42,7 @@ def needed() -> Any:
     except ImportError as error:
         raise ConfigError(
             "Parquet files need pyarrow, which is not installed",
-            hint="python3 -m pip install 'hpc-serve[parquet]'",
+            hint=own_source.pip_command("parquet"),
         ) from error
     return parquet
 

@@ -67,9 +67,9 @@ def status(batch_id: str, *, watch: bool, home: str | None, as_json: bool) -> No
             seen = batch_control.look(root, batch_id)
     if as_json:
         return output.print_json(as_dict(seen))
-    click.echo(progress(seen))
+    output.echo(progress(seen))
     for line in on_done(seen):
-        click.echo(f"--on-done: {line}")
+        output.echo(f"--on-done: {line}")
     rows = [
         [w.name, w.job_id, w.host, w.phase, str(w.good), str(w.failed), str(w.in_flight)]
         for w in seen.workers
@@ -87,7 +87,7 @@ def pause(batch_id: str, home: str | None) -> None:
     from hpc.batch import control as batch_control
 
     batch_control.stop(directory.home(home), batch_id, word="pause")
-    click.echo(f"paused {batch_id}")
+    output.echo(f"paused {batch_id}")
 
 
 @batch.command(epilog=output.examples("hpc-serve batch cancel 1120-220000"))
@@ -98,7 +98,7 @@ def cancel(batch_id: str, home: str | None) -> None:
     from hpc.batch import control as batch_control
 
     batch_control.stop(directory.home(home), batch_id, word="cancel")
-    click.echo(f"cancelled {batch_id}")
+    output.echo(f"cancelled {batch_id}")
 
 
 @batch.command(epilog=output.examples("hpc-serve batch resume 1120-220000"))
@@ -120,7 +120,7 @@ def resume(batch_id: str, workers: int | None, home: str | None, **flags: Any) -
         site=loaded.site,
         elsewhere=lambda resources: config.changed(resources, flags),
     )
-    click.echo(f"submitted {made} worker(s)")
+    output.echo(f"submitted {made} worker(s)")
 
 
 @batch.command(
@@ -147,7 +147,7 @@ def scale(batch_id: str, workers: int, home: str | None, **flags: Any) -> None:
         site=loaded.site,
         elsewhere=lambda resources: config.changed(resources, flags),
     )
-    click.echo(f"{change:+d} worker(s)")
+    output.echo(f"{change:+d} worker(s)")
 
 
 @batch.command(epilog=output.examples("hpc-serve batch retry 1120-220000"))
@@ -162,7 +162,7 @@ def retry(batch_id: str, home: str | None, *, errors: bool) -> None:
     del errors
     loaded = config.load(home=home)
     again = batch_control.retry(loaded.home, batch_id, cluster=None, site=loaded.site)
-    click.echo(f"{again} request(s) are sent again")
+    output.echo(f"{again} request(s) are sent again")
 
 
 @batch.command(epilog=output.examples("hpc-serve batch logs 1120-220000"))
@@ -181,4 +181,4 @@ def logs(batch_id: str, home: str | None) -> None:
         for path in jobs.logs(handle):
             text = files.read_text(path)
             if text:
-                click.echo(f"==> {path} <==\n{text}")
+                output.echo(f"==> {path} <==\n{text}")

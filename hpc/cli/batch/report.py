@@ -42,7 +42,7 @@ def report(batch_id: str, *, plot: Path | None, home: str | None, as_json: bool)
         columns = ["at", "requests_per_s", "tokens_per_s", "workers"]
         return output.print_json(as_dict(seen) | {"pace": {"columns": columns, "rows": rows}})
     for line in report_lines(seen, paces):
-        click.echo(line)
+        output.echo(line)
     if plot is not None:
-        click.echo(f"plot     {plot}")
+        output.echo(f"plot     {plot}")
     return None

@@ -42,7 +42,7 @@ def unschedule(schedule_id: str, home: str | None) -> None:
     from hpc.batch.schedule import schedules as batch_schedules
 
     batch_schedules.remove(directory.home(home), schedule_id)
-    click.echo(f"no more runs of {schedule_id}")
+    output.echo(f"no more runs of {schedule_id}")
 
 
 @click.command(hidden=True, epilog=output.examples("hpc-serve batch tick every-1"))
@@ -56,7 +56,7 @@ def tick(ctx: click.Context, schedule_id: str, home: str | None) -> None:
 
     loaded = config.load(home=home)
     said = run(loaded.home, schedule_id, loaded.site)
-    click.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {said}")
+    output.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {said}")
     ctx.exit(FAILED if said.startswith("failed") else 0)
 
 

@@ -127,8 +127,8 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
     )
     if as_json:
         return output.print_json(records.encode(spec))
-    click.echo(f"batch {spec.id}: {spec.rows} requests, {spec.workers} worker(s)")
-    click.echo(f"  next: hpc-serve batch status {spec.id} --watch")
+    output.echo(f"batch {spec.id}: {spec.rows} requests, {spec.workers} worker(s)")
+    output.echo(f"  next: hpc-serve batch status {spec.id} --watch")
     return None
 
 
@@ -208,8 +208,10 @@ def _schedule(
     )
     if as_json:
         return output.print_json(describe(made))
-    click.echo(f"schedule {made.id}: next run {describe(made)['next']}, started by {made.via}")
-    click.echo(f"  see it with: hpc-serve batch schedules; end it with: batch unschedule {made.id}")
+    output.echo(f"schedule {made.id}: next run {describe(made)['next']}, started by {made.via}")
+    output.echo(
+        f"  see it with: hpc-serve batch schedules; end it with: batch unschedule {made.id}"
+    )
     return None
 
 
@@ -247,6 +249,6 @@ def validate(
         output.print_json({"good": seen.good, "bad": seen.bad, "first": bad})
     else:
         for one in seen.first:
-            click.echo(f"{path}:{one.number}: {one.reason}")
-        click.echo(f"{seen.good} requests, {seen.bad} faulty line(s)")
+            output.echo(f"{path}:{one.number}: {one.reason}")
+        output.echo(f"{seen.good} requests, {seen.bad} faulty line(s)")
     ctx.exit(FAULTY if seen.bad else 0)

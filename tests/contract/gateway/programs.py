@@ -52,6 +52,7 @@ class Running:
     log: Path
     sidecar: bool = False
     certificate: str | None = None
+    scraper: str = ""
 
     @property
     def url(self) -> str:
@@ -81,6 +82,15 @@ class Running:
         """Ask once."""
         with self.client() as client:
             return client.post(path, json={**BODY, **body})
+
+    def metrics(self) -> str:
+        """Return the metrics of all keys, as a scraper sees them."""
+        auth = {"authorization": f"Bearer {self.scraper}"}
+        url = self.url + "/metrics"
+        answer = httpx.get(url, headers=auth, trust_env=False, timeout=PATIENCE_S)
+        assert answer.status_code == httpx.codes.OK, answer.text
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        return answer.text
 
     def terminate(self, timeout: float = PATIENCE_S) -> int:
         """Ask it to end and return its exit status."""
@@ -174,6 +184,7 @@ def run_gateway(
     section = {} if policy is None else {"gateway": policy}
     file.write_text(json.dumps({"version": 1, "models": entries, **section}))
     key, _ = key_store.add(directory.keys_path(home), "tester")
+    scraper, _ = key_store.add(directory.keys_path(home), "scraper", metrics=True)
     log = home.parent / "gateway.log"
     argv = ["run", "--home", str(home), "--models", str(file), "--port", "0", *more]
     with _program(argv, log, environment()) as process:
@@ -183,7 +194,7 @@ def run_gateway(
             assert process.poll() is None, log.read_text()
             return record.port if record and record.pid == process.pid else None
 
-        yield Running(process, wait_until(port), key, log)
+        yield Running(process, wait_until(port), key, log, scraper=scraper)
 
 
 @contextlib.contextmanager

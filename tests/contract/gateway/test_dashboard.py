@@ -155,7 +155,7 @@ def test_a_key_sees_its_own_use_and_models_and_the_owner_all(home: Path) -> None
     assert own["limits"] == {"rpm": 2, "daily_tokens": 999}
     assert own["minute"] == {"requests": 2, "tokens": 30}
     assert own["day"]["tokens"] == own["total"]["tokens"] == 30
-    assert {one["name"] for one in seen["owner"]["keys"]} == {"alice", "owner", "tester"}
+    assert {one["name"] for one in seen["owner"]["keys"]} >= {"alice", "owner", "tester"}
     assert refused.status_code == 403
     for secret in (alice, owner, gone):
         assert secret not in json.dumps(seen)
@@ -186,8 +186,7 @@ def test_looking_is_neither_counted_nor_logged(gateway: Running, home: Path) -> 
     gateway.post({})
     path = wait_until(lambda: next(iter(home.glob("gateways/*/access.log")), None))
     wait_until(path.read_text)
-    with gateway.client() as client:
-        text = client.get("/metrics").text
+    text = gateway.metrics()
 
     assert len(path.read_text().splitlines()) == 1
     assert re.findall(r"^hpc_serve_gateway_requests_total.* ([\d.]+)$", text, re.MULTILINE) == [

@@ -123,7 +123,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> str:
                 mine = {"authorization": f"Bearer {limited}"}
                 for _ in range(2):
                     client.post("/v1/chat/completions", json=BODY, headers=mine)
-                return client.get("/metrics").text
+            return gateway.metrics()
 
 
 @pytest.fixture(scope="module")

@@ -44,16 +44,12 @@ FIELDS = {
 
 def counts(gateway: Running) -> dict[tuple[str, ...], float]:
     """Return the value of each sample, by its name and the values of its labels."""
-    with gateway.client() as client:
-        answer = client.get("/metrics")
-    assert answer.status_code == 200
-    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     return {
         (
             sample.name.removeprefix("hpc_serve_gateway_"),
             *(sample.labels[name] for name in LABELS if name in sample.labels),
         ): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(gateway.metrics())
         for sample in family.samples
     }
 
@@ -237,7 +233,7 @@ def test_nothing_secret_is_told(gateway: Running, home: Path) -> None:
     with gateway.client() as client:
         client.get("/v1/models/" + secret)
         client.get("/" + secret, headers={"x-request-id": secret + "!"})
-        told = client.get("/metrics").text
+    told = gateway.metrics()
     lines(home, 5)
     told += log_of(home).read_text()
 
@@ -289,8 +285,7 @@ def test_the_page_names_every_metric(gateway: Running) -> None:
     page = (REPO / "docs" / "observability.md").read_text(encoding="utf-8")
     table = page.partition("| metric | labels | meaning |")[2].partition("\n\n")[0]
     named = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
-    with gateway.client() as client:
-        text = client.get("/metrics").text
+    text = gateway.metrics()
     typed = re.findall(r"^# TYPE hpc_serve_gateway_(\w+)", text, re.MULTILINE)
 
     assert named == set(typed)

@@ -67,8 +67,7 @@ def ask(url: str, key: str) -> httpx.Response:
 
 def counted(gateway: Running, name: str) -> float:
     """Return the sum of a metric's samples."""
-    with gateway.client() as client:
-        text = client.get("/metrics").text
+    text = gateway.metrics()
     found = re.findall(rf"^hpc_serve_gateway_{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)
     return sum(map(float, found))
 

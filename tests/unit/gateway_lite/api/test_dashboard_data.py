@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_lite.api.dashboard import policy, sees_all
+from gateway_lite.api.dashboard import policy
 from gateway_lite.api.dashboard_data import DashboardView, Share, in_force, share, together, visible
 from gateway_lite.catalog.models import Model, ReplicaStatus, identity, replica_status
 from gateway_lite.catalog.replica import Replica
@@ -168,7 +168,7 @@ def test_a_key_is_held_against_its_limits() -> None:
 def test_only_the_owners_key_shows_what_others_use(
     name: str, models: Any, *, all_of_it: bool
 ) -> None:
-    assert sees_all(key(name=name, models=models)) is all_of_it
+    assert key(name=name, models=models).sees_all() is all_of_it
 
 
 def test_a_key_shows_its_own_models() -> None:

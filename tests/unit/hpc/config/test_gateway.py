@@ -42,7 +42,7 @@ gateway:
       prompt_tokens_over: 0
       max_tokens_over: 10
   routing: least_outstanding
-  cors: [https://lab.example, "*"]
+  cors: [https://lab.example, "https://notes.example"]
   cache: {mib: 8, ttl: 60, vectors: false}
   redact:
     kinds: [email]
@@ -80,7 +80,7 @@ def test_all_that_can_be_said_arrives(tmp_path: Path) -> None:
             ),
         ),
         routing="least_outstanding",
-        cors=("https://lab.example", "*"),
+        cors=("https://lab.example", "https://notes.example"),
         cache=CachePolicy(8, 60.0, vectors=False),
         redact=RedactPolicy(("email",), {"staff": r"S\d{6}"}, answers=True),
         anonymous=True,
@@ -120,6 +120,10 @@ def test_nothing_said_is_nothing_done(tmp_path: Path) -> None:
             ":7: gateway.rules.headers.x: 'a\\nb' is not a value of a header",
         ),
         ("gateway:\n  routing: random\n", ":5: gateway.routing: input should be 'prefix', 'least"),
+        (
+            "gateway:\n  anonymous: true\n  cors: [https://lab.example, '*']\n",
+            ":4: gateway: anonymous: true with cors: ['*'] would let every web page",
+        ),
         ("gateway:\n  cors: [lab.example]\n", ":5: gateway.cors: 'lab.example' is not an origin"),
         ("gateway:\n  cache: {mib: 0}\n", ":5: gateway.cache.mib: input should be greater than"),
         ("gateway:\n  redact: {}\n", ":5: gateway.redact: name what to hide, under 'kinds'"),

@@ -111,3 +111,41 @@ def test_the_servers_packages_are_those_that_are_locked() -> None:
 
     for name in ("llama_cpp_python", "fastapi", "huggingface_hub", "prometheus_client", "uvicorn"):
         assert used[name] == pinned[name.replace("_", "-")], name
+
+
+DIGEST = "sha256:" + "0a" * 32
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_a_digest_takes_the_place_of_the_tag(name: str) -> None:
+    before = re.findall(r"^From: (.+)$", definition(name), re.MULTILINE)
+    text = definition(name, {"digest": DIGEST})
+    after = re.findall(r"^From: (.+)$", text, re.MULTILINE)
+
+    assert after == [f"{before[0].partition(':')[0]}@{DIGEST}", *before[1:]]
+
+
+def test_the_second_base_has_a_digest_of_its_own() -> None:
+    text = definition("llamacpp-cuda", {"digest": DIGEST, "digest_runtime": DIGEST})
+    bases = re.findall(r"^From: (.+)$", text, re.MULTILINE)
+
+    assert bases == [f"nvidia/cuda@{DIGEST}"] * 2
+
+
+def test_the_port_of_a_sites_registry_is_no_tag() -> None:
+    given = {"from": "registry.example:5000/team/vllm:v1", "digest": DIGEST}
+
+    assert f"\nFrom: registry.example:5000/team/vllm@{DIGEST}\n" in definition("vllm", given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"digest": "latest"}, "digest is 'latest', not sha256: and 64 hexadecimal digits"),
+        ({"digest": DIGEST[:-1]}, "not sha256:"),
+        ({"digest": DIGEST, "bootstrap": "localimage", "from": "a.sif"}, "is for bootstrap docker"),
+    ],
+)
+def test_what_is_no_digest_is_refused(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        definition("vllm", settings)

@@ -134,7 +134,7 @@ def test_the_commands_ask_for_what_the_page_says() -> None:
     chat = EVERYTHING["paths"]["/v1/chat/completions"]["post"]
 
     assert curl("post", "/v1/chat/completions", chat).splitlines() == [
-        'curl -H "Authorization: Bearer $KEY" \\',
+        'echo "Authorization: Bearer $KEY" | curl -H @- \\',
         '  "$URL/v1/chat/completions" \\',
         "  -H 'content-type: application/json' \\",
         """  -d '{"model": "MODEL", "messages": [{"role": "user", "content": "Hello"}]}'""",
