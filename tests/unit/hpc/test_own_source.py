@@ -23,8 +23,10 @@ BY_NAME = re.compile(
     r"""(?:\s[^\s`]+)*?\s['"]?hpc[-_]serve(?:\[[^\]\n]*\])?(?:[=<>~!][^\s'"]*)?"""
     r"""(?=['"`;,.)]*(?:\s|$))(?!['"]?\s*@)"""
 )
-PLACES = ("README.md", "CONTRIBUTING.md", "pyproject.toml", ".github", "apptainer", "docs")
-PLACES += ("examples", "gateway_lite", "hpc", "scripts", "slurm_templates", "tests")
+PLACES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml", ".github", "apptainer"),
+    *("docs", "examples", "gateway_lite", "hpc", "scripts", "slurm_templates", "tests"),
+)
 
 
 class Installed(metadata.Distribution):
