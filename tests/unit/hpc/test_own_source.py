@@ -24,8 +24,8 @@ BY_NAME = re.compile(
     r"""(?=['"`;,.)]*(?:\s|$))(?!['"]?\s*@)"""
 )
 PLACES = (
-    *("README.md", "CONTRIBUTING.md", "pyproject.toml", ".github", "apptainer", "docs"),
-    *("examples", "gateway_lite", "hpc", "scripts", "slurm_templates", "tests"),
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "pyproject.toml", ".github", "apptainer"),
+    *("docs", "examples", "gateway_lite", "hpc", "scripts", "slurm_templates", "tests"),
 )
 
 
