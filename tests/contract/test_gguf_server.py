@@ -67,7 +67,7 @@ class Server:
         return self.log.read_text(errors="replace")
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=HEADERS, timeout=PATIENCE_S)
+        return httpx.Client(base_url=self.url, headers=HEADERS, timeout=4 * PATIENCE_S)
 
     def metric(self, name: str) -> float:
         with self.client() as client:
@@ -328,7 +328,7 @@ def test_two_at_once_queue_and_neither_is_cut(idle: Server) -> None:
         with streaming(idle, max_tokens=300) as lines:
             return [line for line in lines if line]
 
-    with ThreadPoolExecutor(1) as pool, streaming(idle, max_tokens=3000) as lines:
+    with ThreadPoolExecutor(1) as pool, streaming(idle, max_tokens=1500) as lines:
         second = pool.submit(collect)
         idle.wait_metric("requests_deferred", 1)
         assert idle.metric("requests_processing") == 1
