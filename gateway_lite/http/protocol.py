@@ -37,8 +37,8 @@ FREE_READS = 256
 LEAST_READ = 32
 """Least bytes per read of one request, on average, after FREE_READS reads: each costs 10 us."""
 DROPPED_BYTES = 256 * 1024
-DROPPED_S = 0.01
-"""Bytes that a refused client may send in DROPPED_S, and which are dropped."""
+DROPPED_S = 0.05
+"""Bytes that a refused client may send in DROPPED_S, and which are dropped: 10 MiB in LINGER_S."""
 HEAD_S = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 BODY_QUIET_S = 30.0
