@@ -51,6 +51,7 @@ def spent(
         run_gateway(home, {"m": url}, models=models) as gateway,
     ):
         yield home, key_with(home, gateway, SPENT), worker
+        worker.go.set()
 
 
 def exhaust(user: Running, body: dict[str, Any], path: str = CHAT) -> None:
