@@ -1,4 +1,4 @@
-"""The place that this copy of hpc-serve was installed from, for hints to install it elsewhere.
+"""The origin of this copy of hpc-serve, for hints to install the same elsewhere.
 
 The name hpc-serve on a public index may be anybody's: a hint to install by name would run a
 stranger's code. pip notes a copy's source beside the package, except for an index.
@@ -33,7 +33,7 @@ def source() -> str:
 
 
 def pip_command(*extras: str) -> str:
-    """Return the command that installs this copy with extras, from where it came."""
+    """Return the command that installs this copy with extras, from the same origin."""
     return f"python3 -m pip install {shlex.quote(_requirement(source(), extras))}"
 
 

@@ -46,10 +46,10 @@ class _Loader(yaml.SafeLoader):
 
 
 # YAML 1.1 reads 12:00:00 as 43200 and 1:30 as 90: its rules for numbers are replaced by rules
-# without base 60.
-_SEXAGESIMAL = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+# without base 60. No key wants a date: 2026-13-45 is the text of a tag, and no error.
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in _SEXAGESIMAL]
+    first: [(tag, rule) for tag, rule in rules if tag not in _REPLACED]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -87,7 +87,7 @@ def read(path: Path, kind: type[M]) -> M:
         raise ConfigError(f"{path}{_line_of(error)}: {_problem(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: lists and mappings are nested too deeply") from error
-    except ValueError as error:  # such as the 13th month of a timestamp, or 5,000 digits
+    except ValueError as error:  # such as a number of 5,000 digits
         raise ConfigError(f"{path}: {error}") from error
     try:
         return _validate(kind, data, node)

@@ -41,7 +41,7 @@ def stop(process: str, *, grace_s: float = 10.0) -> bool:
 
 
 def send(process: str, number: int) -> bool:
-    """Send a signal to one process and no other; return whether the process was there.
+    """Send a signal to exactly one process; return whether the process was there.
 
     Args:
         process: return value of ``identity``.

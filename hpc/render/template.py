@@ -43,7 +43,7 @@ def fill(kind: assets.Kind, name: str, values: Mapping[str, Any], templates: Pat
 
 
 def _check_safe(path: Path) -> None:
-    """Refuse a template that others may have written: it is code of a job or an image."""
+    """Refuse a template that others may have written, since templates are code."""
     try:
         weak = trust.weak_file(path)
     except OSError as error:

@@ -60,7 +60,7 @@ def home(override: str | None = None) -> Path:
 
 
 def _check_way(root: Path) -> None:
-    """Refuse a state directory that other users could replace: jobs run code from it."""
+    """Refuse a state directory that other users could replace."""
     weak = trust.weak_folder(root)
     if weak is not None:
         other = "choose another folder by HPC_SERVE_HOME"

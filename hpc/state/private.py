@@ -1,4 +1,4 @@
-"""A process that keeps its files and its memory to itself.
+"""Closed files and closed memory of a process.
 
 A command's first act is ``keep_files``: from then on everything that it writes is closed to other
 users. Results that a user asked for, such as the output of a batch or an image, get the permissions
@@ -67,7 +67,7 @@ def keep_memory(*, children: bool = True) -> None:
 
 
 def hides_processes(mounts: str) -> bool:
-    """Return whether /proc shows a process only to those who may trace it.
+    """Return whether /proc hides processes that the reader may not trace.
 
     Source: proc(5), hidepid; values by name since Linux 5.8.
 

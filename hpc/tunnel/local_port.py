@@ -118,7 +118,7 @@ class LocalPort:
             sock.close()
 
     def _carry(self, sock: socket.socket) -> None:
-        """Carry one client to the gateway, or answer it with a 503 after its patience."""
+        """Carry one client to the gateway, or answer 503 once the client's patience ends."""
         try:
             line = self._connect()
             if line is None:

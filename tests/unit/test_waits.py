@@ -24,6 +24,8 @@ SHORT = {
     ("contract/gateway/engines.py", "timeout_graceful_shutdown=1"): "the end of a fake engine",
     ("contract/gateway/test_hostile_load.py", "ended.wait(0.5)"): "the pace of a sender",
     ("contract/gateway/test_reload.py", "process.wait(1)"): "nothing may end the process",
+    ("security/client_with_a_key/test_overload.py", "settimeout(1)"): "a moment for an answer",
+    ("security/neighbour_on_login/test_reach.py", "began < 50"): "the drip alone takes 60 s",
     ("contract/gateway/wire.py", "settimeout(0.02)"): "the pace of a sender",
     ("contract/test_batch_waits.py", "model_patience_s=2.0"): "the tested limit",
     ("contract/test_node_server.py", ", 1)"): "the tested limit",

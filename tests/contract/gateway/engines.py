@@ -46,6 +46,33 @@ class Seen:
 
 
 @dataclass
+class Door:
+    """The sidecar's part of the proof, in front of an engine of the tests."""
+
+    proofs: dict[Any, ReplicaHandshake] = field(default_factory=dict)
+
+    def is_open(self, scope: Any) -> bool:
+        """Return whether a connection may ask, as it may wherever no secret is held."""
+        if scope["server"][1] not in SECRETS:
+            return True
+        known = self.proofs.get(scope["client"])
+        return known is not None and known.state == "done" and scope["path"] != handshake.PATH
+
+    async def shake(self, scope: Any, send: Any) -> None:
+        """Answer one message of the handshake, as a sidecar does."""
+        headers, port = dict(scope["headers"]), scope["server"][1]
+        lines = None
+        if scope["path"] == handshake.PATH:
+            if peer_proof.CHALLENGE.encode() in headers:
+                self.proofs[scope["client"]] = ReplicaHandshake(SECRETS[port].encode(), port)
+            lines = self.proofs[scope["client"]].answer(headers)
+        told = [line.split(b": ") for line in (lines or b"").split(b"\r\n") if line]
+        start = {"type": "http.response.start", "status": 401 if lines is None else 200}
+        await send({**start, "headers": [*told, (b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@dataclass
 class Engine:
     """An engine that obeys the fields of a request.
 
@@ -59,7 +86,7 @@ class Engine:
     secret: str | None = None
     status: int | None = None
     seen: list[Seen] = field(default_factory=list)
-    proofs: dict[Any, ReplicaHandshake] = field(default_factory=dict)
+    door: Door = field(default_factory=Door)
     go: threading.Event = field(default_factory=threading.Event)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -70,8 +97,8 @@ class Engine:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        if not self._proved(scope):
-            return await self._shake(scope, send)
+        if not self.door.is_open(scope):
+            return await self.door.shake(scope, send)
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         request = Seen(scope["path"], headers, _read(body), began_at=time.monotonic())
         self._note(lambda: self.seen.append(request))
@@ -86,26 +113,6 @@ class Engine:
         if work.done() and not work.cancelled():
             work.result()
         return None
-
-    def _proved(self, scope: Any) -> bool:
-        """Return whether a connection may ask, as it may wherever no secret is held."""
-        if scope["server"][1] not in SECRETS:
-            return True
-        known = self.proofs.get(scope["client"])
-        return known is not None and known.state == "done" and scope["path"] != handshake.PATH
-
-    async def _shake(self, scope: Any, send: Any) -> None:
-        """Answer one message of the handshake, as a sidecar does."""
-        headers, port = dict(scope["headers"]), scope["server"][1]
-        lines = None
-        if scope["path"] == handshake.PATH:
-            if peer_proof.CHALLENGE.encode() in headers:
-                self.proofs[scope["client"]] = ReplicaHandshake(SECRETS[port].encode(), port)
-            lines = self.proofs[scope["client"]].answer(headers)
-        told = [line.split(b": ") for line in (lines or b"").split(b"\r\n") if line]
-        start = {"type": "http.response.start", "status": 401 if lines is None else 200}
-        await send({**start, "headers": [*told, (b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
 
     async def _answer(self, request: Seen, send: Any) -> None:
         ask = request.body

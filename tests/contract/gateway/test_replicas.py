@@ -89,10 +89,10 @@ def test_a_new_secret_is_read_when_the_old_one_is_refused(home: Path, engine: En
         wait_phase(gateway, "READY", ready=1)
         assert gateway.post({}).status_code == 200
         SECRETS[port] = directory.new_secret(home, "m", 0)
-        engine.proofs.clear()
+        engine.door.proofs.clear()
         assert gateway.post({}).status_code == 200
         SECRETS[port] = "something else"
-        engine.proofs.clear()
+        engine.door.proofs.clear()
         before = len(engine.seen)
         answer = gateway.post({})
         assert answer.status_code == 502

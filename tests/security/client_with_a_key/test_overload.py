@@ -160,7 +160,7 @@ def answered(wire: Wire) -> bool:
     except ConnectionError:
         return True
     finally:
-        wire.sock.settimeout(15)
+        wire.sock.settimeout(PATIENCE_S)
 
 
 def test_others_are_served_while_a_text_is_redacted(home: Path, engine: Engine) -> None:
@@ -195,7 +195,7 @@ def one_slot(home: Path, engine: Engine, *more: str) -> Iterator[Running]:
     """Run a gateway over an engine that serves one request at a time."""
     with serve(engine) as url:
         save_service(home)
-        engine.secret = save_replica(home, url, slots=1)
+        save_replica(home, url, slots=1)
         with run_gateway(home, None, *more) as front:
             yield front
 

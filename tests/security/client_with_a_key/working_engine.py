@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpc.keys import store as key_store
 from hpc.keys import usage
 from hpc.state import directory
+from tests.contract.gateway.engines import Door
 from tests.contract.gateway.programs import Running, wait_until
 from tests.security.client_with_a_key.readers import CHAT, CONTEXT, vllm
 
@@ -56,11 +57,15 @@ class WorkingEngine:
         self.length, self.reports, self.in_event = length, reports, in_event
         self.hold, self.echo, self.status = hold, echo, status
         self.worked = self.left = 0
+        self.door = Door()
         self.bodies: list[tuple[str, bytes]] = []
         self.heads: list[list[tuple[bytes, bytes]]] = []
         self.go = threading.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if not self.door.is_open(scope):
+            await self.door.shake(scope, send)
+            return
         body = b""
         while True:
             message = await receive()

@@ -17,7 +17,7 @@ from hpc.keys import store as key_store
 from hpc.state import directory
 from tests.contract.gateway.conftest import engine, gateway, home
 from tests.contract.gateway.hostile import running
-from tests.contract.gateway.programs import wait_until
+from tests.contract.gateway.programs import PATIENCE_S, wait_until
 from tests.contract.gateway.wire import Wire
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_a_server_may_have_as_many_files_as_the_machine_allows(
 
 
 def dial(front: Running) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", front.port), timeout=30)
+    return socket.create_connection(("127.0.0.1", front.port), timeout=PATIENCE_S)
 
 
 def ended(sock: socket.socket) -> bool:
@@ -88,7 +88,7 @@ def answers(front: Running, request: bytes, count: int) -> bytes:
     """Return what comes back for many requests in one write, to the end."""
     with dial(front) as sock:
         sock.sendall(request * count)
-        sock.settimeout(30)
+        sock.settimeout(PATIENCE_S)
         found = b""
         with contextlib.suppress(ConnectionError):
             while data := sock.recv(65536):

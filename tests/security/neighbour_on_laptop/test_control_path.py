@@ -17,6 +17,7 @@ import pytest
 from hpc.tunnel import open_link, openssh, own_socket
 from hpc.tunnel.transport import Route
 from tests.fakes.login_node import LoginNode, shared_node, until
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,7 +191,7 @@ def test_a_neighbours_master_gets_no_byte(node: LoginNode, folder: Path, tmp_pat
         login = login_by(node, tmp_path / "config", folder / "c")
         link = open_link(login, transport="openssh", interactive=False, borrow=True)
         try:
-            assert link.run("echo here", timeout_s=30).stdout == "here\n"
+            assert link.run("echo here", timeout_s=PATIENCE_S).stdout == "here\n"
         finally:
             link.close()
         process.kill()

@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from tests.waits import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -61,7 +63,7 @@ class Impostor:
         """Listen no longer."""
         self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         for ear in self.ears:
             with contextlib.suppress(OSError):
                 ear.connection.shutdown(socket.SHUT_RDWR)

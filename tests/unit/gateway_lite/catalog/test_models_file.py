@@ -166,7 +166,10 @@ def test_an_edit_between_start_and_the_first_look_is_found(models: ModelsFile, f
         (written(TWO)[:-9], "expected"),
         ("models:\n- name: a\n  backend: vlm\n", ":3: models.backend: input should be"),
         ("models:\n- name: a\n  backend: vllm\n  nmae: b\n", "unknown key 'models.nmae'"),
-        ("models:\n- name: a\n  backend: vllm\n  model: m\n  revision: 2026-13-45\n", "not usable"),
+        (
+            "models:\n- name: a\n  backend: vllm\n  model: m\n  revision: !!timestamp 2026-13-45\n",
+            "month must be",
+        ),
         ("models: \xff", "cannot read"),
     ],
 )

@@ -33,7 +33,7 @@ def test_keys_take_turns_and_one_step_runs_at_a_time() -> None:
         await asyncio.sleep(0)
         assert order == ["a0"]
         first.set_result(b"")
-        await until(order, 5)
+        await until(order, count=5)
 
     asyncio.run(asyncio.wait_for(run(), 60))
     assert order == ["a0", "a1", "b1", "a2", "b2"]
@@ -51,7 +51,7 @@ def test_small_work_passes_between_two_steps() -> None:
         for name in ("large 1", "large 2"):
             turns.put("a", lambda name=name: slow(name))  # type: ignore[misc]
         asyncio.get_running_loop().call_soon(order.append, "small")
-        await until(order, 3)
+        await until(order, count=3)
 
     asyncio.run(asyncio.wait_for(run(), 60))
     assert order == ["large 1", "small", "large 2"]
