@@ -6,11 +6,14 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpc.keys import store as key_store
 from hpc.state import directory
 from scripts.bench.peers import LOCAL, Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROJECT = Path(__file__).resolve().parents[2]
 HUGE = 1_000_000_000
@@ -55,7 +58,7 @@ def replica(work: Path, *, tls: bool = False) -> Peer:
     )
 
 
-OURS = {
+OURS: dict[str, Callable[[Path], Peer]] = {
     "ours": gateway,
     "ours-replica": replica,
     "ours-replica-tls": partial(replica, tls=True),

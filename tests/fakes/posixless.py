@@ -23,6 +23,7 @@ import httpx
 import paramiko
 import psutil
 import rich.progress
+import sshtunnel
 import tenacity
 
 if TYPE_CHECKING:
