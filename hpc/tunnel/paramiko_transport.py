@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING
@@ -15,9 +16,40 @@ from hpc.tunnel.transport import CONNECT_S, LOOPBACK
 
 if TYPE_CHECKING:
     from hpc.tunnel.login import Login
+    from hpc.tunnel.stream_copy import Stream
     from hpc.tunnel.transport import Route
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+class _Line:
+    """A channel whose errors are those of a socket.
+
+    Args:
+        channel: an open channel.
+    """
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self.recv = channel.recv
+        self.settimeout = channel.settimeout
+        self._channel = channel
+
+    def sendall(self, data: bytes, /) -> None:
+        """Send all bytes."""
+        try:
+            self._channel.sendall(data)
+        except (paramiko.SSHException, EOFError) as error:
+            raise ConnectionError(paramiko_auth.reason(error)) from error
+
+    def shutdown(self, how: int, /) -> None:
+        """Announce the end of the bytes from this side."""
+        with contextlib.suppress(paramiko.SSHException, EOFError):
+            self._channel.shutdown(how)
+
+    def close(self) -> None:
+        """Close the channel."""
+        with contextlib.suppress(paramiko.SSHException, EOFError):
+            self._channel.close()
 
 
 class InProcess:
@@ -51,16 +83,18 @@ class InProcess:
             (command,), status, said.decode(errors="replace"), complained.decode(errors="replace")
         )
 
-    def dial(self, way: Route, timeout_s: float) -> paramiko.Channel:
+    def dial(self, way: Route, timeout_s: float) -> Stream:
         """Open a connection along a route."""
         try:
             if way.relay is not None:
-                return self._through_relay(way.relay, timeout_s)
+                return _Line(self._through_relay(way.relay, timeout_s))
             if isinstance(way.to, str):
                 raise ConnectionError("paramiko forwards to ports only")
-            return self._transport().open_channel(
+            transport = self._transport()
+            channel = transport.open_channel(
                 "direct-tcpip", way.to, (LOOPBACK, 0), timeout=timeout_s
             )
+            return _Line(channel)
         except (paramiko.SSHException, EOFError) as error:
             # paramiko tells a time limit by the text of its error alone.
             kind = TimeoutError if str(error).startswith("Timeout") else ConnectionError

@@ -11,6 +11,7 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from hpc import peer_proof
@@ -251,10 +253,12 @@ class LoginNode:
     def stop(self) -> None:
         """End sshd and the sessions it holds, as a reboot of the node would."""
         assert self.sshd is not None
+        # Halted and killed, it takes no connection meanwhile: that session would outlive it.
+        self.sshd.send_signal(signal.SIGSTOP)
         for child in self._children(self.sshd.pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, 9)
-        self.sshd.terminate()
+                os.kill(child, signal.SIGKILL)
+        self.sshd.kill()
         self.sshd.wait(WAIT_S)
 
     def said(self) -> str:
@@ -307,8 +311,10 @@ class LoginNode:
 
     @staticmethod
     def _children(pid: int) -> list[int]:
-        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in listed]
+        # /proc/PID/task/PID/children may leave out some while others end; see proc(5).
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(pid).children()]
+        return []
 
 
 @contextlib.contextmanager
