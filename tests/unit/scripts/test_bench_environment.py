@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from scripts.bench import environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -44,5 +47,5 @@ def test_without_an_environment_it_says_what_to_run(
 ) -> None:
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     monkeypatch.setenv("HPC_SERVE_VENV", str(tmp_path / "none"))
-    with pytest.raises(SystemExit, match="there is no virtual environment .*: scripts/setup dev"):
+    with pytest.raises(SystemExit, match=r"there is no virtual environment .*: scripts/setup dev"):
         environment.enter()
