@@ -1,10 +1,10 @@
 """Files and folders that other users of a machine could have made, changed or replaced.
 
 The rule is that of OpenSSH's ``safe_path``: a file counts as ours if it and the folders above
-belong to us or to root and nobody else can write to them. A group of the user alone is nobody
-else. A sticky folder such as /tmp may be written by all, since its entries are renamed by their
-owners only. POSIX ACLs show in the mode, as its group bits then are the mask of all entries; NFSv4
-ACLs do not show and are not checked.
+belong to us or to root and nobody else can write to them. No group is taken for the user's own: who
+else runs with it, a directory service need not tell. A sticky folder such as /tmp may be written by
+all, since its entries are renamed by their owners only. POSIX ACLs show in the mode, as its group
+bits then are the mask of all entries; NFSv4 ACLs do not show and are not checked.
 """
 
 from __future__ import annotations
@@ -109,8 +109,6 @@ def weak_entry(path: Path, found: os.stat_result) -> Weakness | None:
         return None
     sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
     writers = found.st_mode & WRITERS
-    if writers == stat.S_IWGRP and _is_private_group(found.st_gid):
-        return None
     if not writers or sticky:
         return None
     who, letters = ("its group", "g") if not writers & stat.S_IWOTH else ("every user", "o")
@@ -145,27 +143,6 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         target = step.readlink()
         here = Path(target.anchor) if target.is_absolute() else here
         waiting.extend(reversed(target.parts[1:] if target.is_absolute() else target.parts))
-
-
-@lru_cache
-def _is_private_group(gid: int) -> bool:
-    """Return whether a group is the user's own, as many systems make one for each user.
-
-    There an umask of 002 is usual, and ``~/.local`` is open to that group and to nobody else. It
-    bears the user's name, and has no other member. A directory service may not list its users, so
-    that the members alone would prove nothing.
-
-    Source: Debian's OpenSSH, user-group-modes.patch, which counts the members.
-    """
-    import grp  # noqa: PLC0415 - Windows has neither
-    import pwd  # noqa: PLC0415
-
-    try:
-        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
-    except (KeyError, OSError):
-        return False
-    others = {one.pw_name for one in pwd.getpwall() if one.pw_gid == gid} | set(group.gr_mem)
-    return user.pw_uid != ROOT and group.gr_name == user.pw_name and others <= {user.pw_name}
 
 
 @lru_cache(maxsize=1)

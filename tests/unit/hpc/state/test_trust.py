@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hpc.state import trust
-
-PRIVATE = 4_000_000
-
-
-@pytest.fixture(autouse=True)
-def _shared_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tester's own group may be a private one."""
-    monkeypatch.setattr(trust, "_is_private_group", lambda gid: gid == PRIVATE)
 
 
 @pytest.fixture
@@ -141,40 +130,3 @@ def test_without_owners_and_modes_nothing_is_weak(
     folder.chmod(0o777)
     monkeypatch.delattr(os, "getuid")
     assert trust.weak_folder(folder) is None
-
-
-def test_a_group_of_the_user_alone_may_write(folder: Path) -> None:
-    found = folder.stat()
-    open_to_group = [*found][:10]
-    open_to_group[0], open_to_group[5] = stat.S_IFDIR | 0o775, PRIVATE
-
-    assert trust.weak_entry(folder, os.stat_result(open_to_group)) is None
-    open_to_group[0] = stat.S_IFDIR | 0o777
-    assert trust.weak_entry(folder, os.stat_result(open_to_group)) is not None
-
-
-GROUPS = """
-import grp, os, pwd, sys
-from types import SimpleNamespace as Entry
-from hpc.state import trust
-os.getuid = lambda: 1001
-pwd.getpwuid = lambda uid: Entry(pw_name="ada", pw_uid=1001)
-pwd.getpwall = lambda: [Entry(pw_name="ada", pw_gid=1001), Entry(pw_name="bob", pw_gid=1002)]
-groups = {
-    1001: Entry(gr_name="ada", gr_mem=[]),
-    1002: Entry(gr_name="ada", gr_mem=[]),     # the first group of bob, too
-    1003: Entry(gr_name="ada", gr_mem=["bob"]),
-    1004: Entry(gr_name="lab", gr_mem=["ada"]),
-    1005: Entry(gr_name="ada", gr_mem=["ada"]),
-}
-grp.getgrgid = lambda gid: groups[gid]
-print([gid for gid in range(1001, 1007) if trust._is_private_group(gid)])
-"""
-
-
-def test_a_private_group_bears_the_users_name_and_has_nobody_else() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", GROUPS], capture_output=True, text=True, check=True, timeout=60
-    )
-
-    assert done.stdout == "[1001, 1005]\n"
