@@ -184,7 +184,9 @@ def run_gateway(
     section = {} if policy is None else {"gateway": policy}
     file.write_text(json.dumps({"version": 1, "models": entries, **section}))
     key, _ = key_store.add(directory.keys_path(home), "tester")
-    scraper, _ = key_store.add(directory.keys_path(home), "scraper", metrics=True)
+    # A state directory may have had a gateway before: names of keys are unique.
+    known = len(key_store.load(directory.keys_path(home)))
+    scraper, _ = key_store.add(directory.keys_path(home), f"scraper-{known}", metrics=True)
     log = home.parent / "gateway.log"
     argv = ["run", "--home", str(home), "--models", str(file), "--port", "0", *more]
     with _program(argv, log, environment()) as process:

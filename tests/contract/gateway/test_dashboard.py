@@ -149,7 +149,8 @@ def test_a_key_sees_its_own_use_and_models_and_the_owner_all(home: Path) -> None
 
     assert [one["name"] for one in seen["alice"]["models"]] == ["m"]
     assert [one["name"] for one in seen["owner"]["models"]] == ["m", "n"]
-    assert seen["alice"]["windows"]["5"]["requests"] == 4
+    # The two over her limit were refused by their heads, before any model was known.
+    assert seen["alice"]["windows"]["5"]["requests"] == 2
     assert seen["owner"]["windows"]["5"]["requests"] == 5
     (own,) = seen["alice"]["keys"]
     assert own["limits"] == {"rpm": 2, "daily_tokens": 999}
