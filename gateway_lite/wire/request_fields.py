@@ -195,8 +195,10 @@ def _sized(raw: bytes) -> tuple[int, int]:
         # Numbers only: brackets and commas are counted in C, not a million integers made.
         tokens, lists = raw.count(b",") + 1, raw.count(b"[") - 1
         dense = raw.translate(None, b" \t\r\n")
-        # Numbers beside lists are prompts, too: only lists alone are told by their brackets.
-        plain = lists < 1 or dense.count(b"],[") == lists - 1
+        # Numbers beside lists are prompts, too: brackets tell the prompts only of lists alone, each
+        # but the first behind another one.
+        alone = dense.startswith(b"[[") and dense.endswith(b"]]")
+        plain = lists < 1 or (alone and dense.count(b"],[") == lists - 1)
         return tokens, max(1, lists) if plain else max(tokens, lists)
     try:
         parts: list[Any] = _decode(raw)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.lab.cluster import PYTHON, STATE
+from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
     from tests.lab.cluster import Cluster
@@ -20,7 +23,7 @@ STREAM = """
 import json, sys, openai
 client = openai.OpenAI()
 seen = {}
-for number in range(int(sys.argv[2])):
+for number in range(*map(int, sys.argv[2:])):
     raw = client.chat.completions.with_raw_response.create(
         model=sys.argv[1], stream=True, temperature=0, max_tokens=24, user=f"person {number}",
         messages=[{"role": "user", "content": "Who wrote Emma?"}])
@@ -78,21 +81,25 @@ print(json.dumps(answers))
 """
 
 
-def stream(cluster: Cluster, env: dict[str, str], model: str, times: int) -> dict[str, Any]:
-    """Ask from the laptop, with the openai package, and return which replica said what."""
-    answer: dict[str, Any] = json.loads(
-        cluster.on_laptop(STREAM, env, model, str(times), timeout=300)
-    )
+def stream(cluster: Cluster, env: dict[str, str], model: str, first: int) -> dict[str, Any]:
+    """Ask as 16 people from the laptop, with the openai package; return which replica said what."""
+    people = (str(first), str(first + 16))
+    answer: dict[str, Any] = json.loads(cluster.on_laptop(STREAM, env, model, *people, timeout=300))
     return answer
 
 
 def stream_from_all(cluster: Cluster, env: dict[str, str], model: str) -> dict[str, Any]:
-    """Ask until both replicas have answered; a new one gets little at first."""
-    got = stream(cluster, env, model, 16)
-    for _ in range(4):
-        if len(got["seen"]) == 2:
+    """Ask until both replicas have answered.
+
+    A replica whose heartbeat came late joins anew and gets little at first; and people whom another
+    replica has answered stay there. So each round is of new people, until the patience ends.
+    """
+    got = stream(cluster, env, model, 0)
+    until = time.monotonic() + PATIENCE_S
+    for first in itertools.count(16, 16):
+        if len(got["seen"]) == 2 or time.monotonic() > until:
             break
-        more = stream(cluster, env, model, 16)["seen"]
+        more = stream(cluster, env, model, first)["seen"]
         for replica, answers in more.items():
             got["seen"].setdefault(replica, []).extend(answers)
     return got

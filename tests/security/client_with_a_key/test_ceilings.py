@@ -67,6 +67,9 @@ def allowed(worker: WorkingEngine, user: Running, path: str, body: bytes) -> int
     return max(reader(*worker.bodies[-1]) for reader in READERS)
 
 
+MIXED = ("[5,[1,2]]", "[[1,2],5]", "[[1],5,[2]]", "[[1,2],[3], 5]", "[[[1],[2]]]", "[[],[],[]]")
+"""Lists of prompts that are numbers, and lists of numbers, in one."""
+
 CASES = [
     (CHAT, '"max_completion_tokens":200.0'),
     (CHAT, '"max_completion_tokens":"200"'),
@@ -111,6 +114,7 @@ CASES = [
     (TEXT, f'"prompt":[{",".join(30 * [chr(34) + "a" + chr(34)])}]'),
     (TEXT, '"prompt":["a","b"],"n":3,"max_tokens":5'),
     (TEXT, '"prompt":[1,"a",[2,3]],"max_tokens":5'),
+    *((TEXT, f'"prompt":{prompt},"max_tokens":5') for prompt in MIXED),
     (RESPONSES, '"max_tokens":5'),
     (RESPONSES, '"max_tokens":5,"max_output_tokens":100000'),
     (RESPONSES, '"max_output_tokens":5,"n_predict":100000'),
