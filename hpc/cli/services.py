@@ -181,7 +181,7 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
 
 
 def describe(replica: ReplicaView) -> str:
-    """Return a replica's phase, node and reason in one line."""
+    """Return a replica's phase, node and reason in a line."""
     where = f" on {replica.endpoint.host}" if replica.endpoint else ""
     why = f" ({replica.note})" if replica.note else ""
     return f"{replica.phase.value}{where}{why}"
@@ -192,6 +192,7 @@ def describe(replica: ReplicaView) -> str:
 @json_option
 def ls(*, home: str | None, as_json: bool) -> None:
     """List services and their phases."""
+    from hpc.cli import overview
     from hpc.services import lifecycle
 
     found = lifecycle.look(directory.home(home))
@@ -206,7 +207,7 @@ def ls(*, home: str | None, as_json: bool) -> None:
             one.spec.name,
             one.spec.server,
             f"{one.ready}/{len(one.replicas)}",
-            ", ".join(sorted({r.phase.value for r in one.replicas})),
+            overview.phases(one),
             ", ".join(r.job.job_id for r in one.replicas if r.job),
             min((left(r.status.end_at) for r in one.replicas), default="-"),
         ]
@@ -215,18 +216,24 @@ def ls(*, home: str | None, as_json: bool) -> None:
     print_table(["NAME", "SERVER", "READY", "PHASES", "JOBS", "TIME LEFT"], rows)
 
 
-@click.command(epilog=examples("hpc-serve status mistral"))
-@click.argument("name")
+@click.command(
+    epilog=examples("hpc-serve status", "hpc-serve status --watch", "hpc-serve status mistral")
+)
+@click.argument("name", required=False)
+@click.option("--watch", is_flag=True, help="Show everything anew every 5 s, until Ctrl-C.")
 @home_option
 @json_option
-def status(name: str, *, home: str | None, as_json: bool) -> None:
-    """Show the replicas of the service NAME."""
+def status(name: str | None, *, watch: bool, home: str | None, as_json: bool) -> None:
+    """Show everything at a glance, or the replicas of the service NAME."""
+    from hpc.cli import overview
+
+    if name is None:
+        return overview.show(directory.home(home), watch=watch, as_json=as_json)
     from hpc.services import lifecycle
 
     found = lifecycle.find(directory.home(home), name)
     if as_json:
-        print_json(as_dict(found))
-        return
+        return print_json(as_dict(found))
     rows = [
         [
             str(r.number),
@@ -239,7 +246,7 @@ def status(name: str, *, home: str | None, as_json: bool) -> None:
         ]
         for r in found.replicas
     ]
-    print_table(["REPLICA", "PHASE", "JOB", "STATE", "NODE", "TIME LEFT", "NOTE"], rows)
+    return print_table(["REPLICA", "PHASE", "JOB", "STATE", "NODE", "TIME LEFT", "NOTE"], rows)
 
 
 @click.command(epilog=examples("hpc-serve wait mistral --timeout 600"))
