@@ -135,13 +135,17 @@ def find(root: Path) -> ChatServer:
         with suppress(OSError):
             kept = records.key_path(root, tunnel.port).read_text()
             return ChatServer(f"http://127.0.0.1:{tunnel.port}/v1", kept.strip())
-    if reach.here(root) is None:
+    record = reach.here(root)
+    if record is None:
         raise GatewayError(
             "no gateway runs on this machine, and no tunnel is open",
             hint="on a login node: hpc-serve gateway start; on a laptop: hpc-serve connect "
             "USER@LOGIN",
         )
-    return ChatServer("http://gateway/v1", owner_access.owner_key(root), root)
+    key = owner_access.owner_key(root)
+    # A new key counts once the gateway has read the file.
+    owner_access.models(record, key)
+    return ChatServer("http://gateway/v1", key, root)
 
 
 def answer(server: ChatServer, body: dict[str, Any]) -> str:

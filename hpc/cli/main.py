@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("hpc.cli.build:build", "Build the container image of an engine."),
     "submit": ("hpc.cli.services:submit", "Start the replicas of a service as Slurm jobs."),
     "ls": ("hpc.cli.services:ls", "List services and their phases."),
-    "status": ("hpc.cli.services:status", "Show everything at a glance, or one service."),
+    "status": ("hpc.cli.overview:status", "Show everything at a glance, or one service."),
     "logs": ("hpc.cli.logs:logs", "Print the logs of a service."),
     "wait": ("hpc.cli.services:wait", "Wait until a service is ready."),
     "stop": ("hpc.cli.services:stop", "Stop services and remove their records."),

@@ -1,17 +1,17 @@
-"""The overview of ``hpc-serve status``: services, gateways, batches and schedules at a glance."""
+"""The command ``status``: everything at a glance, or the replicas of one service."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc.cli import output
+from hpc.cli import output, service_text
+from hpc.cli.service_text import phases
 from hpc.model import Phase
 from hpc.state import directory
 
@@ -43,6 +43,41 @@ class Overview:
     keys: int
     batches: tuple[BatchStatus, ...]
     schedules: tuple[dict[str, Any], ...]
+
+
+@click.command(
+    epilog=output.examples(
+        "hpc-serve status", "hpc-serve status --watch", "hpc-serve status mistral"
+    )
+)
+@click.argument("name", required=False)
+@click.option("--watch", is_flag=True, help="Show everything anew every 5 s, until Ctrl-C.")
+@output.home_option
+@output.json_option
+def status(name: str | None, *, watch: bool, home: str | None, as_json: bool) -> None:
+    """Show everything at a glance, or the replicas of the service NAME."""
+    if name is None:
+        return show(directory.home(home), watch=watch, as_json=as_json)
+    from hpc.services import lifecycle
+
+    found = lifecycle.find(directory.home(home), name)
+    if as_json:
+        return output.print_json(service_text.as_dict(found))
+    rows = [
+        [
+            str(r.number),
+            r.phase.value,
+            r.job.job_id if r.job else "-",
+            r.status.state.value,
+            r.endpoint.host if r.endpoint else ",".join(r.status.nodes) or "-",
+            output.left(r.status.end_at),
+            r.note or "",
+        ]
+        for r in found.replicas
+    ]
+    return output.print_table(
+        ["REPLICA", "PHASE", "JOB", "STATE", "NODE", "TIME LEFT", "NOTE"], rows
+    )
 
 
 def look(root: Path) -> Overview:
@@ -140,12 +175,6 @@ def _service(one: Service) -> list[str]:
     ]
 
 
-def phases(one: Service) -> str:
-    """Return the number of replicas in each phase, such as ``2 READY, 1 QUEUED``."""
-    counts = Counter(replica.phase for replica in one.replicas)
-    return ", ".join(f"{counts[phase]} {phase.value}" for phase in Phase if counts[phase])
-
-
 def _state(one: Service) -> str:
     """Return the phases, and the first reason of a replica that is not ready."""
     notes = [r.note for r in one.replicas if r.note and r.phase is not Phase.READY]
@@ -187,10 +216,9 @@ def _login() -> str:
 def as_dict(seen: Overview) -> dict[str, Any]:
     """Return the overview for JSON output, without secrets."""
     from hpc.cli.batch.text import as_dict as batch
-    from hpc.cli.services import as_dict as service
 
     return {
-        "services": [service(one) for one in seen.services],
+        "services": [service_text.as_dict(one) for one in seen.services],
         "gateways": list(seen.gateways),
         "keys": seen.keys,
         "batches": [batch(one) for one in seen.batches],

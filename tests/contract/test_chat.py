@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -90,23 +92,28 @@ def test_without_a_gateway_the_next_step_is_named(tmp_path: Path) -> None:
 
 
 def test_a_conversation_goes_on_at_a_terminal(gateway: tuple[Running, Path]) -> None:
-    script = shutil.which("script")
-    if script is None:
-        pytest.skip("no program 'script', which makes a terminal")
-    line = f"{sys.executable} -m hpc chat mistral --home {gateway[1]}"
-    done = subprocess.run(
-        [script, "--quiet", "--return", "--command", line, "/dev/null"],
-        input="one\n\ntwo\n\x04",
-        capture_output=True,
-        text=True,
-        env={**environment(), "TERM": "dumb"},
-        cwd=REPO,
-        timeout=PATIENCE_S,
-        check=False,
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "hpc", "chat", "mistral", "--home", str(gateway[1])]
+    more = {"TERM": "dumb"}
+    program = subprocess.Popen(
+        argv, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment(), **more}, cwd=REPO
     )
-    assert done.returncode == 0, done.stdout
-    assert "I heard: one\n" in done.stdout
-    assert "I heard: one / I heard: one / two\n" in done.stdout
+    os.close(theirs)
+    seen = ""
+    try:
+        for typed in ("one\n", "\n", "two\n", "\x04"):
+            # Keys before the prompt would meet a terminal that still edits lines itself.
+            while not seen.endswith("> "):
+                seen += os.read(ours, 4096).decode()
+            seen = seen[:-1] + "-"
+            os.write(ours, typed.encode())
+        assert program.wait(PATIENCE_S) == 0
+    finally:
+        program.kill()
+        program.wait()
+        os.close(ours)
+    assert "I heard: one\r\n" in seen
+    assert "I heard: one / I heard: one / two\r\n" in seen
 
 
 @pytest.mark.parametrize(
