@@ -55,7 +55,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The scheduler's resources of one replica.
+    """The scheduler's resources of a replica.
 
     Attributes:
         partition: Slurm partition; None is the site's default.
@@ -177,7 +177,7 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One answer of the scheduler about one job; times are Unix seconds.
+    """An answer of the scheduler about a job; times are Unix seconds.
 
     Attributes:
         restarts: times that it was requeued, or None where the scheduler does not say.
@@ -257,7 +257,7 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class GatewayRecord:
-    """The address of one machine's gateway; written by the gateway only.
+    """The address of a machine's gateway; written by the gateway only.
 
     Attributes:
         hostname: name of the machine.

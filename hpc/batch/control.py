@@ -221,7 +221,7 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
 
 
 def here(folder: Path) -> list[JobHandle]:
-    """Return the jobs of a batch on this machine."""
+    """Return the jobs of a batch on the local machine."""
     return _jobs_in(folder, AT_WORK)
 
 

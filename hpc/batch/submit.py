@@ -1,4 +1,4 @@
-"""The submission of a batch: intake of the file, then one job for each worker."""
+"""The submission of a batch: intake of the file, then a job for each worker."""
 
 from __future__ import annotations
 

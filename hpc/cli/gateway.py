@@ -1,4 +1,4 @@
-"""The commands ``gateway``: the gateway of this machine."""
+"""The commands ``gateway``: the gateway of the machine."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hpc.cli import output
+from hpc.cli.guesses import GuessingGroup
 from hpc.errors import GatewayError
 from hpc.state import directory
 
@@ -48,9 +49,11 @@ def listen_options(command: F) -> F:
     return command
 
 
-@click.group(epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway status"))
+@click.group(
+    cls=GuessingGroup, epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway status")
+)
 def gateway() -> None:
-    """Run the gateway on this machine: one address for every model, with keys."""
+    """Run the gateway on the local machine: one address for every model, with keys."""
 
 
 @gateway.command(
@@ -107,7 +110,7 @@ def start(
 @gateway.command(epilog=output.examples("hpc-serve gateway stop"))
 @output.home_option
 def stop(home: str | None) -> None:
-    """Stop this machine's gateway after its streams have ended."""
+    """Stop the machine's gateway after its streams have ended."""
     from hpc.gateway import control as use
 
     with output.spinner("stopping the gateway"):
@@ -138,12 +141,12 @@ def reload(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
-    """List the gateways of all machines. Exits with 8 if none answers on this machine."""
+    """List the gateways of all machines. Exits with 8 if none answers on the local machine."""
     from hpc.gateway import control as use
 
     root = directory.home(home)
     here = use.find(root)
-    rows = [_describe(record, here) for record in use.find_all(root)]
+    rows = [describe(record, here) for record in use.find_all(root)]
     if as_json:
         output.print_json(rows)
     elif rows:
@@ -225,8 +228,11 @@ def _shown(record: GatewayRecord) -> dict[str, Any]:
     return {name: value for name, value in asdict(record).items() if name != "proof_secret"}
 
 
-def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
-    """Return a row of the list; another machine's gateway is judged by its heartbeat."""
+def describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
+    """Return a gateway for JSON output, without its secret.
+
+    A heartbeat tells whether the gateway of another machine lives.
+    """
     from hpc.gateway import reach
 
     ours = record.hostname == socket.gethostname()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli import output
+from hpc.cli.guesses import GuessingGroup
 from hpc.errors import HpcServeError
 from hpc.state import private
 from hpc.version import __version__
@@ -22,12 +23,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("hpc.cli.build:build", "Build the container image of an engine."),
     "submit": ("hpc.cli.services:submit", "Start the replicas of a service as Slurm jobs."),
     "ls": ("hpc.cli.services:ls", "List services and their phases."),
-    "status": ("hpc.cli.services:status", "Show the replicas of a service."),
+    "status": ("hpc.cli.overview:status", "Show everything at a glance, or one service."),
     "logs": ("hpc.cli.logs:logs", "Print the logs of a service."),
     "wait": ("hpc.cli.services:wait", "Wait until a service is ready."),
     "stop": ("hpc.cli.services:stop", "Stop services and remove their records."),
     "gateway": ("hpc.cli.gateway:gateway", "Run the gateway on this machine."),
     "keys": ("hpc.cli.keys:keys", "Manage the API keys of the gateway's users."),
+    "chat": ("hpc.cli.chat:chat", "Talk to a model from the terminal."),
     "batch": ("hpc.cli.batch.commands:batch", "Answer files of requests with jobs."),
     "connect": ("hpc.cli.connect:connect", "Open a tunnel to a cluster's gateway."),
     "relay": ("hpc.cli.relay:relay", "Carry one connection of a tunnel (used by connect)."),
@@ -42,7 +44,7 @@ On the laptop:
 """
 
 
-class LazyGroup(click.Group):
+class LazyGroup(GuessingGroup):
     """A group that imports a command's module when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,7 +53,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one command."""
+        """Import and return a command."""
         del ctx
         if cmd_name not in COMMANDS:
             return None

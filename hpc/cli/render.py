@@ -32,7 +32,7 @@ def render() -> None:
 def sbatch(
     name: str, *, replica: int, models_file: str | None, home: str | None, **flags: Any
 ) -> None:
-    """Print the batch script of one replica of NAME, as submit would send it."""
+    """Print the batch script of a replica of NAME, as submit would send it."""
     from hpc import config
     from hpc.errors import ConfigError
     from hpc.jobs import submission

@@ -22,13 +22,14 @@ from hpc.cli.output import (
     spinner,
     with_options,
 )
+from hpc.cli.service_text import as_dict, describe, phases
 from hpc.model import Accelerator, Container, Engine, Server
-from hpc.state import directory, records
+from hpc.state import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpc.services.phase import ReplicaView, Service
+    from hpc.services.phase import Service
 
 NAME_LENGTH = 63
 
@@ -180,13 +181,6 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
         return lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
 
 
-def describe(replica: ReplicaView) -> str:
-    """Return a replica's phase, node and reason in one line."""
-    where = f" on {replica.endpoint.host}" if replica.endpoint else ""
-    why = f" ({replica.note})" if replica.note else ""
-    return f"{replica.phase.value}{where}{why}"
-
-
 @click.command(epilog=examples("hpc-serve ls", "hpc-serve ls --json"))
 @home_option
 @json_option
@@ -206,40 +200,13 @@ def ls(*, home: str | None, as_json: bool) -> None:
             one.spec.name,
             one.spec.server,
             f"{one.ready}/{len(one.replicas)}",
-            ", ".join(sorted({r.phase.value for r in one.replicas})),
+            phases(one),
             ", ".join(r.job.job_id for r in one.replicas if r.job),
             min((left(r.status.end_at) for r in one.replicas), default="-"),
         ]
         for one in found
     ]
     print_table(["NAME", "SERVER", "READY", "PHASES", "JOBS", "TIME LEFT"], rows)
-
-
-@click.command(epilog=examples("hpc-serve status mistral"))
-@click.argument("name")
-@home_option
-@json_option
-def status(name: str, *, home: str | None, as_json: bool) -> None:
-    """Show the replicas of the service NAME."""
-    from hpc.services import lifecycle
-
-    found = lifecycle.find(directory.home(home), name)
-    if as_json:
-        print_json(as_dict(found))
-        return
-    rows = [
-        [
-            str(r.number),
-            r.phase.value,
-            r.job.job_id if r.job else "-",
-            r.status.state.value,
-            r.endpoint.host if r.endpoint else ",".join(r.status.nodes) or "-",
-            left(r.status.end_at),
-            r.note or "",
-        ]
-        for r in found.replicas
-    ]
-    print_table(["REPLICA", "PHASE", "JOB", "STATE", "NODE", "TIME LEFT", "NOTE"], rows)
 
 
 @click.command(epilog=examples("hpc-serve wait mistral --timeout 600"))
@@ -280,23 +247,3 @@ def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool)
             echo(f"stopped {name}")
     if as_json:
         print_json({"stopped": stopped})
-
-
-def as_dict(found: Service) -> dict[str, Any]:
-    """Return a service for JSON output, without secrets."""
-    return {
-        "name": found.spec.name,
-        "ready": found.ready,
-        "spec": records.encode(found.spec),
-        "replicas": [
-            {
-                "replica": r.number,
-                "phase": r.phase.value,
-                "note": r.note,
-                "job": records.encode(r.job) if r.job else None,
-                "status": records.encode(r.status),
-                "endpoint": records.encode(r.endpoint) if r.endpoint else None,
-            }
-            for r in found.replicas
-        ],
-    }

@@ -148,7 +148,7 @@ def searched(given: str | None) -> bool:
 
 
 def safe(path: Path) -> Path:
-    """Return a file or folder that a search found, unless other users can write to it.
+    """Return a file or folder that a search found, unless foreign users can write to it.
 
     Such a file is code: setup lines, commands, addresses that get a key.
 
@@ -252,7 +252,7 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Resolver:
-    """The merging of one entry's layers; the last layer with a value wins."""
+    """The merging of an entry's layers; the last layer with a value wins."""
 
     root: Path
     base: Path

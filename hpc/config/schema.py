@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ResourcesEntry(Strict):
-    """The Slurm resources of one replica."""
+    """The Slurm resources of a replica."""
 
     partition: Line | None = Field(None, description="Slurm partition")
     account: Line | None = Field(None, description="Slurm account that is charged")
@@ -81,7 +81,7 @@ class Settings(Strict):
 
 
 class ModelEntry(Settings):
-    """One entry of models.yaml: a service to run, or a static backend."""
+    """An entry of models.yaml: a service to run, or a static backend."""
 
     name: Name = Field(description="the model's name at the gateway")
     backend: Engine = Field(description="vllm or llamacpp")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,8 +160,9 @@ def explain(error: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in where) or "the file"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        allowed = ", ".join(sorted(_allowed(kind, error["loc"][:-1])))
-        return f"unknown key {key!r}; allowed: {allowed}"
+        names = sorted(_allowed(kind, error["loc"][:-1]))
+        meant = did_you_mean(str(error["loc"][-1]), names)
+        return f"unknown key {key!r}{meant}; allowed: {', '.join(names)}"
     if error["type"] == "missing":
         return f"the key {key!r} is missing"
     return f"{key}: {message[:1].lower()}{message[1:]}"

@@ -22,7 +22,7 @@ RESERVED = frozenset(
 )  # fmt: skip
 SLOTS = 4
 CONTEXT = 4096
-"""Context of one request in tokens, unless the model's engine_args set another."""
+"""Context of a request in tokens, unless the model's engine_args set another."""
 ALL_LAYERS = 999
 LOADING = ReadinessProbe(loading_statuses=(503,))
 SYNONYMS = {"c": "ctx-size", "np": "parallel", "ngl": "n-gpu-layers", "t": "threads"}

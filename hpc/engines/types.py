@@ -13,7 +13,7 @@ Address = Literal["unix", "tcp"]
 
 @dataclass(frozen=True, slots=True)
 class EngineContext:
-    """The surroundings of one replica's engine on its node.
+    """The surroundings of a replica's engine on its node.
 
     Attributes:
         socket: Unix socket to listen on, ending in ``.sock``; None means ``port``.

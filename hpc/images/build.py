@@ -167,7 +167,7 @@ def _settings(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _carried(order: BuildImage) -> list[Carried]:
-    """Return the settings of this machine's pip and apt for a build."""
+    """Return the settings of the machine's pip and apt for a build."""
     settings = _settings(order.settings)
     mirror = settings["mirror"] if settings.get("bootstrap") == "debootstrap" else None
     return [

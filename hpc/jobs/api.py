@@ -1,4 +1,4 @@
-"""Jobs on Slurm or on this machine, behind one interface."""
+"""Jobs on Slurm or on the local machine, behind one interface."""
 
 # ruff: noqa: PLC0415 - submitit costs more than a squeue
 
@@ -45,7 +45,7 @@ def default_cluster() -> Cluster:
 def submit_replica(
     spec: ServiceSpec, root: Path, replica: int, *, cluster: Cluster, site: Site
 ) -> JobHandle:
-    """Submit the job of one replica.
+    """Submit the job of a replica.
 
     Args:
         spec: the service.
@@ -85,7 +85,7 @@ def submit(
     cluster: Cluster = "slurm",
     site: Site | None = None,
 ) -> list[JobHandle]:
-    """Submit the runs of a task, all or none; on Slurm as one job or array.
+    """Submit the runs of a task, all or none; on Slurm as a job or array.
 
     Args:
         task: picklable by reference.

@@ -35,7 +35,7 @@ OWNER = "owner"
 
 @contextmanager
 def private_folder(base: Path = BASE) -> Iterator[Path]:
-    """Yield a folder on the node, open to this user only and removed with the job.
+    """Yield a folder on the node, open to the user only and removed with the job.
 
     The folder lies in /tmp rather than in $TMPDIR, since a Unix socket's path may have 107 bytes.
 
@@ -75,7 +75,7 @@ def sweep(base: Path = BASE) -> None:
 
 
 def _locked(path: Path) -> bool:
-    """Return whether any process of this machine, in any namespace, holds a file's lock."""
+    """Return whether any process of the machine, in any namespace, holds a file's lock."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -142,7 +142,7 @@ def job_id(env: Mapping[str, str]) -> str:
 
 
 def restarts(env: Mapping[str, str]) -> int | None:
-    """Return the number of this job's requeues before its start; None outside Slurm."""
+    """Return the number of the job's requeues before its start; None outside Slurm."""
     if "SLURM_JOB_ID" not in env:
         return None
     told = env.get("SLURM_RESTART_COUNT", "")
@@ -150,7 +150,7 @@ def restarts(env: Mapping[str, str]) -> int | None:
 
 
 def node_name(env: Mapping[str, str]) -> str:
-    """Return this machine's short name, as the cluster's other machines resolve it.
+    """Return the machine's short name, as the cluster's other machines resolve it.
 
     A fully qualified name may resolve to a link-local address on clusters with several networks.
     """

@@ -45,7 +45,7 @@ TOKEN_S = 3600
 
 @dataclass(frozen=True, slots=True)
 class ProcessorContext:
-    """The context that all batches of one batch processor share.
+    """The context that all batches of a batch processor share.
 
     Attributes:
         root: state directory.
@@ -60,12 +60,12 @@ class ProcessorContext:
     one_at_a_time: Lock = field(default_factory=Lock)
 
     def serves(self) -> bool:
-        """Return whether this machine's gateway runs."""
+        """Return whether the machine's gateway runs."""
         return reach.here(self.root) is not None
 
 
 class BatchRun:
-    """The processing of one batch; after a crash a new process continues from the state on disk.
+    """The processing of a batch; after a crash a new process continues from the state on disk.
 
     Args:
         office: the processor's context.

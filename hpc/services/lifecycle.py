@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from hpc.engines import preflight
-from hpc.errors import ConfigError, EngineError, SchedulerError
+from hpc.errors import ConfigError, EngineError, SchedulerError, did_you_mean
 from hpc.jobs import api as jobs
 from hpc.model import JobState, JobStatus, Phase
 from hpc.services.phase import NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
@@ -27,7 +27,7 @@ STOP_PATIENCE_S = 60.0
 def submit(
     config: Config, name: str, *, cluster: Literal["slurm", "local"] | None = None
 ) -> ServiceSpec:
-    """Submit one job for each replica of a service; all or none.
+    """Submit a job for each replica of a service; all or none.
 
     Args:
         config: the resolved configuration.
@@ -68,7 +68,8 @@ def wanted(config: Config, name: str) -> ServiceSpec:
         raise ConfigError(f"{name!r} is a static backend: it has an address and needs no job")
     known = ", ".join(sorted(config.services)) or "none"
     where = config.models_file or "models.yaml"
-    raise ConfigError(f"{where} has no model {name!r} to submit; it has: {known}")
+    meant = did_you_mean(name, config.services)
+    raise ConfigError(f"{where} has no model {name!r} to submit{meant}; it has: {known}")
 
 
 def _clear_ended(root: Path, name: str) -> None:
@@ -130,7 +131,7 @@ def _service(
 
 
 def find(root: Path, name: str) -> Service:
-    """Return the current state of one service.
+    """Return the current state of a service.
 
     Raises:
         ConfigError: the service does not exist.
@@ -138,7 +139,8 @@ def find(root: Path, name: str) -> Service:
     found = look(root, [name])
     if not found:
         known = ", ".join(directory.services(root)) or "none"
-        raise ConfigError(f"there is no service {name!r}; there are: {known}")
+        meant = did_you_mean(name, directory.services(root))
+        raise ConfigError(f"there is no service {name!r}{meant}; there are: {known}")
     return found[0]
 
 

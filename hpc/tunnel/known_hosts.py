@@ -28,7 +28,7 @@ _BINARY = b"SSHKRL\n\0"
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """One line about a host.
+    """A line about a host.
 
     Attributes:
         marker: "", "@revoked" or "@cert-authority".

@@ -19,7 +19,7 @@ LINE_LIMIT = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class InputRequest:
-    """One request of a batch.
+    """A request of a batch.
 
     Attributes:
         number: line of the input, from 1.

@@ -1,4 +1,4 @@
-"""One run of a schedule: a new batch, a resumed batch, or a skip while a batch still runs."""
+"""A run of a schedule: a new batch, a resumed batch, or a skip while a batch still runs."""
 
 from __future__ import annotations
 

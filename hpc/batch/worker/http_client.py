@@ -1,4 +1,4 @@
-"""One batch request to an engine, until its answer or its final failure."""
+"""A batch request to an engine, until its answer or its final failure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LONGEST_WAIT_S = 60.0
 
 
 class Clients:
-    """Connections to one server, as many as requests in flight, each with its own pool.
+    """Connections to a server, as many as requests in flight, each with its own pool.
 
     httpx searches a pool's connections for every request: with 256 in one pool the search takes
     nine tenths of a worker's time. The client's cookies, redirects and joined addresses take
@@ -150,7 +150,7 @@ class Sender:
         self.waiting = 0
 
     async def send(self, row: int, line: bytes) -> RowAnswer:
-        """Send one request and return its outcome.
+        """Send a request and return its outcome.
 
         Three failures use up no try: an unreachable engine, which may be restarting; a refusal with
         Retry-After, from a key's limit or a model that is not ready; and a missing model, which a

@@ -12,6 +12,7 @@ from hpc.cli.batch.report import report
 from hpc.cli.batch.schedule import schedules, tick, unschedule
 from hpc.cli.batch.submit import submit, validate
 from hpc.cli.batch.text import as_dict, on_done, progress
+from hpc.cli.guesses import GuessingGroup
 from hpc.cli.services import FLAGS
 from hpc.state import directory, files
 
@@ -22,7 +23,7 @@ PLACE = tuple(flag for flag in FLAGS if set(output.names_of((flag,))) <= MAY_DIF
 """Options in which further workers may differ from the first."""
 
 
-@click.group(epilog=output.examples("hpc-serve batch ls"))
+@click.group(cls=GuessingGroup, epilog=output.examples("hpc-serve batch ls"))
 def batch() -> None:
     """Answer files of requests with jobs that survive crashes and walltimes."""
 

@@ -216,7 +216,7 @@ def _schedule(
 
 
 def _check_service(root: Path, service: str) -> None:
-    """Check that this machine's gateway runs, takes the owner's key and has the model."""
+    """Check that the machine's gateway runs, takes the owner's key and has the model."""
     from hpc.errors import GatewayError
     from hpc.gateway import control, owner_access
 

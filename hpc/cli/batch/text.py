@@ -18,7 +18,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def progress(seen: BatchStatus) -> str:
-    """Return the progress of a batch in one line."""
+    """Return the progress of a batch in a line."""
     from hpc.batch import throughput
 
     rate, tokens = throughput.recent(seen.workers, time.time())

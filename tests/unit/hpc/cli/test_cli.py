@@ -155,7 +155,7 @@ def test_every_help_ends_with_examples_that_parse(
 ) -> None:
     assert code(*words, "--help") == 0
     end = capsys.readouterr().out.rpartition("\n\n")[2]
-    typed = re.findall(r"\bhpc-serve ([^|>)\n]+)", end)
+    typed = re.findall(r"\bhpc-serve ([^|><)\n]+)", end)
     assert typed
     for line in typed:
         example = shlex.split(line)
@@ -190,7 +190,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (),
         ("no-such-command",),
         ("ls", "--no-such-option"),
-        ("status",),
+        ("wait",),
         ("submit",),
         ("submit", "x", "--container", "docker"),
         ("submit", "x", "--replicas", "many"),

@@ -107,7 +107,10 @@ def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MANAGED + "    modell: x\n", ":6: unknown key 'models.modell'; allowed: accelerator,"),
+        (
+            MANAGED + "    modell: x\n",
+            ":6: unknown key 'models.modell' (did you mean 'model'?); allowed: acc",
+        ),
         (MANAGED + "    resources: {memory: 4G}\n", ":6: unknown key 'models.resources.memory'"),
         (MANAGED + "    resources:\n      mem: lots\n", ":7: models.resources.mem: 'lots' is not"),
         (MANAGED + "    resources:\n      time: 1h\n", "'1h' is not a Slurm time; allowed: MM,"),
