@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("hpc.cli.keys:keys", "Manage the API keys of the gateway's users."),
     "chat": ("hpc.cli.chat:chat", "Talk to a model from the terminal."),
     "batch": ("hpc.cli.batch.commands:batch", "Answer files of requests with jobs."),
+    "clean": ("hpc.cli.clean:clean", "Show and remove what is over and takes disk space."),
     "connect": ("hpc.cli.connect:connect", "Open a tunnel to a cluster's gateway."),
     "relay": ("hpc.cli.relay:relay", "Carry one connection of a tunnel (used by connect)."),
 }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpc import disk_usage
 from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
@@ -214,6 +215,9 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     spec = submitted(words, workers=2)
     folder = directory.batch_dir(tmp_path, spec.id)
     wait(lambda: len(batch_control.look(tmp_path, spec.id).workers) == 2 and len(engine.asked) > 40)
+    with pytest.raises(BatchError, match="is RUNNING, and its answers are in the folder"):
+        batch_control.remove(tmp_path, spec.id)
+    assert disk_usage.leftovers(tmp_path) == []
     victim = batch_submit.handles(folder)[0]
     for member in local._family(int(victim.job_id)):
         os.kill(member.pid, signal.SIGKILL)
@@ -229,6 +233,13 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     assert sum(engine.asked.values()) <= 600 + 4 * 24
     with pytest.raises(BatchError, match="is done"):
         batch_control.stop(tmp_path, spec.id, word="cancel")
+    wait(lambda: disk_usage.leftovers(tmp_path) != [])
+    (over,) = disk_usage.leftovers(tmp_path)
+    assert (over.kind, over.path, over.note) == ("batch", folder, "DONE, its output is there")
+    assert over.size > 0
+    disk_usage.remove(tmp_path, over)
+    assert (batch_control.ids(tmp_path), folder.exists()) == ([], False)
+    assert len(texts(tmp_path)) == 600
 
 
 def test_errors_are_asked_again_on_request(

@@ -102,6 +102,19 @@ def cancel(batch_id: str, home: str | None) -> None:
     output.echo(f"cancelled {batch_id}")
 
 
+@batch.command(epilog=output.examples("hpc-serve batch rm 1120-220000"))
+@click.argument("batch_ids", nargs=-1, required=True, metavar="ID...")
+@output.home_option
+def rm(batch_ids: tuple[str, ...], home: str | None) -> None:
+    """Remove the folders of batches that are done or cancelled. Output files stay."""
+    from hpc.batch import control as batch_control
+
+    root = directory.home(home)
+    for one in batch_ids:
+        batch_control.remove(root, one)
+        output.echo(f"removed {one}")
+
+
 @batch.command(epilog=output.examples("hpc-serve batch resume 1120-220000"))
 @click.argument("batch_id", metavar="ID")
 @click.option("--workers", type=click.IntRange(1), help="Number of jobs [default: as submitted].")
