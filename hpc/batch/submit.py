@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hpc.batch import cleanup, gateway_token
@@ -21,7 +22,7 @@ from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
 from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from hpc.batch.input.jsonl import BadLine, InputRequest
@@ -58,6 +59,7 @@ class BatchOptions:
         max_hours: hours of work until the batch pauses.
         on_done: shell command to run after the last answer.
         model_patience_s: seconds without the model until the batch pauses.
+        overwrite: whether an output file that exists may be replaced.
     """
 
     path: Path
@@ -75,6 +77,7 @@ class BatchOptions:
     max_hours: float | None = None
     on_done: str | None = None
     model_patience_s: float = 3600.0
+    overwrite: bool = False
 
 
 def submit(
@@ -98,7 +101,7 @@ def submit(
 
     Raises:
         BatchError: the file is faulty or the output cannot be written.
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or the output exists or belongs to another batch.
         EngineError: the image or the model is missing.
         SchedulerError: a job was refused.
     """
@@ -106,6 +109,8 @@ def submit(
         preflight.check_files(engine)
     if not wanted.output.parent.is_dir():
         raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
+    if not wanted.overwrite:
+        _check_free(root, wanted.output)
     if parquet.is_parquet(wanted.output):
         parquet.needed()
     cleanup.sweep(root)
@@ -120,6 +125,39 @@ def submit(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return spec
+
+
+def dated(text: str) -> str:
+    """Return a text with the present day and time in place of ``{date}`` and ``{time}``."""
+    now = datetime.now()  # noqa: DTZ005 - in names that people read
+    return text.replace("{date}", now.strftime("%Y-%m-%d")).replace("{time}", now.strftime("%H%M"))
+
+
+def _check_free(root: Path, output: Path) -> None:
+    """Refuse an output that exists, or that another batch is about to write.
+
+    Raises:
+        ConfigError: names the file, and the batch whose output the file is.
+    """
+    owner = next((one for one in _specs(root) if one.output == str(output)), None)
+    folder = None if owner is None else BatchFolder.of(root, owner.id)
+    over = folder is None or folder.report.exists() or folder.order() == "cancel"
+    if over and not output.exists():
+        return
+    whose = "" if owner is None else f": the output of batch {owner.id}"
+    verb = "exists" if output.exists() else "is taken"
+    raise ConfigError(
+        f"{output} {verb}{whose}",
+        hint="name another file, use {date} or {time} in its name, or say --overwrite",
+    )
+
+
+def _specs(root: Path) -> Iterator[BatchSpec]:
+    """Yield the specifications of all batches, the newest first."""
+    for folder in sorted(directory.batches_dir(root).glob("[!.]*"), reverse=True):
+        spec = records.read_record(BatchFolder(folder).spec, BatchSpec)
+        if spec is not None:
+            yield spec
 
 
 def _fresh(root: Path) -> Path:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchTarget, BatchWorker
 from hpc.batch.worker.loop import Worker
 from hpc.config import Site
-from hpc.errors import BatchError
+from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
 from hpc.jobs import local
 from hpc.state import directory
@@ -196,8 +196,8 @@ def submitted(tmp_path: Path, engine: Engine) -> Iterator[Callable[..., BatchSpe
     """Submit batches of local jobs, none of which outlives the test."""
     made: list[str] = []
 
-    def submit(words: list[str], workers: int = 1) -> BatchSpec:
-        asked = wanted(tmp_path, engine, words, workers)
+    def submit(words: list[str], workers: int = 1, *, overwrite: bool = False) -> BatchSpec:
+        asked = replace(wanted(tmp_path, engine, words, workers), overwrite=overwrite)
         spec = batch_submit.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
         made.append(spec.id)
         return spec
@@ -240,6 +240,23 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     disk_usage.remove(tmp_path, over)
     assert (batch_control.ids(tmp_path), folder.exists()) == ([], False)
     assert len(texts(tmp_path)) == 600
+
+
+def test_an_output_is_never_overwritten_unless_told(
+    tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
+) -> None:
+    engine.delay_s = 0.5
+    first = submitted(["good"] * 40)
+    with pytest.raises(ConfigError, match=rf"out\.jsonl is taken: the output of batch {first.id}"):
+        submitted(["good"])
+    engine.delay_s = 0.0
+    wait(lambda: batch_control.look(tmp_path, first.id).state == "DONE")
+    with pytest.raises(ConfigError, match=rf"out\.jsonl exists: the output of batch {first.id}"):
+        submitted(["good"])
+    assert batch_control.ids(tmp_path) == [first.id]
+    second = submitted(["good"], overwrite=True)
+    wait(lambda: batch_control.look(tmp_path, second.id).state == "DONE")
+    assert len(texts(tmp_path)) == 1
 
 
 def test_errors_are_asked_again_on_request(

@@ -46,6 +46,7 @@ HOW = (
         "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of jobs."
     ),
     click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row."),
+    click.option("--overwrite", is_flag=True, help="Replace an output file that exists."),
     click.option("--skip-bad", is_flag=True, help="Skip faulty lines instead of refusing FILE."),
     click.option(
         "--request-timeout",
@@ -89,7 +90,14 @@ HOW = (
     )
 )
 @click.argument("path", type=PATH, metavar="FILE")
-@click.option("-o", "--output", "out", required=True, type=PATH, help="File for the answers.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    type=PATH,
+    help="File for the answers; {date} and {time} in its name are filled in.",
+)
 @click.option("--name", metavar="NAME", help="Model of models.yaml for each job to serve.")
 @click.option("--service", metavar="NAME", help="Running service that answers, without jobs.")
 @output.with_options(WHEN)
@@ -160,7 +168,7 @@ def _wanted(serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions
         extra |= {"mail-type": "END,FAIL", "mail-user": options["mail"]}
     return batch_submit.BatchOptions(
         options["path"].absolute(),
-        options["out"].absolute(),
+        Path(batch_submit.dated(str(options["out"].absolute()))),
         serves.name if serves else str(options["service"]),
         workers=options["workers"],
         extra={key: value for key, value in extra.items() if value},
@@ -173,6 +181,7 @@ def _wanted(serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions
         max_hours=options["max_hours"],
         on_done=options["on_done"],
         model_patience_s=options["model_patience"],
+        overwrite=options["overwrite"],
     )
 
 
