@@ -155,6 +155,38 @@ def test_the_answer_is_found_in_any_noise(noise: list[str], after: list[str]) ->
 
 
 @pytest.mark.parametrize(
+    "before",
+    [
+        "Welcome",
+        "motd {x} ",
+        '{"a": 1}',
+        '{"a": ',
+        "\x1b[0m",
+        "\r",
+        '"',
+        "{",
+        "loading module x... ",
+    ],
+)
+@pytest.mark.parametrize("after", ["", " ", "bye", "}", '{"a": 1}', "\x1b[0m"])
+def test_the_answer_is_found_behind_text_without_a_line_break(before: str, after: str) -> None:
+    found = discovery.parse_reply(f"noise\n{before}{json.dumps(REPLY)}{after}\nlogout\n")
+    assert found == discovery.RemoteGateway(**REPLY)  # type: ignore[arg-type]
+
+
+def test_many_braces_before_the_answer_cost_little() -> None:
+    assert discovery.parse_reply('{"' * 500_000) is None
+
+
+def test_version_and_error_are_found_behind_text_without_a_line_break() -> None:
+    told = Result((), 0, "Welcomehpc-serve, version 0.0.9\n", "")
+    assert discovery._version(told) == "0.0.9"
+    failed = Result((), 8, "", "tput: no terminalhpc-serve: no free port\n")
+    failure = discovery._explain(LOGIN, failed, "hpc-serve")
+    assert str(failure) == "the gateway on login did not start: no free port"
+
+
+@pytest.mark.parametrize(
     "line",
     ["", "{", "{}", '{"port": 1, "host": "h"}', '{"port": "x", "host": "h", "key": "k"}', "[1]"],
 )
