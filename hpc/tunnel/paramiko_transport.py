@@ -58,9 +58,13 @@ class InProcess:
     Args:
         login: the connection's account, for messages.
         clients: connected clients: the login node's, then those of its jump hosts.
+        notes: sentences on the configuration for the user.
     """
 
-    def __init__(self, login: Login, clients: list[paramiko.SSHClient]) -> None:
+    def __init__(
+        self, login: Login, clients: list[paramiko.SSHClient], notes: tuple[str, ...] = ()
+    ) -> None:
+        self.notes = notes
         self._login = login
         self._clients = clients
 
@@ -153,6 +157,8 @@ def open_link(
         TunnelError: the host or its key is not the expected one, or the host refused the account.
     """
     del borrow
-    return InProcess(
-        login, paramiko_auth.connect(login, interactive=interactive, timeout_s=timeout_s)
+    notes: list[str] = []
+    clients = paramiko_auth.connect(
+        login, interactive=interactive, timeout_s=timeout_s, notes=notes
     )
+    return InProcess(login, clients, tuple(notes))
