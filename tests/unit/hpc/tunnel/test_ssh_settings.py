@@ -44,7 +44,7 @@ def test_the_defaults_are_those_of_ssh(tmp_path: Path) -> None:
     assert HOME / ".ssh/id_ed25519" in found.identities
     assert (found.agent, found.jump, found.proxy, found.source) == (None, None, None, None)
     assert found.methods == {"publickey", "password", "keyboard-interactive"}
-    assert not (found.identities_only or found.hashed)
+    assert (found.identities_only, found.hashed) == (False, False)
     assert (found.ignored, found.untried) == ((), ())
 
 

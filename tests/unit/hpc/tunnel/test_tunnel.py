@@ -38,6 +38,8 @@ LOGIN = Login(host="login", user="me")
         ("cluster", None, "cluster"),
         ("me@site.org@jump", "me@site.org", "jump"),
         ("a.b-c@10.0.0.1", "a.b-c", "10.0.0.1"),
+        ("me@::1", "me", "::1"),
+        ("fe80::1%eth0", None, "fe80::1%eth0"),
     ],
 )
 def test_a_destination_has_a_user_and_a_host(text: str, user: str | None, host: str) -> None:
@@ -48,7 +50,18 @@ def test_a_destination_has_a_user_and_a_host(text: str, user: str | None, host: 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "me@", "@login", "-oProxyCommand=x", "me@-x", "-l@login", "a b", "ssh://login", "l:22"],
+    [
+        "",
+        "me@",
+        "@login",
+        "-oProxyCommand=x",
+        "me@-x",
+        "-l@login",
+        "a b",
+        "ssh://login",
+        "l:22",
+        "a:22",
+    ],
 )
 def test_a_destination_that_ssh_could_misread_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="not a login node"):
