@@ -144,7 +144,8 @@ def _read(text: str) -> RemoteGateway | None:
     try:
         said: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
         found = RemoteGateway(
-            host=str(said["host"]),
+            # An address: the proof is bound to it, and a name may have several.
+            host=peer_proof.plain(str(said["host"])),
             port=int(said["port"]),
             key=str(said["key"]),
             version=str(said.get("version", "")),
