@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -116,26 +117,35 @@ def _install_there() -> str:
 
 
 def _version(result: Result) -> str:
-    match = re.search(r"^hpc-serve, version (\S+)$", result.stdout, re.MULTILINE)
+    match = re.search(r"hpc-serve, version (\S+)$", result.stdout, re.MULTILINE)
     return match[1] if match else ""
 
 
 def parse_reply(text: str) -> RemoteGateway | None:
-    """Return the last line's gateway, past the output of banners and start-up files."""
+    """Return the last gateway in the text, past the output of banners and start-up files.
+
+    A start-up file may print without a line break, so that a reply may stand behind other text.
+    """
     for line in reversed(text.splitlines()):
-        gateway = _read(line.strip())
-        if gateway is not None:
-            return gateway
+        # Few braces: the login node may be hostile, and each one costs a look at the whole line.
+        starts = [match.start() for match in itertools.islice(_BRACE.finditer(line), BRACES_MAX)]
+        for start in reversed(starts):
+            gateway = _read(line[start:])
+            if gateway is not None:
+                return gateway
     return None
 
 
-def _read(line: str) -> RemoteGateway | None:
-    if not line.startswith("{"):
-        return None
+_BRACE = re.compile(r"\{(?=\s*\")")
+BRACES_MAX = 100
+
+
+def _read(text: str) -> RemoteGateway | None:
     try:
-        said: dict[str, Any] = json.loads(line)
+        said: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
         found = RemoteGateway(
-            host=str(said["host"]),
+            # An address: the proof is bound to it, and a name may have several.
+            host=peer_proof.plain(str(said["host"])),
             port=int(said["port"]),
             key=str(said["key"]),
             version=str(said.get("version", "")),
@@ -174,7 +184,8 @@ def _told(result: Result) -> str:
     """Return the remote program's own error, which begins with the program's name."""
     printable = "".join(c if c.isprintable() else "\n" for c in result.stderr)
     lines = [line.strip() for line in printable.splitlines() if line.strip()]
-    marked = [line for line in lines if line.startswith("hpc-serve: ")]
+    marked = [line for line in lines if "hpc-serve: " in line]
     if marked:
-        return marked[-1].removeprefix("hpc-serve: ").removeprefix("the gateway did not start: ")
+        told = marked[-1].partition("hpc-serve: ")[2]
+        return told.removeprefix("the gateway did not start: ")
     return lines[-1] if lines else f"exit status {result.returncode}"

@@ -19,7 +19,7 @@ import pytest
 
 import hpc
 from hpc.errors import TunnelError
-from tests.fakes.login_node import KEY, Gateway, LoginNode, free_port, shared_node, until
+from tests.fakes.login_node import KEY, Gateway, LoginNode, free_port, opened, shared_node, until
 from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -41,11 +41,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
 def node(
     running: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LoginNode]:
-    monkeypatch.setenv("HPC_SERVE_HOME", str(tmp_path / "laptop"))
-    running.known()
-    running.answer_well()
-    yield running
-    until(lambda: not running.clients(), "no ssh process is left")
+    with opened(running, tmp_path / "laptop", monkeypatch) as node:
+        yield node
 
 
 @pytest.fixture(params=WAYS)
@@ -54,15 +51,10 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 def connect(node: LoginNode, way: str, events: list[str] | None = None) -> ClusterConnection:
-    login = node.login()
     transport, _, relay = way.partition(" ")
     told: list[str] = [] if events is None else events
-    return hpc.connect(
-        str(login),
-        identity=login.identity,
-        ssh_config=login.config,
-        ssh_options=tuple(f"{key}={value}" for key, value in login.options),
-        transport=transport,  # type: ignore[arg-type]
+    return node.connect(
+        transport,
         relay=bool(relay),
         patience=PATIENCE_S,
         on_event=lambda kind, text: told.append(f"{kind}: {text}"),
