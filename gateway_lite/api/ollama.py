@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.features.ollama.answers import UNREADABLE
 from gateway_lite.wire.asgi import read_body
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

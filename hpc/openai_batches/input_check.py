@@ -23,7 +23,6 @@ SHOWN = 100
 # The first match counts: the longer beginnings stand before the shorter.
 CODES = (
     ("no JSON", "invalid_json_line", None),
-    ("the JSON is nested", "invalid_json_line", None),
     ("the line is longer", "line_too_long", None),
     ("custom_id is missing", "missing_required_parameter", "custom_id"),
     ("custom_id", "duplicate_custom_id", "custom_id"),

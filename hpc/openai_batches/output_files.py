@@ -35,7 +35,11 @@ def of(line: bytes) -> dict[str, int]:
     Args:
         line: a line of the output.
     """
-    said = _at(from_json(line), "response", "body", "usage")
+    try:
+        said = from_json(line)
+    except ValueError:  # half a surrogate pair, which only Python's own reader takes
+        said = json.loads(line)
+    said = _at(said, "response", "body", "usage")
     return {name: _count(_at(said, *path)) for name, path in NAMES.items()}
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from gateway_lite import errors
+from gateway_lite.wire import tolerant_json
 from gateway_lite.wire.sse import Events, WholeBody, payload
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
 DONE = b"[DONE]"
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 THOUGHTS = ("reasoning_content", "reasoning")
 """Engines' names for the field that Ollama calls thinking."""
 
@@ -25,7 +27,7 @@ def error_body(message: str) -> bytes:
 def failed(body: bytes) -> bytes:
     """Return the body of an OpenAI error in Ollama's form."""
     try:
-        answer = msgspec.json.decode(body)
+        answer = tolerant_json.decode(body)
     except UNREADABLE:
         return error_body(body[:1000].decode(errors="replace") or "the engine failed")
     error = answer.get("error", answer) if type(answer) is dict else answer
@@ -97,13 +99,18 @@ class Whole:
         return b""
 
     def finish(self) -> bytes:
-        """Return the answer in Ollama's form."""
+        """Return the answer in Ollama's form.
+
+        Raises:
+            ApiError: the answer is none of OpenAI's.
+        """
         body = self._body.take()
         try:
-            answer = msgspec.json.decode(body)
+            answer = tolerant_json.decode(body)
             return msgspec.json.encode(self._made(answer))
         except (*UNREADABLE, AttributeError, IndexError, KeyError, TypeError):
-            return error_body("the engine's answer cannot be understood")
+            told = "the engine's answer cannot be understood"
+            raise errors.upstream_error(told) from None
 
     def _made(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return an answer in Ollama's form."""
@@ -166,7 +173,7 @@ class Lines:
         if data == DONE:
             return self._end() if self._reason is not None else b""
         try:
-            chunk = msgspec.json.decode(data)
+            chunk = tolerant_json.decode(data)
             return self._chunk(chunk)
         except (*UNREADABLE, AttributeError, IndexError, KeyError, TypeError):
             return self._error("the engine's stream cannot be understood")
@@ -229,7 +236,7 @@ def called(tools: Any) -> list[dict[str, Any]]:
     for tool in tools or ():
         function = tool["function"]
         try:
-            arguments = msgspec.json.decode(function.get("arguments") or "{}")
+            arguments = tolerant_json.decode((function.get("arguments") or "{}").encode())
         except UNREADABLE:
             arguments = function["arguments"]
         if type(arguments) is not dict:

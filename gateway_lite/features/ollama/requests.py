@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway_lite import errors
-from gateway_lite.features.ollama.answers import UNREADABLE, Clock, Lines, Whole, spoken
+from gateway_lite.features.ollama.answers import Clock, Lines, Whole, spoken
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

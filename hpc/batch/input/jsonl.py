@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 LINE_LIMIT = 16 * 1024 * 1024
 """Largest line in bytes; OpenAI allows 200 MB for a whole file of 50,000 requests."""
+SPARE = 200
+"""Levels of nesting that are left for the lines around a document, and for deeper stacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,37 @@ def parse(number: int, text: bytes, model: str | None = None) -> InputRequest | 
     if len(text) > LINE_LIMIT:
         return BadLine(number, f"the line is longer than {LINE_LIMIT} bytes", text[:200])
     try:
-        data = json.loads(text, parse_constant=_refuse)
+        data = parsed(text)
     except ValueError as error:
         return BadLine(number, f"no JSON: {error}", text)
-    except RecursionError:  # thousands of brackets, by mistake or malice
-        return BadLine(number, "the JSON is nested too deeply", text)
     if not isinstance(data, dict):
         return BadLine(number, "no JSON object", text)
     return check(number, data, model, text)
+
+
+def parsed(text: bytes) -> Any:
+    """Return a decoded document.
+
+    Raises:
+        ValueError: the text is no JSON, or nested too deeply.
+    """
+    if too_deep(text):
+        raise ValueError("it is nested too deeply")
+    return json.loads(text, parse_constant=_refuse)
+
+
+def too_deep(text: bytes) -> bool:
+    """Return whether a document is nested too deeply to be written and read within another one."""
+    # Python bounds the depth by its stack's: what one function reads another may fail to write.
+    if text.count(b"[") + text.count(b"{") <= SPARE:
+        return False
+    try:
+        json.loads(b"[" * SPARE + text + b"]" * SPARE)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return False
 
 
 def check(

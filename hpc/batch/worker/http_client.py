@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
+from hpc.batch.input import jsonl
 from hpc.batch.ledger.answers import RowAnswer
 from hpc.batch.worker.missing_models import LATEST_S, MissingModels
 from hpc.gateway import reach
@@ -245,7 +246,7 @@ def _in_vain(got: httpx.Response) -> bool:
 
 def _json(got: httpx.Response) -> Any:
     try:
-        return got.json()
+        return None if jsonl.too_deep(got.content) else got.json()
     except (ValueError, RecursionError):
         return None
 

@@ -134,4 +134,28 @@ def test_an_answer_that_is_none_is_an_error() -> None:
     for body in (b"", b"{}", b"[]", b'{"choices":[]}', b'{"choices":[{"message":3}]}'):
         editor = Whole(Clock("m"), "chat")
         editor.feed(body)
-        assert json.loads(editor.finish()) == {"error": "the engine's answer cannot be understood"}
+        with pytest.raises(ApiError, match="cannot be understood") as caught:
+            editor.finish()
+        assert caught.value.status == 502
+
+
+HALF = "\ud83d"
+
+
+def test_half_a_character_spoils_no_other_word_of_an_answer() -> None:
+    call = {"id": "t", "function": {"name": "f", "arguments": json.dumps({"a": HALF})}}
+    said = {"content": f"one {HALF} two", "reasoning": f"{HALF}hm", "tool_calls": [call]}
+    whole = Whole(Clock("m"), "chat")
+    whole.feed(json.dumps({"choices": [{"message": said, "finish_reason": "stop"}]}).encode())
+    message = ollama.ChatResponse.model_validate_json(whole.finish()).message
+    parts = ["one", f" {HALF}", "\ude00 ", "two"]
+    data = b"".join(chunk(delta={"content": part}) for part in parts)
+    lines = Lines(Clock("m"), "generate")
+    out = lines.feed(data + chunk(delta={}, finish_reason="stop") + b"data: [DONE]\n\n")
+    answers = [json.loads(line) for line in (out + lines.finish()).splitlines()]
+
+    assert (message.content, message.thinking) == ("one \ufffd two", "\ufffdhm")
+    assert message.tool_calls
+    assert message.tool_calls[0].function.arguments == {"a": "\ufffd"}
+    assert [one.get("response") for one in answers] == ["one", " \ufffd", "\ufffd ", "two", ""]
+    assert json.loads(failed(json.dumps({"error": f"no {HALF}"}).encode()))["error"] == "no \ufffd"

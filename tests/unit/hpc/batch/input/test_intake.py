@@ -124,3 +124,32 @@ def test_a_template_that_names_no_column_is_told_by_row(tmp_path: Path) -> None:
     template.write_text("{{ name")
     with pytest.raises(ConfigError, match=r"t.j2 is no Jinja2 template"):
         list(csv_rows.read(table, "m", template))
+
+
+def test_a_row_that_is_no_text_faults_itself_alone(tmp_path: Path) -> None:
+    table, template = tmp_path / "in.csv", tmp_path / "t.j2"
+    table.write_bytes(b'word\nfirst\ncaf\xe9\n"open" x\nlast\n')
+    template.write_text("{{ word }}")
+    found = list(csv_rows.read(table, "m", template))
+
+    assert [isinstance(one, InputRequest) for one in found] == [True, False, False, True]
+    assert [(one.number, one.reason) for one in found if isinstance(one, BadLine)] == [
+        (3, "the row is not in UTF-8"),
+        (4, "no CSV: ',' expected after '\"'"),
+    ]
+    table.write_bytes(b"caf\xe9\nx\n")
+    with pytest.raises(ConfigError, match=r"in\.csv is no CSV file: the names of its columns"):
+        list(csv_rows.read(table, "m", template))
+
+
+def test_half_a_character_faults_no_other_line(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    half = json.dumps({"custom_id": "\ud83d", "prompt": "\udc00"}).encode()
+    deep = b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    path.write_bytes(b"\n".join([half, b'{"prompt": "\xff"}', b'{"prompt": "\0"}', deep, half]))
+    seen = intake.take_in(intake.read(path, "m", None), tmp_path, chunk_rows=9, skip_bad=True)
+    (line,) = intake.requests(tmp_path, 0)
+
+    assert [one.number for one in seen.first] == [2, 3, 4, 5]
+    assert seen.first[2].reason == "no JSON: it is nested too deeply"
+    assert json.loads(line)["custom_id"] == "\ud83d"
