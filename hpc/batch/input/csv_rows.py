@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, Any
 
-from hpc.batch.input import jsonl
+from hpc import api_paths
+from hpc.batch.input import documents
 from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import ConfigError
 
@@ -31,13 +32,10 @@ def read(path: Path, model: str | None, template: Path) -> Iterator[InputRequest
         ConfigError: a file cannot be read, or the template is faulty.
     """
     made = compiled(template)
-    csv.field_size_limit(jsonl.LINE_LIMIT)  # by default a field ends at 128 KiB
+    csv.field_size_limit(documents.LINE_LIMIT)  # by default a field ends at 128 KiB
     try:
-        # Bytes that are not in UTF-8 become surrogates, and fault their own row only.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with documents.text(path) as file:
             yield from _requests(file, made, model)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except csv.Error as error:
         raise ConfigError(f"{path} is no CSV file: {error}") from error
 
@@ -70,7 +68,7 @@ def _requests(
 
 
 def _is_no_utf8(text: str) -> bool:
-    return not text.isascii() and any("\udc80" <= char <= "\udcff" for char in text)
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def compiled(path: Path) -> Template:
@@ -106,4 +104,4 @@ def request(
         return BadLine(number, f"the template fails for this row: {error}")
     custom_id = str(row.get("custom_id") or f"line-{number}")
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
-    return InputRequest(number, custom_id, jsonl.URLS[0], body)
+    return InputRequest(number, custom_id, api_paths.CHAT, body)

@@ -57,7 +57,9 @@ def count(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def read(path: Path, model: str | None, template: Path | None) -> Iterator[InputRequest | BadLine]:
+def read(
+    path: Path, model: str | None, template: Path | None, *, any_model: bool = False
+) -> Iterator[InputRequest | BadLine]:
     """Yield a request for each row.
 
     Args:
@@ -65,6 +67,7 @@ def read(path: Path, model: str | None, template: Path | None) -> Iterator[Input
             ``messages`` and ``body`` may hold JSON as text.
         model: model name for rows without a model.
         template: Jinja2 template of the user's message over the columns.
+        any_model: send rows that name another model to this one, too.
 
     Raises:
         ConfigError: a file cannot be read, or the template is faulty.
@@ -81,7 +84,7 @@ def read(path: Path, model: str | None, template: Path | None) -> Iterator[Input
                 elif made is not None:
                     yield csv_rows.request(number, row, made, model)
                 else:
-                    yield _plain(number, row, model)
+                    yield _plain(number, row, model, any_model=any_model)
 
 
 @contextmanager
@@ -144,7 +147,9 @@ def _rows(batch: Any) -> list[dict[str, Any] | None]:
     return rows
 
 
-def _plain(number: int, row: dict[str, Any], model: str | None) -> InputRequest | BadLine:
+def _plain(
+    number: int, row: dict[str, Any], model: str | None, *, any_model: bool
+) -> InputRequest | BadLine:
     data = {key: value for key, value in row.items() if value is not None}
     for name in JSON_COLUMNS:
         if isinstance(data.get(name), str):
@@ -157,7 +162,7 @@ def _plain(number: int, row: dict[str, Any], model: str | None) -> InputRequest 
         text = json.dumps(data, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         return BadLine(number, f"a column has no place in JSON: {error}")
-    return jsonl.check(number, data, model, text)
+    return jsonl.check(number, data, model, text, any_model=any_model)
 
 
 def _schema(pa: Any) -> Any:
@@ -184,10 +189,10 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
     return {
         "custom_id": _text(line["custom_id"]),
         "status_code": _count(response.get("status_code")),
-        "content": _text(_fields(choice.get("message")).get("content", choice.get("text"))),
+        "content": _text(_content(_fields(body), choice)),
         "finish_reason": _text(choice.get("finish_reason")),
-        "prompt_tokens": _count(usage.get("prompt_tokens")),
-        "completion_tokens": _count(usage.get("completion_tokens")),
+        "prompt_tokens": _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        "completion_tokens": _count(usage.get("completion_tokens", usage.get("output_tokens"))),
         "response": None if body is None else json.dumps(body),
         "error": None if error is None else json.dumps(error),
     }
@@ -197,6 +202,17 @@ def _row(line: dict[str, Any]) -> dict[str, Any]:
 def _fields(value: Any) -> dict[str, Any]:
     """Return an object of an answer, empty where another value stands."""
     return value if isinstance(value, dict) else {}
+
+
+def _content(body: dict[str, Any], choice: dict[str, Any]) -> Any:
+    """Return the words of an answer: of a chat, a completion, or one of ``/v1/responses``."""
+    output = body.get("output")
+    if not isinstance(output, list):
+        return _fields(choice.get("message")).get("content", choice.get("text"))
+    contents = [_fields(item).get("content") for item in output]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    texts = [_fields(part).get("text") for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _count(value: Any) -> int | None:

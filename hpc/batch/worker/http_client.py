@@ -223,8 +223,9 @@ class Sender:
             return _refusal(row, custom_id, got, parsed), wait_s, counts
         self._pace.answered(now)
         usage = parsed.get("usage") if isinstance(parsed, dict) else None
-        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
-            self.counts.tokens += usage["completion_tokens"]
+        if isinstance(usage, dict):
+            made = usage.get("completion_tokens", usage.get("output_tokens"))
+            self.counts.tokens += made if isinstance(made, int) else 0
         return RowAnswer(row, True, _line(row, custom_id, got, parsed, None)), None, True
 
 

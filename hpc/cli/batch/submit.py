@@ -46,6 +46,9 @@ HOW = (
         "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of jobs."
     ),
     click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row."),
+    click.option(
+        "--any-model", is_flag=True, help="Answer every line, whatever model the line names."
+    ),
     click.option("--skip-bad", is_flag=True, help="Skip faulty lines instead of refusing FILE."),
     click.option(
         "--request-timeout",
@@ -173,6 +176,7 @@ def _wanted(serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions
         max_hours=options["max_hours"],
         on_done=options["on_done"],
         model_patience_s=options["model_patience"],
+        any_model=options["any_model"],
     )
 
 

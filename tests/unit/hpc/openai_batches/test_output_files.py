@@ -16,3 +16,15 @@ def test_every_answer_has_its_counts_whatever_it_says(text: str) -> None:
     found = output_files.of(line)
 
     assert (found["input_tokens"], found["output_tokens"]) == (3, 2)
+
+
+def test_answers_of_responses_have_counts_too() -> None:
+    usage = {
+        "input_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 1},
+        "output_tokens": 5,
+        "output_tokens_details": {"reasoning_tokens": 4},
+    }
+    line = json.dumps({"response": {"body": {"usage": usage}}}).encode()
+
+    assert list(output_files.of(line).values()) == [3, 1, 5, 4]

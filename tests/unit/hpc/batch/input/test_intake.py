@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc.batch.input import csv_rows, intake, jsonl
+from hpc.batch.input import csv_rows, documents, intake, jsonl
 from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import BatchError, ConfigError
 
@@ -34,6 +34,8 @@ def openai_line(**changes: object) -> bytes:
         (openai_line(url=["x"]), "url is ['x'], not one of"),
         (openai_line(body=3), "body is no JSON object"),
         (openai_line(body={"model": "m"}), "body has no messages"),
+        (openai_line(url="/v1/rerank", body={"model": "m", "query": "q"}), "body has no documents"),
+        (openai_line(url="/v1/responses", body={"model": "m"}), "body has no input"),
         (openai_line(body={**BODY, "model": "x"}), "unknown model 'x'; this batch has 'm'"),
         (openai_line(body={**BODY, "stream": True}), "stream is set"),
         (b'{"text": "x"}', "neither body, prompt nor messages"),
@@ -62,6 +64,7 @@ def test_a_line_over_the_limit_is_told_and_the_next_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonl, "LINE_LIMIT", 60)
+    monkeypatch.setattr(documents, "LINE_LIMIT", 60)
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"prompt": "' + b"x" * 500 + b'"}\n\n{"prompt": "y"}')
     first, second = jsonl.read(path, "m")
