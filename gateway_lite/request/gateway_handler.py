@@ -23,7 +23,13 @@ from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
-from gateway_lite.wire import body_shape, request_body, request_fields, response_head
+from gateway_lite.wire import (
+    body_shape,
+    content_coding,
+    request_body,
+    request_fields,
+    response_head,
+)
 from gateway_lite.wire.body_budget import MIB, SMALL, BodyBudget, budget_bytes
 from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
@@ -189,10 +195,13 @@ class GatewayHandler:
             self._limits.check(principal)
         if request.too_large:
             raise errors.too_large(request.limit)
+        request.coding = content_coding.named(request.headers.get(b"content-encoding"))
 
     def inspect(self, context: RequestContext) -> Iterator[None]:
-        """Refuse a large body with too many parts, slice by slice."""
-        return body_shape.check(context.request.body)
+        """Unpack a body, and refuse a large one with too many parts, slice by slice."""
+        if context.request.coding:
+            yield from context.request.unpack()
+        yield from body_shape.check(context.request.body)
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""

@@ -51,6 +51,7 @@ WORK = (
     errors.bad_request("REASON"),
     errors.media_refused(),
     errors.not_json(),
+    errors.unsupported_coding("CODING", "gzip, deflate"),
     errors.too_slow(),
     errors.too_large(1),
     errors.too_many_parts("1 values"),

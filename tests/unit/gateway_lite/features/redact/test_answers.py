@@ -237,7 +237,7 @@ def test_an_answer_without_findings_is_the_same_bytes() -> None:
 
 
 def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MOST_BODY_BYTES", 100)
+    monkeypatch.setattr(sse, "MOST_BYTES", 100)
     editor = AnswerRedactor(FINDER)
     editor.feed(b"x" * 100)
     with pytest.raises(ApiError, match="too large"):
