@@ -16,7 +16,7 @@ from gateway_lite.api.batches.files import FilePages
 from gateway_lite.api.batches.processor import ProcessorStarter
 from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.api.middleware import HEALTH, AuthMiddleware
-from gateway_lite.api.ollama import OllamaPages
+from gateway_lite.api.ollama import ROOT, OllamaPages
 from gateway_lite.api.openapi.document import Documents
 from gateway_lite.api.status import StatusPages
 from gateway_lite.auth.client_keys import ClientKeys
@@ -170,7 +170,7 @@ class Gateway:
         status = StatusPages(self._known, self._models, metrics, lambda: self._table.aliases)
         pages = [
             *status.routes(),
-            *OllamaPages(self._known).routes(),
+            *OllamaPages(self._known, lambda: self._table.aliases).routes(),
             *dashboard.routes(),
             *FilePages(root, lambda: self._models.policy, self._limits).routes(),
             *BatchPages(
@@ -183,7 +183,7 @@ class Gateway:
             self.in_flight,
             open_health=True,
             proof_secret=self._proof_secret,
-            open_paths={PAGE},
+            open_paths={PAGE, ROOT},
             seen=self._seen,
             guard=self._guard,
         )

@@ -13,7 +13,6 @@ from gateway_lite.catalog.models import not_ready
 from gateway_lite.catalog.replica import NoReplicaError
 from gateway_lite.features import tracing
 from gateway_lite.features.ollama import requests as ollama_requests
-from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
 from gateway_lite.request import head_checks
 from gateway_lite.request.context import Reply, ThreadWork, refusal
@@ -26,6 +25,7 @@ from gateway_lite.upstream import request_head
 from gateway_lite.wire import (
     body_shape,
     content_coding,
+    ollama_form,
     request_body,
     request_fields,
     response_head,
@@ -471,8 +471,8 @@ class GatewayHandler:
     def refusal(self, error: errors.ApiError, context: RequestContext) -> tuple[bytes, bytes]:
         """Return the header lines and body of an error, in the client's form."""
         lines, body = refusal(error, context)
-        if context.record.path in ollama_requests.PATHS:
-            body = error_body(error.message)
+        if ollama_form.is_ollama(context.record.path):
+            body = ollama_form.told(error.message)
         if self._cors is not None:
             lines += self._cors.lines(context.request.headers.get(b"origin"))
         return lines, body
