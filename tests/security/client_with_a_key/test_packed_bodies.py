@@ -63,6 +63,7 @@ def raw(data: bytes) -> bytes:
         ("", PLAIN),
         ("gzip", gzip.compress(PLAIN[:-1] + b" " * 3 * MIB + b"}")),
     ],
+    ids=["gzip", "spelled", "old", "deflate", "raw", "identity", "empty", "large"],
 )
 def test_an_engine_gets_a_packed_body_plain(
     users: dict[str, Running], engine: Engine, coding: str, packed: bytes
@@ -133,6 +134,7 @@ def test_a_small_body_that_grows_meets_the_limit_of_plain_ones(
         gzip.compress(b"") * 100_000,
         gzip.compress(PLAIN)[:-8] + b"\0" * 8,
     ],
+    ids=["empty", "plain", "torn", "more", "twice", "often", "altered"],
 )
 def test_a_body_that_is_not_as_it_says_is_refused(users: dict[str, Running], body: bytes) -> None:
     answer = ask(users["free"], body, "gzip")
