@@ -145,6 +145,22 @@ def not_json() -> ApiError:
     )
 
 
+def unsupported_coding(coding: str, accepted: str) -> ApiError:
+    """Return the error for a body that is packed in a way that is not read.
+
+    Args:
+        coding: the request's Content-Encoding.
+        accepted: the codings that are read, separated by commas.
+    """
+    return ApiError(
+        415,
+        f"a body with 'Content-Encoding: {coding[:LONGEST]}' is not read here; send it as"
+        f" {accepted}, or plain",
+        code="unsupported_content_encoding",
+        headers=((b"accept-encoding", accepted.encode()),),
+    )
+
+
 def model_not_allowed(model: str) -> ApiError:
     """Return the error for a model outside the key's allow-list."""
     return ApiError(

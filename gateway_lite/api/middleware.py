@@ -170,7 +170,7 @@ class _Answer:
         """Answer with an error, end a begun stream with an error frame, or cut the answer short."""
         self._record.failed(error.status, error.code)
         if not self._begun:
-            await send_error(self.send, error)
+            await send_error(self.send, error, self._record.path)
         elif self._events:
             await self._send({"type": "http.response.body", "body": error.frames()})
 

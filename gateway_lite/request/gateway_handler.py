@@ -13,7 +13,6 @@ from gateway_lite.catalog.models import not_ready
 from gateway_lite.catalog.replica import NoReplicaError
 from gateway_lite.features import tracing
 from gateway_lite.features.ollama import requests as ollama_requests
-from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
 from gateway_lite.request import head_checks
 from gateway_lite.request.context import Reply, ThreadWork, refusal
@@ -23,7 +22,14 @@ from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
-from gateway_lite.wire import body_shape, request_body, request_fields, response_head
+from gateway_lite.wire import (
+    body_shape,
+    content_coding,
+    ollama_form,
+    request_body,
+    request_fields,
+    response_head,
+)
 from gateway_lite.wire.body_budget import MIB, SMALL, BodyBudget, budget_bytes
 from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
@@ -189,10 +195,13 @@ class GatewayHandler:
             self._limits.check(principal)
         if request.too_large:
             raise errors.too_large(request.limit)
+        request.coding = content_coding.named(request.headers.get(b"content-encoding"))
 
     def inspect(self, context: RequestContext) -> Iterator[None]:
-        """Refuse a large body with too many parts, slice by slice."""
-        return body_shape.check(context.request.body)
+        """Unpack a body, and refuse a large one with too many parts, slice by slice."""
+        if context.request.coding:
+            yield from context.request.unpack()
+        yield from body_shape.check(context.request.body)
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""
@@ -462,8 +471,8 @@ class GatewayHandler:
     def refusal(self, error: errors.ApiError, context: RequestContext) -> tuple[bytes, bytes]:
         """Return the header lines and body of an error, in the client's form."""
         lines, body = refusal(error, context)
-        if context.record.path in ollama_requests.PATHS:
-            body = error_body(error.message)
+        if ollama_form.is_ollama(context.record.path):
+            body = ollama_form.told(error.message)
         if self._cors is not None:
             lines += self._cors.lines(context.request.headers.get(b"origin"))
         return lines, body

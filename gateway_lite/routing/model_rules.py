@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hpc.gateway_policy import GatewayPolicy, ModelRule, Routing
 
 NOTHING = ModelPolicy()
+LATEST = ":latest"
+"""The tag that Ollama's clients add to a name without one."""
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
@@ -76,6 +78,12 @@ class Table:
         # Most gateways have no policy: one flag spares their requests the lookups below.
         self.plain = not (self.aliases or self.rules or self.chains)
 
+    def untagged(self, name: str) -> str:
+        """Return a name without Ollama's usual tag, unless the name with the tag is known."""
+        if name in self.routing or name in self.aliases:
+            return name
+        return name.removesuffix(LATEST)
+
     def _condition(self, rule: ModelRule, known: Collection[str]) -> _Condition:
         return _Condition(
             use=self.aliases.get(rule.use, rule.use),
@@ -121,6 +129,8 @@ def chosen(
     Raises:
         ApiError: the key may not use the first model.
     """
+    if model.endswith(LATEST):
+        model = table.untagged(model)
     if table.plain and allows(model):
         return (model,)
     return permitted(table, allows, model, resolve(table, model, traits))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hpc.batch import cleanup, gateway_token
 from hpc.batch.folder import TODO, BatchFolder
-from hpc.batch.input import intake, parquet
+from hpc.batch.input import documents, intake, parquet
 from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchSpec
@@ -60,6 +60,7 @@ class BatchOptions:
         on_done: shell command to run after the last answer.
         model_patience_s: seconds without the model until the batch pauses.
         overwrite: whether an output file that exists may be replaced.
+        any_model: send lines that name another model to this one, too.
     """
 
     path: Path
@@ -78,6 +79,7 @@ class BatchOptions:
     on_done: str | None = None
     model_patience_s: float = 3600.0
     overwrite: bool = False
+    any_model: bool = False
 
 
 def submit(
@@ -179,9 +181,10 @@ def _prepare(
     folder: Path, wanted: BatchOptions, engine: ServiceSpec | None, watch: Watch = iter
 ) -> BatchSpec:
     # Counted before the reading: the size of a chunk depends on the number of rows.
-    rows = _count_lines(wanted.path)
+    rows = _count(wanted)
     chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
-    found = watch(intake.read(wanted.path, wanted.model, wanted.template))
+    read = intake.read(wanted.path, wanted.model, wanted.template, any_model=wanted.any_model)
+    found = watch(read)
     seen = intake.take_in(found, folder, chunk_rows=chunk_rows, skip_bad=wanted.skip_bad)
     spec = BatchSpec(
         id=folder.name,
@@ -213,14 +216,12 @@ def _prepare(
     return spec
 
 
-def _count_lines(path: Path) -> int:
+def _count(wanted: BatchOptions) -> int:
+    """Return the number of rows of a file, or about that of a table."""
+    path = wanted.path
     if parquet.is_parquet(path):
         return parquet.count(path)
-    try:
-        with path.open("rb") as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    return documents.count(path) if wanted.template is None else documents.count_lines(path)
 
 
 def submit_workers(

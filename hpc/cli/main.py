@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,6 +85,9 @@ def run(argv: Iterable[str] | None = None) -> None:
         argv: arguments after the program's name; None takes those of the process.
     """
     private.keep_files()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code: Any = root.main(arguments, prog_name="hpc-serve", standalone_mode=False)

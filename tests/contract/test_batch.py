@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pyarrow import parquet as pq
 
 from hpc import disk_usage
 from hpc.batch import control as batch_control
@@ -61,6 +62,10 @@ class Engine:
             raise ConnectionAbortedError
         if word == "wrong" or (word == "later" and self.broken):
             return 400, {}, b'{"error": {"message": "too long"}}'
+        if word == "odd":
+            return 200, {}, b'{"choices": {"0": []}, "usage": [3]}'
+        if word == "half":
+            prompt += "\ud83d"
         text = {"id": "x", "choices": [{"text": prompt.upper(), "logprobs": {"a": [1]}}]}
         return 200, {}, json.dumps({**text, "usage": {"completion_tokens": 3}}).encode()
 
@@ -285,3 +290,22 @@ def test_a_file_that_is_refused_leaves_nothing(tmp_path: Path, engine: Engine) -
         batch_submit.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
 
     assert batch_control.ids(tmp_path) == []
+
+
+def test_an_answer_with_half_a_character_ends_as_any_other_in_every_format(
+    tmp_path: Path, engine: Engine
+) -> None:
+    asked = replace(wanted(tmp_path, engine, ["good", "half", "odd"] * 4), in_flight=4)
+    for suffix in ("jsonl", "parquet"):
+        folder = batch_submit._fresh(tmp_path)
+        spec = batch_submit._prepare(
+            folder, replace(asked, output=tmp_path / f"out.{suffix}"), None
+        )
+        assert asyncio.run(worker(folder, spec, suffix).run(BatchTarget(engine.url)))
+        report = batch_report.conclude(RealFileSystem(), folder, spec)
+        assert (report["good"], report["failed"]) == (12, 0)
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+
+    assert [one["content"] for one in rows[:3]] == ["GOOD 0", "HALF 1\ufffd", None]
+    body = results(tmp_path)[1]["response"]["body"]
+    assert body["choices"][0]["text"] == "HALF 1\ud83d"

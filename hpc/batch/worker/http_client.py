@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
+from hpc.batch.input import jsonl
 from hpc.batch.ledger.answers import RowAnswer
 from hpc.batch.worker.missing_models import LATEST_S, MissingModels
 from hpc.gateway import reach
@@ -222,8 +223,9 @@ class Sender:
             return _refusal(row, custom_id, got, parsed), wait_s, counts
         self._pace.answered(now)
         usage = parsed.get("usage") if isinstance(parsed, dict) else None
-        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
-            self.counts.tokens += usage["completion_tokens"]
+        if isinstance(usage, dict):
+            made = usage.get("completion_tokens", usage.get("output_tokens"))
+            self.counts.tokens += made if isinstance(made, int) else 0
         return RowAnswer(row, True, _line(row, custom_id, got, parsed, None)), None, True
 
 
@@ -245,7 +247,7 @@ def _in_vain(got: httpx.Response) -> bool:
 
 def _json(got: httpx.Response) -> Any:
     try:
-        return got.json()
+        return None if jsonl.too_deep(got.content) else got.json()
     except (ValueError, RecursionError):
         return None
 

@@ -47,6 +47,9 @@ HOW = (
     ),
     click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row."),
     click.option("--overwrite", is_flag=True, help="Replace an output file that exists."),
+    click.option(
+        "--any-model", is_flag=True, help="Answer every line, whatever model the line names."
+    ),
     click.option("--skip-bad", is_flag=True, help="Skip faulty lines instead of refusing FILE."),
     click.option(
         "--request-timeout",
@@ -182,6 +185,7 @@ def _wanted(serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions
         on_done=options["on_done"],
         model_patience_s=options["model_patience"],
         overwrite=options["overwrite"],
+        any_model=options["any_model"],
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -374,3 +376,16 @@ def test_limits_are_given_changed_and_shown(
     assert "/day" not in capsys.readouterr().out
     assert code("keys", "list") == 0
     assert "LIMITS" in capsys.readouterr().out
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_no_command(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "\U0001f600\udcff.jsonl"
+    path.write_text("{")
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="latin-1"))
+
+    assert code("batch", "validate", str(path)) == 9
+    sys.stdout.flush()
+    assert b"??.jsonl:1: no JSON" in shown.getvalue()
