@@ -12,6 +12,7 @@ from gateway_lite.auth import token_ceilings
 from gateway_lite.catalog.models import not_ready
 from gateway_lite.catalog.replica import NoReplicaError
 from gateway_lite.features import tracing
+from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
@@ -21,9 +22,15 @@ from gateway_lite.request.large_requests import LargeRequests
 from gateway_lite.request.token_charge import charged
 from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
-from gateway_lite.telemetry.request_record import bearer
+from gateway_lite.telemetry.request_record import shown_key
 from gateway_lite.upstream import request_head
-from gateway_lite.wire import body_shape, request_body, request_fields, response_head
+from gateway_lite.wire import (
+    body_shape,
+    error_forms,
+    request_body,
+    request_fields,
+    response_head,
+)
 from gateway_lite.wire.body_budget import MIB, SMALL, BodyBudget, budget_bytes
 from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
@@ -38,8 +45,8 @@ if TYPE_CHECKING:
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.catalog.watcher import Watcher
     from gateway_lite.features.cors import Cors
-    from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.tracing import Span, Tracer
+    from gateway_lite.features.translation import Translated
     from gateway_lite.in_flight import InFlight
     from gateway_lite.request.context import RequestContext
     from gateway_lite.routing.balancer import Balancer
@@ -59,6 +66,13 @@ RETRY_SHARE = 0.2
 RETRIES_PER_S = 10.0
 MOST_RETRIES = 500.0
 """Retries that may be saved up; a dying replica fails all its requests in progress at once."""
+
+
+TRANSLATIONS = {
+    **dict.fromkeys(ollama_requests.PATHS, ollama_requests.translate),
+    **dict.fromkeys(anthropic_requests.PATHS, anthropic_requests.translate),
+}
+"""The translation into OpenAI's form, by path of another API."""
 
 
 class RetryBudget:
@@ -174,7 +188,7 @@ class GatewayHandler:
         if self.in_flight.draining:
             raise errors.draining()
         request = context.request
-        token = bearer(request.headers.get(b"authorization", b""))
+        token = shown_key(request.headers)
         if self._guard is not None and not token:
             method = request.method.decode()
             self._guard.check(method, request.path, request.headers, context.client.server)
@@ -196,11 +210,7 @@ class GatewayHandler:
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""
-        context.body = context.request.body
-        translated = None
-        if context.path in ollama_requests.PATHS:
-            translated = ollama_requests.translate(context.path, context.body)
-            context.path, context.body = translated.path, translated.body
+        translated = self._translate(context)
         asked = context.ask = request_body.read(context.body)
         principal, record, table = context.principal, context.record, self._table
         record.model = asked.model
@@ -230,6 +240,16 @@ class GatewayHandler:
         if counted or not self._plain or translated is not None:
             return self._prepare(context, asked, translated)
         return None
+
+    def _translate(self, context: RequestContext) -> Translated | None:
+        """Bring the request into OpenAI's form, before any rule looks at the request."""
+        context.body = context.request.body
+        translate = TRANSLATIONS.get(context.path)
+        if translate is None:
+            return None
+        translated = translate(context.path, context.body)
+        context.path, context.body = translated.path, translated.body
+        return translated
 
     def _check_fields(self, context: RequestContext) -> CheckedFields:
         """Return the request's fields without ambiguity, and note their estimated tokens."""
@@ -451,10 +471,12 @@ class GatewayHandler:
             notes += b"x-gateway-model: %b\r\n" % context.substitute.encode()
         if self._cors is not None:
             notes += self._cors.lines(context.request.headers.get(b"origin"))
+        name = record.name.encode()
+        notes += error_forms.request_id(record.path, name)
         return b"%b%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
             context.reservation.headers,
             notes,
-            record.name.encode(),
+            name,
             record.replica.encode(),
             b"gateway;dur=%.3f, queue;dur=%.3f" % (record.overhead_s * 1000, record.queue_s * 1000),
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from gateway_lite.wire import response_head, token_usage
+from gateway_lite.wire import error_forms, response_head, token_usage
 
 if TYPE_CHECKING:
     from gateway_lite.errors import ApiError
@@ -133,7 +133,8 @@ class ResponseWriter(msgspec.Struct, eq=False):
         if not self.events:
             self.keep_alive = False
             return
-        self.more(error.frames())
+        self.more(error_forms.frames(error, self.record.path))
+        self.end()
 
 
 class UpstreamResponse(msgspec.Struct, eq=False):

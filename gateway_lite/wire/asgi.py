@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from gateway_lite import errors
+from gateway_lite.wire import error_forms
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -72,7 +73,13 @@ async def send_json(send: Send, value: object, *, status: int = 200, headers: He
     await send_bytes(send, status, body, [(b"content-type", b"application/json"), *headers])
 
 
-async def send_error(send: Send, error: errors.ApiError) -> None:
-    """Send an error of the gateway."""
+async def send_error(send: Send, error: errors.ApiError, form: str = "") -> None:
+    """Send an error of the gateway.
+
+    Args:
+        send: sends messages of the answer.
+        error: the error.
+        form: a path in whose API's form the error is told; OpenAI's form without any.
+    """
     headers = [(b"content-type", b"application/json"), *error.headers]
-    await send_bytes(send, error.status, error.body(), headers)
+    await send_bytes(send, error.status, error_forms.body(error, form), headers)

@@ -167,6 +167,9 @@ SCHEMAS: Json = {
     "Error": _closed(error=ERROR),
     "EngineError": {"type": "object", "description": "An error in the engine's own form"},
     "OllamaError": {"type": "object", "properties": {"error": TEXT}, "required": ["error"]},
+    "AnthropicError": _closed(type={"const": "error"}, error=_closed(type=TEXT, message=TEXT)),
+    "Message": {"type": "object", "description": "A message in Anthropic's form"},
+    "TokenCount": _closed(input_tokens=COUNT),
     "Health": _closed(status={"const": "ok"}),
     "Ready": _closed(status=TEXT, models=COUNT, ready=COUNT),
     "Version": {
@@ -196,6 +199,20 @@ SCHEMAS: Json = {
         query=TEXT,
         documents={"type": "array"},
     ),
+    "MessagesRequest": {
+        **_open(
+            {"model": "MODEL", "messages": HELLO, "max_tokens": 100},
+            messages=MESSAGES,
+            max_tokens={"type": "integer", "minimum": 1},
+            system={"description": "A text, or a list of text blocks"},
+            stream=STREAM,
+        ),
+        "required": ["model", "messages", "max_tokens"],
+    },
+    "CountRequest": {
+        **_open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES),
+        "required": ["model", "messages"],
+    },
     "OllamaChatRequest": _open(
         {"model": "MODEL", "messages": HELLO}, messages=MESSAGES, stream=STREAM
     ),

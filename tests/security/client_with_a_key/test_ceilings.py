@@ -177,6 +177,28 @@ def test_an_ollama_client_is_held_to_the_ceiling(
         assert max(reader(*worker.bodies[-1]) for reader in READERS) <= CEILING
 
 
+def test_an_anthropic_client_is_held_to_the_ceiling(
+    capped: dict[str, Running], worker: WorkingEngine
+) -> None:
+    for options, status in (
+        ({"max_tokens": 10}, 200),
+        ({"max_tokens": 10, "n": 9, "max_completion_tokens": 500, "best_of": 4}, 200),
+        ({"max_tokens": 11}, 400),
+        ({"max_tokens": "9"}, 400),
+        ({"max_tokens": 9.0}, 400),
+        ({}, 400),
+    ):
+        for stream in (False, True):
+            body = {"model": "m", "messages": MESSAGES, "stream": stream, **options}
+            before = len(worker.bodies)
+            with capped["m"].client() as client:
+                refused = client.post("/v1/messages", json=body).status_code == 400
+            assert refused == (status == 400)
+            assert len(worker.bodies) == before + (status == 200)
+            if status == 200:
+                assert max(reader(*worker.bodies[-1]) for reader in READERS) <= CEILING
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
