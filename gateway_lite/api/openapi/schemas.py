@@ -42,6 +42,10 @@ MODEL = _closed(
     object={"const": "model"},
     created=COUNT,
     owned_by=TEXT,
+    type={"const": "model"},
+    display_name=TEXT,
+    created_at={**TEXT, "format": "date-time"},
+    lifecycle={"const": "active"},
     phase={"enum": [phase.value for phase in Phase]},
     replicas=REPLICAS,
 )
@@ -184,10 +188,7 @@ SCHEMAS: Json = {
         ],
     },
     "Model": {**MODEL, "additionalProperties": True},
-    "ModelList": _closed(
-        object={"const": "list"},
-        data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
-    ),
+    "ModelList": _list("Model"),
     "ChatRequest": _open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES, **SAMPLING),
     "CompletionRequest": _open({"model": "MODEL", "prompt": "Once"}, prompt=MANY, **SAMPLING),
     "ResponseRequest": _open(

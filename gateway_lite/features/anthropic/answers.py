@@ -20,6 +20,21 @@ THOUGHTS = ("reasoning_content", "reasoning")
 REASONS = {"length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
 LONG = re.compile(r"context.{0,40}(length|size|window)", re.IGNORECASE | re.DOTALL)
 """The engines' complaint about a prompt beyond the context."""
+BOTH = (
+    re.compile(
+        r"context length is (?P<context>\d+) tokens.{0,80}\((?P<prompt>\d+) in the \w+, "
+        r"(?P<answer>\d+) in the completion\)",
+        re.DOTALL,
+    ),
+    re.compile(
+        r"too large: (?P<answer>\d+).{0,80}context length is (?P<context>\d+) tokens and your"
+        r" request has (?P<prompt>\d+) input tokens",
+        re.DOTALL,
+    ),
+)
+"""Engines' complaint, older vLLM's and llama-cpp-python's, about prompt and ``max_tokens`` together
+beyond the context.
+"""
 SHOWN = 1000
 """Characters of an unreadable error that a client gets."""
 
@@ -45,6 +60,12 @@ def complaint(answer: Any) -> str:
     if type(error) is dict:
         error = error.get("message") or error.get("detail") or error
     message = error if type(error) is str else json.dumps(error)
+    for form in BOTH:
+        found = form.search(message)
+        if found is not None:
+            # Claude Code reads these words, and asks again with the length that fits.
+            sizes = f"{found['prompt']} + {found['answer']} > {found['context']}"
+            return f"input length and `max_tokens` exceed context limit: {sizes}: {message}"
     return error_forms.too_long(message) if LONG.search(message) else message
 
 

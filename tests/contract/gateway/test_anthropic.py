@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -284,6 +285,15 @@ def test_a_count_is_the_engines_own(client: httpx.Client, engine: ChatEngine) ->
     assert engine.asked["tools"][0]["function"]["name"] == "add"
 
 
+BOTH = "input length and `max_tokens` exceed context limit:"
+OLDER = (
+    "This model's maximum context length is 55 tokens. However, you requested 60 tokens (10 in the"
+    " messages, 50 in the completion). Please reduce the length of the messages or completion."
+)
+OLD = (
+    "'max_tokens' or 'max_completion_tokens' is too large: 50. This model's maximum context length"
+    " is 55 tokens and your request has 10 input tokens (50 > 55 - 10)."
+)
 INVALID = "invalid_request_error"
 Refusal = tuple[httpx.Response, int, str, str]
 
@@ -348,6 +358,8 @@ def test_refusals_of_an_engine_have_anthropics_form(
     for status, failure, kind, words in (
         (400, {"error": {"message": "no such thing"}}, INVALID, "no such thing"),
         (400, {"error": {"message": "maximum context length is 5"}}, INVALID, "prompt is too long"),
+        (400, {"error": {"message": OLDER}}, INVALID, f"{BOTH} 10 + 50 > 55"),
+        (400, {"error": {"message": OLD}}, INVALID, f"{BOTH} 10 + 50 > 55"),
         (503, {"detail": "busy"}, "overloaded_error", "busy"),
         (500, "broken", "api_error", "broken"),
     ):
@@ -355,6 +367,17 @@ def test_refusals_of_an_engine_have_anthropics_form(
         for stream in (False, True):
             answer = client.post(MESSAGES, json={**ASK, "stream": stream})
             check([(answer, status, kind, words)])
+
+
+def test_models_have_the_fields_of_both_apis(client: httpx.Client) -> None:
+    told = client.get("/v1/models").json()
+    assert (told["object"], told["has_more"]) == ("list", False)
+    assert (told["first_id"], told["last_id"]) == ("m", "m")
+    (model,) = told["data"]
+    assert (model["id"], model["object"], model["owned_by"]) == ("m", "model", "hpc-serve")
+    assert (model["type"], model["display_name"], model["lifecycle"]) == ("model", "m", "active")
+    assert datetime.fromisoformat(model["created_at"]).timestamp() == model["created"]
+    assert client.get("/v1/models/m").json() == model
 
 
 def test_a_key_is_shown_in_any_of_three_headers(
