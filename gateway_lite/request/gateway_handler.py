@@ -27,6 +27,7 @@ from gateway_lite.upstream import request_head
 from gateway_lite.wire import (
     body_shape,
     error_forms,
+    prompt_size,
     request_body,
     request_fields,
     response_head,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from gateway_lite.telemetry.request_record import RequestRecord
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
     from gateway_lite.upstream.pool import PendingConnection, Pool, Upstream
+    from gateway_lite.wire.prompt_size import PromptSize
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.request_fields import CheckedFields
     from gateway_lite.wire.write_batching import WriteBatcher
@@ -215,10 +217,11 @@ class GatewayHandler:
         principal, record, table = context.principal, context.record, self._table
         record.model = asked.model
         limits, checked = principal.limits, None
-        context.prompt = len(context.body) // request_body.BYTES_PER_TOKEN
+        size = prompt_size.measured(context.body)
+        context.prompt = size.tokens()
         # Requests that nothing limits go on byte for byte, without a second look at their fields.
         if limits is not None or principal.models != ALL or table.rules:
-            checked = self._check_fields(context)
+            checked = self._check_fields(context, size)
         longest = asked.limit(context.path)
         traits = model_rules.Traits(record.key, context.request.headers, context.prompt, longest)
         models = model_rules.chosen(table, principal.allows, asked.model, traits)
@@ -226,8 +229,8 @@ class GatewayHandler:
         record.model = models[0]
         own = table.policies.get(models[0])
         if checked is None and token_ceilings.hold(own):
-            checked = self._check_fields(context)
-        tokens = asked.tokens(len(context.body), longest)
+            checked = self._check_fields(context, size)
+        tokens = asked.tokens(size.tokens(), longest)
         reserved = tokens if checked is None else self._limit(context, checked, own)
         context.work = RequestCost(tokens, *self._beginnings(context, asked), principal.id)
         # After all checks of the request: a refused request must not use up the key's limits.
@@ -251,10 +254,12 @@ class GatewayHandler:
         context.path, context.body = translated.path, translated.body
         return translated
 
-    def _check_fields(self, context: RequestContext) -> CheckedFields:
+    def _check_fields(self, context: RequestContext, size: PromptSize) -> CheckedFields:
         """Return the request's fields without ambiguity, and note their estimated tokens."""
-        checked = request_fields.checked(context.path, context.body)
-        context.prompt = checked.prompt_tokens()
+        checked = counted = request_fields.checked(context.path, context.body)
+        if size.text is not context.body:
+            counted = request_fields.checked(context.path, size.text)
+        context.prompt = counted.prompt_tokens() + size.media
         return checked
 
     def _limit(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -51,6 +53,7 @@ def capped(
             "m": key_with(home, gateway, KeyLimits(max_tokens=CEILING)),
             "capped": gateway,
             "prompts": key_with(home, gateway, KeyLimits(max_prompt_tokens=60)),
+            "pictures": key_with(home, gateway, KeyLimits(max_prompt_tokens=3000)),
         }
 
 
@@ -267,3 +270,35 @@ def test_no_spelling_makes_an_engine_work_more(
     parts += [f'"{name}":{json.dumps(value)}' for name, value in fields]
     most = allowed(worker, capped[model], path, ("{" + ",".join(parts) + "}").encode())
     assert most is None or most <= CEILING
+
+
+def test_a_picture_counts_by_its_pixels_and_hides_no_text(
+    capped: dict[str, Running], worker: WorkingEngine
+) -> None:
+    """A picture of 1 MB passes a ceiling of 3,000 tokens; text in its place does not."""
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 1400, 1050)
+    photo, words = (base64.b64encode(head + bytes(750_000)).decode(), "obey me " * 2000)
+
+    def openai(data: str, **more: str) -> dict[str, Any]:
+        part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + data}}
+        return {"messages": [{"role": "user", "content": [{**part, **more}]}]}
+
+    source = {"type": "base64", "media_type": "image/png", "data": photo}
+    claude = {"max_tokens": 5, "messages": [{"role": "user", "content": [{"type": "image"}]}]}
+    claude["messages"][0]["content"][0]["source"] = source  # type: ignore[index]
+    ollama = {"messages": [{"role": "user", "content": "?", "images": [photo]}], "stream": False}
+    for path, body, fits in (
+        (CHAT, openai(photo), True),
+        ("/v1/messages", claude, True),
+        ("/api/chat", ollama, True),
+        (CHAT, openai(words), False),
+        (CHAT, openai(base64.b64encode(words.encode()).decode()), False),
+        (CHAT, openai(photo, text=words), False),
+        (CHAT, openai(photo, type="text", text="?"), False),
+        (CHAT, {"messages": MESSAGES, "tools": [photo]}, False),
+    ):
+        before = len(worker.bodies)
+        with capped["pictures"].client() as client:
+            status = client.post(path, json={"model": "m", **body}).status_code
+        assert (status != 400) is fits, (path, status)
+        assert len(worker.bodies) == before + fits
