@@ -20,6 +20,8 @@ MARKS = (b"\\u", b'_url"', b'"input_')
 """Bytes without which a body has neither escapes nor media, so that its length is its size."""
 FIELDS = ("messages", "input")
 """Fields with lists of messages."""
+LISTS = ("content", "output")
+"""A message's fields with lists of parts."""
 PATCH = 28 * 28
 """Pixels of one token."""
 LEAST = 576
@@ -76,14 +78,14 @@ def measured(body: bytes) -> PromptSize:
 
 def _parts(asked: Any) -> list[dict[str, Any]]:
     """Return the parts of all messages, the messages' own parts and those of tools' results."""
-    messages = [
-        message
-        for name in FIELDS
-        for message in (asked.get(name) if type(asked) is dict else None) or ()
-        if type(message) is dict
-    ]
-    lists = [message.get(name) for message in messages for name in ("content", "output")]
-    return [part for one in lists if type(one) is list for part in one if type(part) is dict]
+    fields = [asked.get(name) for name in FIELDS] if type(asked) is dict else []
+    messages = [message for found in fields for message in _objects(found)]
+    return [part for message in messages for name in LISTS for part in _objects(message.get(name))]
+
+
+def _objects(found: Any) -> list[dict[str, Any]]:
+    """Return the objects in a list; none of another value."""
+    return [one for one in found if type(one) is dict] if type(found) is list else []
 
 
 def _taken_out(part: dict[str, Any]) -> int:

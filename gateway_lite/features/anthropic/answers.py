@@ -14,7 +14,7 @@ from gateway_lite.wire import error_forms
 from gateway_lite.wire.sse import WholeBody
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
-UNUSABLE = (*UNREADABLE, AttributeError, IndexError, KeyError, TypeError)
+UNUSABLE = (*UNREADABLE, AttributeError, IndexError, KeyError, TypeError, ValueError)
 THOUGHTS = ("reasoning_content", "reasoning")
 """Engines' names for the field that Anthropic calls thinking."""
 REASONS = {"length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use"}
@@ -71,15 +71,20 @@ def complaint(answer: Any) -> str:
 
 def usage_of(told: Any) -> dict[str, int]:
     """Return an engine's usage report in Anthropic's form, which counts cached tokens apart."""
-    told = told if type(told) is dict else {}
-    details = told.get("prompt_tokens_details")
-    cached = (details.get("cached_tokens") if type(details) is dict else 0) or 0
+    details = told.get("prompt_tokens_details") if type(told) is dict else None
+    cached = _count(details, "cached_tokens")
     return {
-        "input_tokens": max(0, (told.get("prompt_tokens") or 0) - cached),
+        "input_tokens": max(0, _count(told, "prompt_tokens") - cached),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
-        "output_tokens": told.get("completion_tokens") or 0,
+        "output_tokens": _count(told, "completion_tokens"),
     }
+
+
+def _count(told: Any, name: str) -> int:
+    """Return a count of a usage report; 0 without any."""
+    found = told.get(name) if type(told) is dict else None
+    return found if type(found) is int else 0
 
 
 def ending(reason: Any, stop: Any, *, tools: bool) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def ending(reason: Any, stop: Any, *, tools: bool) -> dict[str, Any]:
         reason = "tool_calls"
     if reason == "stop" and type(stop) is str:
         return {"stop_reason": "stop_sequence", "stop_sequence": stop}
-    return {"stop_reason": REASONS.get(reason, "end_turn"), "stop_sequence": None}
+    return {"stop_reason": REASONS.get(str(reason), "end_turn"), "stop_sequence": None}
 
 
 def message_of(model: str, usage: dict[str, int]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _choice(asked: dict[str, Any]) -> dict[str, Any]:
     if kind == "tool":
         named = {"type": "function", "function": {"name": choice.get("name")}}
         return {"tool_choice": named, **one}
-    if kind not in CHOICES:
+    if type(kind) is not str or kind not in CHOICES:
         raise errors.bad_request(
             "the type of 'tool_choice' must be 'auto', 'any', 'tool' or 'none'",
             param="tool_choice",

@@ -120,7 +120,7 @@ class MessageStream:
         The pieces of one call pass at once. Engines may send several calls interleaved, which
         Anthropic's form cannot hold, so the pieces of another call wait for the end.
         """
-        number = part.get("index", 0)
+        number = int(part.get("index", 0))
         tool = self._tools.get(number)
         if tool is None:
             tool = self._tools[number] = _Tool()

@@ -174,6 +174,7 @@ def test_a_written_escape_counts_as_its_letters() -> None:
         b'"\\u',
         b"[]",
         b'{"messages":"\\u0041"}',
+        b'{"messages":true,"input":5,"x":"\\u0041"}',
         b'{"messages":{"a":"\\u0041"}}',
         b'{"messages":[{"content":[{"type":"image_url"}]}],"x":"\\u0041"}',
         b'{"messages":[{"content":[{"type":["image_url"]}]}],"x":"\\u0041"}',

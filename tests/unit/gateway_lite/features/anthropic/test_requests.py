@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types.chat import CompletionCreateParams
 from pydantic import TypeAdapter
 
@@ -227,3 +230,39 @@ def test_a_count_asks_for_one_token_of_the_same_chat() -> None:
 def test_a_wrong_field_gets_one_sentence(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ApiError, match=re.escape(words)):
         chat(**fields)
+
+
+KINDS = st.sampled_from(
+    (
+        *("text", "image", "document", "search_result", "tool_use", "tool_result", "thinking"),
+        *("base64", "url", "content", "auto", "any", "tool", "enabled", "json_schema", "user"),
+        *("assistant", "system", "custom"),
+    )
+)
+NAMES = st.sampled_from(
+    (
+        *("type", "role", "content", "text", "source", "data", "media_type", "url", "id", "name"),
+        *("input", "tool_use_id", "thinking", "title", "input_schema", "format", "effort"),
+    )
+)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | KINDS
+BLOCKS = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=20,
+)
+FIELDS = st.sampled_from(
+    (
+        *("messages", "system", "tools", "tool_choice", "thinking", "output_config", "metadata"),
+        *("stop_sequences", "stream", "max_tokens", "temperature", "mcp_servers"),
+    )
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([MESSAGES, COUNT]), st.dictionaries(FIELDS, BLOCKS, max_size=5))
+def test_a_request_of_any_form_is_translated_or_refused(path: str, fields: dict[str, Any]) -> None:
+    asked = {"model": "m", "max_tokens": 9, "messages": HELLO, **fields}
+    with contextlib.suppress(ApiError):
+        made = translate(path, json.dumps(asked).encode())
+        assert json.loads(made.body)["model"] == "m"
