@@ -26,6 +26,7 @@ from gateway_lite.catalog.job_status import NAME, JobStatuses
 from gateway_lite.catalog.scanner import Scanner
 from gateway_lite.catalog.watcher import Watcher
 from gateway_lite.features import tracing
+from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.cors import Cors
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.in_flight import InFlight
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from gateway_lite.telemetry.workers import WorkerGroup
     from gateway_lite.wire.asgi import App, Receive, Scope, Send
 
-POSTS = (*POST_PATHS, *ollama_requests.PATHS)
+POSTS = (*POST_PATHS, *ollama_requests.PATHS, *anthropic_requests.PATHS)
 HOT = {(b"POST", path.encode()): path for path in POSTS}
 
 

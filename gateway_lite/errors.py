@@ -85,7 +85,7 @@ def unauthorized() -> ApiError:
     """Return the error for a missing, wrong, expired or revoked key."""
     return ApiError(
         401,
-        "a valid key is needed, as 'Authorization: Bearer KEY'",
+        "a valid key is needed, as 'Authorization: Bearer KEY', 'x-api-key: KEY' or 'api-key: KEY'",
         code="invalid_api_key",
         # Closed: another attempt costs another connection, of which there are few without a key.
         headers=((b"www-authenticate", b"Bearer"), (b"connection", b"close")),

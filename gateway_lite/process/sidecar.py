@@ -28,8 +28,9 @@ PARENT_S = 0.5
 async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse all paths that no gateway uses."""
     del receive
-    path, known = scope["path"], proved(scope["state"]["connection"])
-    await send_error(send, errors.not_found(path) if known else errors.unproved(), path)
+    known = proved(scope["state"]["connection"])
+    error = errors.not_found(scope["path"]) if known else errors.unproved()
+    await send_error(send, error, scope["path"])
 
 
 async def serve(door: SidecarOptions, settings: GatewaySettings) -> None:

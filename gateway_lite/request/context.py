@@ -9,7 +9,7 @@ import msgspec
 
 from gateway_lite import errors
 from gateway_lite.request.response import ByteStream
-from gateway_lite.wire import content_coding, response_head
+from gateway_lite.wire import content_coding, error_forms, response_head
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.errors import ApiError
-    from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.pipeline import FeatureEdits
     from gateway_lite.features.tracing import Span
+    from gateway_lite.features.translation import Translated
     from gateway_lite.in_flight import InFlight
     from gateway_lite.request.large_requests import LargeRequests
     from gateway_lite.request.response import ResponseWriter, UpstreamResponse
@@ -248,12 +248,12 @@ class RequestHandler(Protocol):
 
 
 def refusal(error: ApiError, context: RequestContext) -> tuple[bytes, bytes]:
-    """Return the header lines and the body of an error in OpenAI's form."""
+    """Return the header lines and the body of an error, in the form of the path's API."""
+    path, name = context.record.path, context.record.name.encode()
     headers = [pair for pair in error.headers if pair[0] != b"connection"]
-    name = (b"x-request-id", context.record.name.encode())
-    return response_head.lines(
-        [(b"content-type", response_head.JSON), *headers, name]
-    ), error.body()
+    told = [(b"content-type", response_head.JSON), *headers, (b"x-request-id", name)]
+    lines = response_head.lines(told) + error_forms.request_id(path, name)
+    return lines, error_forms.body(error, path)
 
 
 class HeldResources(msgspec.Struct, eq=False):
@@ -328,7 +328,7 @@ class RequestContext(msgspec.Struct, eq=False):
         answers: number of answers that the request asks for.
         worked: True while a replica works on the request, or once it has without refusing it.
         sent_at: clock value at which the request was sent to the replica.
-        translated: translation of a request in Ollama's form, or None.
+        translated: translation of a request in another API's form, or None.
         edits: edits of the answer, or None.
         cache: "hit" or "miss" of the response cache; empty if the answer is not cached.
         held: resources held by the request.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from gateway_lite.wire import ollama_form, response_head, token_usage
+from gateway_lite.wire import error_forms, response_head, token_usage
 
 if TYPE_CHECKING:
     from gateway_lite.errors import ApiError
@@ -130,10 +130,12 @@ class ResponseWriter(msgspec.Struct, eq=False):
 
     def spoil(self, error: ApiError) -> None:
         """End a stream of events or lines with an error, or cut off another answer."""
+        path = self.record.path
         if self.events:
-            self.more(error.frames())
-        elif ollama_form.is_ollama(self.record.path):
-            self.more(ollama_form.line(error))
+            self.more(error_forms.frames(error, path))
+            self.end()
+        elif error_forms.is_ollama(path):
+            self.more(error_forms.line(error))
             self.end()
         else:
             self.keep_alive = False

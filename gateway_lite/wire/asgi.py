@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from gateway_lite import errors
-from gateway_lite.wire import content_coding, ollama_form
+from gateway_lite.wire import content_coding, error_forms
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -75,13 +75,13 @@ async def send_json(send: Send, value: object, *, status: int = 200, headers: He
     await send_bytes(send, status, body, [(b"content-type", b"application/json"), *headers])
 
 
-async def send_error(send: Send, error: errors.ApiError, path: str) -> None:
+async def send_error(send: Send, error: errors.ApiError, form: str = "") -> None:
     """Send an error of the gateway.
 
     Args:
         send: sends messages of the answer.
         error: the error.
-        path: a path in whose API's form the error is told.
+        form: a path in whose API's form the error is told; OpenAI's form without any.
     """
     headers = [(b"content-type", b"application/json"), *error.headers]
-    await send_bytes(send, error.status, ollama_form.body(error, path), headers)
+    await send_bytes(send, error.status, error_forms.body(error, form), headers)

@@ -61,16 +61,16 @@ class RequestFields(msgspec.Struct, gc=False):
                 return value
         return None
 
-    def tokens(self, size: int, limit: int | None) -> int:
+    def tokens(self, prompt: int, limit: int | None) -> int:
         """Return an estimate of the request's tokens, prompt and answer together.
 
         Args:
-            size: bytes of the body.
+            prompt: estimated tokens of the prompt.
             limit: result of ``limit``.
         """
         n = self.n
         each = USUAL_TOKENS if limit is None else limit
-        return size // BYTES_PER_TOKEN + (each * n if type(n) is int and n > 0 else each)
+        return prompt + (each * n if type(n) is int and n > 0 else each)
 
 
 class _Message(msgspec.Struct, gc=False):

@@ -17,6 +17,7 @@ from gateway_lite.api.openapi.operations import (
     MODEL_SHOWN,
     TEXT,
     answer_of,
+    anthropic_of,
     errors_of,
     health_of,
     ollama_of,
@@ -112,6 +113,12 @@ OPERATIONS: dict[Way, Json] = {
     ),
     ("POST", "/v1/embeddings"): work_of("Embed texts", "EmbeddingRequest", "Completion"),
     ("POST", "/v1/rerank"): work_of("Rank documents by a query", "RerankRequest", "Completion"),
+    ("POST", "/v1/messages"): anthropic_of(
+        "Continue a chat (Anthropic's API)", "MessagesRequest", "Message", streams=True
+    ),
+    ("POST", "/v1/messages/count_tokens"): anthropic_of(
+        "Count the tokens of a chat (Anthropic's API)", "CountRequest", "TokenCount"
+    ),
     ("POST", "/api/chat"): ollama_of("Continue a chat (Ollama's API)", "OllamaChatRequest"),
     ("POST", "/api/generate"): ollama_of("Complete a text (Ollama's API)", "OllamaRequest"),
     ("POST", "/api/embeddings"): ollama_of("Embed a text (Ollama's API)", "OllamaRequest"),
@@ -139,13 +146,18 @@ def document(served: Iterable[Way]) -> Json:
     for method, path in sorted(set(served)):
         about = OPERATIONS[method, path]
         paths[path][method.lower()] = {"operationId": _name(method, path), **about}
-    bearer = {"type": "http", "scheme": "bearer", "description": "Your key, hs-..."}
+    told = "Your key, hs-..."
+    keys: Json = {"key": {"type": "http", "scheme": "bearer", "description": told}}
+    keys |= {
+        name: {"type": "apiKey", "in": "header", "name": name, "description": told}
+        for name in ("x-api-key", "api-key")
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "hpc-serve gateway", "version": __version__, "description": ABOUT},
         "paths": dict(paths),
-        "components": {"schemas": schemas.SCHEMAS, "securitySchemes": {"key": bearer}},
-        "security": [{"key": []}],
+        "components": {"schemas": schemas.SCHEMAS, "securitySchemes": keys},
+        "security": [{name: []} for name in keys],
     }
 
 

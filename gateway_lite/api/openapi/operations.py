@@ -162,6 +162,20 @@ def ollama_of(summary: str, request: str | None = None) -> Json:
     }
 
 
+def anthropic_of(summary: str, request: str, answer: str, *, streams: bool = False) -> Json:
+    """Return an operation in Anthropic's form."""
+    told = {"400", "401", "403", "404", "408", "413", "415", "421", "429", "431", "4XX", "5XX"}
+    failed = answer_of("The kind of the failure, and its reason", json=ref("AnthropicError"))
+    events: Json = {"events": {}} if streams else {}
+    good = answer_of("The answer in Anthropic's form", json=ref(answer), **events)
+    return {
+        "summary": summary,
+        "tags": ["Anthropic"],
+        "requestBody": {"required": True, **content_of("application/json", ref(request))},
+        "responses": {"200": good, **dict.fromkeys(told, failed)},
+    }
+
+
 def health_of(summary: str) -> Json:
     """Return an operation that needs no key."""
     answer = answer_of("The process accepts requests", json=ref("Health"))

@@ -42,6 +42,10 @@ MODEL = _closed(
     object={"const": "model"},
     created=COUNT,
     owned_by=TEXT,
+    type={"const": "model"},
+    display_name=TEXT,
+    created_at={**TEXT, "format": "date-time"},
+    lifecycle={"const": "active"},
     phase={"enum": [phase.value for phase in Phase]},
     replicas=REPLICAS,
 )
@@ -177,6 +181,9 @@ SCHEMAS: Json = {
     "Error": _closed(error=ERROR),
     "EngineError": {"type": "object", "description": "An error in the engine's own form"},
     "OllamaError": {"type": "object", "properties": {"error": TEXT}, "required": ["error"]},
+    "AnthropicError": _closed(type={"const": "error"}, error=_closed(type=TEXT, message=TEXT)),
+    "Message": {"type": "object", "description": "A message in Anthropic's form"},
+    "TokenCount": _closed(input_tokens=COUNT),
     "Health": _closed(status={"const": "ok"}),
     "Ready": _closed(status=TEXT, models=COUNT, ready=COUNT),
     "Version": {
@@ -191,10 +198,7 @@ SCHEMAS: Json = {
         ],
     },
     "Model": {**MODEL, "additionalProperties": True},
-    "ModelList": _closed(
-        object={"const": "list"},
-        data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
-    ),
+    "ModelList": _list("Model"),
     "ChatRequest": _open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES, **SAMPLING),
     "CompletionRequest": _open({"model": "MODEL", "prompt": "Once"}, prompt=MANY, **SAMPLING),
     "ResponseRequest": _open(
@@ -206,6 +210,20 @@ SCHEMAS: Json = {
         query=TEXT,
         documents={"type": "array"},
     ),
+    "MessagesRequest": {
+        **_open(
+            {"model": "MODEL", "messages": HELLO, "max_tokens": 100},
+            messages=MESSAGES,
+            max_tokens={"type": "integer", "minimum": 1},
+            system={"description": "A text, or a list of text blocks"},
+            stream=STREAM,
+        ),
+        "required": ["model", "messages", "max_tokens"],
+    },
+    "CountRequest": {
+        **_open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES),
+        "required": ["model", "messages"],
+    },
     "OllamaChatRequest": _open(
         {"model": "MODEL", "messages": HELLO}, messages=MESSAGES, stream=STREAM
     ),

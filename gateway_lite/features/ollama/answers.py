@@ -11,7 +11,7 @@ import msgspec
 
 from gateway_lite import errors
 from gateway_lite.wire import tolerant_json
-from gateway_lite.wire.ollama_form import told
+from gateway_lite.wire.error_forms import ollama as told
 from gateway_lite.wire.sse import Events, WholeBody, payload
 from gateway_lite.wire.tolerant_json import UNREADABLE
 

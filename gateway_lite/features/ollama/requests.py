@@ -6,13 +6,13 @@ Source: Ollama's API (docs/api.md of its repository).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway_lite import errors
-from gateway_lite.features.ollama.answers import Clock, Lines, Whole, spoken
+from gateway_lite.features.ollama.answers import Clock, Lines, Whole, failed, spoken
+from gateway_lite.features.translation import Translated
 from gateway_lite.wire.tolerant_json import UNREADABLE
 
 if TYPE_CHECKING:
@@ -48,24 +48,10 @@ IMAGES = {"/9j/": "jpeg", "iVBOR": "png", "R0lGOD": "gif", "UklGR": "webp"}
 """First base64 characters of image files, with the kind of image."""
 
 
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """A request in OpenAI's form.
-
-    Args:
-        path: path in OpenAI's API.
-        body: the request's JSON.
-        editor: turns the engine's answer of status 200 into Ollama's form; for errors see
-            ``failed``.
-        content_type: content type of the answer.
-        answer: an immediate answer without an engine, or None.
-    """
-
-    path: str
-    body: bytes
-    editor: Lines | Whole
-    content_type: bytes
-    answer: bytes | None = None
+def _failed(status: int, body: bytes) -> bytes:
+    """Return the body of an engine's error in Ollama's form, which has no kinds by status."""
+    del status
+    return failed(body)
 
 
 def translate(path: str, body: bytes) -> Translated:
@@ -89,7 +75,8 @@ def translate(path: str, body: bytes) -> Translated:
     try:
         if form in {"embed", "embeddings"}:
             made = {"model": model, **_vectors(asked, form)}
-            return Translated(VECTORS, msgspec.json.encode(made), Whole(clock, form), JSON)
+            vectors = Whole(clock, form)
+            return Translated(VECTORS, msgspec.json.encode(made), vectors, JSON, _failed)
         to, words = _chat(asked) if form == "chat" else _generate(asked)
         made = {"model": model, **words, **_options(asked)}
         if to == CHAT:
@@ -104,9 +91,8 @@ def translate(path: str, body: bytes) -> Translated:
     # Ollama's clients send an empty request to load or unload a model; engines refuse such
     # requests.
     said = bool(words.get("messages") or words.get("prompt"))
-    return Translated(
-        to, msgspec.json.encode(made), editor, kind, None if said else _loaded(clock, asked, form)
-    )
+    answer = None if said else _loaded(clock, asked, form)
+    return Translated(to, msgspec.json.encode(made), editor, kind, _failed, answer)
 
 
 def _loaded(clock: Clock, asked: dict[str, Any], form: str) -> bytes:

@@ -15,7 +15,7 @@ from gateway_lite.api.ollama import Listed, tags
 from gateway_lite.errors import ApiError
 from gateway_lite.features.ollama.answers import Clock, Lines, Whole, failed
 from gateway_lite.features.ollama.requests import PATHS, translate
-from gateway_lite.wire import ollama_form
+from gateway_lite.wire import error_forms
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
@@ -128,7 +128,7 @@ def test_what_chat_does_not_take_is_refused(more: dict[str, Any]) -> None:
 )
 def test_errors_in_any_form(body: bytes, said: str) -> None:
     assert json.loads(failed(body)) == {"error": said}
-    assert json.loads(ollama_form.told(said)) == {"error": said}
+    assert json.loads(error_forms.ollama(said)) == {"error": said}
 
 
 def test_an_answer_that_is_none_is_an_error() -> None:
