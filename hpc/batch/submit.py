@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchSpec
 from hpc.batch.worker.job import RunBatch
-from hpc.engines import preflight
+from hpc.engines import plan
 from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
 from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
@@ -85,6 +86,7 @@ def submit(
     cluster: Cluster | None,
     site: Site,
     watch: Watch = iter,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> BatchSpec:
     """Take a file in and submit its workers; on failure nothing is left behind.
 
@@ -95,6 +97,7 @@ def submit(
         cluster: "slurm" or "local"; None detects Slurm.
         site: names the container program and templates.
         watch: passes the requests on while they are read, such as for a progress display.
+        tell: called with each note of the engine's plan.
 
     Raises:
         BatchError: the file is faulty or the output cannot be written.
@@ -103,7 +106,11 @@ def submit(
         SchedulerError: a job was refused.
     """
     if engine is not None:
-        preflight.check_files(engine)
+        planned = plan.plan(engine, os.environ)
+        engine = planned.spec
+        plan.check_files(engine)
+        for note in planned.notes:
+            tell(note)
     if not wanted.output.parent.is_dir():
         raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
     if parquet.is_parquet(wanted.output):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
 
 from hpc.cli.build import DEFINITION_OPTIONS, definition_settings
-from hpc.cli.output import echo, examples, home_option, models_option, with_options
+from hpc.cli.output import echo, examples, home_option, models_option, note, with_options
 from hpc.cli.services import FLAGS as SERVICE_FLAGS
 
 
@@ -34,7 +35,8 @@ def sbatch(
 ) -> None:
     """Print the batch script of one replica of NAME, as submit would send it."""
     from hpc import config
-    from hpc.errors import ConfigError
+    from hpc.engines import plan
+    from hpc.errors import ConfigError, EngineError
     from hpc.jobs import submission
     from hpc.services import lifecycle
 
@@ -42,6 +44,12 @@ def sbatch(
     spec = lifecycle.wanted(loaded, name)
     if replica >= spec.replicas:
         raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
+    for text in plan.plan(spec, os.environ).notes:
+        note(text)
+    try:
+        plan.check_files(spec)
+    except EngineError as error:  # a script may be wanted before its image is built
+        note(str(error))
     text = submission.script(spec, loaded.home, replica, templates=loaded.site.templates)
     echo(text, nl=False)
 
