@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -15,9 +14,9 @@ from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchSpec
 from hpc.batch.worker.job import RunBatch
-from hpc.engines import plan
 from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
+from hpc.jobs import planning
 from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
 from hpc.state import directory, files, records
 
@@ -106,9 +105,8 @@ def submit(
         SchedulerError: a job was refused.
     """
     if engine is not None:
-        planned = plan.plan(engine, os.environ)
+        planned = planning.planned(engine, cluster=cluster or jobs.default_cluster())
         engine = planned.spec
-        plan.check_files(engine)
         for note in planned.notes:
             tell(note)
     if not wanted.output.parent.is_dir():

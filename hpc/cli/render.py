@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -37,14 +36,14 @@ def sbatch(
     from hpc import config
     from hpc.engines import plan
     from hpc.errors import ConfigError, EngineError
-    from hpc.jobs import submission
+    from hpc.jobs import planning, submission
     from hpc.services import lifecycle
 
     loaded = config.load(models_file=models_file, flags=flags, home=home)
     spec = lifecycle.wanted(loaded, name)
     if replica >= spec.replicas:
         raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
-    for text in plan.plan(spec, os.environ).notes:
+    for text in planning.planned(spec, cluster="slurm", files=False).notes:
         note(text)
     try:
         plan.check_files(spec)

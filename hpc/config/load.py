@@ -1,4 +1,4 @@
-"""Merging of the layers: default < site file < models.yaml < environment < flag."""
+"""Merging of layers: default < sbatch's < site file < models.yaml < environment < flag."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hpc.config import paths
+from hpc.config import paths, sbatch_variables
 from hpc.config.gateway import resolved
 from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
 from hpc.config.yaml_files import explain, read
@@ -108,6 +108,7 @@ def load(
         path = find_models(models_file)
     file = read(path, ModelsFileSchema) if path else ModelsFileSchema()
     entries = [*file.models, *_adhoc(adhoc)]
+    shell = _of_sbatch()
     over = [_environment(), _layer(flags or {}, lambda key: "--" + key.replace("_", "-"))]
     root = directory.home(home)
     base = (path.parent if path else Path.cwd()).absolute()
@@ -115,7 +116,7 @@ def load(
     for entry in (e for e in entries if e.model is not None):
         # Paths in models.yaml are relative to the file, paths on the command line to the caller.
         folder = Path.cwd() if adhoc and entry.name == adhoc["name"] else base
-        layers = [site_file, entry, *over]
+        layers = [shell, site_file, entry, *over]
         specs[entry.name] = _Resolver(root, folder, layers).spec(entry)
     backends = tuple(
         Backend(e.name, e.backend, e.backend_url.rstrip("/"), e.format, e.api_key_env, e.revision)
@@ -215,6 +216,12 @@ def _environment() -> Settings:
     return _layer(said, lambda key: VARIABLE + key.upper())
 
 
+def _of_sbatch() -> Settings:
+    said = sbatch_variables.resources(os.environ)
+    names = {key: name for name, key in sbatch_variables.HONOURED.items()}
+    return _layer(said, lambda key: names.get(key, sbatch_variables.RESERVATION))
+
+
 def _resource_keys() -> list[str]:
     return [key for key in ResourcesEntry.model_fields if key != "extra"]
 
@@ -222,7 +229,7 @@ def _resource_keys() -> list[str]:
 def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
     """Validate the flat settings of one origin, and name the origin in errors."""
     given = {key: value for key, value in said.items() if value is not None}
-    resources = {key: given.pop(key) for key in list(given) if key in _resource_keys()}
+    resources = {key: given.pop(key) for key in list(given) if key in ResourcesEntry.model_fields}
     try:
         return Settings.model_validate({**given, "resources": resources})
     except ValidationError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Literal
 
-from hpc.engines import plan
 from hpc.errors import ConfigError, EngineError, SchedulerError
 from hpc.jobs import api as jobs
+from hpc.jobs import planning
 from hpc.model import JobState, JobStatus, Phase
 from hpc.services.phase import NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
 from hpc.state import directory
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.config import Config
+    from hpc.engines.plan import LaunchPlan
     from hpc.model import JobHandle, ServiceSpec
 
 FILES_EVERY_S = 0.5
@@ -66,7 +66,7 @@ def submit(
 
 def plan_of(
     config: Config, name: str, *, cluster: Literal["slurm", "local"] | None = None
-) -> plan.LaunchPlan:
+) -> LaunchPlan:
     """Return the plan of a service's submission, after every check without a scheduler.
 
     Args:
@@ -78,9 +78,9 @@ def plan_of(
         ConfigError: the service does not exist, or its job or engine would be refused.
         EngineError: the image or the model is missing.
     """
-    planned = plan.plan(wanted(config, name), os.environ)
-    plan.check_files(planned.spec)
-    if (cluster or jobs.default_cluster()) == "slurm":
+    where = cluster or jobs.default_cluster()
+    planned = planning.planned(wanted(config, name), cluster=where)
+    if where == "slurm":
         jobs.check_script(planned.spec, config.home, site=config.site)
     return planned
 
