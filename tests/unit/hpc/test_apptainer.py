@@ -59,7 +59,6 @@ SHELL = {
     "APPTAINER_TMPDIR": "/tmp/a",
     "APPTAINER_DOCKER_PASSWORD": "hidden",
     "APPTAINER_NET": "1",
-    "APPTAINER_CONTAINALL": "1",
     "SINGULARITY_NETWORK": "none",
     "APPTAINER_HOME": "",
     "APPTAINERENV_X": "1",
@@ -78,8 +77,7 @@ def test_what_a_shell_says_to_apptainer_is_told() -> None:
     assert apptainer.shell_notes(SHELL) == (
         "APPTAINER_BIND of this shell is honoured: /scratch is bound too",
         "SINGULARITY_BINDPATH of this shell is honoured: /data:/d is bound too",
-        "APPTAINER_CONTAINALL, APPTAINER_NET, SINGULARITY_NETWORK: no effect; write options under"
-        + " apptainer_args",
+        "APPTAINER_NET, SINGULARITY_NETWORK: no effect; write options under apptainer_args",
         "APPTAINERENV_X: no effect; write variables under env",
     )
     assert apptainer.shell_notes({"PATH": "/bin", "APPTAINER_CACHEDIR": "/c"}) == ()
