@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import engines
-from hpc.engines import preflight, weights
+from hpc.engines import hf_cache, preflight, weights
 from hpc.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ def check_files(spec: ServiceSpec) -> None:
 
 def _assumed(spec: ServiceSpec, environ: Mapping[str, str]) -> engines.EngineContext:
     """Return surroundings in the place of the job's."""
-    home = weights.hf_home(spec, environ)
+    hub = hf_cache.hub(spec, environ)
     return engines.EngineContext(
         socket=f"{RUN}/engine.sock",
         port=None,
         secret="",
         devices=(),
-        weights_cached=weights.cached(spec, home),
-        hf_home=home,
+        weights_cached=hf_cache.cached(spec, hub),
+        hf_home=hf_cache.hf_home(spec, environ),
         run_dir=RUN,
         gguf_server="gguf_api_server.py",
     )

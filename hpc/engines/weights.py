@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hpc.model import ServiceSpec
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -91,34 +87,6 @@ def _first_part(name: str) -> str:
     return SPLIT_GGUF.sub(r"-00001-of-\1.gguf", name)
 
 
-def hf_home(spec: ServiceSpec, environ: Mapping[str, str]) -> str:
-    """Return the Hugging Face cache of a model: from its entry, else from the environment."""
-    if spec.hf_home:
-        return spec.hf_home
-    if environ.get("HF_HOME"):
-        return environ["HF_HOME"]
-    cache = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/")) / ".cache")
-    return str(Path(cache) / "huggingface")
-
-
-def cached(spec: ServiceSpec, home: str) -> bool:
-    """Return whether an engine can load a model without the network.
-
-    Args:
-        spec: the model; always true for a path.
-        home: Hugging Face cache.
-    """
-    weights = of(spec)
-    if weights.repo is None:
-        return True
-    snapshot = _snapshot(Path(home) / "hub" / f"models--{weights.repo.replace('/', '--')}", spec)
-    if snapshot is None:  # never downloaded, or another revision
-        return False
-    if weights.file is not None:
-        return all((snapshot / part).is_file() for part in parts(weights.file))
-    return (snapshot / "config.json").is_file() and _whole(snapshot)
-
-
 def parts(file: str) -> list[str]:
     """Return the names of all files of a GGUF model, which may be split into several."""
     match = SPLIT_GGUF.search(file)
@@ -126,29 +94,3 @@ def parts(file: str) -> list[str]:
         return [file]
     stem, count = file[: match.start()], match[1]
     return [f"{stem}-{number:05d}-of-{count}.gguf" for number in range(1, int(count) + 1)]
-
-
-def _snapshot(folder: Path, spec: ServiceSpec) -> Path | None:
-    """Return the folder of a revision, given as a commit or as a branch or tag."""
-    revision = spec.revision or "main"
-    try:
-        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
-    except OSError:
-        commit = revision
-    snapshot = folder / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
-
-
-def _whole(snapshot: Path) -> bool:
-    """Return whether every weight file is complete: links to unfinished downloads dangle."""
-    # An index lists every shard: a download in progress has the index before its shards.
-    names: set[str] = set()
-    for index in snapshot.glob("*.index.json"):
-        try:
-            names.update(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
-            return False
-    if names:
-        return all((snapshot / name).is_file() for name in names)
-    kinds = ("*.safetensors", "*.bin", "*.pt")
-    return any(path.is_file() for kind in kinds for path in snapshot.glob(kind))

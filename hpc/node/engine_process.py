@@ -74,7 +74,7 @@ def start_engine(
     """
     preflight.check_files(spec)
     if not spec.model.startswith("/"):
-        _make_cache(Path(launch.env["HF_HOME"]))
+        _make_cache(Path(launch.env.get("HF_HUB_CACHE") or launch.env["HF_HOME"]))
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
     door = run_dir / "engine.sock"

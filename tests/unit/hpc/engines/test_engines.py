@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hpc import engines
-from hpc.engines import EngineContext, Launch, weights
+from hpc.engines import EngineContext, Launch
 from hpc.errors import ConfigError, EngineError
 from hpc.model import Engine, Resources, ServiceSpec
 
@@ -363,70 +362,21 @@ def test_a_long_run_folder_is_one_clear_error() -> None:
         engines.launch(spec(), replace(PLACE, run_dir="/tmp/" + "x" * 80))
 
 
-def snapshot(home: Any, name: str, files: dict[str, str]) -> None:
-    folder = home / "hub" / f"models--{name.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs/main").write_text("c0ffee")
-    for file, text in files.items():
-        path = folder / "snapshots/c0ffee" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+def test_a_cache_elsewhere_is_named_and_bound() -> None:
+    place = replace(PLACE, hub="/scratch/hub", reached=("/big/blobs",))
+    launch = engines.launch(spec(), place)
+
+    assert launch.env["HF_HUB_CACHE"] == "/scratch/hub"
+    assert launch.env["HF_HOME"] == "/tmp/hs-1/cache/huggingface"
+    bound = [bind.split('"')[1] for bind in launch.binds]
+    assert bound == ["source=/tmp/hs-1", "source=/scratch/hub", "source=/big/blobs"]
+    assert not any(bind.endswith(",ro") for bind in launch.binds)
 
 
-INDEX = json.dumps({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}})
+def test_what_links_of_a_path_reach_is_bound_read_only() -> None:
+    place = replace(PLACE, reached=("/data/shard.safetensors",))
+    launch = engines.launch(spec(model="/models/m"), place)
 
-
-@pytest.mark.parametrize(
-    ("files", "whole"),
-    [
-        ({"config.json": "{}", "model.safetensors": "x"}, True),
-        ({"model.safetensors": "x"}, False),
-        ({"config.json": "{}"}, False),
-        ({"config.json": "{}", "m.safetensors.index.json": INDEX, "m-1.safetensors": ""}, False),
-        (
-            {"config.json": "{}", "m.safetensors.index.json": INDEX}
-            | {"m-1.safetensors": "", "m-2.safetensors": ""},
-            True,
-        ),
-    ],
-)
-def test_weights_are_cached_when_every_file_is(
-    tmp_path: Any, files: dict[str, str], whole: bool
-) -> None:
-    snapshot(tmp_path, "org/repo", files)
-
-    assert weights.cached(spec(model="org/repo"), str(tmp_path)) is whole
-    assert weights.cached(spec(model="org/repo", revision="v2"), str(tmp_path)) is False
-    assert weights.cached(spec(model="org/repo", revision="c0ffee"), str(tmp_path)) is whole
-
-
-def test_an_unfinished_download_is_not_cached(tmp_path: Any) -> None:
-    snapshot(tmp_path, "org/repo", {"config.json": "{}"})
-    link = tmp_path / "hub/models--org--repo/snapshots/c0ffee/model.safetensors"
-    link.symlink_to(tmp_path / "blobs/missing")
-
-    assert weights.cached(spec(model="org/repo"), str(tmp_path)) is False
-
-
-def test_one_gguf_file_is_enough(tmp_path: Any) -> None:
-    snapshot(tmp_path, "org/repo", {"q4/m.gguf": "x"})
-
-    assert weights.cached(spec("llama-server", model="org/repo:q4/m.gguf"), str(tmp_path))
-    assert not weights.cached(spec("llama-server", model="org/repo:m.gguf"), str(tmp_path))
-
-
-def test_a_split_gguf_needs_all_its_parts(tmp_path: Any) -> None:
-    made = spec("llama-server", model="org/repo:m-00001-of-00002.gguf")
-    snapshot(tmp_path, "org/repo", {"m-00001-of-00002.gguf": "x"})
-
-    assert not weights.cached(made, str(tmp_path))
-    (tmp_path / "hub/models--org--repo/snapshots/c0ffee/m-00002-of-00002.gguf").touch()
-    assert weights.cached(made, str(tmp_path))
-
-
-def test_cache_folder_is_the_models_then_the_users() -> None:
-    home = {"HOME": "/home/a"}
-
-    assert weights.hf_home(spec(hf_home="/s/hf"), home) == "/s/hf"
-    assert weights.hf_home(spec(), home | {"HF_HOME": "/e"}) == "/e"
-    assert weights.hf_home(spec(), home) == "/home/a/.cache/huggingface"
+    assert [bind.endswith(",ro") for bind in launch.binds] == [False, True, True]
+    assert 'source=/data/shard.safetensors"' in launch.binds[-1]
+    assert "HF_HUB_CACHE" not in launch.env
