@@ -6,12 +6,12 @@ else be told after the wait in Slurm's queue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import engines
-from hpc.engines import hf_cache, preflight, weights
+from hpc.engines import hf_cache, preflight, snapshot, weights
 from hpc.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 RUN = "/tmp/hpc-serve-RUN"  # noqa: S108 - a name that stands for the job's own private folder
 POINTER = b"version https://git-lfs"
 """The beginning of the file that a clone without Git LFS has in the place of weights."""
-CONFIGS = ("config.json", "params.json")
-"""Files of which a folder of weights has one: Hugging Face's form, and Mistral's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,14 @@ def plan(spec: ServiceSpec, environ: Mapping[str, str]) -> LaunchPlan:
     _check_variables(spec)
     launch = engines.launch(spec, _assumed(spec, environ))
     return LaunchPlan(spec, launch, tuple(_notes(spec)))
+
+
+def rehearsal(spec: ServiceSpec) -> ServiceSpec:
+    """Return the service as if the GGUF file of its quantization were known."""
+    source = weights.of(spec) if not weights.VARIABLE.search(spec.model) else weights.Weights()
+    if source.tag is None:
+        return spec
+    return replace(spec, model=f"{source.repo}:{source.tag or 'model'}.gguf")
 
 
 def check_files(spec: ServiceSpec) -> None:
@@ -129,9 +135,10 @@ def _check_gguf(spec: ServiceSpec, path: Path) -> None:
 
 
 def _check_folder(spec: ServiceSpec, path: Path) -> None:
-    if not any((path / name).is_file() for name in CONFIGS):
+    if not any((path / name).is_file() for name in snapshot.CONFIGS):
+        names = " or ".join(snapshot.CONFIGS)
         raise EngineError(
-            f"the model {path} of {spec.name!r} is a folder without {' or '.join(CONFIGS)}",
+            f"the model {path} of {spec.name!r} is a folder without {names}",
             hint="name the folder that holds the weights themselves",
         )
     for file in sorted(path.glob("*.safetensors")):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONFIGS = ("config.json", "params.json")
+"""Configurations in Hugging Face's form and in Mistral's."""
 TOKENIZERS = (
     "tokenizer*", "tekken*", "*.model", "*.tiktoken", "vocab*", "spiece*", "merges.txt",
     "preprocessor_config.json",

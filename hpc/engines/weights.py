@@ -44,7 +44,7 @@ def of(spec: ServiceSpec) -> Weights:
         ConfigError: ``model`` is neither an absolute path nor a repository in the engine's form.
     """
     if spec.model.startswith("/"):
-        return Weights(path=_first_part(spec.model))
+        return Weights(path=first_part(spec.model))
     return _gguf(spec) if spec.engine == "llamacpp" else _repository(spec)
 
 
@@ -52,7 +52,7 @@ def _gguf(spec: ServiceSpec) -> Weights:
     repo, _, rest = spec.model.partition(":")
     if REPO.fullmatch(repo):
         if rest.endswith(".gguf"):
-            return Weights(repo=repo, file=_first_part(rest))
+            return Weights(repo=repo, file=first_part(rest))
         if not rest or TAG.fullmatch(rest):
             return Weights(repo=repo, tag=rest)
     raise _no_model(spec, "ORG/NAME:FILE.gguf, ORG/NAME:QUANTIZATION or ORG/NAME")
@@ -83,7 +83,8 @@ def _no_model(spec: ServiceSpec, allowed: str) -> ConfigError:
     )
 
 
-def _first_part(name: str) -> str:
+def first_part(name: str) -> str:
+    """Return the first file of a split GGUF model; another name unchanged."""
     return SPLIT_GGUF.sub(r"-00001-of-\1.gguf", name)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hpc import apptainer
 from hpc.config import sbatch_variables
 from hpc.engines import plan
+from hpc.engines.located import located
 from hpc.render import sbatch_options
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ def planned(spec: ServiceSpec, *, cluster: Cluster, files: bool = True) -> Launc
     """
     if cluster == "slurm":
         sbatch_options.check(spec.resources)
-    made = plan.plan(spec, os.environ)
+    made = plan.plan(plan.rehearsal(spec), os.environ)
+    told: tuple[str, ...] = ()
     if files:
-        plan.check_files(made.spec)
-    return replace(made, notes=(*made.notes, *_of_shell(made.spec, cluster, os.environ)))
+        plan.check_files(spec)
+        spec, told = located(spec, os.environ)
+        made = plan.plan(spec, os.environ)
+    notes = (*made.notes, *told, *_of_shell(spec, cluster, os.environ))
+    return replace(made, spec=spec, notes=notes)
 
 
 def _of_shell(spec: ServiceSpec, cluster: Cluster, environ: Mapping[str, str]) -> Iterator[str]:
