@@ -14,6 +14,7 @@ Server = Literal["vllm", "llama-server", "llama-cpp-python"]
 Container = Literal["apptainer", "none"]
 Accelerator = Literal["cuda", "rocm", "none"]
 Scalar = str | int | float | bool
+EngineValue = Scalar | tuple[Scalar, ...]
 
 
 class JobState(Enum):
@@ -97,7 +98,8 @@ class ServiceSpec:
         replicas: number of jobs that serve the model.
         resources: resources of each replica.
         revision: commit or tag of a Hugging Face model.
-        engine_args: the server's own long options without dashes; True is a bare flag.
+        engine_args: the server's own long options without dashes; True is a bare flag, several
+            values are a tuple.
         env: variables of the engine; no other variable of the job is passed on.
         binds: Apptainer binds, ``SRC[:DEST[:ro]]``.
         apptainer_args: further arguments of ``apptainer exec``.
@@ -121,7 +123,7 @@ class ServiceSpec:
     replicas: int = 1
     resources: Resources = field(default_factory=Resources)
     revision: str | None = None
-    engine_args: Mapping[str, Scalar] = field(default_factory=dict)
+    engine_args: Mapping[str, EngineValue] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     binds: tuple[str, ...] = ()
     apptainer_args: tuple[str, ...] = ()

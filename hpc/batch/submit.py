@@ -15,9 +15,9 @@ from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchSpec
 from hpc.batch.worker.job import RunBatch
-from hpc.engines import preflight
 from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
+from hpc.jobs import planning
 from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
 from hpc.state import directory, files, records
 
@@ -90,6 +90,7 @@ def submit(
     cluster: Cluster | None,
     site: Site,
     watch: Watch = iter,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> BatchSpec:
     """Take a file in and submit its workers; on failure nothing is left behind.
 
@@ -100,6 +101,7 @@ def submit(
         cluster: "slurm" or "local"; None detects Slurm.
         site: names the container program and templates.
         watch: passes the requests on while they are read, such as for a progress display.
+        tell: called with each note of the engine's plan.
 
     Raises:
         BatchError: the file is faulty or the output cannot be written.
@@ -108,7 +110,10 @@ def submit(
         SchedulerError: a job was refused.
     """
     if engine is not None:
-        preflight.check_files(engine)
+        planned = planning.planned(engine, cluster=cluster or jobs.default_cluster())
+        engine = planned.spec
+        for note in planned.notes:
+            tell(note)
     if not wanted.output.parent.is_dir():
         raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
     if not wanted.overwrite:

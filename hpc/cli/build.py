@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -169,17 +170,22 @@ FLAGS = {"bootstrap": "bootstrap", "from": "from_", "mirror": "mirror"}
 def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait: bool) -> str:
     """Submit the build; return the finished image's path, or the job's id without waiting."""
     from hpc import config
+    from hpc.config import sbatch_variables
     from hpc.images import build as building
     from hpc.jobs import api as jobs
     from hpc.model import JobRequest, Resources
 
+    shell = sbatch_variables.resources(os.environ)
     try:
         resources = Resources(
-            partition=options["partition"],
-            account=options["account"],
+            partition=options["partition"] or shell["partition"],
+            account=options["account"] or shell["account"],
+            qos=shell["qos"],
+            constraint=shell["constraint"],
             cpus=options["cpus"],
             mem_mb=config.parse_memory(options["mem"]),
             time_min=config.parse_time(options["time"]),
+            extra=shell.get("extra", {}),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -74,6 +74,11 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     click.echo(terminal.plain(text), err=err, nl=nl)
 
 
+def note(text: str) -> None:
+    """Print a note on stderr, in one line."""
+    echo(f"note: {text}", err=True)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))

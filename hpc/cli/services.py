@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,6 +18,7 @@ from hpc.cli.output import (
     json_option,
     left,
     models_option,
+    note,
     print_json,
     print_table,
     spinner,
@@ -29,6 +31,7 @@ from hpc.state import directory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hpc.config import Config
     from hpc.services.phase import Service
 
 NAME_LENGTH = 63
@@ -81,8 +84,12 @@ ADHOC = (
 
 def name_for(model: str) -> str:
     """Return a service name derived from a model's name."""
-    # ORG/NAME:FILE.gguf gives the file's name, ORG/NAME and a path their last part.
-    stem = Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")
+    from hpc.config import paths
+
+    # ORG/NAME:FILE.gguf gives the file's name, ORG/NAME:TAG and a path their last part.
+    model, _ = paths.hub_name(model, model)
+    repo, _, tail = model.rpartition(":")
+    stem = Path(tail if tail.endswith(".gguf") else repo or tail).name.removesuffix(".gguf")
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name[:NAME_LENGTH].rstrip("-._") or "model"
 
@@ -123,6 +130,9 @@ def adhoc_entry(
 @with_options(ADHOC)
 @with_options(FLAGS)
 @click.option("--wait", "wait_", is_flag=True, help="Wait until all replicas are ready.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything, print the engine's command, submit nothing."
+)
 @models_option
 @home_option
 @json_option
@@ -133,6 +143,7 @@ def submit(
     engine_args: tuple[str, ...],
     *,
     wait_: bool,
+    dry_run: bool,
     models_file: str | None,
     home: str | None,
     as_json: bool,
@@ -144,22 +155,41 @@ def submit(
 
     entry = adhoc_entry(name, engine, model, engine_args)
     loaded = config.load(models_file=models_file, flags=flags, home=home, adhoc=entry)
+    chosen = entry["name"] if entry else str(name)
+    if dry_run:
+        return show_plan(loaded, chosen, as_json=as_json)
     started = time.monotonic()
-    spec = lifecycle.submit(loaded, entry["name"] if entry else str(name))
+    spec = lifecycle.submit(loaded, chosen, tell=note)
     if wait_:
         await_ready(loaded.home, spec.name, timeout_s=None)
     found = lifecycle.find(loaded.home, spec.name)
     if as_json:
-        print_json(as_dict(found))
-        return
+        return print_json(as_dict(found))
     if not wait_:
         ids = ", ".join(r.job.job_id for r in found.replicas if r.job)
         echo(f"submitted {spec.name}: {spec.replicas} replica(s), job {ids}")
         echo(f"  next: hpc-serve wait {spec.name}")
-        return
+        return None
     took = time.monotonic() - started
     echo(f"{spec.name} is ready: {found.ready} replica(s), {took:.1f} s after submission")
     echo("  next: hpc-serve gateway start")
+    return None
+
+
+def show_plan(loaded: Config, name: str, *, as_json: bool) -> None:
+    """Print the plan of a submission, after its checks."""
+    from hpc.services import lifecycle
+
+    planned = lifecycle.plan_of(loaded, name)
+    spec = planned.spec
+    if as_json:
+        plain = {"spec": records.encode(spec), "argv": planned.launch.argv, "notes": planned.notes}
+        return print_json({"name": spec.name, **plain})
+    for text in planned.notes:
+        note(text)
+    echo(f"{spec.name}: {spec.replicas} replica(s) of {spec.model} would be submitted")
+    echo(f"  engine: {shlex.join(planned.launch.argv)}")
+    return None
 
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:

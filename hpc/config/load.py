@@ -1,15 +1,15 @@
-"""Merging of the layers: default < site file < models.yaml < environment < flag."""
+"""Merging of layers: default < sbatch's < site file < models.yaml < environment < flag."""
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from hpc.config import paths, sbatch_variables
 from hpc.config.gateway import resolved
 from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
 from hpc.config.yaml_files import explain, read
@@ -108,6 +108,7 @@ def load(
         path = find_models(models_file)
     file = read(path, ModelsFileSchema) if path else ModelsFileSchema()
     entries = [*file.models, *_adhoc(adhoc)]
+    shell = _of_sbatch()
     over = [_environment(), _layer(flags or {}, lambda key: "--" + key.replace("_", "-"))]
     root = directory.home(home)
     base = (path.parent if path else Path.cwd()).absolute()
@@ -115,7 +116,7 @@ def load(
     for entry in (e for e in entries if e.model is not None):
         # Paths in models.yaml are relative to the file, paths on the command line to the caller.
         folder = Path.cwd() if adhoc and entry.name == adhoc["name"] else base
-        layers = [site_file, entry, *over]
+        layers = [shell, site_file, entry, *over]
         specs[entry.name] = _Resolver(root, folder, layers).spec(entry)
     backends = tuple(
         Backend(e.name, e.backend, e.backend_url.rstrip("/"), e.format, e.api_key_env, e.revision)
@@ -215,6 +216,12 @@ def _environment() -> Settings:
     return _layer(said, lambda key: VARIABLE + key.upper())
 
 
+def _of_sbatch() -> Settings:
+    said = sbatch_variables.resources(os.environ)
+    names = {key: name for name, key in sbatch_variables.HONOURED.items()}
+    return _layer(said, lambda key: names.get(key, sbatch_variables.RESERVATION))
+
+
 def _resource_keys() -> list[str]:
     return [key for key in ResourcesEntry.model_fields if key != "extra"]
 
@@ -222,7 +229,7 @@ def _resource_keys() -> list[str]:
 def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
     """Validate the flat settings of one origin, and name the origin in errors."""
     given = {key: value for key, value in said.items() if value is not None}
-    resources = {key: given.pop(key) for key in list(given) if key in _resource_keys()}
+    resources = {key: given.pop(key) for key in list(given) if key in ResourcesEntry.model_fields}
     try:
         return Settings.model_validate({**given, "resources": resources})
     except ValidationError as error:
@@ -268,25 +275,26 @@ class _Resolver:
             raise ConfigError(f"model {entry.name!r}: the server {server} is not {entry.backend}")
         accelerator = self._last("accelerator", "cuda" if resources.gpus else "none")
         hf_home = self._last("hf_home", None)
+        model, revision = paths.hub_name(entry.model or "", entry.name)
         return ServiceSpec(
             name=entry.name,
             engine=entry.backend,
             server=server,
-            model=self._model(entry.model or "", entry.backend),
+            model=self._model(model, entry.backend),
             container=container,
             image=self._image(server, accelerator) if container == "apptainer" else None,
             accelerator=accelerator,
             replicas=self._last("replicas", 1),
             resources=resources,
-            revision=entry.revision,
+            revision=entry.revision or revision,
             engine_args=self._merged("engine_args"),
             env=self._merged("env"),
-            binds=self._joined("binds"),
+            binds=tuple(paths.expanded_bind(bind, self.base) for bind in self._joined("binds")),
             apptainer_args=self._joined("apptainer_args"),
             media_domains=self._joined("media_domains"),
             setup=self._joined("setup"),
             hf_home=None if hf_home is None else str(self._path(hf_home)),
-            python=self._last("python", None),
+            python=self._python(self._last("python", None)),
             load_timeout_s=self._last("load_timeout", 1800),
             grace_s=self._last("grace", 90),
             max_restarts=self._last("max_restarts", 100),
@@ -316,18 +324,27 @@ class _Resolver:
         return tuple(item for layer in self.layers for item in getattr(layer, key) or ())
 
     def _path(self, text: str) -> Path:
-        return self.base / Path(text).expanduser()
+        path = paths.expanded(text)
+        # A variable that is not set stays in front, so that the check at submission finds it.
+        return Path(path) if path.startswith("$") else self.base / path
+
+    def _python(self, text: str | None) -> str | None:
+        """Return an interpreter's path; a program's name alone is looked for on the node."""
+        return text if text is None or not text.startswith(("~", "$")) else paths.expanded(text)
 
     def _model(self, text: str, engine: Engine) -> str:
         """Return an absolute path for a file or folder, and a Hugging Face id unchanged."""
         path = self._path(text)
-        says_path = text.startswith(("/", "./", "../", "~"))
+        says_path = text.startswith(("/", "./", "../", "~", "$"))
         if not says_path and path.exists():
             # Anybody who writes to the folder could put a model in the way of a Hugging Face id.
             says_path = bool(safe(path))
-        # A file name alone is a path even where the file is missing, so that the error names it.
-        bare_file = engine == "llamacpp" and re.fullmatch(r"[^/:]+\.gguf", text) is not None
-        return str(path) if says_path or bare_file else text
+        # The name of a file, or of a folder in a folder, is a path even where nothing is there, so
+        # that the error names the place: no repository has such a name.
+        named = ":" not in text and (
+            (engine == "llamacpp" and text.endswith(".gguf")) or text.rstrip("/").count("/") > 1
+        )
+        return str(path) if says_path or named else text.rstrip("/")
 
     def _image(self, server: Server, accelerator: str) -> str:
         text = self._last("image", None) or default_image(server, accelerator) + ".sif"

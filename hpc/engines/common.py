@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hpc.model import ServiceSpec
 
 INHERITED = (
-    "HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
+    "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
 """Variables of the job that a download of weights may need."""
@@ -79,8 +79,10 @@ def environment(
     }
     if spec.container == "apptainer":
         found |= {"XDG_CACHE_HOME": cache, "LANG": "C.UTF-8"}
-        if weights.repo is None:
+        if weights.repo is None or place.hub:
             found["HF_HOME"] = f"{cache}/huggingface"
+    if weights.repo is not None:  # or the shell's own would win over hf_home
+        found["HF_HUB_CACHE"] = place.hub or f"{place.hf_home}/hub"
     # The key comes last: a model's env must not open the engine to the node's other users.
     return found | dict(ours) | dict(spec.env) | {key_env: place.secret}
 
@@ -103,15 +105,16 @@ def binds(
         weights: a path is bound read-only; for a repository the cache is bound read-write.
         scripts: files that the image does not hold, bound read-only.
     """
-    writable = [place.run_dir, *([place.hf_home] if weights.path is None else [])]
-    readable = [path for path in (_model_root(weights.path), *scripts) if path]
+    writable, readable = [place.run_dir], [*scripts]
+    if weights.path is None:
+        writable += [place.hub or place.hf_home, *place.reached]
+    else:
+        readable = [model_root(weights.path), *place.reached, *scripts]
     return (*(_bind(path) for path in writable), *(_bind(path, ",ro") for path in readable))
 
 
-def _model_root(path: str | None) -> str | None:
+def model_root(path: str) -> str:
     """Return the folder to bind for a model: links and split files lead out of the path itself."""
-    if path is None:
-        return None
     pure = PurePosixPath(path)
     if "snapshots" in pure.parts[:-1]:
         return str(PurePosixPath(*pure.parts[: pure.parts.index("snapshots")]))

@@ -11,14 +11,36 @@ from hpc.engines.types import Launch, ReadinessProbe
 if TYPE_CHECKING:
     from hpc.engines.types import EngineContext
     from hpc.engines.weights import Weights
-    from hpc.model import Scalar, ServiceSpec
+    from hpc.model import EngineValue, ServiceSpec
 
-RESERVED = frozenset(
+SEVERAL_NODES = frozenset(
     {
-        "allowed-media-domains", "api-key", "host", "model", "port", "revision",
-        "served-model-name", "ssl-certfile", "ssl-keyfile", "uds",
+        "nnodes", "node-rank", "master-addr", "master-port", "headless", "data-parallel-rank",
+        "data-parallel-start-rank", "data-parallel-size-local", "data-parallel-address",
+        "data-parallel-rpc-port", "data-parallel-hybrid-lb", "data-parallel-external-lb",
+        "data-parallel-multi-port-external-lb", "data-parallel-supervisor-port",
     }
 )  # fmt: skip
+"""Options of an engine on several nodes, or behind a balancer; a replica is one engine."""
+RESERVED = frozenset(
+    {
+        "allowed-media-domains", "api-key", "host", "model", "model-tag", "port", "revision",
+        "served-model-name", "ssl-certfile", "ssl-keyfile", "uds", *SEVERAL_NODES,
+    }
+)  # fmt: skip
+SYNONYMS = {
+    "tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size",
+    "dcp": "decode-context-parallel-size", "pcp": "prefill-context-parallel-size",
+    "dpn": "data-parallel-rank", "dpr": "data-parallel-start-rank",
+    "dpl": "data-parallel-size-local", "dpa": "data-parallel-address",
+    "dpp": "data-parallel-rpc-port", "dpb": "data-parallel-backend",
+    "dph": "data-parallel-hybrid-lb", "dpe": "data-parallel-external-lb",
+    "dpm": "data-parallel-multi-port-external-lb", "ep": "enable-expert-parallel",
+    "n": "nnodes", "r": "node-rank", "q": "quantization", "sc": "speculative-config",
+    "dc": "diffusion-config", "cc": "compilation-config", "O": "optimization-level",
+    "ac": "attention-config",
+}  # fmt: skip
+"""vLLM's short options (``engine/arg_utils.py`` of 0.32)."""
 PARALLEL = ("data-parallel-size", "pipeline-parallel-size", "tensor-parallel-size")
 KEY_ENV = "VLLM_API_KEY"
 NO_HOST = "none.invalid"
@@ -39,9 +61,9 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
 
     A 503 of vLLM's /health means dead, not loading: vLLM listens only once the model is loaded.
     """
-    given = arguments.given(spec, reserved=RESERVED)
+    given = arguments.given(spec, reserved=RESERVED, synonyms=SYNONYMS)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
-    ours: dict[str, Scalar] = {
+    ours: dict[str, EngineValue] = {
         "served-model-name": spec.name,
         **({"revision": spec.revision} if spec.revision and weights.repo else {}),
         **({} if any(key in given for key in PARALLEL) else tp),
@@ -83,7 +105,7 @@ def _media(spec: ServiceSpec) -> tuple[str, ...]:
     return ("--allowed-media-domains", *(spec.media_domains or (NO_HOST,)))
 
 
-def _kv_cache(spec: ServiceSpec, given: dict[str, Scalar]) -> dict[str, Scalar]:
+def _kv_cache(spec: ServiceSpec, given: dict[str, EngineValue]) -> dict[str, EngineValue]:
     """Return the size of a CPU job's KV cache, unless the model sets the size itself.
 
     By default vLLM on CPUs claims nearly all memory of the machine and refuses to share.

@@ -77,6 +77,22 @@ def submit_replica(
     return _submit_here(task, request, folder, gpus)
 
 
+def check_script(spec: ServiceSpec, root: Path, *, site: Site) -> None:
+    """Check that a replica's batch script can be rendered.
+
+    Args:
+        spec: the service.
+        root: state directory.
+        site: names a folder of templates.
+
+    Raises:
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc.jobs import submission
+
+    submission.script(spec, root, 0, templates=site.templates)
+
+
 def submit(
     task: Callable[[], Any],
     request: JobRequest,

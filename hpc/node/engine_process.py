@@ -74,7 +74,7 @@ def start_engine(
     """
     preflight.check_files(spec)
     if not spec.model.startswith("/"):
-        _make_cache(Path(launch.env["HF_HOME"]))
+        _make_cache(Path(launch.env.get("HF_HUB_CACHE") or launch.env["HF_HOME"]))
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
     door = run_dir / "engine.sock"
@@ -91,6 +91,8 @@ def start_engine(
             program=program,
         )
         env = apptainer.container_env(launch.env, os.environ)
+        for name in apptainer.dropped(os.environ):
+            log.info("%s has no effect; write its option under apptainer_args", name)
     # The log is appended to: an old start's error must not explain this start's failure.
     log_start = log_path.stat().st_size if log_path.exists() else 0
     umask = private.user_umask()  # an engine may download weights that a group shares

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import assets
-from hpc.engines import INHERITED, EngineContext, weights
+from hpc.engines import INHERITED, EngineContext, hf_cache
 from hpc.processes import by_pid
 from hpc.state import files
 
@@ -109,18 +109,25 @@ def find_place(
         secret: the engine's key.
         env: the job's environment.
     """
-    hf_home = weights.hf_home(spec, env)
+    hf_home, hub = hf_cache.hf_home(spec, env), hf_cache.hub(spec, env)
+    apart = "" if hub == f"{hf_home}/hub" else hub
+    token = hf_cache.token(env)
     return EngineContext(
         socket=str(folder / SOCKET),
         port=None,
         secret=secret,
         devices=devices(env),
-        weights_cached=weights.cached(spec, hf_home),
+        weights_cached=hf_cache.cached(spec, hub),
         hf_home=hf_home,
+        hub=apart,
+        reached=hf_cache.links(spec, hub, apart or hf_home),
         run_dir=str(folder),
         gguf_server=str(assets.script("gguf_api_server.py")),
         python=spec.python or sys.executable,
-        inherited={name: env[name] for name in INHERITED if env.get(name)},
+        inherited={
+            **{name: env[name] for name in INHERITED if env.get(name)},
+            **({"HF_TOKEN": token} if token else {}),
+        },
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpc.config import format_time
 from hpc.errors import ConfigError
+from hpc.render import sbatch_options
 from hpc.render.template import CONTROL, fill
 
 if TYPE_CHECKING:
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from hpc.model import Resources, ServiceSpec
 
 PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
-OPTION = re.compile(r"[a-z][a-z0-9-]*")
-OURS = frozenset(
-    {"array", "error", "job-name", "open-mode", "output", "requeue", "no-requeue", "signal", "wrap"}
-)
-"""sbatch options that a site or model may not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +79,7 @@ def script(
     Raises:
         ConfigError: a value cannot stand in a batch script, or a template is faulty.
     """
-    # submitit's log files, the requeue and the signal before the walltime depend on these options.
-    for option in resources.extra:
-        if option in OURS or not OPTION.fullmatch(option):
-            raise ConfigError(f"{option!r} is no sbatch option that a model or site can set")
+    sbatch_options.check(resources)
     values = {
         "job": job,
         "resources": resources,

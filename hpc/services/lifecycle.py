@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal
 
-from hpc.engines import preflight
 from hpc.errors import ConfigError, EngineError, SchedulerError, did_you_mean
 from hpc.jobs import api as jobs
+from hpc.jobs import planning
 from hpc.model import JobState, JobStatus, Phase
 from hpc.services.phase import NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
 from hpc.state import directory
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.config import Config
+    from hpc.engines.plan import LaunchPlan
     from hpc.model import JobHandle, ServiceSpec
 
 FILES_EVERY_S = 0.5
@@ -25,7 +26,11 @@ STOP_PATIENCE_S = 60.0
 
 
 def submit(
-    config: Config, name: str, *, cluster: Literal["slurm", "local"] | None = None
+    config: Config,
+    name: str,
+    *,
+    cluster: Literal["slurm", "local"] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> ServiceSpec:
     """Submit a job for each replica of a service; all or none.
 
@@ -33,16 +38,19 @@ def submit(
         config: the resolved configuration.
         name: name of the service.
         cluster: "slurm" or "local"; None detects Slurm.
+        tell: called with each note of the plan.
 
     Raises:
-        ConfigError: the service does not exist, or runs already.
+        ConfigError: the service does not exist, runs already, or its engine would not start.
         EngineError: the image or the model is missing.
         SchedulerError: a job was refused; earlier jobs of the submission are cancelled.
     """
-    spec = wanted(config, name)
-    preflight.check_files(spec)
-    _clear_ended(config.home, name)
     where = cluster or jobs.default_cluster()
+    planned = plan_of(config, name, cluster=where)
+    spec = planned.spec
+    for note in planned.notes:
+        tell(note)
+    _clear_ended(config.home, name)
     submitted: list[JobHandle] = []
     try:
         directory.save_spec(config.home, spec)
@@ -54,6 +62,27 @@ def submit(
         _abandon(config.home, name, submitted)
         raise
     return spec
+
+
+def plan_of(
+    config: Config, name: str, *, cluster: Literal["slurm", "local"] | None = None
+) -> LaunchPlan:
+    """Return the plan of a service's submission, after every check without a scheduler.
+
+    Args:
+        config: the resolved configuration.
+        name: name of the service.
+        cluster: "slurm" or "local"; None detects Slurm.
+
+    Raises:
+        ConfigError: the service does not exist, or its job or engine would be refused.
+        EngineError: the image or the model is missing.
+    """
+    where = cluster or jobs.default_cluster()
+    planned = planning.planned(wanted(config, name), cluster=where)
+    if where == "slurm":
+        jobs.check_script(planned.spec, config.home, site=config.site)
+    return planned
 
 
 def wanted(config: Config, name: str) -> ServiceSpec:

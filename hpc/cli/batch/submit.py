@@ -135,6 +135,7 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
         cluster=None,
         site=loaded.site,
         watch=lambda found: output.counted(found, f"reading {asked.path.name}"),
+        tell=output.note,
     )
     if as_json:
         return output.print_json(records.encode(spec))

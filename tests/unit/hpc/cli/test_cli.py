@@ -257,6 +257,50 @@ def test_what_is_not_there_is_named(
     assert not (place / "state" / "services").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "status", "said"),
+    [
+        ("models/typo.gguf", (), 6, "/models/typo.gguf of 'typo' is not there"),
+        ("$NO_SUCH_VARIABLE/m.gguf", (), 2, "the variable $NO_SUCH_VARIABLE is not set here"),
+        ("gpt2", (), 2, "neither an absolute path nor ORG/NAME:FILE.gguf"),
+        ("org/x:Q4_K_M", ("--server", "llama-cpp-python"), 2, "names no file"),
+        ("org/x:Q4_K_M", ("--engine-arg", "port=1"), 2, "port is set by hpc-serve itself"),
+        ("org/x:Q4_K_M", ("--engine-arg", "--host=0.0.0.0"), 2, "host is set by hpc-serve itself"),
+        ("https://example.org/x.gguf", (), 2, "an address outside Hugging Face"),
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_what_the_engine_would_refuse_is_told_before_the_job(
+    model: str,
+    options: tuple[str, ...],
+    status: int,
+    said: str,
+    dry: tuple[str, ...],
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--engine", "llamacpp", "--container", "none", "--model", model, *options, *dry)
+    assert code("submit", *words) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert not (place / "state" / "services").exists()
+
+
+def test_a_dry_run_prints_the_command_and_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "tiny.gguf").write_text("GGUF")
+    words = (*MODEL, "--server", "llama-server", "--engine-arg", "ngl=4", "--dry-run")
+    assert code("submit", *words) == 0
+    out = capsys.readouterr().out
+    assert f"llama-server --model {place}/tiny.gguf" in out
+    assert "--n-gpu-layers 4" in out
+    assert code("submit", *words, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["argv"][0] == "llama-server"
+    assert not (place / "state" / "services").exists()
+
+
 def test_a_cluster_that_is_none_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +331,8 @@ def test_lists_of_nothing_are_said_or_are_json(capsys: pytest.CaptureFixture[str
         ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-instruct-v0.3"),
         ("org/repo:Q4_K_M/file-Q4_K_M.gguf", "file-q4_k_m"),
         ("/models/folder/", "folder"),
+        ("org/Tiny-GGUF:Q4_K_M", "tiny-gguf"),
+        ("https://huggingface.co/org/Tiny/tree/main", "tiny"),
         ("..gguf", "model"),
         ("/", "model"),
         ("Ü", "model"),
