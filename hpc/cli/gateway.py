@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hpc.cli import output
+from hpc.cli import output, proxy_bypass
 from hpc.errors import GatewayError
 from hpc.state import directory
 
@@ -184,6 +184,8 @@ def env(models_file: str | None, home: str | None) -> None:
     output.echo(f"export OPENAI_API_KEY={access.key}")
     if access.socket is not None:
         output.echo(f"export HPC_SERVE_SOCKET={shlex.quote(access.socket)}")
+    for line in proxy_bypass.exports(os.environ, access.host):
+        output.echo(line)
 
 
 def _argv(more: Mapping[str, Any]) -> list[str]:
