@@ -181,6 +181,7 @@ class JobStatus:
 
     Attributes:
         restarts: times that it was requeued, or None where the scheduler does not say.
+        blocked: whether the waiting job starts only after somebody changes the job or a limit.
     """
 
     state: JobState
@@ -190,6 +191,7 @@ class JobStatus:
     end_at: float | None = None
     exit_code: int | None = None
     restarts: int | None = None
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
