@@ -13,6 +13,7 @@ Engine = Literal["vllm", "llamacpp"]
 Server = Literal["vllm", "llama-server", "llama-cpp-python"]
 Container = Literal["apptainer", "none"]
 Accelerator = Literal["cuda", "rocm", "none"]
+GpuOption = Literal["gres", "gpus-per-node", "gpus", "gpus-per-task", "none"]
 Scalar = str | int | float | bool
 
 
@@ -64,8 +65,13 @@ class Resources:
         constraint: required node features, or None.
         gpus: GPUs on the node.
         gpu_type: GRES type, as in ``gpu:h100:2``; None takes any.
+        gpu_option: sbatch option that asks for the GPUs; "none" asks for none, as on sites that
+            hand out whole nodes.
         cpus: CPUs of the single task.
-        mem_mb: memory in MiB; None is the site's default.
+        cpus_per_gpu: CPUs for each GPU, requested instead of ``cpus``, their sum; or None.
+        mem_mb: memory in MiB; 0 is all of the node, None is the site's default.
+        mem_per_cpu: MiB for each CPU, instead of ``mem_mb``, or None.
+        mem_per_gpu: MiB for each GPU, instead of ``mem_mb``, or None.
         time_min: walltime in minutes; None is the partition's default, 0 is UNLIMITED.
         extra: further sbatch options, long names without dashes; "" for a bare flag.
     """
@@ -76,8 +82,12 @@ class Resources:
     constraint: str | None = None
     gpus: int = 0
     gpu_type: str | None = None
+    gpu_option: GpuOption = "gres"
     cpus: int = 1
+    cpus_per_gpu: int | None = None
     mem_mb: int | None = None
+    mem_per_cpu: int | None = None
+    mem_per_gpu: int | None = None
     time_min: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
