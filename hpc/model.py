@@ -252,6 +252,8 @@ class Reload:
         added: models added at that time.
         removed: models removed at that time.
         changed: models changed at that time.
+        still_served: models that left the file at that time, while their submitted jobs go on.
+        not_submitted: services added at that time that no job serves.
         refused: the reason why the present file is not in use, or None.
         refused_at: time at which the present file was first refused.
         warnings: entries in use without effect, such as an alias of an unknown model.
@@ -262,6 +264,8 @@ class Reload:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    still_served: tuple[str, ...] = ()
+    not_submitted: tuple[str, ...] = ()
     refused: str | None = None
     refused_at: float | None = None
     warnings: tuple[str, ...] = ()

@@ -206,7 +206,13 @@ def _address(record: GatewayRecord) -> str:
 
 def _changes(outcome: Reload) -> str:
     """Return the changes of the last reload, such as ``added a, b; removed c``."""
-    kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
+    kinds = {
+        "added": outcome.added,
+        "added, served after 'hpc-serve submit':": outcome.not_submitted,
+        "removed": outcome.removed,
+        "removed from the file, served until 'hpc-serve stop':": outcome.still_served,
+        "changed": outcome.changed,
+    }
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 

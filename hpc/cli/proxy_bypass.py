@@ -1,4 +1,4 @@
-"""Variables that keep a web proxy away from the gateway's address.
+"""Variables against web proxies for the gateway's address.
 
 Many sites set ``http_proxy`` in every shell. Without an exception a client hands each prompt for
 127.0.0.1 to the proxy, which answers 403 or reaches its own 127.0.0.1.
@@ -21,7 +21,7 @@ ALL = "*"
 
 
 def variables(env: Mapping[str, str], host: str) -> dict[str, str]:
-    """Return ``no_proxy`` and ``NO_PROXY`` with the gateway's host, and all that is there already.
+    """Return ``no_proxy`` and ``NO_PROXY`` with their present entries and the gateway's host.
 
     Args:
         env: variables of the program's surroundings.

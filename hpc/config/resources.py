@@ -39,7 +39,7 @@ ALTERNATIVES = (("mem", "mem_per_cpu", "mem_per_gpu"), ("cpus", "cpus_per_gpu"))
 
 
 def spelled(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry ``resources`` of one layer, with the options of ``extra`` that have a key.
+    """Return the entry ``resources`` of one layer, its options of ``extra`` turned into keys.
 
     Args:
         said: the keys of the layer; a value None unsets the key of lower layers.
@@ -65,7 +65,7 @@ def spelled(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry ``resources`` of two layers together; None above unsets what is below.
+    """Return the entry ``resources`` of two layers together; None above unsets a value below.
 
     Args:
         below: keys of the lower layers.

@@ -145,7 +145,22 @@ class ModelEntry(Settings):
             )
         if self.model is not None and self.backend_url is not None:
             raise ValueError(f"model {self.name!r} has both 'model' and 'backend_url'; keep one")
+        return self._check_unused()
+
+    def _check_unused(self) -> ModelEntry:
+        """Refuse keys without effect, such as the resources of a static backend."""
+        kind = "static backends" if self.model else "services that hpc-serve runs"
+        why = "no 'backend_url'" if self.model else "a 'backend_url'"
+        for key in STATIC_ONLY if self.model else SERVED_ONLY:
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise MisplacedError((key,), f"is for {kind}, and {self.name!r} has {why}")
         return self
+
+
+SERVED_ONLY = tuple(Settings.model_fields)
+"""Keys of an entry that say nothing about a server of somebody else."""
+STATIC_ONLY = ("api_key_env",)
+"""Keys of an entry that say nothing about a service of ours."""
 
 
 class ModelsFileSchema(Strict):
@@ -158,10 +173,12 @@ class ModelsFileSchema(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelsFileSchema:
-        names = [entry.name for entry in self.models]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"the model {twice[0]!r} is given twice")
+        seen: set[str] = set()
+        for index, entry in enumerate(self.models):
+            if entry.name in seen:
+                at = ("models", index, "name")
+                raise MisplacedError(at, f"the model {entry.name!r} is given twice")
+            seen.add(entry.name)
         check(self.models, self.gateway)
         return self
 

@@ -99,7 +99,7 @@ def start_engine(
 
 
 def _inherited(launch: Launch) -> dict[str, str]:
-    """Return the process's variables for an engine, without PYTHONSAFEPATH and GPU masks.
+    """Return the job's variables for an engine, without PYTHONSAFEPATH and replaced GPU masks.
 
     A job runs with PYTHONSAFEPATH, against modules in a foreign working folder. An engine's
     modules lie beside its script, and its working folder is private. A mask of the launch replaces

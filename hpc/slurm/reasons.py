@@ -1,4 +1,4 @@
-"""Slurm's reasons for a job that waits, in plain words. Pure.
+"""Slurm's reasons for the wait of a job, in plain words. Pure.
 
 The words are those of ``squeue`` (Slurm, src/common/job_state_reason.c), up to release 25.11. Their
 limits follow one pattern, such as ``QOSMaxGRESPerUser``: owner, kind, resource, minutes, scope.

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+ANY = "*"
+"""The model of a check without a batch: requests may name any model, or none."""
 LINE_LIMIT = 16 * 1024 * 1024
 """Largest line in bytes; OpenAI allows 200 MB for a whole file of 50,000 requests."""
 
@@ -143,6 +145,6 @@ def _with_model(request: InputRequest, model: str | None, text: bytes) -> InputR
         return InputRequest(
             request.number, request.custom_id, request.url, {**body, "model": model}
         )
-    if model is not None and said != model:
+    if model not in (None, ANY) and said != model:
         return BadLine(request.number, f"unknown model {said!r}; this batch has {model!r}", text)
     return request

@@ -124,3 +124,10 @@ def test_a_template_that_names_no_column_is_told_by_row(tmp_path: Path) -> None:
     template.write_text("{{ name")
     with pytest.raises(ConfigError, match=r"t.j2 is no Jinja2 template"):
         list(csv_rows.read(table, "m", template))
+
+
+def test_a_check_without_a_batch_takes_any_model_and_none(tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(b'{"prompt": "x"}\n' + openai_line() + b"\n" + openai_line(custom_id="b"))
+    assert intake.validate(intake.read(file, jsonl.ANY, None)).bad == 0
+    assert intake.validate(intake.read(file, "other", None)).bad == 2
