@@ -13,6 +13,7 @@ Engine = Literal["vllm", "llamacpp"]
 Server = Literal["vllm", "llama-server", "llama-cpp-python"]
 Container = Literal["apptainer", "none"]
 Accelerator = Literal["cuda", "rocm", "none"]
+GpuOption = Literal["gres", "gpus-per-node", "gpus", "gpus-per-task", "none"]
 Scalar = str | int | float | bool
 EngineValue = Scalar | tuple[Scalar, ...]
 
@@ -65,8 +66,13 @@ class Resources:
         constraint: required node features, or None.
         gpus: GPUs on the node.
         gpu_type: GRES type, as in ``gpu:h100:2``; None takes any.
+        gpu_option: sbatch option that asks for the GPUs; "none" asks for none, as on sites that
+            hand out whole nodes.
         cpus: CPUs of the single task.
-        mem_mb: memory in MiB; None is the site's default.
+        cpus_per_gpu: CPUs for each GPU, requested instead of ``cpus``, their sum; or None.
+        mem_mb: memory in MiB; 0 is all of the node, None is the site's default.
+        mem_per_cpu: MiB for each CPU, instead of ``mem_mb``, or None.
+        mem_per_gpu: MiB for each GPU, instead of ``mem_mb``, or None.
         time_min: walltime in minutes; None is the partition's default, 0 is UNLIMITED.
         extra: further sbatch options, long names without dashes; "" for a bare flag.
     """
@@ -77,8 +83,12 @@ class Resources:
     constraint: str | None = None
     gpus: int = 0
     gpu_type: str | None = None
+    gpu_option: GpuOption = "gres"
     cpus: int = 1
+    cpus_per_gpu: int | None = None
     mem_mb: int | None = None
+    mem_per_cpu: int | None = None
+    mem_per_gpu: int | None = None
     time_min: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -183,6 +193,7 @@ class JobStatus:
 
     Attributes:
         restarts: times that it was requeued, or None where the scheduler does not say.
+        blocked: whether the waiting job starts only after somebody changes the job or a limit.
     """
 
     state: JobState
@@ -192,6 +203,7 @@ class JobStatus:
     end_at: float | None = None
     exit_code: int | None = None
     restarts: int | None = None
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +254,8 @@ class Reload:
         added: models added at that time.
         removed: models removed at that time.
         changed: models changed at that time.
+        still_served: models that left the file at that time, while their submitted jobs go on.
+        not_submitted: services added at that time that no job serves.
         refused: the reason why the present file is not in use, or None.
         refused_at: time at which the present file was first refused.
         warnings: entries in use without effect, such as an alias of an unknown model.
@@ -252,6 +266,8 @@ class Reload:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    still_served: tuple[str, ...] = ()
+    not_submitted: tuple[str, ...] = ()
     refused: str | None = None
     refused_at: float | None = None
     warnings: tuple[str, ...] = ()

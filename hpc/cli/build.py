@@ -62,7 +62,9 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--partition", "-p", metavar="P", help="Slurm partition of the job."),
     click.option("--account", "-A", metavar="A", help="Slurm account of the job."),
     click.option("--cpus", type=int, default=4, show_default=True, help="CPUs of the job."),
-    click.option("--mem", default="16G", show_default=True, help="Memory of the job."),
+    click.option(
+        "--mem", default="16G", show_default=True, help="Memory of the job; none asks for none."
+    ),
     click.option("--time", "-t", default="02:00:00", show_default=True, help="The job's walltime."),
 )
 
@@ -183,7 +185,7 @@ def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait:
             qos=shell["qos"],
             constraint=shell["constraint"],
             cpus=options["cpus"],
-            mem_mb=config.parse_memory(options["mem"]),
+            mem_mb=None if options["mem"] == "none" else config.parse_memory(options["mem"]),
             time_min=config.parse_time(options["time"]),
             extra=shell.get("extra", {}),
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hpc.cli import output
+from hpc.cli import output, proxy_bypass
 from hpc.cli.guesses import GuessingGroup
 from hpc.errors import GatewayError
 from hpc.state import directory
@@ -187,6 +187,8 @@ def env(models_file: str | None, home: str | None) -> None:
     output.echo(f"export OPENAI_API_KEY={access.key}")
     if access.socket is not None:
         output.echo(f"export HPC_SERVE_SOCKET={shlex.quote(access.socket)}")
+    for line in proxy_bypass.exports(os.environ, access.host):
+        output.echo(line)
 
 
 def _argv(more: Mapping[str, Any]) -> list[str]:
@@ -207,7 +209,13 @@ def _address(record: GatewayRecord) -> str:
 
 def _changes(outcome: Reload) -> str:
     """Return the changes of the last reload, such as ``added a, b; removed c``."""
-    kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
+    kinds = {
+        "added": outcome.added,
+        "added, served after 'hpc-serve submit':": outcome.not_submitted,
+        "removed": outcome.removed,
+        "removed from the file, served until 'hpc-serve stop':": outcome.still_served,
+        "changed": outcome.changed,
+    }
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 

@@ -26,7 +26,7 @@ from hpc.cli.output import (
 )
 from hpc.cli.service_text import as_dict, describe, phases
 from hpc.model import Accelerator, Container, Engine, Server
-from hpc.state import directory
+from hpc.state import directory, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ FLAGS: tuple[Callable[[Any], Any], ...] = (
     click.option("--gpus", type=int, metavar="G", help="GPUs for each replica."),
     click.option("--gpu-type", metavar="TYPE", help="GRES type, as in gpu:h100:2."),
     click.option("--cpus", type=int, metavar="C", help="CPUs for each replica."),
-    click.option("--mem", metavar="M", help="Memory for each replica, such as 64G."),
+    click.option("--mem", metavar="M", help="Memory for each replica, such as 64G, or none."),
     click.option("--time", "-t", metavar="T", help="Walltime, such as 08:00:00 or 1-12."),
     click.option(
         "--container",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from hpc.config.units import parse_memory, parse_time
+from hpc.config.units import parse_memory, parse_node_memory, parse_time
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
@@ -111,6 +111,7 @@ SbatchValue = Annotated[str | None, BeforeValidator(_sbatch_value)]
 Gpus = Annotated[int, BeforeValidator(_gpus)]
 Minutes = Annotated[int, BeforeValidator(parse_time)]
 Mib = Annotated[int, BeforeValidator(parse_memory)]
+NodeMib = Annotated[int, BeforeValidator(parse_node_memory)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 
 

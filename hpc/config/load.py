@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from hpc.config import paths, sbatch_variables
 from hpc.config.gateway import resolved
+from hpc.config.resources import ALTERNATIVES, overlaid
 from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
-from hpc.config.yaml_files import explain, read
+from hpc.config.yaml_files import explain, placed, read
 from hpc.errors import ConfigError
 from hpc.gateway_policy import GatewayPolicy
 from hpc.model import Engine, Resources, Server, ServiceSpec
@@ -26,6 +27,8 @@ NAMED = "HPC_SERVE_MODELS"
 MODELS_NAME = "models.yaml"
 SCALARS = ("container", "server", "image", "accelerator", "replicas", "hf_home", "python")
 """Settings that a variable or a flag may set, beside every resource except ``extra``."""
+UNSET = "none"
+"""The memory of a variable or a flag that unsets the memory of the files, as null does there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +208,9 @@ def _adhoc(keys: Mapping[str, Any] | None) -> list[ModelEntry]:
     if keys is None:
         return []
     try:
-        return [ModelEntry.model_validate(dict(keys))]
+        return [ModelEntry.model_validate({k: v for k, v in keys.items() if v is not None})]
     except ValidationError as error:
-        raise ConfigError(explain(error.errors()[0], ModelEntry)) from error
+        raise ConfigError(explain(placed(error.errors()[0]), ModelEntry)) from error
 
 
 def _environment() -> Settings:
@@ -229,11 +232,13 @@ def _resource_keys() -> list[str]:
 def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
     """Validate the flat settings of one origin, and name the origin in errors."""
     given = {key: value for key, value in said.items() if value is not None}
+    if given.get("mem") == UNSET:
+        given["mem"] = None
     resources = {key: given.pop(key) for key in list(given) if key in ResourcesEntry.model_fields}
     try:
         return Settings.model_validate({**given, "resources": resources})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = placed(error.errors()[0])
         message = explain(first, Settings).split(": ", 1)[-1]
         raise ConfigError(f"{name_of(str(first['loc'][-1]))}: {message}") from error
 
@@ -249,7 +254,10 @@ def changed(resources: Resources, flags: Mapping[str, Any]) -> Resources:
         ConfigError: a value is not allowed; names the flag.
     """
     said = _layer(flags, lambda key: "--" + key.replace("_", "-")).resources
-    return replace(resources, **_named(said.model_dump(exclude_none=True)))
+    above = said.model_dump(exclude_unset=True)
+    # Alternatives of a new value lose theirs: memory per CPU gives way to memory per node.
+    unset = {key: None for keys in ALTERNATIVES if above.keys() & set(keys) for key in keys}
+    return replace(resources, **_named({**unset, **above}))
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,26 +310,39 @@ class _Resolver:
         )
 
     def _resources(self, *, default_gpus: int) -> Resources:
-        said: dict[str, Any] = {"gpus": default_gpus}
-        extra: dict[str, str | None] = {}
+        said: dict[str, Any] = {}
         for layer in self.layers:
-            extra |= layer.resources.extra or {}
-            said |= layer.resources.model_dump(exclude_none=True, exclude={"extra"})
-        wanted = {option: value for option, value in extra.items() if value is not None}
-        return Resources(extra=wanted, **_named(said))
+            said = overlaid(said, layer.resources.model_dump(exclude_unset=True))
+        extra = {name: value for name, value in said.get("extra", {}).items() if value is not None}
+        gpus = said.get("gpus", default_gpus)
+        if "cpus_per_gpu" in said:
+            said["cpus"] = said["cpus_per_gpu"] * gpus
+        for key in ("cpus_per_gpu", "mem_per_gpu"):
+            if key in said and not gpus:
+                raise ConfigError(f"resources.{key} needs GPUs, and there are none: set gpus")
+        return Resources(**_named({**said, "gpus": gpus, "extra": extra}))
+
+    def _said(self, key: str) -> list[Any]:
+        """Return the values of a key from the layers; null discards those of lower layers."""
+        said: list[Any] = []
+        for layer in self.layers:
+            value = getattr(layer, key)
+            if key in layer.model_fields_set and value is None:
+                said = []
+            said += [] if value is None else [value]
+        return said
 
     def _last(self, key: str, default: Any) -> Any:
-        said = [value for layer in self.layers if (value := getattr(layer, key)) is not None]
-        return said[-1] if said else default
+        return (self._said(key) or [default])[-1]
 
     def _merged(self, key: str) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        for layer in self.layers:
-            merged |= getattr(layer, key) or {}
-        return merged
+        for value in self._said(key):
+            merged |= value
+        return {name: value for name, value in merged.items() if value is not None}
 
     def _joined(self, key: str) -> tuple[str, ...]:
-        return tuple(item for layer in self.layers for item in getattr(layer, key) or ())
+        return tuple(item for value in self._said(key) for item in value)
 
     def _path(self, text: str) -> Path:
         path = paths.expanded(text)

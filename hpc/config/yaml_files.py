@@ -92,7 +92,7 @@ def read(path: Path, kind: type[M]) -> M:
     try:
         return _validate(kind, data, node)
     except ValidationError as error:
-        first = _placed(error.errors()[0])
+        first = placed(error.errors()[0])
         raise ConfigError(
             f"{path}:{_locate(node, first['loc'])}: {explain(first, kind)}"
         ) from error
@@ -142,8 +142,12 @@ def _item(data: Any, part: str | int) -> Any:
     return data.get(part) if isinstance(data, dict) else None
 
 
-def _placed(error: Any) -> dict[str, Any]:
-    """Return an error with its full location; a check over several entries knows the rest of it."""
+def placed(error: Any) -> dict[str, Any]:
+    """Return an error with its full location; a check over several keys knows the rest of it.
+
+    Args:
+        error: an item of ``ValidationError.errors()``.
+    """
     at = getattr(error.get("ctx", {}).get("error"), "at", ())
     return {**error, "loc": (*error["loc"], *at)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc.engines import arguments
-from hpc.engines.common import binds, environment, interpreter, listens
+from hpc.engines.common import binds, environment, interpreter, listens, memory_mb
 from hpc.engines.types import Launch, ReadinessProbe
 
 if TYPE_CHECKING:
@@ -113,5 +113,5 @@ def _kv_cache(spec: ServiceSpec, given: dict[str, EngineValue]) -> dict[str, Eng
     chosen = {"kv-cache-memory-bytes", "gpu-memory-utilization"} & given.keys()
     if spec.resources.gpus or chosen or "VLLM_CPU_KVCACHE_SPACE" in spec.env:
         return {}
-    memory = (spec.resources.mem_mb or 0) << 20
+    memory = (memory_mb(spec.resources) or 0) << 20
     return {"kv-cache-memory-bytes": memory // KV_CACHE_SHARE or KV_CACHE_DEFAULT}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from hpc.model import ServiceSpec
 
-DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 SOCKET = "engine.sock"
 BASE = Path("/tmp")  # noqa: S108 - every folder below it is made with mode 0700
 PREFIX = "hpc-serve-"

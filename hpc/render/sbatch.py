@@ -83,11 +83,37 @@ def script(
     values = {
         "job": job,
         "resources": resources,
+        "amounts": amounts(resources),
         "setup": setup,
         "directive": directive,
         "format_time": format_time,
     }
     return fill("slurm_templates", f"{template}.sbatch.j2", values, templates)
+
+
+def amounts(resources: Resources) -> dict[str, str | int]:
+    """Return the options of sbatch for CPUs, GPUs and memory, in the site's way of asking."""
+    wanted: dict[str, str | int] = {}
+    if resources.cpus_per_gpu is None:
+        wanted["cpus-per-task"] = resources.cpus
+    else:
+        wanted["cpus-per-gpu"] = resources.cpus_per_gpu
+    gpus = ":".join(filter(None, (resources.gpu_type, str(resources.gpus))))
+    asked = resources.gpu_option if resources.gpus else "none"
+    # A second --gres would replace the first: other GRES of a site join the GPUs.
+    gres = [f"gpu:{gpus}"] if asked == "gres" else []
+    gres += filter(None, [resources.extra.get("gres")])
+    if asked not in {"gres", "none"}:
+        wanted[asked] = gpus
+    if gres:
+        wanted["gres"] = ",".join(gres)
+    memory = {
+        "mem": resources.mem_mb,
+        "mem-per-cpu": resources.mem_per_cpu,
+        "mem-per-gpu": resources.mem_per_gpu,
+    }
+    named = {option: f"{mib}M" if mib else mib for option, mib in memory.items() if mib is not None}
+    return wanted | named
 
 
 def directive(option: str, value: str | int | None = None) -> str:

@@ -193,6 +193,7 @@ def wait(
     Raises:
         ConfigError: the service does not exist.
         EngineError: a replica failed or ended, or the time is over.
+        SchedulerError: a replica's job waits for what no time brings, such as a shorter walltime.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     seen = find(root, name)
@@ -204,11 +205,25 @@ def wait(
             raise EngineError(f"replica {failed.number} of {name!r} {_ending(failed)}")
         if seen.ready == len(seen.replicas):
             return seen
+        _check_may_start(seen)
         if deadline is not None and time.monotonic() > deadline:
             raise EngineError(f"{name!r} is not ready after {timeout_s:g} s")
         time.sleep(FILES_EVERY_S)
         if time.monotonic() - asked >= SCHEDULER_EVERY_S or _changed(root, seen):
             seen, asked = find(root, name), time.monotonic()
+
+
+def _check_may_start(seen: Service) -> None:
+    """Refuse to wait for a job that starts only after somebody's action."""
+    name = seen.spec.name
+    for one in seen.replicas:
+        if one.phase is Phase.QUEUED and one.status.blocked:
+            job_id = one.job.job_id if one.job else ""
+            raise SchedulerError(
+                f"replica {one.number} of {name!r} waits in vain (job {job_id}): {one.note}",
+                hint=f"free a held job with 'scontrol release {job_id}'; otherwise"
+                f" 'hpc-serve stop {name}', and submit with other resources",
+            )
 
 
 def _ending(replica: ReplicaView) -> str:

@@ -17,6 +17,8 @@ OTHER_MODEL = "unknown model"
 """Beginning of the reason for a line that names another model than the batch's."""
 SPARE = 200
 """Levels of nesting that are left for the lines around a document, and for deeper stacks."""
+ANY = "*"
+"""The model of a check without a batch: requests may name any model, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,6 @@ def _with_model(request: InputRequest, model: str | None, text: bytes) -> InputR
         return InputRequest(
             request.number, request.custom_id, request.url, {**body, "model": model}
         )
-    if model is not None and said != model:
+    if model not in (None, ANY) and said != model:
         return BadLine(request.number, f"{OTHER_MODEL} {said!r}; this batch has {model!r}", text)
     return request

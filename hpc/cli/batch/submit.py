@@ -245,18 +245,24 @@ def _check_service(root: Path, service: str) -> None:
 
 @click.command(epilog=output.examples("hpc-serve batch validate prompts.jsonl"))
 @click.argument("path", type=PATH, metavar="FILE")
-@click.option("--name", default="any", metavar="NAME", help="Model for lines without a model.")
+@click.option(
+    "--name",
+    "--service",
+    "name",
+    metavar="NAME",
+    help="Model of the batch, as in batch submit: other models are faulty.",
+)
 @click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row.")
 @output.json_option
 @click.pass_context
 def validate(
-    ctx: click.Context, path: Path, name: str, template: Path | None, *, as_json: bool
+    ctx: click.Context, path: Path, name: str | None, template: Path | None, *, as_json: bool
 ) -> None:
     """Check every line of FILE, and list the faulty lines."""
     from hpc.batch.input import intake
+    from hpc.batch.input.jsonl import ANY
 
-    model = None if name == "any" and template is None else name
-    found = intake.read(path, model, template)
+    found = intake.read(path, name or ANY, template)
     seen = intake.validate(output.counted(found, f"reading {path.name}"))
     if as_json:
         bad = [{"line": one.number, "reason": one.reason} for one in seen.first]

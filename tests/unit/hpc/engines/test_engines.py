@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hpc import engines
-from hpc.engines import EngineContext, Launch
+from hpc.engines import GPU_MASKS, EngineContext, Launch
 from hpc.errors import ConfigError, EngineError
 from hpc.model import Engine, Resources, ServiceSpec
 
@@ -83,6 +83,53 @@ def test_amd_gpus_have_their_own_variable() -> None:
 
     assert launch.env["HIP_VISIBLE_DEVICES"] == "0,1"
     assert "CUDA_VISIBLE_DEVICES" not in launch.env
+
+
+@pytest.mark.parametrize(
+    ("extra", "wanted"),
+    [
+        ({"gpus-per-node": "2"}, "0,1"),
+        ({"gpus": "h100:2"}, "0,1"),
+        ({"gpus-per-socket": "1"}, "0,1"),
+        ({"gres": "gpu"}, "0,1"),
+        ({"gres": "nvme:1,gpu:2"}, "0,1"),
+        ({"gres": "shard:4"}, "0,1"),
+        ({"tres-per-task": "cpu=4,gres/gpu:2"}, "0,1"),
+        ({"gpus-per-node": "0"}, ""),
+        ({"gres": "gpumem:1", "gpu-bind": "none"}, ""),
+        ({"exclusive": ""}, ""),
+    ],
+)
+def test_gpus_of_further_options_are_not_hidden(extra: dict[str, str], wanted: str) -> None:
+    launch = engines.launch(spec(resources=Resources(extra=extra)), PLACE)
+
+    assert launch.env["CUDA_VISIBLE_DEVICES"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("devices", "env", "masks"),
+    [
+        (("2", "3"), {}, {"HIP_VISIBLE_DEVICES": "2,3"}),
+        (("GPU-5e", "GPU-6f"), {}, {"ROCR_VISIBLE_DEVICES": "GPU-5e,GPU-6f"}),
+        (("2",), {"ROCR_VISIBLE_DEVICES": "1"}, {"ROCR_VISIBLE_DEVICES": "1"}),
+        (("2",), {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "1"}),
+    ],
+)
+def test_an_amd_engine_has_one_mask(
+    devices: tuple[str, ...], env: dict[str, str], masks: dict[str, str]
+) -> None:
+    launch = engines.launch(spec(accelerator="rocm", env=env), replace(PLACE, devices=devices))
+
+    assert {name: text for name, text in launch.env.items() if name in GPU_MASKS} == masks
+
+
+@pytest.mark.parametrize(
+    ("asked", "mib"), [({"mem_per_cpu": 1024, "cpus": 4}, 4096), ({"mem_mb": 0}, 4096)]
+)
+def test_vllm_on_cpus_gets_its_share_of_any_memory(asked: dict[str, int], mib: int) -> None:
+    launch = engines.launch(spec(accelerator="none", resources=Resources(**asked)), PLACE)  # type: ignore[arg-type]
+
+    assert option(launch, "--kv-cache-memory-bytes") == str((mib << 20) // 4)
 
 
 def test_vllm_spreads_over_all_gpus_asked_for() -> None:

@@ -173,7 +173,8 @@ def test_an_array_is_as_alive_as_its_most_alive_job() -> None:
 def test_a_reason_may_hold_the_delimiter() -> None:
     found = queue._by_id("7|PENDING|N/A|N/A||0|0|ReqNodeNotAvail, UnavailableNodes:c[1-2]|x|\n")
     assert found["7"].reason == (
-        "a node it needs is not available (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
+        "waits for a node that is not available: down, drained or reserved"
+        " (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
     )
 
 
@@ -188,7 +189,7 @@ def test_a_reason_may_hold_the_delimiter() -> None:
         ("OUT_OF_MEMORY", JobState.FAILED, "out of memory"),
         ("PREEMPTED", JobState.FAILED, "preempted by another job"),
         ("REQUEUED", JobState.PENDING, "requeued"),
-        ("REQUEUE_HOLD", JobState.PENDING, "requeued and held"),
+        ("REQUEUE_HOLD", JobState.PENDING, "held after a requeue"),
         ("REVOKED", JobState.UNKNOWN, "it runs on another cluster of the federation"),
         ("SUSPENDED", JobState.RUNNING, "suspended"),
         ("TIMEOUT", JobState.FAILED, "reached its walltime"),

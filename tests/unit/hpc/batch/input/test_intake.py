@@ -156,3 +156,10 @@ def test_half_a_character_faults_no_other_line(tmp_path: Path) -> None:
     assert [one.number for one in seen.first] == [2, 3, 4, 5]
     assert seen.first[2].reason == "no JSON: it is nested too deeply"
     assert json.loads(line)["custom_id"] == "\ud83d"
+
+
+def test_a_check_without_a_batch_takes_any_model_and_none(tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(b'{"prompt": "x"}\n' + openai_line() + b"\n" + openai_line(custom_id="b"))
+    assert intake.validate(intake.read(file, jsonl.ANY, None)).bad == 0
+    assert intake.validate(intake.read(file, "other", None)).bad == 2
