@@ -71,7 +71,8 @@ def check(resources: Resources) -> None:
         owner = _owner(option)
         if owner in OURS:
             raise ConfigError(f"resources.extra: {said} is set by hpc-serve: {OURS[owner]}")
-        if owner in KEYS and _rendered(owner, resources):
+        # The word gres itself: its items that are no GPUs stand beside ours in one option.
+        if said != "gres" and owner in KEYS and _rendered(owner, resources):
             raise ConfigError(
                 f"resources.extra: {said} stands beside resources.{KEYS[owner]}, which sets it"
             )
