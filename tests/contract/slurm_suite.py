@@ -73,6 +73,24 @@ def test_unknown_jobs_do_not_hide_known_ones(slurm: Cluster) -> None:
     assert [answer["state"] for answer in found] == ["GONE", "RUNNING"]
 
 
+def test_a_job_is_found_by_its_name_and_a_number_alone_is_known_or_not(slurm: Cluster) -> None:
+    known, ids, job_id, name, cluster = slurm.python(
+        """
+from hpc.slurm import queue
+h = sleep(extra={'hold': ''})
+made = jobs.submit(time.sleep, JobRequest('ar', Resources(extra={'hold': ''}), count=3), root)
+known = [not queue._says_unknown([job], '') for job in (unknown('999999'), h, made[2])]
+ids = [queue.ids_of(job.name) for job in (h, made[0], unknown('999999'))]
+jobs.cancel([h, *made])
+tell([known, ids, [h.job_id, made[0].job_id.partition('_')[0]], h.name, h.slurm_cluster])
+"""
+    )
+    assert known == [False, True, True]
+    assert ids == [[job_id[0]], [job_id[1]], []]
+    assert name.startswith("hpc-serve-test-")
+    assert cluster
+
+
 def test_a_cancelled_job_says_so_and_may_be_cancelled_again(slurm: Cluster) -> None:
     found = slurm.python(
         "h = sleep(); until(h, 'RUNNING'); jobs.cancel([h]); found = until(h, 'FAILED');"

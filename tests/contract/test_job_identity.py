@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpc.batch import control as batch_control
+from hpc.batch.model import BatchWorker
 from hpc.config import Config, Site
-from hpc.errors import ConfigError, SchedulerError, SubmitError
+from hpc.errors import ConfigError, SchedulerError, StateError, SubmitError
 from hpc.jobs import api as jobs
 from hpc.model import Endpoint, JobRequest, JobState, Phase, Resources, ServiceSpec
+from hpc.node.replica import serve
 from hpc.services import lifecycle
 from hpc.slurm import sbatch
 from hpc.state import directory
@@ -304,3 +307,32 @@ def test_a_job_that_is_requeued_as_it_loads_is_waited_for(
     lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S, tell=turn)
     assert seen[:4] == [Phase.QUEUED, Phase.DRAINING, Phase.DRAINING, Phase.QUEUED]
     assert seen[-1] is Phase.READY
+
+
+def test_a_job_that_is_not_the_replicas_serves_nothing(
+    fake: FakeSlurm, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forgotten job may start, or be requeued, beside its successor."""
+    submit(root)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(StateError, match=r"^replica 0 of 'tiny' is job 1, not 7$"):
+        serve(root, "tiny", 0)
+    assert directory.load_endpoint(root, "tiny", 0) is None
+
+
+def test_workers_of_a_batch_are_found_on_their_cluster_and_believed_as_they_write(
+    fake: FakeSlurm, other: FakeSlurm, root: Path
+) -> None:
+    away = replace(SPEC.resources, extra={**SPEC.resources.extra, "clusters": "other"})
+    made = jobs.submit(partial(time.sleep, 1), JobRequest("batch-1", away, count=3), root)
+    assert {one.state for one in jobs.statuses(made).values()} == {JobState.PENDING}
+    lost = replace(made[0], job_id="99_0", submitted_at=0.0)
+    worker = BatchWorker("w", "99_0", "fake1", 0.0, time.time())
+    for wrote, state in (
+        (worker, JobState.UNKNOWN),
+        (replace(worker, ended=True), JobState.GONE),
+        (replace(worker, beat_at=time.time() - directory.STALE_S - 5), JobState.GONE),
+    ):
+        assert batch_control._statuses([lost], [wrote])[lost.key].state is state
+    jobs.cancel(made)
+    assert states(other) == ["CANCELLED"] * 3
