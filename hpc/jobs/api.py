@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hpc.config import Site
     from hpc.jobs.submission import Cluster
-    from hpc.model import Resources, ServiceSpec
+    from hpc.model import ServiceSpec
 
 VARIABLE = "HPC_SERVE_CLUSTER"
 LOG_TAIL = 20_000
@@ -80,7 +80,6 @@ def submit_replica(
             minutes=spec.resources.time_min,
             restarts=spec.max_restarts,
             name=submission.replica_name(spec.name, replica),
-            clusters=_clusters(spec.resources),
         )[0]
     gpus = local.pick_gpus(spec.resources.gpus, replica, os.environ)
     request = JobRequest(spec.name, spec.resources, spec.setup, spec.max_restarts, spec.grace_s)
@@ -120,7 +119,6 @@ def submit(
             minutes=request.resources.time_min,
             restarts=request.restarts,
             name=submission.plain_name(request.name),
-            clusters=_clusters(request.resources),
             count=request.count,
         )
     made: list[JobHandle] = []
@@ -132,11 +130,6 @@ def submit(
         cancel(made)
         raise
     return made
-
-
-def _clusters(resources: Resources) -> str:
-    """Return the clusters of the resources, or else of the environment, in sbatch's form."""
-    return resources.extra.get("clusters") or slurm.clusters(os.environ)
 
 
 def _submit_here(

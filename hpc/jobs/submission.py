@@ -140,7 +140,6 @@ def to_slurm(
     minutes: int | None,
     restarts: int = 0,
     name: str = "hpc-serve",
-    clusters: str = "",
     count: int = 1,
 ) -> list[JobHandle]:
     """Submit a task to Slurm, all its runs with one sbatch.
@@ -152,7 +151,6 @@ def to_slurm(
         minutes: walltime; 0 is UNLIMITED, None the partition's default.
         restarts: requeues at walltime.
         name: begin of the job's name, which gets an end of its own.
-        clusters: clusters of Slurm to choose from; "" is that of this machine.
         count: number of runs, as in the text.
 
     Returns:
@@ -164,8 +162,8 @@ def to_slurm(
     own_name, sent = f"{name}-{secrets.token_hex(4)}", list[JobHandle]()
 
     def send(script: Path) -> slurm.Submitted:
-        made = slurm.submit(script, own_name, clusters=clusters)
-        place = made.cluster, bool(clusters)
+        made = slurm.submit(script, own_name)
+        place = made.cluster, made.named
         sent.append(JobHandle(made.job_id, "slurm", str(folder), time.time(), own_name, *place))
         return made
 

@@ -2,7 +2,6 @@
 
 from hpc.slurm.command import (
     available,
-    clusters,
     missing_programs,
     options,
     sign_of_slurm,
@@ -18,7 +17,6 @@ __all__ = [
     "Submitted",
     "available",
     "cancel",
-    "clusters",
     "drain",
     "exit_reason",
     "has_accounting",

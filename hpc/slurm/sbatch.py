@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hpc.errors import CommandError, CommandTimeout, SubmitError
 from hpc.processes import programs
-from hpc.slurm import queue
+from hpc.slurm import command, queue
 from hpc.slurm.command import said, without_options
 from hpc.slurm.sinfo import this_cluster
 
@@ -29,12 +29,15 @@ _ID = re.compile(
     r"|Submitted batch job (?P<id2>\d+)( on cluster (?P<cluster2>\S+))?"  # of a site's wrapper
 )
 _UNANSWERED = re.compile(
-    r"timed? ?out|zero bytes|send/recv|(send|receive|shutdown) failure|unexpected message"
+    r"timed out|zero bytes|send/recv|(send|receive|shutdown) failure|unexpected message"
     r"|communication|connection reset|broken pipe|not connected|temporarily unavailable"
     r"|header lengths|insane message|standby mode",
     re.IGNORECASE,
 )
 """Complaints after which slurmctld may have taken the job, from Slurm's slurm_errno.c."""
+_CLUSTERS = re.compile(
+    r"^#SBATCH\s+(--clusters?[= ]|-M\s*)\s*[\"']?(?P<names>[^\s\"']+)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +47,28 @@ class Submitted:
     Attributes:
         job_id: its id; of an array, the array's.
         cluster: name of the cluster that holds the job, or "" if unknown.
+        named: whether sbatch was told the name, as Slurm's other programs must be.
     """
 
     job_id: str
     cluster: str
+    named: bool = False
 
 
-def submit(script: Path, name: str, *, clusters: str = "") -> Submitted:
+def submit(script: Path, name: str) -> Submitted:
     """Submit a script as a job with a unique name.
+
+    The clusters of the script, a site's template included, win over those of the environment.
 
     Args:
         script: the batch script.
         name: name of the job, shared with no other; it replaces the script's.
-        clusters: clusters to choose from, as sbatch takes them; "" is that of this machine.
 
     Raises:
         CommandError: Slurm refused the job; ``stderr`` says why.
         SubmitError: nobody knows whether Slurm took the job.
     """
+    clusters = _clusters(script.read_text(encoding="utf-8")) or command.clusters(os.environ)
     named = [f"--clusters={clusters}"] if clusters else []
     argv = ["sbatch", "--parsable", f"--job-name={name}", *named, str(script)]
     env = without_options(os.environ)
@@ -73,10 +80,10 @@ def submit(script: Path, name: str, *, clusters: str = "") -> Submitted:
     if result.returncode == 0:
         found = ids_in(result.stdout)
         if len(found) == 1:
-            return found[0] if found[0].cluster else _placed(found[0].job_id, clusters)
+            return found[0] if found[0].named else _placed(found[0].job_id, clusters)
         return _seek(name, clusters, f"its output was {_first_line(result.stdout)!r}")
-    if result.returncode < 0 or _UNANSWERED.search(told):
-        return _seek(name, clusters, told or f"it was killed by signal {-result.returncode}")
+    if result.returncode < 0 or not told or _UNANSWERED.search(told):
+        return _seek(name, clusters, told or f"its exit status was {result.returncode}")
     raise CommandError(f"sbatch: {told}", returncode=result.returncode, stderr=result.stderr)
 
 
@@ -84,17 +91,23 @@ def ids_in(stdout: str) -> list[Submitted]:
     """Return the jobs in sbatch's output, each alone on a line between notes of the site."""
     lines = (_ID.fullmatch(line.strip()) for line in stdout.splitlines())
     made = [
-        Submitted(found["id"] or found["id2"], found["cluster"] or found["cluster2"] or "")
+        Submitted(found["id"] or found["id2"], cluster, named=bool(cluster))
         for found in lines
         if found
+        for cluster in [found["cluster"] or found["cluster2"] or ""]
     ]
     return list(dict.fromkeys(made))
+
+
+def _clusters(text: str) -> str:
+    """Return the clusters of a script's options, the last of several, or ""."""
+    return ([found["names"] for found in _CLUSTERS.finditer(text)] or [""])[-1]
 
 
 def _placed(job_id: str, clusters: str) -> Submitted:
     """Return a job with the cluster, where sbatch told the id alone."""
     several = "," in clusters or clusters == "all"
-    return Submitted(job_id, "" if several else clusters or this_cluster())
+    return Submitted(job_id, "" if several else clusters or this_cluster(), named=bool(clusters))
 
 
 def _seek(name: str, clusters: str, trouble: str) -> Submitted:

@@ -161,6 +161,22 @@ def test_an_id_stands_alone_on_its_line(text: str, found: list[tuple[str, str]])
     assert [(one.job_id, one.cluster) for one in sbatch.ids_in(text)] == found
 
 
+@pytest.mark.parametrize(
+    ("line", "clusters"),
+    [
+        ("#SBATCH --clusters=other", "other"),
+        ("#SBATCH --cluster other", "other"),
+        ('#SBATCH --clusters="a,b"', "a,b"),
+        ("#SBATCH -M other", "other"),
+        ("#SBATCH -Mother", "other"),
+        ("#SBATCH --cluster-constraint=x", ""),
+        ("# --clusters=other", ""),
+    ],
+)
+def test_the_clusters_of_a_script_are_those_that_sbatch_reads(line: str, clusters: str) -> None:
+    assert sbatch._clusters(f"#!/bin/bash\n{line}\n#SBATCH --mem=1\ntrue -M x\n") == clusters
+
+
 def test_a_squeue_that_shows_nothing_ends_nothing(fake: FakeSlurm, root: Path) -> None:
     submit(root)
     fake.set(controller="empty")
