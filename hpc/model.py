@@ -178,13 +178,24 @@ class JobHandle:
         cluster: "slurm" or "local".
         folder: submitit's folder with script, pickles and logs, absolute.
         submitted_at: Unix time in seconds.
+        name: the job's own name in Slurm, shared with no other job; "" matches any name.
+        slurm_cluster: name of the Slurm cluster that holds the job, or "" if unknown.
+        named_cluster: whether sbatch was told the cluster's name, as Slurm's other programs must.
     """
 
     job_id: str
     cluster: Literal["slurm", "local"]
     folder: str
     submitted_at: float = 0.0
+    name: str = ""
+    slurm_cluster: str = ""
+    named_cluster: bool = False
     schema: int = 1
+
+    @property
+    def key(self) -> str:
+        """The job's identity among all jobs: two clusters, or two machines, share numbers."""
+        return f"{self.folder}/{self.job_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +205,7 @@ class JobStatus:
     Attributes:
         restarts: times that it was requeued, or None where the scheduler does not say.
         blocked: whether the waiting job starts only after somebody changes the job or a limit.
+        name: the job's name at the scheduler, or None where the scheduler does not say.
     """
 
     state: JobState
@@ -204,6 +216,7 @@ class JobStatus:
     exit_code: int | None = None
     restarts: int | None = None
     blocked: bool = False
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ class Scanner:
         found: dict[str, list[ReplicaStatus]] = {name: [] for name in self._known}
         for (name, number), endpoint in endpoints.items():
             job = jobs.get((name, number))
-            answer = answers.get(job.job_id) if job is not None else None
+            answer = answers.get(job.key) if job is not None else None
             found[name].append(replica_status(number, endpoint, job, answer, now))
         return {name: tuple(members) for name, members in found.items()}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpc.config import Config
+    from hpc.jobs.submission import Cluster
+    from hpc.model import JobHandle
     from hpc.services.phase import Service
 
 NAME_LENGTH = 63
@@ -81,6 +85,31 @@ ADHOC = (
     ),
 )
 
+local_option = click.option(
+    "--local", is_flag=True, help="Run on this machine, even where Slurm is."
+)
+
+
+def place_of_jobs(*, local: bool) -> Cluster:
+    """Return the place of new jobs.
+
+    Raises:
+        ConfigError: the machine belongs to a Slurm cluster whose programs are not on PATH.
+    """
+    from hpc.jobs import api as jobs
+
+    return "local" if local else jobs.default_cluster()
+
+
+def tell_place(subject: str, where: Cluster, *, local: bool) -> None:
+    """Print a line on stderr if new jobs run on this machine."""
+    from hpc.jobs import api as jobs
+
+    if where == "local":
+        chosen = local or jobs.VARIABLE in os.environ
+        why = "not Slurm, as asked" if chosen else "as there is no Slurm here (no sbatch on PATH)"
+        echo(f"{subject} runs on this machine, {socket.gethostname()}: {why}", err=True)
+
 
 def name_for(model: str) -> str:
     """Return a service name derived from a model's name."""
@@ -129,6 +158,7 @@ def adhoc_entry(
 @click.argument("name", required=False)
 @with_options(ADHOC)
 @with_options(FLAGS)
+@local_option
 @click.option("--wait", "wait_", is_flag=True, help="Wait until all replicas are ready.")
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, print the engine's command, submit nothing."
@@ -142,6 +172,7 @@ def submit(
     model: str | None,
     engine_args: tuple[str, ...],
     *,
+    local: bool,
     wait_: bool,
     dry_run: bool,
     models_file: str | None,
@@ -159,14 +190,16 @@ def submit(
     if dry_run:
         return show_plan(loaded, chosen, as_json=as_json)
     started = time.monotonic()
-    spec = lifecycle.submit(loaded, chosen, tell=note)
+    where = place_of_jobs(local=local)
+    spec = lifecycle.submit(loaded, chosen, cluster=where, tell=note)
+    tell_place(spec.name, where, local=local)
     if wait_:
         await_ready(loaded.home, spec.name, timeout_s=None)
     found = lifecycle.find(loaded.home, spec.name)
     if as_json:
         return print_json(as_dict(found))
     if not wait_:
-        ids = ", ".join(r.job.job_id for r in found.replicas if r.job)
+        ids = ", ".join(_job(r.job) for r in found.replicas if r.job)
         echo(f"submitted {spec.name}: {spec.replicas} replica(s), job {ids}")
         echo(f"  next: hpc-serve wait {spec.name}")
         return None
@@ -190,6 +223,10 @@ def show_plan(loaded: Config, name: str, *, as_json: bool) -> None:
     echo(f"{spec.name}: {spec.replicas} replica(s) of {spec.model} would be submitted")
     echo(f"  engine: {shlex.join(planned.launch.argv)}")
     return None
+
+
+def _job(job: JobHandle) -> str:
+    return f"{job.job_id} on {job.slurm_cluster}" if job.named_cluster else job.job_id
 
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
@@ -256,9 +293,14 @@ def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -
 @click.command(epilog=examples("hpc-serve stop mistral", "hpc-serve stop --all"))
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--all", "all_", is_flag=True, help="Stop every service.")
+@click.option(
+    "--force", is_flag=True, help="Cancel at once, and forget jobs that are not seen to end."
+)
 @home_option
 @json_option
-def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool) -> None:
+def stop(
+    names: tuple[str, ...], *, all_: bool, force: bool, home: str | None, as_json: bool
+) -> None:
     """Stop the services NAME... and remove their records.
 
     Serving replicas are drained first: streams in flight get 20 s to end.
@@ -271,8 +313,10 @@ def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool)
     stopped = []
     for name in directory.services(root) if all_ else names:
         with spinner(f"stopping {name}"):
-            lifecycle.stop(root, name)
+            left = lifecycle.stop(root, name, force=force)
         stopped.append(name)
+        for job in left:
+            echo(f"job {_job(job)} of {name} was not seen to end and is forgotten", err=True)
         if not as_json:
             echo(f"stopped {name}")
     if as_json:

@@ -145,7 +145,7 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
     """
     seen = 0
     while True:
-        status = jobs.statuses([job])[job.job_id]
+        status = jobs.statuses([job])[job.key]
         # An earlier build of this image may have left a log.
         if order.log.exists() and order.log.stat().st_mtime >= job.submitted_at:
             seen = _follow(order.log, seen, tell)

@@ -117,12 +117,12 @@ def pick_gpus(wanted: int, replica: int, env: Mapping[str, str]) -> tuple[str, .
 
 
 def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
-    """Return the statuses of the machine's jobs; UNKNOWN for jobs of another machine.
+    """Return the statuses of the machine's jobs by key; UNKNOWN for jobs of another machine.
 
     Args:
         handles: local jobs.
     """
-    return {handle.job_id: _status(handle) for handle in handles}
+    return {handle.key: _status(handle) for handle in handles}
 
 
 def drain(handles: Sequence[JobHandle]) -> None:

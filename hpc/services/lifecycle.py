@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from hpc.errors import ConfigError, EngineError, SchedulerError, did_you_mean
 from hpc.jobs import api as jobs
 from hpc.jobs import planning
 from hpc.model import JobState, JobStatus, Phase
-from hpc.services.phase import NO_ANSWER, OVER, ReplicaView, Service, join_phase, of_this_run
+from hpc.services.phase import (
+    NO_ANSWER,
+    OVER,
+    ReplicaView,
+    Service,
+    doubted,
+    join_phase,
+    of_this_run,
+)
 from hpc.state import directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from hpc.config import Config
@@ -106,18 +115,30 @@ def _clear_ended(root: Path, name: str) -> None:
     if directory.load_spec(root, name) is None:
         return
     found = look(root, [name])[0]
-    if any(r.job is not None and r.status.state.alive for r in found.replicas):
+    if not all(replica.ended for replica in found.replicas):
         raise ConfigError(
             f"the service {name!r} runs already", hint=f"see 'hpc-serve status {name}', or stop it"
         )
+    # A job that is ending may have been about to return to the queue.
+    jobs.cancel([r.job for r in found.replicas if r.job is not None and r.status.state.alive])
     directory.drop_service(root, name)
 
 
-def _abandon(root: Path, name: str, submitted: Iterable[JobHandle]) -> None:
+def _abandon(root: Path, name: str, submitted: Sequence[JobHandle]) -> None:
+    """Cancel the jobs of a failed submission; records of living jobs stay.
+
+    Raises:
+        SchedulerError: Slurm did not answer.
+    """
     try:
-        jobs.cancel(list(submitted))
-    finally:
-        directory.drop_service(root, name)
+        jobs.cancel(submitted)
+    except SchedulerError as error:
+        ids = ", ".join(job.job_id for job in submitted)
+        raise SchedulerError(
+            f"the submission of {name!r} failed, and its jobs {ids} are not cancelled: {error}",
+            hint=f"'hpc-serve stop {name}' ends them once Slurm answers",
+        ) from error
+    directory.drop_service(root, name)
 
 
 def look(root: Path, names: Iterable[str] | None = None) -> list[Service]:
@@ -149,8 +170,11 @@ def _service(
     for number in range(spec.replicas):
         job = handles[spec.name, number]
         endpoint = directory.load_endpoint(root, spec.name, number)
-        status = statuses.get(job.job_id, NO_ANSWER) if job else JobStatus(JobState.GONE)
-        phase, note = join_phase(job, status, endpoint, now=time.time())
+        now = time.time()
+        status = JobStatus(JobState.GONE)
+        if job:
+            status = doubted(statuses.get(job.key, NO_ANSWER), job, endpoint, now=now)
+        phase, note = join_phase(job, status, endpoint, now=now)
         told_cause = job and of_this_run(endpoint, job, status) and endpoint and endpoint.cause
         if job and phase is Phase.FAILED and not told_cause:
             told = jobs.slurm_exit_reason(job)
@@ -241,7 +265,7 @@ def _changed(root: Path, seen: Service) -> bool:
     return False
 
 
-def stop(root: Path, name: str) -> None:
+def stop(root: Path, name: str, *, force: bool = False) -> list[JobHandle]:
     """End the jobs of a service, wait for their end, and remove the service's records.
 
     Running replicas are asked to drain first.
@@ -249,32 +273,51 @@ def stop(root: Path, name: str) -> None:
     Args:
         root: state directory.
         name: the service.
+        force: cancel at once, and remove the records whatever the scheduler says.
+
+    Returns:
+        The jobs that were not seen to end; none without force.
 
     Raises:
         ConfigError: the service does not exist.
         SchedulerError: a job could not be ended; the records stay.
     """
-    found = find(root, name)
-    handles = [r.job for r in found.replicas if r.job is not None and r.status.state.alive]
-    jobs.drain(handles)
-    left = _wait_ended(handles, STOP_PATIENCE_S / 2)
-    if left:
-        jobs.cancel(left)
-        left = _wait_ended(left, STOP_PATIENCE_S)
-    if left:
-        ids = ", ".join(job.job_id for job in left)
-        raise SchedulerError(f"jobs {ids} of {name!r} have not ended; its records stay")
+    handles = _unended(root, name)
+    if force:
+        with suppress(SchedulerError):
+            jobs.cancel(handles)
+        left = _unended(root, name)
+    else:
+        jobs.drain(handles)
+        left = _wait_ended(root, name, STOP_PATIENCE_S / 2)
+        if left:
+            jobs.cancel(left)
+            left = _wait_ended(root, name, STOP_PATIENCE_S)
+        if left:
+            ids = ", ".join(job.job_id for job in left)
+            raise SchedulerError(
+                f"jobs {ids} of {name!r} have not ended; its records stay",
+                hint=f"try again later; to forget them all the same: hpc-serve stop --force {name}",
+            )
     directory.drop_service(root, name)
+    return left
 
 
-def _wait_ended(handles: list[JobHandle], patience_s: float) -> list[JobHandle]:
-    """Return the jobs that have not ended in time."""
+def _unended(root: Path, name: str) -> list[JobHandle]:
+    """Return the jobs of a service without an end.
+
+    Raises:
+        ConfigError: the service does not exist.
+    """
+    found = find(root, name)
+    return [r.job for r in found.replicas if r.job is not None and not r.ended]
+
+
+def _wait_ended(root: Path, name: str, patience_s: float) -> list[JobHandle]:
+    """Wait for the ends of a service's jobs, and return the jobs without an end in time."""
     deadline = time.monotonic() + patience_s
-    left = handles
-    while left:
-        statuses = jobs.statuses(left)
-        left = [job for job in left if statuses.get(job.job_id, NO_ANSWER).state.alive]
-        if not left or time.monotonic() > deadline:
+    while left := _unended(root, name):
+        if time.monotonic() > deadline:
             break
         time.sleep(1)
     return left

@@ -245,7 +245,7 @@ def trouble(root: Path, schedule: Schedule) -> str | None:
     handle = waits(root, schedule.id)
     if handle is None:
         return "no job is queued for the next run"
-    over = jobs.statuses([handle])[handle.job_id].state.over
+    over = jobs.statuses([handle])[handle.key].state.over
     return f"job {handle.job_id}, which was to start it, is over" if over else None
 
 

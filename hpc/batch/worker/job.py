@@ -193,7 +193,7 @@ class WorkerRun:
         if handle is None:
             return False
         try:
-            found = jobs.statuses([handle])[job_id]
+            found = jobs.statuses([handle])[handle.key]
         except HpcServeError:
             return False
         return found.state.over

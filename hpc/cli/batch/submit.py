@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli import output
-from hpc.cli.services import ADHOC, FLAGS, adhoc_entry
+from hpc.cli.services import ADHOC, FLAGS, adhoc_entry, local_option, place_of_jobs, tell_place
 from hpc.state import records
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ HOW = (
 @output.with_options(HOW)
 @output.with_options(ADHOC)
 @output.with_options(tuple(flag for flag in FLAGS if flag is not FLAGS[0]))
+@local_option
 @output.models_option
 @output.home_option
 @output.json_option
@@ -128,15 +129,18 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
     if serves is None:
         _check_service(loaded.home, str(options["service"]))
     asked = _wanted(serves, options)
+    where = place_of_jobs(local=options["local"] or serves is None)
     spec = batch_submit.submit(
         loaded.home,
         asked,
         engine=serves,
-        cluster=None,
+        cluster=where,
         site=loaded.site,
         watch=lambda found: output.counted(found, f"reading {asked.path.name}"),
         tell=output.note,
     )
+    if serves is not None:
+        tell_place(f"batch {spec.id}", where, local=options["local"])
     if as_json:
         return output.print_json(records.encode(spec))
     output.echo(f"batch {spec.id}: {spec.rows} requests, {spec.workers} worker(s)")
@@ -207,6 +211,8 @@ def _schedule(
             "--every needs jobs with engines of their own (--name): runs start on a compute node, "
             "where the gateway of --service does not listen"
         )
+    if options["local"]:
+        raise click.UsageError("--every needs Slurm; leave --local out")
     if options["at"] or options["dependency"]:
         raise click.UsageError("--every sets the times; leave --at and --dependency out")
     # Each run submits once, and 'batch tick' adds --json and --home itself.

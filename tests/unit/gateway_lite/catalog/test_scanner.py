@@ -176,7 +176,7 @@ class Slurm:
 
     def look(self, jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
         self.asked.append([job.job_id for job in jobs])
-        return self.answers
+        return {f"/jobs/{job_id}": one for job_id, one in self.answers.items()}
 
 
 def submitted(root: Path, *jobs: str) -> None:

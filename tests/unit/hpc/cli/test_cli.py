@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -15,12 +16,13 @@ import click
 import pytest
 
 from hpc import errors
-from hpc.cli import main
+from hpc.cli import main, services
 from hpc.cli.output import duration, left
 from hpc.cli.services import adhoc_entry, name_for
 from hpc.config.fields import check_name
 from hpc.errors import HpcServeError
 from hpc.keys import usage as key_usage
+from hpc.slurm import command
 from hpc.version import __version__
 
 if TYPE_CHECKING:
@@ -435,3 +437,26 @@ def test_a_name_that_the_terminal_cannot_show_ends_no_command(
     assert code("batch", "validate", str(path)) == 9
     sys.stdout.flush()
     assert b"??.jsonl:1: no JSON" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("local", "why"),
+    [(True, "not Slurm, as asked"), (False, "as there is no Slurm here (no sbatch on PATH)")],
+)
+def test_a_machine_without_slurm_is_named_where_a_model_runs_there(
+    *,
+    local: bool,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("HPC_SERVE_CLUSTER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(command, "FOLDERS", ())
+    where = services.place_of_jobs(local=local)
+    services.tell_place("tiny", where, local=local)
+    assert capsys.readouterr() == (
+        "",
+        f"tiny runs on this machine, {socket.gethostname()}: {why}\n",
+    )

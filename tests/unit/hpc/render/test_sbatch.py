@@ -154,7 +154,7 @@ def test_options_that_hpc_serve_sets_are_refused_with_the_reason(option: str) ->
     ("option", "key"),
     [
         *(("partition", "partition"), ("p", "partition"), ("mem", "mem"), ("time", "time")),
-        *(("gres", "gpus"), ("cpus-per-task", "cpus"), ("accou", "account"), ("qos", "qos")),
+        *(("gre", "gpus"), ("cpus-per-task", "cpus"), ("accou", "account"), ("qos", "qos")),
     ],
 )
 def test_an_option_that_stands_in_the_script_already_is_refused(option: str, key: str) -> None:
