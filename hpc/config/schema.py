@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,10 +23,13 @@ from hpc.config.gateway_schema import Aliases, GatewayEntry
 from hpc.gateway_policy import (
     Routing,  # noqa: TC001 - the same
 )
-from hpc.model import Accelerator, Container, Engine, Scalar, Server  # noqa: TC001 - pydantic reads them
+from hpc.model import Accelerator, Container, Engine, Scalar, Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+EngineArgument = Scalar | list[Scalar | dict[str, Any]] | dict[str, Any]
 
 
 class ResourcesEntry(Strict):
@@ -60,7 +63,9 @@ class Settings(Strict):
     )
     replicas: int | None = Field(None, ge=1, le=1000, description="jobs that serve the model")
     resources: ResourcesEntry = Field(default_factory=ResourcesEntry)
-    engine_args: dict[str, Scalar] | None = Field(None, description="the server's long options")
+    engine_args: dict[str, EngineArgument] | None = Field(
+        None, description="the server's long options"
+    )
     env: dict[Variable, str] | None = Field(None, description="the engine's environment variables")
     binds: Lines | None = Field(None, description="Apptainer binds, SRC[:DEST[:ro]]")
     apptainer_args: Lines | None = Field(None, description="arguments of apptainer exec")
