@@ -231,7 +231,7 @@ class Gateway:
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog
         policy = self._models.policy
-        self._table = Table(policy, catalog.models)
+        self._table = Table(policy, catalog.models, catalog.bases())
         self.handler.adopt(policy, self._table)
         self._cors.adopt(policy.cors)
         if self._guard is not None:

@@ -16,6 +16,15 @@ Accelerator = Literal["cuda", "rocm", "none"]
 GpuOption = Literal["gres", "gpus-per-node", "gpus", "gpus-per-task", "none"]
 Scalar = str | int | float | bool
 EngineValue = Scalar | tuple[Scalar, ...]
+FILE_OPTIONS = frozenset(
+    {
+        "chat-template", "chat-template-file", "config", "control-vector", "generation-config",
+        "grammar-file", "hf-config-path", "json-schema-file", "lora", "lora-modules", "mmproj",
+        "model-draft", "reasoning-parser-plugin", "spec-draft-model", "tokenizer",
+        "tool-parser-plugin",
+    }
+)  # fmt: skip
+"""Options of the servers whose value is a file, or may be."""
 
 
 class JobState(Enum):
@@ -113,6 +122,7 @@ class ServiceSpec:
         env: variables of the engine; no other variable of the job is passed on.
         binds: Apptainer binds, ``SRC[:DEST[:ro]]``.
         apptainer_args: further arguments of ``apptainer exec``.
+        adapters: names of the LoRA adapters in ``engine_args``, models at the gateway too.
         media_domains: hosts that the engine may fetch images, audio and video from; "*" is all.
         setup: shell lines at the start of the job, such as ``module load``.
         hf_home: Hugging Face cache, absolute; None is the user's own.
@@ -137,6 +147,7 @@ class ServiceSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     binds: tuple[str, ...] = ()
     apptainer_args: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     media_domains: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     hf_home: str | None = None

@@ -51,6 +51,7 @@ class Table:
     Args:
         policy: the gateway policy of models.yaml.
         known: names of the known models.
+        bases: the model behind each adapter, whose settings hold for the adapter too.
 
     Attributes:
         aliases: model by alias; an alias with the name of a known model is left out.
@@ -63,9 +64,15 @@ class Table:
 
     __slots__ = ("aliases", "chains", "plain", "policies", "routing", "rules")
 
-    def __init__(self, policy: GatewayPolicy, known: Collection[str]) -> None:
+    def __init__(
+        self,
+        policy: GatewayPolicy,
+        known: Collection[str],
+        bases: Mapping[str, str] | None = None,
+    ) -> None:
         self.aliases = {a: model for a, model in policy.aliases.items() if a not in known}
-        self.policies = policy.models
+        behind = {a: policy.models[b] for a, b in (bases or {}).items() if b in policy.models}
+        self.policies = {**behind, **policy.models}
         self.routing: dict[str, Routing] = {
             name: self.policies.get(name, NOTHING).routing or policy.routing for name in known
         }

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from hpc.config import paths, sbatch_variables
+from hpc.config import engine_options, paths, sbatch_variables
+from hpc.config.fields import check_alias
 from hpc.config.gateway import resolved
 from hpc.config.resources import ALTERNATIVES, overlaid
 from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
 from hpc.config.yaml_files import explain, placed, read
 from hpc.errors import ConfigError
 from hpc.gateway_policy import GatewayPolicy
-from hpc.model import Engine, Resources, Server, ServiceSpec
+from hpc.model import Engine, EngineValue, Resources, Server, ServiceSpec
 from hpc.state import directory, trust
 
 if TYPE_CHECKING:
@@ -283,6 +284,7 @@ class _Resolver:
             raise ConfigError(f"model {entry.name!r}: the server {server} is not {entry.backend}")
         accelerator = self._last("accelerator", "cuda" if resources.gpus else "none")
         hf_home = self._last("hf_home", None)
+        arguments = engine_options.resolved(self._merged("engine_args"), self.base, safe)
         model, revision = paths.hub_name(entry.model or "", entry.name)
         return ServiceSpec(
             name=entry.name,
@@ -295,7 +297,8 @@ class _Resolver:
             replicas=self._last("replicas", 1),
             resources=resources,
             revision=entry.revision or revision,
-            engine_args=self._merged("engine_args"),
+            engine_args=arguments,
+            adapters=self._adapters(entry.name, arguments),
             env=self._merged("env"),
             binds=tuple(paths.expanded_bind(bind, self.base) for bind in self._joined("binds")),
             apptainer_args=self._joined("apptainer_args"),
@@ -343,6 +346,20 @@ class _Resolver:
 
     def _joined(self, key: str) -> tuple[str, ...]:
         return tuple(item for value in self._said(key) for item in value)
+
+    @staticmethod
+    def _adapters(name: str, arguments: Mapping[str, EngineValue]) -> tuple[str, ...]:
+        found = engine_options.adapters(arguments)
+        for adapter in found:
+            try:
+                check_alias(adapter)
+            except ValueError as error:
+                raise ConfigError(f"engine_args of {name}: an adapter: {error}") from error
+        if name in found or len(set(found)) < len(found):
+            raise ConfigError(
+                f"engine_args of {name}: each adapter needs a name of its own, beside {name!r}"
+            )
+        return found
 
     def _path(self, text: str) -> Path:
         path = paths.expanded(text)

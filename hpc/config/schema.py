@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,9 @@ from hpc.model import (  # noqa: TC001 - pydantic reads them
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+EngineArgument = Scalar | list[Scalar | dict[str, Any]] | dict[str, Any]
 
 
 class ResourcesEntry(Strict):
@@ -88,7 +91,7 @@ class Settings(Strict):
     )
     replicas: int | None = Field(None, ge=1, le=1000, description="jobs that serve the model")
     resources: ResourcesEntry = Field(default_factory=ResourcesEntry)
-    engine_args: dict[str, Scalar | None] | None = Field(
+    engine_args: dict[str, EngineArgument | None] | None = Field(
         None, description="the server's long options"
     )
     env: dict[Variable, str | None] | None = Field(

@@ -139,12 +139,16 @@ def binds(
         weights: a path is bound read-only; for a repository the cache is bound read-write.
         scripts: files that the image does not hold, bound read-only.
     """
-    writable, readable = [place.run_dir], [*scripts]
+    writable, readable = [place.run_dir], []
     if weights.path is None:
         writable += [place.hub or place.hf_home, *place.reached]
     else:
-        readable = [model_root(weights.path), *place.reached, *scripts]
-    return (*(_bind(path) for path in writable), *(_bind(path, ",ro") for path in readable))
+        readable += [model_root(weights.path), *place.reached]
+    writable += place.written
+    readable += [*place.readable, *scripts]
+    once = [path for path in dict.fromkeys(readable) if path not in writable]
+    written = dict.fromkeys(writable)
+    return (*(_bind(path) for path in written), *(_bind(path, ",ro") for path in once))
 
 
 def model_root(path: str) -> str:

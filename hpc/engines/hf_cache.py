@@ -139,16 +139,17 @@ def links(spec: ServiceSpec, folder: str, bound: str) -> tuple[str, ...]:
     if source.path is not None:
         path = Path(source.path)
         files = [path.with_name(name) for name in weights.parts(path.name)]
-        return outside([*files, *_below(path)], [model_root(source.path)])
+        return outside([*files, *below(path)], [model_root(source.path)])
     found = repository(spec, folder)
     if found is None:
         return ()
     inner = [found, *(found / name for name in ("blobs", "refs", "snapshots"))]
     kept = snapshot_of(spec, folder)
-    return outside([*inner, *(_below(kept) if kept else ())], [bound])
+    return outside([*inner, *(below(kept) if kept else ())], [bound])
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def below(folder: Path) -> Iterator[Path]:
+    """Yield all paths in a folder; none for a file."""
     return folder.rglob("*") if folder.is_dir() else iter(())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import engines
-from hpc.engines import hf_cache, preflight, snapshot, weights
+from hpc.engines import arguments, engine_files, hf_cache, preflight, snapshot, vllm, weights
 from hpc.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def plan(spec: ServiceSpec, environ: Mapping[str, str]) -> LaunchPlan:
         ConfigError: the server does not accept the model or one of its engine arguments.
     """
     _check_variables(spec)
+    _check_config(spec)
     launch = engines.launch(spec, _assumed(spec, environ))
     return LaunchPlan(spec, launch, tuple(_notes(spec)))
 
@@ -70,6 +71,7 @@ def check_files(spec: ServiceSpec) -> None:
         EngineError: names the file that is missing, or in another form.
     """
     preflight.check_image(spec)
+    engine_files.check(spec)
     if spec.model.startswith("/"):
         _check_model(spec, Path(spec.model))
 
@@ -89,10 +91,29 @@ def _assumed(spec: ServiceSpec, environ: Mapping[str, str]) -> engines.EngineCon
     )
 
 
+def _check_config(spec: ServiceSpec) -> None:
+    """Refuse a file of vLLM's options with options of hpc-serve's own, such as another key."""
+    import yaml  # noqa: PLC0415 - hardly anybody has such a file
+
+    named = (path for option, path in engine_files.named(spec) if option == "config")
+    for path in named if spec.engine == "vllm" else ():
+        try:
+            told = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # missing, or only in the image; the engine says what is wrong with it
+        keys = dict.fromkeys(map(str, told), "") if isinstance(told, dict) else {}
+        try:
+            arguments.given(replace(spec, engine_args=keys), reserved=vllm.RESERVED)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}", hint=error.hint) from error
+
+
 def _check_variables(spec: ServiceSpec) -> None:
     """Refuse paths with a variable unknown at submission."""
     named = {"image": spec.image, "hf_home": spec.hf_home, "python": spec.python}
-    paths = [*named.items(), *(("binds", bind) for bind in spec.binds)]
+    values = ((key, str(value)) for key, value in spec.engine_args.items() if value)
+    arguments_named = ((f"engine_args {key}", value) for key, value in values if value[0] == "$")
+    paths = [*named.items(), *(("binds", bind) for bind in spec.binds), *arguments_named]
     for key, path in paths:
         if path and (variable := weights.VARIABLE.search(path)):
             raise ConfigError(
@@ -162,6 +183,7 @@ def _check_content(spec: ServiceSpec, file: Path) -> None:
 
 def _notes(spec: ServiceSpec) -> Iterator[str]:
     """Yield sentences on settings beyond the checks of this machine."""
+    yield from engine_files.notes(spec)
     for bind in spec.binds:
         source = bind.partition(":")[0]
         if source.startswith("/") and not Path(source).exists():

@@ -24,6 +24,8 @@ class EngineContext:
         hf_home: Hugging Face folder, absolute; must exist for a Hugging Face model.
         hub: folder of downloaded repositories where it is not ``hub`` of ``hf_home``, or "".
         reached: files and folders to which links of the weights lead.
+        readable: files and folders of engine arguments.
+        written: the same, for an engine that writes there.
         run_dir: private folder of this start, absolute and short; see ``Launch.folders``.
         gguf_server: path of gguf_api_server.py on the node.
         python: interpreter of an engine without a container.
@@ -41,6 +43,8 @@ class EngineContext:
     python: str = "python3"
     hub: str = ""
     reached: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
     inherited: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -68,6 +68,8 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
         **({"revision": spec.revision} if spec.revision and weights.repo else {}),
         **({} if any(key in given for key in PARALLEL) else tp),
         **_kv_cache(spec, given),
+        # Without it vLLM refuses the adapters of lora-modules, after loading the model.
+        **({"enable-lora": True} if spec.adapters else {}),
         **({"uds": place.socket} if place.socket else {"host": "127.0.0.1"}),
         **({} if place.socket else {"port": place.port or 0}),
     }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import assets
-from hpc.engines import INHERITED, EngineContext, hf_cache
+from hpc.engines import INHERITED, EngineContext, engine_files, hf_cache
 from hpc.processes import by_pid
 from hpc.state import files
 
@@ -112,6 +112,7 @@ def find_place(
     hf_home, hub = hf_cache.hf_home(spec, env), hf_cache.hub(spec, env)
     apart = "" if hub == f"{hf_home}/hub" else hub
     token = hf_cache.token(env)
+    readable, written = engine_files.bound(spec)
     return EngineContext(
         socket=str(folder / SOCKET),
         port=None,
@@ -121,6 +122,8 @@ def find_place(
         hf_home=hf_home,
         hub=apart,
         reached=hf_cache.links(spec, hub, apart or hf_home),
+        readable=readable,
+        written=written,
         run_dir=str(folder),
         gguf_server=str(assets.script("gguf_api_server.py")),
         python=spec.python or sys.executable,
