@@ -302,6 +302,9 @@ class GatewayHandler:
         """Apply the optional features; the cache or a translation may already give the answer."""
         context.translated = translated
         if translated is not None and translated.answer is not None:
+            model = self._catalog().models.get(context.models[0])
+            if model is None or not model.replicas:
+                raise not_ready(fields.model, model, time.time())
             kind = b"content-type: %b\r\n" % translated.content_type
             return Reply(OK, kind + self.lines(context), translated.answer)
         redaction = self._features.redaction

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from hpc.batch.folder import DOING, DONE, TODO
 from hpc.batch.input import intake
 from hpc.batch.ledger import answers, claims, merge
+from hpc.surrogates import without_halves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ def of(line: bytes) -> dict[str, int]:
     """
     try:
         said = from_json(line)
-    except ValueError:  # half a surrogate pair, which only Python's own reader takes
+    except ValueError:  # a number beyond 64 bits or nesting, which only Python's own reader takes
         said = json.loads(line)
     said = _at(said, "response", "body", "usage")
     return {name: max(_count(_at(said, *path)) for path in paths) for name, paths in NAMES.items()}
@@ -139,4 +140,4 @@ def _never(row: int, line: bytes, why: str) -> bytes:
         "response": None,
         "error": {"code": f"batch_{why}", "message": WORDS[why]},
     }
-    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+    return without_halves(json.dumps(said, separators=(",", ":")).encode()) + b"\n"

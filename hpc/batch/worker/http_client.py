@@ -19,6 +19,7 @@ from hpc.batch.ledger.answers import RowAnswer
 from hpc.batch.worker.missing_models import LATEST_S, MissingModels
 from hpc.gateway import reach
 from hpc.gateway.proved_transport import ProvedTransport
+from hpc.surrogates import without_halves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -281,4 +282,5 @@ def _output(row: int, custom_id: str, response: Any, error: Any) -> bytes:
         "response": response,
         "error": error,
     }
-    return json.dumps(line, separators=(",", ":")).encode()
+    # Readers of the output may refuse a whole file for one half of a character.
+    return without_halves(json.dumps(line, separators=(",", ":")).encode())

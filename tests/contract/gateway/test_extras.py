@@ -111,6 +111,8 @@ def see_refusals(client: ollama.Client) -> None:
     unknown = (404, "the model 'unknown' does not exist")
     assert refusal(lambda: client.chat(model="unknown", messages=HI)) == unknown
     assert refusal(lambda: client.show("unknown")) == unknown
+    assert refusal(lambda: client.generate("unknown", keep_alive=0)) == unknown
+    assert client.generate("m").done_reason == "load"
     for pull in (
         lambda: client.pull("unknown"),
         lambda: list(client.pull("unknown:latest", stream=True)),
