@@ -82,7 +82,7 @@ def test_a_certificate_in_the_record_makes_the_address_one_of_tls(root: Path) ->
     directory.new_secret(root, "m", 0)
     (replica,) = Scanner(root).scan(NOW).models["m"].replicas
     assert (replica.url, replica.certificate) == ("https://node1:4000", "PEM")
-    assert replica.peer == (replica.url, replica.secret, "PEM")
+    assert replica.peer == (replica.url, replica.secret, "PEM", ())
 
 
 def test_the_best_phase_speaks_for_the_model(root: Path) -> None:
