@@ -211,12 +211,16 @@ def test_a_job_that_slurm_forgot_lives_as_long_as_its_node_writes(
     assert state_of(root) is JobState.GONE
 
 
-def test_a_number_that_another_job_bears_is_left_alone(fake: FakeSlurm, root: Path) -> None:
-    submit(root)
-    fake.change("1", name="interactive")
+@pytest.mark.parametrize("away", [False, True])
+def test_a_number_that_another_job_bears_is_left_alone(
+    fake: FakeSlurm, other: FakeSlurm, root: Path, *, away: bool
+) -> None:
+    submit(root, **({"clusters": "other"} if away else {}))
+    place = other if away else fake
+    place.change("1", name="interactive")
     assert state_of(root) is JobState.GONE
     lifecycle.stop(root, "tiny")
-    assert states(fake) == ["PENDING"]
+    assert states(place) == ["PENDING"]
 
 
 @pytest.mark.parametrize(("count", "late_s"), [(1, 1), (3, 0)])
