@@ -215,9 +215,10 @@ def _living(jobs: Sequence[JobHandle]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for job, one in _locate([job for job in jobs if _JOB_ID.fullmatch(job.job_id)]).items():
         if one.silent:
+            where = f", or on a login node of {one.cluster}" if one.cluster else ""
             raise SchedulerError(
                 f"job {job.job_id} is not cancelled: {one.status.reason}",
-                hint="jobs go on without Slurm's answer; try again in a minute",
+                hint=f"jobs go on without Slurm's answer; try again in a minute{where}",
             )
         fresh = just_submitted(one.status, job.submitted_at)
         if fresh or (one.listed and one.status.state.alive):
