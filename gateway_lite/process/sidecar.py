@@ -29,7 +29,8 @@ async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse all paths that no gateway uses."""
     del receive
     known = proved(scope["state"]["connection"])
-    await send_error(send, errors.not_found(scope["path"]) if known else errors.unproved())
+    error = errors.not_found(scope["path"]) if known else errors.unproved()
+    await send_error(send, error, scope["path"])
 
 
 async def serve(door: SidecarOptions, settings: GatewaySettings) -> None:

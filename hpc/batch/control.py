@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpc.batch import gateway_token
+from hpc.batch import cleanup, gateway_token
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.folder import DONE, BatchFolder
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from hpc.model import JobHandle
 
 AT_WORK = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING})
+REMOVABLE = frozenset({"DONE", "CANCELLED"})
+"""States of a batch that nobody goes on with."""
 SETTLE_S = 30.0
 
 
@@ -48,6 +50,11 @@ class BatchStatus:
     hours: batch_report.Hours
     on_done: dict[str, Any] | None
     why: str | None
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody goes on with the batch, and none of its jobs lives."""
+        return self.state in REMOVABLE and not any(one.state.alive for _, one in self.jobs)
 
 
 def ids(root: Path) -> list[str]:
@@ -130,6 +137,28 @@ def stop(root: Path, batch: str, *, word: str) -> None:
     if word == "cancel":
         _wait_ended(folder)
         jobs.cancel(_alive(folder))
+
+
+def remove(root: Path, batch: str) -> None:
+    """Remove the folder of a batch that is over; the output file stays.
+
+    Args:
+        root: the state directory.
+        batch: the batch's id.
+
+    Raises:
+        BatchError: the batch does not exist, or is not over; its answers would be lost.
+    """
+    found = look(root, batch)
+    if found.state not in REMOVABLE:
+        raise BatchError(
+            f"the batch {batch!r} is {found.state}, and its answers are in the folder",
+            hint=f"'hpc-serve batch cancel {batch}' ends it first",
+        )
+    if not found.over:
+        raise BatchError(f"jobs of the batch {batch!r} are still ending", hint="try again soon")
+    gateway_token.end(root, batch)
+    cleanup.drop(BatchFolder.of(root, batch).path)
 
 
 def resume(
@@ -221,7 +250,7 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
 
 
 def here(folder: Path) -> list[JobHandle]:
-    """Return the jobs of a batch on this machine."""
+    """Return the jobs of a batch on the local machine."""
     return _jobs_in(folder, AT_WORK)
 
 

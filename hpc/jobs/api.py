@@ -1,4 +1,4 @@
-"""Jobs on Slurm or on this machine, behind one interface."""
+"""Jobs on Slurm or on the local machine, behind one interface."""
 
 # ruff: noqa: PLC0415 - submitit costs more than a squeue
 
@@ -54,7 +54,7 @@ def default_cluster() -> Cluster:
 def submit_replica(
     spec: ServiceSpec, root: Path, replica: int, *, cluster: Cluster, site: Site
 ) -> JobHandle:
-    """Submit the job of one replica.
+    """Submit the job of a replica.
 
     Args:
         spec: the service.
@@ -86,6 +86,22 @@ def submit_replica(
     return _submit_here(task, request, folder, gpus)
 
 
+def check_script(spec: ServiceSpec, root: Path, *, site: Site) -> None:
+    """Check that a replica's batch script can be rendered.
+
+    Args:
+        spec: the service.
+        root: state directory.
+        site: names a folder of templates.
+
+    Raises:
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc.jobs import submission
+
+    submission.script(spec, root, 0, templates=site.templates)
+
+
 def submit(
     task: Callable[[], Any],
     request: JobRequest,
@@ -94,7 +110,7 @@ def submit(
     cluster: Cluster = "slurm",
     site: Site | None = None,
 ) -> list[JobHandle]:
-    """Submit the runs of a task, all or none; on Slurm as one job or array.
+    """Submit the runs of a task, all or none; on Slurm as a job or array.
 
     Args:
         task: picklable by reference.

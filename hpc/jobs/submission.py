@@ -40,7 +40,7 @@ _TOO_MANY = "the site's MaxArraySize limits the elements of one array (scontrol 
 
 
 def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | None = None) -> str:
-    """Return the batch script of one replica, byte for byte as a submission sends it.
+    """Return the batch script of a replica, byte for byte as a submission sends it.
 
     Args:
         spec: the service.

@@ -39,7 +39,7 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True, slots=True)
 class ServeReplica:
-    """The job of one replica; submitit pickles the object.
+    """The job of a replica; submitit pickles the object.
 
     Attributes:
         home: state directory.

@@ -6,9 +6,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-from hpc.engines import preflight
-from hpc.errors import ConfigError, EngineError, SchedulerError
+from hpc.errors import ConfigError, EngineError, SchedulerError, did_you_mean
 from hpc.jobs import api as jobs
+from hpc.jobs import planning
 from hpc.model import JobState, JobStatus, Phase
 from hpc.services.phase import (
     NO_ANSWER,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.config import Config
+    from hpc.engines.plan import LaunchPlan
     from hpc.model import JobHandle, ServiceSpec
 
 FILES_EVERY_S = 0.5
@@ -34,24 +35,31 @@ STOP_PATIENCE_S = 60.0
 
 
 def submit(
-    config: Config, name: str, *, cluster: Literal["slurm", "local"] | None = None
+    config: Config,
+    name: str,
+    *,
+    cluster: Literal["slurm", "local"] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> ServiceSpec:
-    """Submit one job for each replica of a service; all or none.
+    """Submit a job for each replica of a service; all or none.
 
     Args:
         config: the resolved configuration.
         name: name of the service.
         cluster: "slurm" or "local"; None detects Slurm.
+        tell: called with each note of the plan.
 
     Raises:
-        ConfigError: the service does not exist, or runs already.
+        ConfigError: the service does not exist, runs already, or its engine would not start.
         EngineError: the image or the model is missing.
         SchedulerError: a job was refused; earlier jobs of the submission are cancelled.
     """
-    spec = wanted(config, name)
-    preflight.check_files(spec)
-    _clear_ended(config.home, name)
     where = cluster or jobs.default_cluster()
+    planned = plan_of(config, name, cluster=where)
+    spec = planned.spec
+    for note in planned.notes:
+        tell(note)
+    _clear_ended(config.home, name)
     submitted: list[JobHandle] = []
     try:
         directory.save_spec(config.home, spec)
@@ -63,6 +71,27 @@ def submit(
         _abandon(config.home, name, submitted)
         raise
     return spec
+
+
+def plan_of(
+    config: Config, name: str, *, cluster: Literal["slurm", "local"] | None = None
+) -> LaunchPlan:
+    """Return the plan of a service's submission, after every check without a scheduler.
+
+    Args:
+        config: the resolved configuration.
+        name: name of the service.
+        cluster: "slurm" or "local"; None detects Slurm.
+
+    Raises:
+        ConfigError: the service does not exist, or its job or engine would be refused.
+        EngineError: the image or the model is missing.
+    """
+    where = cluster or jobs.default_cluster()
+    planned = planning.planned(wanted(config, name), cluster=where)
+    if where == "slurm":
+        jobs.check_script(planned.spec, config.home, site=config.site)
+    return planned
 
 
 def wanted(config: Config, name: str) -> ServiceSpec:
@@ -77,7 +106,8 @@ def wanted(config: Config, name: str) -> ServiceSpec:
         raise ConfigError(f"{name!r} is a static backend: it has an address and needs no job")
     known = ", ".join(sorted(config.services)) or "none"
     where = config.models_file or "models.yaml"
-    raise ConfigError(f"{where} has no model {name!r} to submit; it has: {known}")
+    meant = did_you_mean(name, config.services)
+    raise ConfigError(f"{where} has no model {name!r} to submit{meant}; it has: {known}")
 
 
 def _clear_ended(root: Path, name: str) -> None:
@@ -154,7 +184,7 @@ def _service(
 
 
 def find(root: Path, name: str) -> Service:
-    """Return the current state of one service.
+    """Return the current state of a service.
 
     Raises:
         ConfigError: the service does not exist.
@@ -162,7 +192,8 @@ def find(root: Path, name: str) -> Service:
     found = look(root, [name])
     if not found:
         known = ", ".join(directory.services(root)) or "none"
-        raise ConfigError(f"there is no service {name!r}; there are: {known}")
+        meant = did_you_mean(name, directory.services(root))
+        raise ConfigError(f"there is no service {name!r}{meant}; there are: {known}")
     return found[0]
 
 
@@ -186,6 +217,7 @@ def wait(
     Raises:
         ConfigError: the service does not exist.
         EngineError: a replica failed or ended, or the time is over.
+        SchedulerError: a replica's job waits for what no time brings, such as a shorter walltime.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     seen = find(root, name)
@@ -197,11 +229,25 @@ def wait(
             raise EngineError(f"replica {failed.number} of {name!r} {_ending(failed)}")
         if seen.ready == len(seen.replicas):
             return seen
+        _check_may_start(seen)
         if deadline is not None and time.monotonic() > deadline:
             raise EngineError(f"{name!r} is not ready after {timeout_s:g} s")
         time.sleep(FILES_EVERY_S)
         if time.monotonic() - asked >= SCHEDULER_EVERY_S or _changed(root, seen):
             seen, asked = find(root, name), time.monotonic()
+
+
+def _check_may_start(seen: Service) -> None:
+    """Refuse to wait for a job that starts only after somebody's action."""
+    name = seen.spec.name
+    for one in seen.replicas:
+        if one.phase is Phase.QUEUED and one.status.blocked:
+            job_id = one.job.job_id if one.job else ""
+            raise SchedulerError(
+                f"replica {one.number} of {name!r} waits in vain (job {job_id}): {one.note}",
+                hint=f"free a held job with 'scontrol release {job_id}'; otherwise"
+                f" 'hpc-serve stop {name}', and submit with other resources",
+            )
 
 
 def _ending(replica: ReplicaView) -> str:

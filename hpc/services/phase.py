@@ -17,7 +17,7 @@ NO_ANSWER = JobStatus(JobState.UNKNOWN, reason="the scheduler does not answer")
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """The state of one replica, from the node's and the scheduler's reports.
+    """The state of a replica, from the node's and the scheduler's reports.
 
     Attributes:
         number: number of the replica, from 0.

@@ -83,7 +83,7 @@ def run(
 
 
 def said(stderr: str) -> str:
-    """Return the error of a Slurm program on one line, without prefixes."""
+    """Return the error of a Slurm program on a line, without prefixes."""
     lines = (_PREFIX.sub("", line.strip()) for line in stderr.splitlines())
     told = "; ".join(list(dict.fromkeys(line.rstrip(".") for line in lines if line))[-LINES:])
     return told[:1].lower() + told[1:] if told[1:2].islower() else told

@@ -578,7 +578,8 @@ def scrontab(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None
         _fail("scrontab: fatal: scrontab is disabled on this cluster")
     if argv == ["-l"]:
         if not path.exists():
-            _fail("no crontab for me")
+            sys.stdout.write("no crontab for me\n")  # where Slurm writes it too
+            sys.exit(1)
         sys.stdout.buffer.write(path.read_bytes())
         return
     if argv != ["-"]:

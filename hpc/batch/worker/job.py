@@ -45,7 +45,7 @@ STOPS = frozenset({"pause", "cancel"})
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
-    """The job of one worker; submitit pickles this object.
+    """The job of a worker; submitit pickles this object.
 
     Attributes:
         home: state directory.
@@ -80,7 +80,7 @@ class RunBatch:
 
 
 def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) -> None:
-    """Run one worker in this process, with its own engine unless a service answers.
+    """Run a worker in this process, with its own engine unless a service answers.
 
     Args:
         root: state directory.
@@ -105,7 +105,7 @@ _current: WorkerRun | None = None
 
 
 class WorkerRun:
-    """One run of a worker's job: everything to be closed at the job's end, however the job ends.
+    """A run of a worker's job: everything to be closed at the job's end, however the job ends.
 
     The worker's loop has its own thread, since signals and the engine's leash need the main thread.
     """

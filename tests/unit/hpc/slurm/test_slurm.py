@@ -176,7 +176,8 @@ def test_a_reason_may_hold_the_delimiter() -> None:
     row = "7|PENDING|N/A|N/A||0|0|hpc-serve-m-0-1f|ReqNodeNotAvail, UnavailableNodes:c[1-2]|x|\n"
     found = queue._by_id(row, queue.QUEUE_FIELDS)
     assert found["7"].reason == (
-        "a node it needs is not available (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
+        "waits for a node that is not available: down, drained or reserved"
+        " (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
     )
 
 
@@ -191,7 +192,7 @@ def test_a_reason_may_hold_the_delimiter() -> None:
         ("OUT_OF_MEMORY", JobState.FAILED, "out of memory"),
         ("PREEMPTED", JobState.FAILED, "preempted by another job"),
         ("REQUEUED", JobState.PENDING, "requeued"),
-        ("REQUEUE_HOLD", JobState.PENDING, "requeued and held"),
+        ("REQUEUE_HOLD", JobState.PENDING, "held after a requeue"),
         ("REVOKED", JobState.UNKNOWN, "it runs on another cluster of the federation"),
         ("SUSPENDED", JobState.RUNNING, "suspended"),
         ("TIMEOUT", JobState.FAILED, "reached its walltime"),
