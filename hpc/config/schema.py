@@ -25,7 +25,7 @@ from hpc.config.resources import spelled
 from hpc.gateway_policy import (
     Routing,  # noqa: TC001 - the same
 )
-from hpc.model import (  # noqa: TC001 - pydantic reads them
+from hpc.model import (
     Accelerator,
     Container,
     Engine,

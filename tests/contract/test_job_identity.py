@@ -322,6 +322,7 @@ def test_a_job_that_is_requeued_as_it_loads_is_waited_for(
         if len(seen) > 4:
             say(root, Phase.READY)
 
+    fake.change("1", reason="Priority")
     say(root, Phase.STOPPED)
     monkeypatch.setattr(lifecycle, "SCHEDULER_EVERY_S", 0.0)
     lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S, tell=turn)
