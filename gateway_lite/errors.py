@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 DONE = b"data: [DONE]\n\n"
-RETRY_AFTER_S = {"QUEUED": 30, "STARTING": 10, "LOADING": 5, "DRAINING": 10, "READY": 5}
+RETRY_AFTER_S = {
+    "QUEUED": 30,
+    "STARTING": 10,
+    "LOADING": 5,
+    "WARMING": 5,
+    "DRAINING": 10,
+    "READY": 5,
+}
 """Seconds after which a model in a phase is worth another try; 60 for other phases."""
 LONGEST = 100
 """Characters of a client's own words that an error repeats."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from hpc.model import Accelerator
 
 FLAGS: dict[Accelerator, tuple[str, ...]] = {"cuda": ("--nv",), "rocm": ("--rocm",), "none": ()}
-PREFIX = "APPTAINERENV_"
-FOREIGN = ("APPTAINERENV_", "SINGULARITYENV_")
+APPTAINER, SINGULARITY = "APPTAINERENV_", "SINGULARITYENV_"
+FOREIGN = (APPTAINER, SINGULARITY)
 
 
 OPTION = re.compile(r"(?:APPTAINER|SINGULARITY)_(\w+)")
@@ -67,7 +67,7 @@ def exec_argv(
     """Return the command that runs a program in an image.
 
     Args:
-        image: path of the SIF.
+        image: path of a SIF or sandbox folder, or an address that Apptainer fetches.
         argv: the program in the image, with its arguments.
         run_dir: private folder of this start; ``run_dir/home`` becomes HOME.
         binds: ``SRC[:DEST[:ro]]`` as for --bind, or ``type=bind,...`` as for --mount.
@@ -91,7 +91,25 @@ def _bind_flag(bind: str) -> str:
     return "--mount" if bind.startswith("type=") else "--bind"
 
 
-def container_env(env: Mapping[str, str], base: Mapping[str, str]) -> dict[str, str]:
+def prefixes(version: str) -> tuple[str, ...]:
+    """Return the prefixes by which a container program finds the variables of the container.
+
+    SingularityCE and SingularityPRO read none of Apptainer's variables, and Apptainer 2 none of
+    theirs. The name of the file tells nothing: Apptainer installs a link ``singularity`` to itself.
+
+    Args:
+        version: output of ``PROGRAM --version``, such as ``apptainer version 1.3.4`` or
+            ``singularity-ce version 4.1.0``; of another text, both prefixes.
+    """
+    name = version.strip().lower()
+    if name.startswith("apptainer"):
+        return (APPTAINER,)
+    return (SINGULARITY,) if name.startswith("singularity") else FOREIGN
+
+
+def container_env(
+    env: Mapping[str, str], base: Mapping[str, str], prefixes: Sequence[str] = (APPTAINER,)
+) -> dict[str, str]:
     """Return the variables of the ``apptainer`` process, which passes on exactly *env*.
 
     The variables travel by environment, never by argument: every user of a node can read arguments.
@@ -100,10 +118,11 @@ def container_env(env: Mapping[str, str], base: Mapping[str, str]) -> dict[str, 
         env: variables of the program in the container.
         base: the caller's own variables, for Apptainer itself; variables meant for other
             containers, and for options of the command, are dropped.
+        prefixes: prefixes that the program at hand reads.
     """
     lost = set(dropped(base))
     kept = {k: value for k, value in base.items() if k not in lost and not k.startswith(FOREIGN)}
-    return kept | {PREFIX + key: value for key, value in env.items()}
+    return kept | {prefix + key: value for prefix in prefixes for key, value in env.items()}
 
 
 def build_argv(

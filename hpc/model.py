@@ -25,6 +25,11 @@ FILE_OPTIONS = frozenset(
     }
 )  # fmt: skip
 """Options of the servers whose value is a file, or may be."""
+IMAGE_SCHEMES = (
+    "docker://", "oras://", "library://", "shub://", "https://", "http://",
+    "docker-daemon:", "docker-archive:", "oci:", "oci-archive:",
+)  # fmt: skip
+"""Beginnings of an image that Apptainer fetches or converts, in the place of a path."""
 
 
 class JobState(Enum):
@@ -58,6 +63,7 @@ class Phase(Enum):
     QUEUED = "QUEUED"
     STARTING = "STARTING"
     LOADING = "LOADING"
+    WARMING = "WARMING"
     READY = "READY"
     DRAINING = "DRAINING"
     STOPPED = "STOPPED"
@@ -112,7 +118,8 @@ class ServiceSpec:
         server: the server program.
         model: Hugging Face id, or absolute path of a GGUF file or a model folder.
         container: "apptainer", or "none" to run the engine from the node's environment.
-        image: absolute path of the SIF; None only without a container.
+        image: absolute path of a SIF or sandbox folder, or an address of ``IMAGE_SCHEMES``; None
+            only without a container.
         accelerator: driver libraries that Apptainer brings in (``--nv``, ``--rocm``).
         replicas: number of jobs that serve the model.
         resources: resources of each replica.
@@ -131,6 +138,11 @@ class ServiceSpec:
         grace_s: seconds before the walltime at which the replica drains.
         max_restarts: requeues at walltime before the service ends.
         replica_tls: whether the connections between gateway and replicas use TLS.
+        replica_ports: lowest and highest port of the sidecars; None takes any free port.
+        interface: network interface or network of the sidecars; None is all of the node's.
+        tmp: folder of the node for private files of a start, with variables of the job; None is
+            /tmp.
+        node_paths: folders that compute nodes alone have; not looked at elsewhere.
     """
 
     name: str
@@ -156,6 +168,10 @@ class ServiceSpec:
     grace_s: int = 90
     max_restarts: int = 100
     replica_tls: bool = False
+    replica_ports: tuple[int, int] | None = None
+    interface: str | None = None
+    tmp: str | None = None
+    node_paths: tuple[str, ...] = ()
     schema: int = 1
 
 
@@ -238,7 +254,7 @@ class Endpoint:
         service: name of the service.
         replica: number of the replica, from 0.
         model: the model's name at the gateway.
-        host: name of the node, as its cluster resolves the name.
+        host: name or address of the node, the first to try.
         port: the sidecar's TCP port; 0 until bound.
         phase: current phase.
         job_id: id of the replica's job.
@@ -249,6 +265,7 @@ class Endpoint:
         slots: requests served at once, or None for a batching engine.
         restarts: times that Slurm had requeued the job at this record, or None outside Slurm.
         certificate: PEM of the sidecar's certificate, or None without TLS.
+        addresses: further names and addresses of the node, in the order to try.
     """
 
     service: str
@@ -265,6 +282,7 @@ class Endpoint:
     slots: int | None = None
     restarts: int | None = None
     certificate: str | None = None
+    addresses: tuple[str, ...] = ()
     schema: int = 1
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BEST_FIRST = (
     Phase.READY,
+    Phase.WARMING,
     Phase.LOADING,
     Phase.STARTING,
     Phase.QUEUED,
@@ -33,7 +34,8 @@ BEST_FIRST = (
     Phase.FAILED,
     Phase.STOPPED,
 )
-LIVELY = frozenset({Phase.STARTING, Phase.LOADING, Phase.READY, Phase.DRAINING})
+STARTS = frozenset({Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY})
+LIVELY = STARTS | {Phase.DRAINING}
 RETRY_MOST_S = 120
 """Longest ``retry-after`` in seconds for a job that has yet to start."""
 
@@ -71,7 +73,7 @@ def phase_of(endpoint: Endpoint | None, now: float) -> Phase:
     if endpoint is None:
         return Phase.QUEUED
     alive = now - endpoint.beat_at <= directory.STALE_S
-    if endpoint.phase in (Phase.READY, Phase.LOADING, Phase.STARTING) and not alive:
+    if endpoint.phase in STARTS and not alive:
         return Phase.STOPPED
     return endpoint.phase
 

@@ -209,6 +209,7 @@ class Scanner:
             secret=self._secrets.get(key),
             certificate=endpoint.certificate,
             slots=endpoint.slots,
+            others=endpoint.addresses,
         )
 
     def _prune(self, models: Mapping[str, Model]) -> None:

@@ -95,6 +95,24 @@ def _sbatch_value(value: object) -> object:
     return value
 
 
+def _port_range(text: str) -> str:
+    low, mark, high = text.partition("-")
+    if mark and low.isdecimal() and high.isdecimal() and 1024 <= int(low) <= int(high) <= 65535:
+        return text
+    raise ValueError(
+        f"{text!r} is no range of ports; allowed: LOW-HIGH from 1024 to 65535, as in 20000-20100"
+    )
+
+
+def _node_folder(text: str) -> str:
+    if not text.startswith(("/", "$", "~")):
+        raise ValueError(
+            f"{text!r} is no whole path; allowed: a path that begins with /, ~ or a variable, such"
+            " as /scratch/$USER"
+        )
+    return text
+
+
 def _gpus(value: object) -> object:
     found = _TYPED_GPUS.fullmatch(value) if isinstance(value, str) else None
     if found is not None:
@@ -113,6 +131,9 @@ Domains = Annotated[list[Domain], BeforeValidator(one_or_many)]
 Line = Annotated[str, AfterValidator(_check_line)]
 Lines = Annotated[list[Line], BeforeValidator(one_or_many)]
 SbatchValue = Annotated[str | None, BeforeValidator(_sbatch_value)]
+PortRange = Annotated[str, AfterValidator(_port_range)]
+NodeFolder = Annotated[str, AfterValidator(_check_line), AfterValidator(_node_folder)]
+NodeFolders = Annotated[list[NodeFolder], BeforeValidator(one_or_many)]
 Gpus = Annotated[int, BeforeValidator(_gpus)]
 Minutes = Annotated[int, BeforeValidator(parse_time)]
 Mib = Annotated[int, BeforeValidator(parse_memory)]

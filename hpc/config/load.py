@@ -17,7 +17,7 @@ from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Sett
 from hpc.config.yaml_files import explain, placed, read
 from hpc.errors import ConfigError
 from hpc.gateway_policy import GatewayPolicy
-from hpc.model import Engine, EngineValue, Resources, Server, ServiceSpec
+from hpc.model import IMAGE_SCHEMES, Engine, EngineValue, Resources, Server, ServiceSpec
 from hpc.state import directory, trust
 
 if TYPE_CHECKING:
@@ -287,6 +287,8 @@ class _Resolver:
         hf_home = self._last("hf_home", None)
         arguments = engine_options.resolved(self._merged("engine_args"), self.base, safe)
         model, revision = paths.hub_name(entry.model or "", entry.name)
+        given = self._last("replica_ports", None)
+        ports = None if given is None else given.partition("-")
         return ServiceSpec(
             name=entry.name,
             engine=entry.backend,
@@ -311,6 +313,10 @@ class _Resolver:
             grace_s=self._last("grace", 90),
             max_restarts=self._last("max_restarts", 100),
             replica_tls=self._last("replica_tls", default=False),
+            replica_ports=None if ports is None else (int(ports[0]), int(ports[2])),
+            interface=self._last("interface", None),
+            tmp=self._last("tmp", None),
+            node_paths=self._joined("node_paths"),
         )
 
     def _resources(self, *, default_gpus: int) -> Resources:
@@ -386,7 +392,14 @@ class _Resolver:
         return str(path) if says_path or named else text.rstrip("/")
 
     def _image(self, server: Server, accelerator: str) -> str:
-        text = self._last("image", None) or default_image(server, accelerator) + ".sif"
+        text: str = self._last("image", None) or default_image(server, accelerator) + ".sif"
+        if text.startswith(IMAGE_SCHEMES):
+            return text
+        if "://" in text:
+            known = ", ".join(IMAGE_SCHEMES)
+            raise ConfigError(
+                f"the image {text!r} is of no known kind; allowed: a path, or one of {known}"
+            )
         # A name alone is never looked for beside models.yaml, where others may have put an image.
         return str(self._path(text) if "/" in text else directory.images_dir(self.root) / text)
 

@@ -15,7 +15,10 @@ from hpc.config.fields import (
     Minutes,
     MisplacedError,
     Name,
+    NodeFolder,
+    NodeFolders,
     NodeMib,
+    PortRange,
     SbatchValue,
     Strict,
     Variable,
@@ -85,7 +88,11 @@ class Settings(Strict):
 
     container: Container | None = Field(None, description="container runtime: apptainer or none")
     server: Server | None = Field(None, description="program that serves the model")
-    image: Line | None = Field(None, description="container image, a SIF file")
+    image: Line | None = Field(
+        None,
+        description="container image: a SIF file, a sandbox folder, or an address that Apptainer"
+        " fetches, such as docker://vllm/vllm-openai:v0.11.0",
+    )
     accelerator: Accelerator | None = Field(
         None, description="GPU libraries: cuda (--nv), rocm (--rocm) or none"
     )
@@ -112,6 +119,24 @@ class Settings(Strict):
     max_restarts: int | None = Field(None, ge=0, description="requeues at the walltime's end")
     replica_tls: bool | None = Field(
         None, description="TLS between the gateway and the model's replicas"
+    )
+    replica_ports: PortRange | None = Field(
+        None, description="ports of the replicas, LOW-HIGH; default: any free port"
+    )
+    interface: Line | None = Field(
+        None,
+        description="network interface of the replicas, or a network such as 10.1.0.0/16;"
+        " default: all of the node's",
+    )
+    tmp: NodeFolder | None = Field(
+        None,
+        description="folder of the compute node for private files, such as /scratch/$USER, with"
+        " variables of the job; default: /tmp",
+    )
+    node_paths: NodeFolders | None = Field(
+        None,
+        description="folders that compute nodes alone have: files in them are looked for in the"
+        " job, not at submission",
     )
 
 

@@ -46,7 +46,7 @@ def check(place: EngineContext) -> None:
     if longest > SOCKET_BYTES:
         raise EngineError(
             f"the run folder {place.run_dir} is too long a path for a Unix socket",
-            hint="set TMPDIR to a shorter folder of the node",
+            hint="name a folder with a shorter path by 'tmp'",
         )
 
 

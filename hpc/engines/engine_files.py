@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpc.engines import preflight
 from hpc.engines.hf_cache import below, outside
 from hpc.errors import EngineError
 from hpc.model import FILE_OPTIONS
@@ -106,7 +107,9 @@ def _is_file(option: str, path: str) -> bool:
 
 
 def _may_be_elsewhere(spec: ServiceSpec, path: Path) -> bool:
-    """Return whether only the container may have a path: in the image, or by a bind."""
+    """Return whether only the node or the container may have a path: in the image, by a bind."""
+    if not preflight.seen(spec, str(path)):
+        return True
     if spec.container != "apptainer":
         return False
     destinations = [bind.split(":")[1] for bind in spec.binds if bind.count(":")]

@@ -72,7 +72,7 @@ def check_files(spec: ServiceSpec) -> None:
     """
     preflight.check_image(spec)
     engine_files.check(spec)
-    if spec.model.startswith("/"):
+    if spec.model.startswith("/") and preflight.seen(spec, spec.model):
         _check_model(spec, Path(spec.model))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import socket
 import stat
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING
 
 from hpc import assets
 from hpc.engines import INHERITED, EngineContext, engine_files, hf_cache
+from hpc.errors import EngineError
 from hpc.processes import by_pid
-from hpc.state import files
+from hpc.state import files, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,21 +31,57 @@ DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE
 SOCKET = "engine.sock"
 BASE = Path("/tmp")  # noqa: S108 - every folder below it is made with mode 0700
 PREFIX = "hpc-serve-"
+VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 OWNER = "owner"
 """File with the identity of the process that owns a private folder."""
+
+
+def base_folder(spec: ServiceSpec | None, env: Mapping[str, str]) -> Path:
+    """Return the parent of a job's private folders on the node.
+
+    The default is /tmp rather than $TMPDIR, since a Unix socket's path may have 107 bytes.
+
+    Args:
+        spec: the service, whose ``tmp`` may name variables of the job; None without an engine.
+        env: the job's environment.
+
+    Raises:
+        EngineError: the folder is not named in full, cannot be made, or is open to others.
+    """
+    if spec is None or spec.tmp is None:
+        return BASE
+    filled = VARIABLE.sub(lambda found: env.get(found[1] or found[2]) or found[0], spec.tmp)
+    base = Path(filled).expanduser()
+    if "$" in filled or not base.is_absolute():
+        raise EngineError(f"tmp of {spec.name}: {spec.tmp} is {filled} on the node: no whole path")
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        weak = trust.weak_folder(base)
+    except OSError as error:
+        raise EngineError(f"tmp of {spec.name}: cannot use {base}: {error.strerror}") from error
+    if weak is not None:
+        raise EngineError(f"tmp of {spec.name}: {weak.text}", hint=weak.repair)
+    return base
 
 
 @contextmanager
 def private_folder(base: Path = BASE) -> Iterator[Path]:
     """Yield a folder on the node, open to the user only and removed with the job.
 
-    The folder lies in /tmp rather than in $TMPDIR, since a Unix socket's path may have 107 bytes.
-
     Args:
         base: parent folder on the node.
+
+    Raises:
+        EngineError: the folder cannot be made.
     """
     sweep(base)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    except OSError as error:
+        raise EngineError(
+            f"cannot make a folder in {base} on the node: {error.strerror}",
+            hint="name another folder of the node by 'tmp', such as tmp: /scratch/$USER",
+        ) from error
     try:
         with (folder / OWNER).open("w", encoding="utf-8") as held:
             # Before the identity, as a file without one is left alone.

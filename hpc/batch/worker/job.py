@@ -95,7 +95,9 @@ def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) ->
     raise_file_limit()
     folder = directory.batch_dir(root, batch)
     spec = batch_report.load(folder)
-    with node_environment.private_folder() as private:
+    engine = records.read_record(BatchFolder(folder).engine, ServiceSpec)
+    base = node_environment.base_folder(engine, os.environ)
+    with node_environment.private_folder(base) as private:
         life = WorkerRun(folder, spec, private, program, gpus)
         signals.listen()
         life.run()

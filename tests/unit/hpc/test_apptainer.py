@@ -44,6 +44,23 @@ def test_variables_go_by_environment_and_foreign_ones_are_dropped() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("version", "prefixes"),
+    [
+        ("apptainer version 1.3.4-1.el9\n", {"APPTAINERENV_"}),
+        ("singularity-ce version 4.1.5-jammy\n", {"SINGULARITYENV_"}),
+        ("SingularityPRO version 3.11.5\n", {"SINGULARITYENV_"}),
+        ("singularity version 3.8.7\n", {"SINGULARITYENV_"}),
+        ("", {"APPTAINERENV_", "SINGULARITYENV_"}),
+        ("my own wrapper 1.0\n", {"APPTAINERENV_", "SINGULARITYENV_"}),
+    ],
+)
+def test_each_program_gets_the_variables_that_it_reads(version: str, prefixes: set[str]) -> None:
+    base = {"PATH": "/bin", "APPTAINERENV_KEY": "of another", "SINGULARITYENV_KEY": "of another"}
+    found = apptainer.container_env({"KEY": "secret"}, base, apptainer.prefixes(version))
+    assert found == {"PATH": "/bin"} | {f"{prefix}KEY": "secret" for prefix in prefixes}
+
+
 def test_build_reads_a_definition_and_binds() -> None:
     argv = apptainer.build_argv(
         Path("/i/x.sif"), Path("/d/x.def"), binds=("/w:/w",), extra=("--fakeroot",), program="a"

@@ -195,3 +195,46 @@ def test_a_relative_gguf_is_looked_for_beside_its_file(tmp_path: Path) -> None:
 
     assert loaded.services["t"].model == str(folder / "w/t.gguf")
     assert loaded.services["v"].model == "o/n"
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["docker://vllm/vllm-openai:v0.11.0", "oras://registry.example.org/o/v:1", "library://o/c/v:1"],
+)
+def test_an_image_to_fetch_is_no_path(tmp_path: Path, image: str) -> None:
+    loaded = config.load(models_file=write(tmp_path, f"{MANAGED}    image: {image}\n"))
+    assert loaded.services["m"].image == image
+
+
+def test_an_image_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'dockre://x' is of no known kind; allowed: a path"):
+        config.load(models_file=write(tmp_path, f"{MANAGED}    image: dockre://x\n"))
+
+
+def test_the_network_and_the_folders_of_nodes_come_from_the_site(tmp_path: Path) -> None:
+    site = tmp_path / "config/hpc-serve/site.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text(
+        "replica_ports: 20000-20100\ninterface: hsn0\ntmp: /scratch/$USER\nnode_paths: /local\n"
+    )
+    spec = config.load(models_file=write(tmp_path, MANAGED)).services["m"]
+    assert (spec.replica_ports, spec.interface) == ((20000, 20100), "hsn0")
+    assert (spec.tmp, spec.node_paths) == ("/scratch/$USER", ("/local",))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("replica_ports: 80-90", "'80-90' is no range of ports; allowed: LOW-HIGH from 1024"),
+        ("replica_ports: 2000-1999", "is no range of ports"),
+        ("replica_ports: '20000'", "is no range of ports"),
+        ("replica_ports: 60000-70000", "is no range of ports"),
+        ("tmp: scratch", "'scratch' is no whole path"),
+        ("node_paths: [local]", "'local' is no whole path"),
+    ],
+)
+def test_a_wrong_network_or_folder_of_nodes_is_refused(
+    tmp_path: Path, line: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config.load(models_file=write(tmp_path, f"{MANAGED}    {line}\n"))

@@ -26,6 +26,7 @@ SAID = Endpoint(
 ON_NODE = [
     Phase.STARTING,
     Phase.LOADING,
+    Phase.WARMING,
     Phase.READY,
     Phase.DRAINING,
     Phase.STOPPED,
@@ -41,13 +42,13 @@ def judge(
 
 
 TABLE: dict[JobState, tuple[Phase, ...]] = {
-    JobState.PENDING: (Phase.QUEUED,) * 6,
-    JobState.RUNNING: (*ON_NODE[:4], Phase.DRAINING, Phase.FAILED),
-    JobState.UNKNOWN: (*ON_NODE[:4], Phase.DRAINING, Phase.FAILED),
-    JobState.ENDING: (*(Phase.DRAINING,) * 5, Phase.FAILED),
-    JobState.DONE: (*(Phase.STOPPED,) * 5, Phase.FAILED),
-    JobState.FAILED: (*(Phase.FAILED,) * 4, Phase.STOPPED, Phase.FAILED),
-    JobState.GONE: (*ON_NODE[:4], Phase.STOPPED, Phase.FAILED),
+    JobState.PENDING: (Phase.QUEUED,) * 7,
+    JobState.RUNNING: (*ON_NODE[:5], Phase.DRAINING, Phase.FAILED),
+    JobState.UNKNOWN: (*ON_NODE[:5], Phase.DRAINING, Phase.FAILED),
+    JobState.ENDING: (*(Phase.DRAINING,) * 6, Phase.FAILED),
+    JobState.DONE: (*(Phase.STOPPED,) * 6, Phase.FAILED),
+    JobState.FAILED: (*(Phase.FAILED,) * 5, Phase.STOPPED, Phase.FAILED),
+    JobState.GONE: (*ON_NODE[:5], Phase.STOPPED, Phase.FAILED),
 }
 """The verdict for each word of the scheduler, by the node's word in the order of ON_NODE."""
 
