@@ -222,8 +222,9 @@ def _environment() -> Settings:
 
 def _of_sbatch() -> Settings:
     said = sbatch_variables.resources(os.environ)
-    names = {key: name for name, key in sbatch_variables.HONOURED.items()}
-    return _layer(said, lambda key: names.get(key, sbatch_variables.RESERVATION))
+    known = {**sbatch_variables.HONOURED, **sbatch_variables.EXTRA}
+    names = {key: name for name, key in known.items()}
+    return _layer(said, lambda key: names.get(key, key))
 
 
 def _resource_keys() -> list[str]:

@@ -24,15 +24,19 @@ HONOURED = {
     "SBATCH_TIMELIMIT": "time",
 }
 """Keys of ``resources`` by variable; any file, variable or flag of hpc-serve's own wins."""
-RESERVATION = "SBATCH_RESERVATION"
+EXTRA = {
+    "SBATCH_RESERVATION": "reservation",
+    "SLURM_CLUSTERS": "clusters",
+    "SBATCH_CLUSTERS": "clusters",
+}
+"""Keys of ``resources.extra`` by variable; of two variables the last wins, as for sbatch."""
 
 
 def resources(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the resources in sbatch's variables, by key of ``resources``."""
     said: dict[str, Any] = {key: environ.get(name) or None for name, key in HONOURED.items()}
-    if environ.get(RESERVATION):
-        said["extra"] = {"reservation": environ[RESERVATION]}
-    return said
+    extra = {key: environ[name] for name, key in EXTRA.items() if environ.get(name)}
+    return {**said, "extra": extra} if extra else said
 
 
 def unused(used: Resources, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -63,7 +67,7 @@ def _effective(used: Resources) -> dict[str, str | None]:
         "SBATCH_PARTITION": used.partition,
         "SBATCH_QOS": used.qos,
         "SBATCH_TIMELIMIT": None if used.time_min is None else format_time(used.time_min),
-        RESERVATION: used.extra.get("reservation"),
+        **{name: used.extra.get(key) for name, key in EXTRA.items()},
     }
 
 

@@ -52,6 +52,7 @@ _DROPPED = JobStatus(
     reason="Slurm dropped it from its array: cancelled as it waited, or over for long",
 )
 _TAKEN = JobStatus(JobState.GONE, reason="its number is another job's by now")
+"""Of a job whose own cluster has another job under the number: numbers are given again."""
 _EMPTY = "squeue lists no job at all, and does not say that the job is unknown"
 _JOB_ID = re.compile(r"[1-9]\d*([_+]\d+)?")
 _NO_SUCH_JOB = re.compile(r"Invalid job id", re.IGNORECASE)
@@ -104,7 +105,6 @@ def _locate(jobs: Sequence[JobHandle]) -> dict[JobHandle, _Found]:
     away += [job for job in wanted if job.named_cluster]
     for name in dict.fromkeys(job.slurm_cluster for job in away):
         found |= _on(name, [job for job in away if job.slurm_cluster == name])
-    # Here a name says all: a number that another job bears is free, so its first bearer is over.
     renumbered = [job for job in missing if job.slurm_cluster == here and found[job].silent]
     return found | dict.fromkeys(renumbered, _Found(_TAKEN, ""))
 
@@ -153,6 +153,8 @@ def _lost(job: JobHandle, rows: Mapping[str, JobStatus], cluster: str) -> _Found
     other = rows.get(job.job_id)
     if other is None:
         return _Found(_missing(job.job_id, rows), cluster)
+    if cluster:
+        return _Found(_TAKEN, cluster)
     told = f"Slurm's job {job.job_id} bears another name, {other.name}, than {job.name}"
     return _Found(JobStatus(JobState.UNKNOWN, told, name=other.name), cluster, silent=True)
 
@@ -213,9 +215,10 @@ def _living(jobs: Sequence[JobHandle]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for job, one in _locate([job for job in jobs if _JOB_ID.fullmatch(job.job_id)]).items():
         if one.silent:
+            where = f", or on a login node of {one.cluster}" if one.cluster else ""
             raise SchedulerError(
                 f"job {job.job_id} is not cancelled: {one.status.reason}",
-                hint="jobs go on without Slurm's answer; try again in a minute",
+                hint=f"jobs go on without Slurm's answer; try again in a minute{where}",
             )
         fresh = just_submitted(one.status, job.submitted_at)
         if fresh or (one.listed and one.status.state.alive):

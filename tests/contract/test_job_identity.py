@@ -211,12 +211,16 @@ def test_a_job_that_slurm_forgot_lives_as_long_as_its_node_writes(
     assert state_of(root) is JobState.GONE
 
 
-def test_a_number_that_another_job_bears_is_left_alone(fake: FakeSlurm, root: Path) -> None:
-    submit(root)
-    fake.change("1", name="interactive")
+@pytest.mark.parametrize("away", [False, True])
+def test_a_number_that_another_job_bears_is_left_alone(
+    fake: FakeSlurm, other: FakeSlurm, root: Path, *, away: bool
+) -> None:
+    submit(root, **({"clusters": "other"} if away else {}))
+    place = other if away else fake
+    place.change("1", name="interactive")
     assert state_of(root) is JobState.GONE
     lifecycle.stop(root, "tiny")
-    assert states(fake) == ["PENDING"]
+    assert states(place) == ["PENDING"]
 
 
 @pytest.mark.parametrize(("count", "late_s"), [(1, 1), (3, 0)])
@@ -318,6 +322,7 @@ def test_a_job_that_is_requeued_as_it_loads_is_waited_for(
         if len(seen) > 4:
             say(root, Phase.READY)
 
+    fake.change("1", reason="Priority")
     say(root, Phase.STOPPED)
     monkeypatch.setattr(lifecycle, "SCHEDULER_EVERY_S", 0.0)
     lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S, tell=turn)

@@ -46,6 +46,23 @@ def test_they_fill_what_nobody_else_says() -> None:
     assert found.extra == {"reservation": "course", "nice": "5"}
 
 
+@pytest.mark.parametrize(
+    ("shell", "clusters"),
+    [
+        ({"SLURM_CLUSTERS": "alpha"}, "alpha"),
+        ({"SBATCH_CLUSTERS": "beta", "SLURM_CLUSTERS": "alpha"}, "beta"),
+    ],
+)
+def test_the_shells_clusters_are_settings_as_for_sbatch(
+    shell: dict[str, str], clusters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    used = config.load().services["m"].resources
+    assert used.extra["clusters"] == clusters
+    assert not any("CLUSTERS" in told for told in sbatch_variables.unused(used, shell))
+
+
 def test_a_bad_value_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBATCH_TIMELIMIT", "soon")
     with pytest.raises(ConfigError, match="SBATCH_TIMELIMIT: 'soon' is not a Slurm time"):
