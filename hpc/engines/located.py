@@ -35,7 +35,7 @@ def located(spec: ServiceSpec, environ: Mapping[str, str]) -> tuple[ServiceSpec,
     if hf_cache.cached(kept, folder):
         return kept, ()
     if hf_cache.offline(spec, environ):
-        if Path(folder).is_dir():
+        if Path(folder).is_dir() and not hf_cache.own_folder(spec):
             raise EngineError(
                 f"the weights of {spec.model} are not whole in {folder}, and HF_HUB_OFFLINE"
                 " forbids their download",
