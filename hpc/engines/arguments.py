@@ -19,7 +19,11 @@ SHORTEST_PREFIX = 2
 
 
 def given(
-    spec: ServiceSpec, *, reserved: Collection[str], synonyms: Mapping[str, str] | None = None
+    spec: ServiceSpec,
+    *,
+    reserved: Collection[str],
+    synonyms: Mapping[str, str] | None = None,
+    instead: Mapping[str, str] | None = None,
 ) -> dict[str, EngineValue]:
     """Return a model's engine arguments under the servers' own option names.
 
@@ -27,6 +31,7 @@ def given(
         spec: the model; ``max_model_len`` and ``--max-model-len`` both mean ``max-model-len``.
         reserved: options that only hpc-serve may set.
         synonyms: long names by the short ones.
+        instead: hints for some reserved options; the others are listed.
 
     Raises:
         ConfigError: an argument is reserved, no option's name, or given twice.
@@ -43,12 +48,17 @@ def given(
         if owner := _owner(key, reserved, frozenset((synonyms or {}).values())):
             raise ConfigError(
                 f"engine_args of {spec.name}: {_spelled(said, owner)} is set by hpc-serve itself",
-                hint=f"not allowed there: {', '.join(sorted(reserved))}",
+                hint=(instead or {}).get(owner)
+                or f"not allowed there: {_listed(reserved, instead)}",
             )
         if key in found:
             raise ConfigError(f"engine_args of {spec.name}: {_spelled(said, key)} is given twice")
         found[key] = value
     return found
+
+
+def _listed(reserved: Collection[str], instead: Mapping[str, str] | None) -> str:
+    return ", ".join(sorted(set(reserved) - set(instead or {})))
 
 
 def _owner(key: str, reserved: Collection[str], options: Collection[str]) -> str | None:

@@ -70,13 +70,22 @@ def cached(spec: ServiceSpec, folder: str) -> bool:
     if spec.engine == "llamacpp":
         parts = weights.parts(source.file) if source.file else []
         return bool(parts) and all(_filled(found / part) for part in parts)
-    own = {"tokenizer", "skip-tokenizer-init"} & {
-        key.strip().lstrip("-").replace("_", "-") for key in spec.engine_args
-    }
+    if own_folder(spec):  # weights there, configuration and tokenizer here: not judged
+        return False
+    own = {"tokenizer", "skip-tokenizer-init"} & _options(spec)
     try:
         return snapshot.whole(found, tokenizer=not own)
     except OSError:  # a cache of others, closed to the user
         return False
+
+
+def own_folder(spec: ServiceSpec) -> bool:
+    """Return whether vLLM keeps the weights in a folder of the model's own."""
+    return "download-dir" in _options(spec)
+
+
+def _options(spec: ServiceSpec) -> set[str]:
+    return {key.strip().lstrip("-").replace("_", "-") for key in spec.engine_args}
 
 
 def _filled(path: Path) -> bool:

@@ -35,18 +35,24 @@ def located(spec: ServiceSpec, environ: Mapping[str, str]) -> tuple[ServiceSpec,
     if hf_cache.cached(kept, folder):
         return kept, ()
     if hf_cache.offline(spec, environ):
-        if Path(folder).is_dir():
+        if Path(folder).is_dir() and not hf_cache.own_folder(spec):
             raise EngineError(
                 f"the weights of {spec.model} are not whole in {folder}, and HF_HUB_OFFLINE"
                 " forbids their download",
                 hint="download them where the internet is: hf download " + source.repo,
             )
-        return kept, (f"HF_HUB_OFFLINE: {spec.model} was not looked up",)
+        return kept, (f"HF_HUB_OFFLINE: {_unknown(spec)}",)
     listing = hub.look(spec, environ)
     if listing is None:
-        place = hub.endpoint(environ)
-        return kept, (f"{place} gave no answer here: {spec.model} was not looked up",)
+        return kept, (f"{hub.endpoint(environ)} gave no answer here: {_unknown(spec)}",)
     return _listed(spec, source, listing), ()
+
+
+def _unknown(spec: ServiceSpec) -> str:
+    """Return the words for a name that nobody has checked, which may be a path with an error."""
+    here = Path(spec.model).absolute()
+    also = f", and there is no {here}" if here.parent.is_dir() and "/" in spec.model else ""
+    return f"{spec.model} was not looked up{also}"
 
 
 def _in_cache(spec: ServiceSpec, source: Weights, folder: str) -> ServiceSpec:

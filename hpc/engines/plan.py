@@ -135,6 +135,8 @@ def _check_model(spec: ServiceSpec, path: Path) -> None:
 
 def _repository_hint(spec: ServiceSpec) -> str | None:
     parts = Path(spec.model).parts
+    if Path(spec.model).parent.is_dir():
+        return None
     if spec.engine == "llamacpp" and spec.model.endswith(".gguf") and len(parts) > 3:
         org, name, file = parts[-3:]
         return f"a file of a Hugging Face repository is written {org}/{name}:{file}"

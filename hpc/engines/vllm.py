@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from hpc.engines import arguments
 from hpc.engines.common import binds, environment, interpreter, listens, memory_mb
 from hpc.engines.types import Launch, ReadinessProbe
+from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpc.engines.types import EngineContext
@@ -42,6 +44,8 @@ SYNONYMS = {
 }  # fmt: skip
 """vLLM's short options (``engine/arg_utils.py`` of 0.32)."""
 PARALLEL = ("data-parallel-size", "pipeline-parallel-size", "tensor-parallel-size")
+ONE_NODE = "a replica is one engine on one node; the number of replicas is set by replicas"
+INSTEAD = dict.fromkeys(SEVERAL_NODES, ONE_NODE)
 KEY_ENV = "VLLM_API_KEY"
 NO_HOST = "none.invalid"
 VARIABLES = {
@@ -61,7 +65,8 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
 
     A 503 of vLLM's /health means dead, not loading: vLLM listens only once the model is loaded.
     """
-    given = arguments.given(spec, reserved=RESERVED, synonyms=SYNONYMS)
+    given = arguments.given(spec, reserved=RESERVED, synonyms=SYNONYMS, instead=INSTEAD)
+    _check_gpus(spec, given)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
     ours: dict[str, EngineValue] = {
         "served-model-name": spec.name,
@@ -88,6 +93,20 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
         address=listens(place),
         key_env=KEY_ENV,
     )
+
+
+def _check_gpus(spec: ServiceSpec, given: dict[str, EngineValue]) -> None:
+    """Refuse more GPUs for the engine than its job has."""
+    sizes = [str(given.get(key, 1)) for key in PARALLEL]
+    if not spec.resources.gpus or not all(size.isdecimal() for size in sizes):
+        return
+    needed = math.prod(map(int, sizes))
+    if needed > spec.resources.gpus:
+        said = ", ".join(f"{key} {given[key]}" for key in PARALLEL if key in given)
+        raise ConfigError(
+            f"engine_args of {spec.name}: {said} needs {needed} GPUs, and resources.gpus is"
+            f" {spec.resources.gpus}"
+        )
 
 
 def _program(spec: ServiceSpec, place: EngineContext) -> tuple[str, ...]:

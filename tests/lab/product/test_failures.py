@@ -53,6 +53,25 @@ def test_the_model_file_is_missing(clean: Cluster, llamacpp_image: str) -> None:
     assert clean.json("ls") == []
 
 
+def test_links_out_of_a_cache_reach_the_engine(clean: Cluster, llamacpp_image: str) -> None:
+    """hub and blobs of the user's Hugging Face cache lie elsewhere; nothing is downloaded."""
+    clean.shell(
+        "login",
+        "cd && mkdir -p hf far/blobs near/models--org--tiny/{refs,snapshots/c0ffee}"
+        " && ln -sfn ~/near hf/hub && cd near/models--org--tiny && ln -sfn ~/far/blobs blobs"
+        " && printf c0ffee > refs/main && cp ~/models/demo-f16.gguf ~/far/blobs/hash"
+        " && ln -sfn ../../blobs/hash snapshots/c0ffee/demo.gguf",
+    )
+    shell = {"HF_HOME": "/home/owner/hf", "HF_HUB_OFFLINE": "1", "APPTAINER_NET": "1"}
+
+    done = clean.hpc(*submit(llamacpp_image, "--wait", model="org/tiny"), env=shell, timeout=180)
+
+    assert "note: APPTAINER_NET: no effect" in done.stderr
+    assert clean.json("status", "demo")["spec"]["model"] == "org/tiny:demo.gguf"
+    clean.hpc("stop", "demo", timeout=180)
+    nothing_runs(clean)
+
+
 def test_the_partition_is_unknown(clean: Cluster, llamacpp_image: str) -> None:
     """Slurm's own sentence, and no record of the attempt."""
     said = clean.refused(*submit(llamacpp_image, "--partition", "nowhere"), code=SCHEDULER)

@@ -184,6 +184,22 @@ def test_refuses_arguments_that_are_ours(server: str, key: str) -> None:
         engines.launch(spec(server, engine_args={key: "x"}), PLACE)
 
 
+@pytest.mark.parametrize("key", ["headless", "nnodes", "-n", "node_rank"])
+def test_an_engine_on_several_nodes_gets_a_hint(key: str) -> None:
+    with pytest.raises(ConfigError, match="is set by hpc-serve itself") as caught:
+        engines.launch(spec(engine_args={key: 2}), PLACE)
+    assert caught.value.hint == (
+        "a replica is one engine on one node; the number of replicas is set by replicas"
+    )
+
+
+@pytest.mark.parametrize("args", [{"tp": 4}, {"tp": 2, "pp": 2}, {"dp": 3}, {"tp": "8"}])
+def test_an_engine_gets_no_more_gpus_than_its_job(args: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"needs \d+ GPUs, and resources.gpus is 2"):
+        engines.launch(spec(engine_args=args), PLACE)
+    engines.launch(spec(engine_args=args, resources=Resources(cpus=4)), PLACE)
+
+
 @pytest.mark.parametrize("key", ["--port=1", "dtype half", "", "-", "a/b"])
 def test_what_is_no_name_of_an_option_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=r"engine_args of mistral: .* is no option's name"):

@@ -97,6 +97,12 @@ def test_another_tokenizer_need_not_be_there(tmp_path: Path) -> None:
     assert hf_cache.cached(spec(engine_args={"--skip_tokenizer_init": True}), str(tmp_path))
 
 
+def test_a_folder_of_the_models_own_is_not_judged_by_the_cache(tmp_path: Path) -> None:
+    snapshot(tmp_path, {**BASE, "model.safetensors": "x"})
+
+    assert not hf_cache.cached(spec(engine_args={"download_dir": "/d"}), str(tmp_path))
+
+
 @pytest.mark.parametrize(("size", "whole"), [(1, True), (2, False)])
 def test_the_listing_of_a_repository_tells_sizes(tmp_path: Path, size: int, whole: bool) -> None:
     made = snapshot(tmp_path, {**BASE, "model.safetensors": "x"})

@@ -220,3 +220,31 @@ def test_a_folder_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
     ):
         pass
     assert "tmp" in str(caught.value.hint)
+
+
+def test_an_engine_finds_the_users_cache_token_and_files(tmp_path: Path) -> None:
+    """hub elsewhere with blobs elsewhere, the token of a login, and the file of an option."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "hub/models--org--x").mkdir(parents=True)
+    (tmp_path / "hub/models--org--x/blobs").symlink_to(tmp_path / "blobs")
+    (tmp_path / "token").write_text("hf_login")
+    (tmp_path / "t.jinja").touch()
+    files = {"chat-template": str(tmp_path / "t.jinja"), "download-dir": str(tmp_path / "blobs")}
+    made = ServiceSpec("m", "vllm", "vllm", "org/x", engine_args=files)
+    env = {
+        "HOME": "/home/nobody",
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+    place = node_environment.find_place(made, tmp_path, "key", env)
+
+    assert (place.hf_home, place.hub) == ("/home/nobody/.cache/huggingface", str(tmp_path / "hub"))
+    assert place.reached == (str(tmp_path / "blobs"),)
+    assert dict(place.inherited) == {"HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_login"}
+    assert (place.readable, place.written) == (
+        (str(tmp_path / "t.jinja"),),
+        (str(tmp_path / "blobs"),),
+    )
+    assert node_environment.find_place(made, tmp_path, "key", {"HOME": "/h"}).hub == ""
