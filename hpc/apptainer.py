@@ -7,6 +7,7 @@ private folder of this start, since the real one may be read-only or hold a stra
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,39 @@ if TYPE_CHECKING:
 FLAGS: dict[Accelerator, tuple[str, ...]] = {"cuda": ("--nv",), "rocm": ("--rocm",), "none": ()}
 APPTAINER, SINGULARITY = "APPTAINERENV_", "SINGULARITYENV_"
 FOREIGN = (APPTAINER, SINGULARITY)
+
+
+OPTION = re.compile(r"(?:APPTAINER|SINGULARITY)_(\w+)")
+BINDS = frozenset({"BIND", "BINDPATH", "MOUNT"})
+KEPT = BINDS | {
+    "CACHEDIR", "CONFIGDIR", "CONFIG_FILE", "DEBUG", "DISABLE_CACHE", "DOCKER_HOST",
+    "DOCKER_PASSWORD", "DOCKER_USERNAME", "ENCRYPTION_PASSPHRASE", "ENCRYPTION_PEM_PATH",
+    "LOCALCACHEDIR", "MESSAGELEVEL", "NOCOLOR", "PULLDIR", "TMPDIR", "UNSQUASH", "USERNS",
+}  # fmt: skip
+"""Variables of Apptainer for binds, its own folders, logins and messages.
+
+Each option of ``apptainer exec`` has a variable of its name. APPTAINER_NET or _CONTAINALL would
+change the engine's surroundings, of which this module's command alone decides.
+"""
+
+
+def dropped(env: Mapping[str, str]) -> list[str]:
+    """Return Apptainer's variables of a shell that do not reach Apptainer."""
+    found = ((name, OPTION.fullmatch(name)) for name in sorted(env))
+    return [name for name, match in found if match and match[1] not in KEPT and env[name]]
+
+
+def shell_notes(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return sentences on a shell's variables for containers, one for each kind of effect."""
+    found = {name: OPTION.fullmatch(name) for name in sorted(env)}
+    bound = [name for name, match in found.items() if match and match[1] in BINDS and env[name]]
+    foreign = sorted(name for name in env if name.startswith(FOREIGN))
+    lost = dropped(env)
+    return (
+        *(f"{name} of this shell is honoured: {env[name]} is bound too" for name in bound),
+        *([f"{', '.join(lost)}: no effect; write options under apptainer_args"] if lost else []),
+        *([f"{', '.join(foreign)}: no effect; write variables under env"] if foreign else []),
+    )
 
 
 def exec_argv(
@@ -83,10 +117,11 @@ def container_env(
     Args:
         env: variables of the program in the container.
         base: the caller's own variables, for Apptainer itself; variables meant for other
-            containers are dropped.
+            containers, and for options of the command, are dropped.
         prefixes: prefixes that the program at hand reads.
     """
-    kept = {key: value for key, value in base.items() if not key.startswith(FOREIGN)}
+    lost = set(dropped(base))
+    kept = {k: value for k, value in base.items() if k not in lost and not k.startswith(FOREIGN)}
     return kept | {prefix + key: value for prefix in prefixes for key, value in env.items()}
 
 

@@ -5,8 +5,9 @@ user of the machine can take the port. So no key, secret or prompt goes over a n
 its far end has proved that it holds the secret of its record, which lies in the state directory of
 mode 0700. The proof covers one connection: to take that over, an attacker must be root.
 
-A proof is an HMAC-SHA-256 over role, port and challenges. The role keeps a proof of one side from
-passing as the other's, the port keeps the process at one address from answering for another.
+A proof is an HMAC-SHA-256 over role, port and challenges, and for a gateway its address. The role
+keeps a proof of one side from passing as the other's; address and port keep the process at one
+place from answering for another, such as a neighbour at the same port of another machine of a name.
 Secrets are new at each start: the successor of a process cannot be made to answer for it.
 
 Source: challenge-response as in ISO/IEC 9798-4, mechanism 2 (one side) and 4 (both sides).
@@ -15,6 +16,7 @@ Source: challenge-response as in ISO/IEC 9798-4, mechanism 2 (one side) and 4 (b
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 import secrets
 import ssl
@@ -31,6 +33,8 @@ MOST_BYTES = 16 * 1024
 """Longest answer to a challenge in bytes; the far end is a stranger until then."""
 
 Role = Literal["gateway", "replica", "client"]
+Place = tuple[str, int] | None
+"""Address and port at the gateway's end of a connection; None for a Unix socket."""
 _DIGITS = re.compile(r"[0-9a-f]{64}")
 _STATUS = re.compile(r"HTTP/1\.1 ([0-9]{3})(?: .*)?")
 _LENGTH = re.compile(r"[0-9]{1,5}")
@@ -79,6 +83,26 @@ def holds(secret: bytes, proof: str, role: Role, port: int, *challenges: str) ->
     return hmac.compare_digest(expected.encode(), proof.encode("utf-8", "replace"))
 
 
+def prove_gateway(secret: bytes, place: Place, challenge: str) -> str:
+    """Return the proof of a gateway for one connection.
+
+    Raises:
+        ValueError: the place is a name instead of an address.
+    """
+    host, port = place or ("", 0)
+    return prove(secret, "gateway", port, challenge, plain(host) if place else "")
+
+
+def plain(address: str) -> str:
+    """Return the one spelling of an address, without a zone, IPv4 never as IPv6.
+
+    Raises:
+        ValueError: the text is no address.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
 class Handshake:
     """The client's part of a gateway's proof on one new connection, without input or output.
 
@@ -87,12 +111,15 @@ class Handshake:
 
     Args:
         secret: the secret of the gateway's record.
-        port: the TCP port in the gateway's record, 0 for its Unix socket.
+        place: address and port of the connection's far end, None for a Unix socket.
+
+    Raises:
+        ValueError: the place is a name instead of an address.
     """
 
-    def __init__(self, secret: bytes, port: int) -> None:
-        self._secret, self._port = secret, port
+    def __init__(self, secret: bytes, place: Place) -> None:
         self._challenge = new_challenge()
+        self._expected = prove_gateway(secret, place, self._challenge)
         self._seen = b""
 
     @property
@@ -115,8 +142,8 @@ class Handshake:
         fields = answered(self._seen, ended=not data)
         if fields is None:
             return False
-        proof = fields.get(PROOF, "")
-        if not holds(self._secret, proof, "gateway", self._port, self._challenge):
+        proof = fields.get(PROOF, "").encode("utf-8", "replace")
+        if not hmac.compare_digest(self._expected.encode(), proof):
             raise NotProved("the far end does not hold the gateway's secret")
         return True
 

@@ -174,6 +174,7 @@ class Model:
         endpoints: last reports of the replicas.
         servers: static servers, run outside hpc-serve.
         identity: fingerprint of the model; empty if unknown.
+        base: the model whose replicas serve this one as an adapter, or None.
     """
 
     name: str
@@ -185,6 +186,7 @@ class Model:
     endpoints: tuple[Endpoint, ...] = ()
     servers: tuple[Backend, ...] = ()
     identity: str = ""
+    base: str | None = None
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -223,6 +225,10 @@ class Catalog:
     def pools(self) -> dict[str, Sequence[Replica]]:
         """Return the replicas that take requests, by model."""
         return {name: model.replicas for name, model in self.models.items()}
+
+    def bases(self) -> dict[str, str]:
+        """Return the model behind each adapter."""
+        return {name: model.base for name, model in self.models.items() if model.base}
 
     def peers(self) -> set[Peer]:
         """Return the far ends of all replicas that take requests."""

@@ -36,7 +36,8 @@ async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse all paths that no gateway uses."""
     del receive
     known = proved(scope["state"]["connection"])
-    await send_error(send, errors.not_found(scope["path"]) if known else errors.unproved())
+    error = errors.not_found(scope["path"]) if known else errors.unproved()
+    await send_error(send, error, scope["path"])
 
 
 async def _listen(host: str, low: int, high: int) -> socket.socket:

@@ -15,6 +15,7 @@ from gateway_lite.upstream import handshake, request_head
 from gateway_lite.upstream.pool import Peer
 from gateway_lite.wire import media_urls
 from gateway_lite.wire.body_budget import BodyBudget
+from hpc.api_paths import POST_PATHS
 from hpc.peer_proof import HANDSHAKE_PATH
 
 if TYPE_CHECKING:
@@ -35,13 +36,7 @@ if TYPE_CHECKING:
     from gateway_lite.upstream.pool import PendingConnection, Upstream
 
 PATHS = {
-    b"POST": (
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/rerank",
-    ),
+    b"POST": POST_PATHS,
     b"GET": ("/v1/models", "/health", "/metrics", HANDSHAKE_PATH),
 }
 HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}

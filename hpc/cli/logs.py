@@ -71,7 +71,7 @@ def logs(
 
 
 def paths(root: Path, name: str, replica: int, source: str) -> list[Path]:
-    """Return the log files of one replica."""
+    """Return the log files of a replica."""
     job = directory.load_job(root, name, replica)
     own = sorted(Path(job.folder).glob(f"{job.job_id}_*_log.*")) if job else []
     engine = directory.engine_log(root, name, replica)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from hpc.config.units import parse_memory, parse_time
+from hpc.config.units import parse_memory, parse_node_memory, parse_time
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
@@ -43,7 +43,12 @@ def check_name(name: str) -> str:
     return name
 
 
-def _check_alias(name: str) -> str:
+def check_alias(name: str) -> str:
+    """Return a name of a model if clients may request the name.
+
+    Raises:
+        ValueError: the name holds a character that is not allowed, or is too long.
+    """
     if not _ALIAS.fullmatch(name):
         raise ValueError(
             f"{name!r} is not a name; allowed: up to 128 letters, digits, and . _ : / @ + -"
@@ -119,7 +124,7 @@ def _gpus(value: object) -> object:
 
 
 Name = Annotated[str, AfterValidator(check_name)]
-Alias = Annotated[str, AfterValidator(_check_alias)]
+Alias = Annotated[str, AfterValidator(check_alias)]
 KeyName = Annotated[str, AfterValidator(_check_key)]
 Domain = Annotated[str, AfterValidator(_check_domain)]
 Domains = Annotated[list[Domain], BeforeValidator(one_or_many)]
@@ -132,6 +137,7 @@ NodeFolders = Annotated[list[NodeFolder], BeforeValidator(one_or_many)]
 Gpus = Annotated[int, BeforeValidator(_gpus)]
 Minutes = Annotated[int, BeforeValidator(parse_time)]
 Mib = Annotated[int, BeforeValidator(parse_memory)]
+NodeMib = Annotated[int, BeforeValidator(parse_node_memory)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 
 

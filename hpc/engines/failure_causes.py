@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpc.engines.common import memory_mb
+
 if TYPE_CHECKING:
     from hpc.model import ServiceSpec
 
@@ -222,7 +224,8 @@ def explain(spec: ServiceSpec, returncode: int | None, log_tail: str) -> str | N
 
 
 def _sentence(text: str, spec: ServiceSpec, found: str) -> str:
-    memory = f"{spec.resources.mem_mb} MiB of memory" if spec.resources.mem_mb else "memory"
+    known = memory_mb(spec.resources)
+    memory = f"{known} MiB of memory" if known else "memory"
     return text.format(
         found=found[:FOUND_SHOWN],
         image=spec.image,

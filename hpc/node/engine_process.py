@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from hpc import apptainer
-from hpc.engines import failure_causes, preflight
+from hpc.engines import GPU_MASKS, failure_causes, preflight
 from hpc.errors import CommandTimeout, EngineError
 from hpc.processes import own_python, programs
 from hpc.state import files, private
@@ -76,12 +76,12 @@ def start_engine(
     """
     preflight.check_files(spec, on_node=True)
     if not spec.model.startswith("/"):
-        _make_cache(Path(launch.env["HF_HOME"]))
+        _make_cache(Path(launch.env.get("HF_HUB_CACHE") or launch.env["HF_HOME"]))
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
     door = run_dir / "engine.sock"
     door.unlink(missing_ok=True)  # of a killed engine: the next engine could not bind
-    argv, env = launch.argv, {**_inherited(), **launch.env}
+    argv, env = launch.argv, {**_inherited(launch), **launch.env}
     if spec.container == "apptainer":
         argv = apptainer.exec_argv(
             str(spec.image),
@@ -93,6 +93,8 @@ def start_engine(
             program=program,
         )
         env = apptainer.container_env(launch.env, os.environ, _prefixes(program))
+        for name in apptainer.dropped(os.environ):
+            log.info("%s has no effect; write its option under apptainer_args", name)
     # The log is appended to: an old start's error must not explain this start's failure.
     log_start = log_path.stat().st_size if log_path.exists() else 0
     umask = private.user_umask()  # an engine may download weights that a group shares
@@ -109,13 +111,16 @@ def _prefixes(program: str) -> tuple[str, ...]:
     return apptainer.prefixes(told)
 
 
-def _inherited() -> dict[str, str]:
-    """Return the process's variables for an engine, without PYTHONSAFEPATH.
+def _inherited(launch: Launch) -> dict[str, str]:
+    """Return the job's variables for an engine, without PYTHONSAFEPATH and replaced GPU masks.
 
     A job runs with PYTHONSAFEPATH, against modules in a foreign working folder. An engine's
-    modules lie beside its script, and its working folder is private.
+    modules lie beside its script, and its working folder is private. A mask of the launch replaces
+    the job's: with ROCR_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES together, ROCm would index twice.
     """
-    return own_python.for_others(os.environ)
+    masked = any(name in launch.env for name in GPU_MASKS)
+    found = own_python.for_others(os.environ)
+    return {name: value for name, value in found.items() if not (masked and name in GPU_MASKS)}
 
 
 def _make_cache(folder: Path) -> None:

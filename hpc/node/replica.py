@@ -40,7 +40,7 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True, slots=True)
 class ServeReplica:
-    """The job of one replica; submitit pickles the object.
+    """The job of a replica; submitit pickles the object.
 
     Attributes:
         home: state directory.
@@ -83,12 +83,16 @@ def serve(root: Path, service: str, replica: int, *, program: str = "apptainer")
         program: Apptainer's program.
 
     Raises:
-        StateError: the state directory has no such service.
+        StateError: the state directory has no such service, or another job for the replica.
         EngineError: the model server did not start, or crashed too often.
     """
     spec = directory.load_spec(root, service)
     if spec is None:
         raise StateError(f"there is no service {service!r} in {root}")
+    mine, recorded = node_environment.job_id(os.environ), directory.load_job(root, service, replica)
+    # A job that was forgotten, or requeued as its successor was submitted, must not serve twice.
+    if mine and recorded is not None and recorded.job_id != mine:
+        raise StateError(f"replica {replica} of {service!r} is job {recorded.job_id}, not {mine}")
     life = ReplicaRun(root, spec, replica, program)
     signals.listen()
     life.run()

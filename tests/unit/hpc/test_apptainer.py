@@ -67,3 +67,34 @@ def test_build_reads_a_definition_and_binds() -> None:
     )
 
     assert argv == ("a", "build", "--bind", "/w:/w", "--fakeroot", "/i/x.sif", "/d/x.def")
+
+
+SHELL = {
+    "PATH": "/bin",
+    "APPTAINER_BIND": "/scratch",
+    "SINGULARITY_BINDPATH": "/data:/d",
+    "APPTAINER_TMPDIR": "/tmp/a",
+    "APPTAINER_DOCKER_PASSWORD": "hidden",
+    "APPTAINER_NET": "1",
+    "SINGULARITY_NETWORK": "none",
+    "APPTAINER_HOME": "",
+    "APPTAINERENV_X": "1",
+}
+
+
+def test_a_shells_options_do_not_change_the_container() -> None:
+    env = apptainer.container_env({"KEY": "k"}, SHELL)
+
+    kept = ("PATH", "APPTAINER_BIND", "SINGULARITY_BINDPATH", "APPTAINER_TMPDIR")
+    hidden = ("APPTAINER_DOCKER_PASSWORD", "APPTAINER_HOME")
+    assert set(env) == {*kept, *hidden, "APPTAINERENV_KEY"}
+
+
+def test_what_a_shell_says_to_apptainer_is_told() -> None:
+    assert apptainer.shell_notes(SHELL) == (
+        "APPTAINER_BIND of this shell is honoured: /scratch is bound too",
+        "SINGULARITY_BINDPATH of this shell is honoured: /data:/d is bound too",
+        "APPTAINER_NET, SINGULARITY_NETWORK: no effect; write options under apptainer_args",
+        "APPTAINERENV_X: no effect; write variables under env",
+    )
+    assert apptainer.shell_notes({"PATH": "/bin", "APPTAINER_CACHEDIR": "/c"}) == ()

@@ -31,6 +31,7 @@ models:
     resources: {partition: gpu, gpus: 1, cpus: 8, mem: 64G, time: "08:00:00"}
     engine_args: {max-model-len: 8192}
 """
+STATIC = "models:\n  - name: s\n    backend: vllm\n    backend_url: http://h:8000\n"
 MANAGED = "version: 1\nmodels:\n  - name: m\n    backend: vllm\n    model: org/m\n"
 
 
@@ -107,13 +108,20 @@ def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MANAGED + "    modell: x\n", ":6: unknown key 'models.modell'; allowed: accelerator,"),
+        (
+            MANAGED + "    modell: x\n",
+            ":6: unknown key 'models.modell' (did you mean 'model'?); allowed: acc",
+        ),
         (MANAGED + "    resources: {memory: 4G}\n", ":6: unknown key 'models.resources.memory'"),
         (MANAGED + "    resources:\n      mem: lots\n", ":7: models.resources.mem: 'lots' is not"),
         (MANAGED + "    resources:\n      time: 1h\n", "'1h' is not a Slurm time; allowed: MM,"),
         ("models:\n  - name: m\n    backend: vllm\n", ":2: models: model 'm' needs 'model'"),
         ("models:\n  - backend: vllm\n", ":2: the key 'models.name' is missing"),
-        (MANAGED + "  - name: m\n    backend: vllm\n    model: y\n", "'m' is given twice"),
+        (MANAGED + "  - name: m\n    backend: vllm\n    model: y\n", ":6: models.name: the model"),
+        (MANAGED + "    api_key_env: K\n", ":6: models.api_key_env: is for static backends, and"),
+        (STATIC + "    replicas: 2\n", ":5: models.replicas: is for services that hpc-serve runs"),
+        (STATIC + "    env: {A: b}\n", ":5: models.env: is for services that hpc-serve runs, and"),
+        (STATIC + "    resources: {gpus: 1}\n", ":5: models.resources: is for services that"),
         (MANAGED + "    model: other\n", ":6: the key 'model' is given twice"),
         (MANAGED.replace("vllm", "tgi"), "models.backend: input should be 'vllm' or 'llamacpp'"),
         (MANAGED.replace("name: m", "name: ../m"), "'../m' is not a name"),

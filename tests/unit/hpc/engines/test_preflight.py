@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from hpc import config, render
 from hpc.engines import preflight
 from hpc.errors import EngineError
-from hpc.model import ServiceSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from hpc.model import Accelerator, Server, ServiceSpec
 
 
 def spec(model: str, image: Path | None = None) -> ServiceSpec:
@@ -40,9 +40,26 @@ def test_a_model_of_hugging_face_is_not_looked_up(tmp_path: Path) -> None:
 def test_a_missing_image_is_named_with_the_command_that_builds_it(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=f"image {tmp_path}/vllm.sif of 'tiny' is not") as caught:
         preflight.check_files(spec("org/model", tmp_path / "vllm.sif"))
+    built = f"hpc-serve build vllm --output {tmp_path}/vllm.sif"
     assert str(caught.value.hint).startswith(
-        "build it with 'hpc-serve build vllm', or name another"
+        f"build it with '{built}', or name another; if compute"
     )
+
+
+@pytest.mark.parametrize("server", get_args(Server))
+@pytest.mark.parametrize("accelerator", get_args(Accelerator))
+def test_an_image_of_any_name_is_built_by_a_definition_that_there_is(
+    server: Server, accelerator: Accelerator
+) -> None:
+    given = replace(spec("org/m", Path("/my llm.sif")), server=server, accelerator=accelerator)
+    with pytest.raises(EngineError) as caught:
+        preflight.check_files(given)
+    words = shlex.split(str(caught.value.hint).split("'", 1)[1].rsplit("'", 1)[0])
+    assert words[:2] == ["hpc-serve", "build"]
+    assert words[2] in render.DEFINITIONS
+    if (server, accelerator) != ("llama-server", "rocm"):
+        assert words[2] == config.default_image(server, accelerator)
+    assert words[3:] == ["--output", "/my llm.sif"]
 
 
 def test_a_sandbox_is_an_image_and_another_folder_is_none(tmp_path: Path) -> None:
