@@ -58,9 +58,10 @@ def status(name: str | None, *, watch: bool, home: str | None, as_json: bool) ->
     """Show everything at a glance, or the replicas of the service NAME."""
     if name is None:
         return show(directory.home(home), watch=watch, as_json=as_json)
-    from hpc.services import lifecycle
+    from hpc.services import lifecycle, reach
 
-    found = lifecycle.find(directory.home(home), name)
+    root = directory.home(home)
+    found = reach.with_notes(root, lifecycle.find(root, name))
     if as_json:
         return output.print_json(service_text.as_dict(found))
     rows = [

@@ -231,7 +231,7 @@ def _job(job: JobHandle) -> str:
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
     """Wait for a service, and show its phases on stderr."""
-    from hpc.services import lifecycle
+    from hpc.services import lifecycle, reach
 
     started = time.monotonic()
     said: dict[int, str] = {}
@@ -245,7 +245,10 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
                     echo(f"[{duration(time.monotonic() - started):>6}] {line}", err=True)
             status.update(f"{name}: {seen.ready} of {len(seen.replicas)} ready")
 
-        return lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
+        found = lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
+    for number, told in reach.notes(root, found).items():
+        echo(f"{name}/{number} {told}", err=True)
+    return found
 
 
 @click.command(epilog=examples("hpc-serve ls", "hpc-serve ls --json"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpc import slurm
 from hpc.errors import ConfigError
 from hpc.jobs import local
+from hpc.jobs.last_words import last_words
 from hpc.model import JobHandle, JobRequest, JobState, JobStatus, Phase
 from hpc.state import directory, files
 
@@ -218,13 +219,27 @@ def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandl
     return here, [handle for handle in handles if handle.cluster != "local"]
 
 
-def slurm_exit_reason(job: JobHandle) -> str | None:
-    """Return Slurm's reason for a job's end, if the job's log holds one.
+def exit_reason(job: JobHandle) -> str | None:
+    """Return the cause of a job's end that Slurm wrote to the job's log, or None.
 
     Args:
         job: a job that has ended.
     """
-    path = Path(job.folder) / f"{job.job_id}_0_log.err"
-    text = files.read_text(path) if job.cluster == "slurm" else None
-    # A requeued job appends to the same log: only the last run counts.
-    return slurm.exit_reason(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None
+    text = _last_run(logs(job)[1]) if job.cluster == "slurm" else ""
+    return slurm.exit_reason(text) if text else None
+
+
+def exit_words(job: JobHandle) -> str | None:
+    """Return the last meaningful line of a job's log, or None.
+
+    Args:
+        job: a job that has ended without a known cause.
+    """
+    out, err = logs(job)
+    return last_words(_last_run(err), _last_run(out))
+
+
+def _last_run(path: Path) -> str:
+    """Return the end of a job's log; a requeued job appends to the log, and its last run counts."""
+    text = files.read_text(path) or ""
+    return text[-LOG_TAIL:].rpartition(START_MARK)[2]

@@ -131,9 +131,32 @@ def ask(
         raise DoorError(str(error) or type(error).__name__) from error
 
 
+def knock(door: OwnDoor, *, deadline: float) -> None:
+    """Open a connection on which both sides prove themselves, and close the connection.
+
+    Args:
+        door: a replica, also of another machine.
+        deadline: time of ``time.monotonic`` at which the wait ends.
+
+    Raises:
+        DoorError: no connection, or no proof.
+    """
+    try:
+        _proved(door, _Wait(deadline, lambda: None)).close()
+    except (OSError, peer_proof.NotProved) as error:
+        raise DoorError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the plain reason of a failed connection."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or str(error) or type(error).__name__).lower()
+
+
 def _proved(door: OwnDoor, wait: _Wait) -> socket.socket:
     """Return a connection on which both sides have proved themselves."""
-    sock = socket.create_connection((door.host, door.port), timeout=CHECK_PATIENCE_S)
+    timeout = max(TICK_S, min(CHECK_PATIENCE_S, wait.deadline - time.monotonic()))
+    sock = socket.create_connection((door.host, door.port), timeout=timeout)
     try:
         if door.certificate is not None:
             sock = peer_proof.pinned(door.certificate).wrap_socket(sock)

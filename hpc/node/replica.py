@@ -173,9 +173,8 @@ class ReplicaRun:
 
     def _start(self) -> own_door.DoorWatch:
         """Start engine and sidecar, and return the watch of the ready replica."""
-        secret_file = self._fresh_secret()
+        secret_file, folder = self._fresh_secret(), self._private_folder()
         self.announcer.enter(Phase.STARTING)
-        folder = self._private_folder()
         place = addresses.of_node(os.environ, self.spec.interface)
         key = secrets.token_urlsafe(directory.SECRET_BYTES)
         found = node_environment.find_place(self.spec, folder, key, os.environ)

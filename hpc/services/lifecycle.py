@@ -177,10 +177,17 @@ def _service(
         phase, note = join_phase(job, status, endpoint, now=now)
         told_cause = job and of_this_run(endpoint, job, status) and endpoint and endpoint.cause
         if job and phase is Phase.FAILED and not told_cause:
-            told = jobs.slurm_exit_reason(job)
-            note = f"the job ended: {told}" if told else note
+            note = _cause_of_death(job, note)
         replicas.append(ReplicaView(number, phase, note, job, status, endpoint))
     return Service(spec, tuple(replicas))
+
+
+def _cause_of_death(job: JobHandle, note: str | None) -> str | None:
+    """Return the reason of a job's end: Slurm's in the job's log, else the job's last line too."""
+    if told := jobs.exit_reason(job):
+        return f"the job ended: {told}"
+    words = jobs.exit_words(job)
+    return f"{note}: {words}" if note and words else words or note
 
 
 def find(root: Path, name: str) -> Service:

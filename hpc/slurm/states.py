@@ -64,6 +64,9 @@ _ENDINGS = {
 }
 """Texts of slurmstepd at a job's end, in lower case, each with the cause."""
 SIGKILL = 9
+NO_OUTPUT = 53
+"""slurmd's code for a batch script whose output file cannot be opened, shown as a signal."""
+NO_OUTPUT_TEXT = "the node cannot write the job's log: its folder is not there, or is read-only"
 _TIME = "%Y-%m-%dT%H:%M:%S"
 _RANGE = re.compile(r"\[([^\]]*)\]")
 
@@ -179,6 +182,8 @@ def _exit(code: str) -> tuple[int | None, int]:
 
 
 def _failure(exit_code: int | None, signal: int, reason: str) -> str:
+    if signal == NO_OUTPUT:
+        return NO_OUTPUT_TEXT
     if signal:
         # On sites that sample memory instead of confining by cgroups, an out-of-memory kill by
         # Slurm is reported as FAILED.

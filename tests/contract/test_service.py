@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -193,6 +193,30 @@ def test_waiting_follows_a_job_to_the_cause_of_its_failure(fake: FakeSlurm, root
     assert directory.load_secret(root, "tiny", 0) is None
     lifecycle.stop(root, "tiny")
     assert directory.services(root) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"setup": ("module load apptainer",)},
+            "a setup line of the job failed: module load apptainer (module: command not found)",
+        ),
+        ({"setup": ("exec /opt/gone/python",)}, "/opt/gone/python: No such file or directory"),
+        ({"tmp": "/proc/none"}, "tmp of tiny: cannot use /proc/none: No such file or directory"),
+        ({"tmp": "$NOT_OF_THIS_NODE"}, "tmp of tiny: $NOT_OF_THIS_NODE is $NOT_OF_THIS_NODE on"),
+    ],
+)
+def test_a_job_that_dies_before_its_engine_tells_its_last_line(
+    fake: FakeSlurm, root: Path, changes: dict[str, Any], told: str
+) -> None:
+    submit(root, replace(FREE, **changes))
+    with pytest.raises(EngineError) as caught:
+        lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S)
+    assert told in str(caught.value)
+    note = lifecycle.find(root, "tiny").replicas[0].note
+    assert note is not None
+    assert told in note
 
 
 def test_waiting_ends_when_the_job_is_cancelled(fake: FakeSlurm, root: Path) -> None:

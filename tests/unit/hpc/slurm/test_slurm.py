@@ -210,6 +210,7 @@ def test_states(word: str, state: JobState, reason: str | None) -> None:
     [
         ("3:0", "", "exit status 3"),
         ("0:15", "", "killed by signal 15"),
+        ("0:53", "", states.NO_OUTPUT_TEXT),
         ("256", "NonZeroExitCode", "exit status 1"),
         ("9", "JobLaunchFailure", "killed by signal 9, perhaps for lack of memory"),
         ("", "", "it failed"),
