@@ -1,12 +1,15 @@
-"""Slurm's programs: the only package that runs squeue, sacct, scancel, sinfo and scrontab."""
+"""Slurm's programs: no other package runs squeue, sacct, sacctmgr, scancel, sinfo, scrontab."""
 
 from hpc.slurm.command import available, options, without_options
+from hpc.slurm.permissions import Association, Permissions, permissions
 from hpc.slurm.queue import cancel, drain, has_accounting, just_submitted, statuses
 from hpc.slurm.sinfo import Partition, partitions, site_settings
 from hpc.slurm.states import exit_reason
 
 __all__ = [
+    "Association",
     "Partition",
+    "Permissions",
     "available",
     "cancel",
     "drain",
@@ -15,6 +18,7 @@ __all__ = [
     "just_submitted",
     "options",
     "partitions",
+    "permissions",
     "site_settings",
     "statuses",
     "without_options",
