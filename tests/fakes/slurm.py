@@ -34,7 +34,9 @@ AccountingStorageEnforce = associations,limits
 ClusterName             = {cluster}
 KillWait                = 30 sec
 """
-COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol", "scrontab")
+COMMANDS = (
+    "sbatch", "squeue", "sacct", "sacctmgr", "scancel", "sinfo", "scontrol", "scrontab",
+)  # fmt: skip
 FOLDER = "FAKE_SLURM"
 NODE = "fake1"
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL"}
@@ -51,6 +53,9 @@ SETTINGS: dict[str, Any] = {
     "slots": 4,
     "max_submit": 1000,
     "min_job_age_s": 300,
+    "associations": [],
+    "users": [],
+    "rules": [],
     "minute_s": 60,
     "partitions": {
         "cpu": "cpu*|up|1-00:00:00|1:00:00|2|4|16000|(null)",
@@ -547,15 +552,29 @@ def sinfo(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     if settings["controller"] != "up":
         _fail(f"slurm_load_partitions: {DOWN}")
     args = _parser("format", flags=("local", "noheader", "exact")).parse_args(argv)
-    if args.format != "%P|%a|%l|%L|%D|%c|%m|%G":
+    if args.format != "%P|%a|%l|%L|%D|%c|%m|%G|%T":
         _fail(f"this fake does not know the format {args.format}")
-    sys.stdout.write("".join(f"{row}\n" for row in settings["partitions"].values()))
+    rows = settings["partitions"].values()
+    sys.stdout.write("".join(f"{row}{'|idle' * (row.count('|') == 7)}\n" for row in rows))
+
+
+def sacctmgr(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
+    """Print the user's associations and default account."""
+    del fake
+    if not settings["accounting"]:
+        _fail("sacctmgr: error: slurm_persist_conn_open_without_init: failed to open persistent")
+    if argv[:3] != ["--noheader", "--parsable2", "show"]:
+        _fail(f"this fake does not know sacctmgr {argv}")
+    sys.stdout.write("".join(f"{row}\n" for row in settings[argv[3]]))
 
 
 def scontrol(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Requeue a job, as submitit does from inside it, or print settings."""
     if argv == ["show", "config"]:
         sys.stdout.write(CONFIG.format(cluster=settings["cluster"]))
+        return
+    if argv == ["--oneliner", "show", "partition"]:
+        sys.stdout.write("".join(f"{row}\n" for row in settings["rules"]))
         return
     if argv[0] != "requeue":
         _fail(f"this fake does not know scontrol {argv[0]}")

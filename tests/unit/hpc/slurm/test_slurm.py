@@ -301,7 +301,12 @@ def test_a_partition_may_have_no_limit_and_no_default() -> None:
         ("(null)", 0, ()),
         ("gpu:2", 2, ()),
         ("gpu:a100:4(S:0-3),craynetwork:4", 4, ("a100",)),
-        ("gpu:a100_1g.5gb:3,gpu:a100:1", 4, ("a100_1g.5gb", "a100")),
+        ("gpu:a100", 1, ("a100",)),
+        ("gpu:a100_1g.5gb:3,gpu:a100:1", 1, ("a100",)),
+        ("gpu:nvidia_h100_80gb_hbm3_1g.10gb:7(S:0-1)", 0, ()),
+        ("gpu:h100:2(S:0,2),shard:h100:16,gpu:3090:1", 3, ("h100", "3090")),
+        ("vgpu:4", 0, ()),
+        ("gpu:grid_t4-2q:4,mps:200", 0, ()),
     ],
 )
 def test_gpus_of_a_partition(gres: str, gpus: int, types: tuple[str, ...]) -> None:
@@ -309,6 +314,52 @@ def test_gpus_of_a_partition(gres: str, gpus: int, types: tuple[str, ...]) -> No
     assert found is not None
     assert (found.gpus, found.gpu_types, found.cpus, found.up) == (gpus, types, 64, False)
     assert found.max_minutes == 30
+
+
+@pytest.mark.parametrize(
+    ("gres", "parts"),
+    [
+        ("gpu:a100_1g.5gb:3,gpu:a100:1", ("a100_1g.5gb",)),
+        ("gpu:h100:2,shard:h100:16", ("h100",)),
+        ("gpu:1g.10gb:7,gpu:3g.40gb:2", ("1g.10gb", "3g.40gb")),
+        ("shard:8", ("shard",)),
+        ("vgpu:4,mps:200", ("vgpu", "mps")),
+        ("gpu:nvidia_a40-8q:6", ("nvidia_a40-8q",)),
+        ("gpu:l40s:4", ()),
+    ],
+)
+def test_parts_of_gpus_are_told_apart(gres: str, parts: tuple[str, ...]) -> None:
+    found = sinfo._parse(f"p|up|infinite|n/a|12|64|512000|{gres}|idle")
+    assert found is not None
+    assert found.gpu_parts == parts
+
+
+@pytest.mark.parametrize(
+    ("state", "away"),
+    [
+        ("idle", 0), ("mixed", 0), ("allocated+", 0), ("idle~", 0), ("planned", 0), ("maint", 0),
+        ("down*", 3), ("drained", 3), ("draining@", 3), ("fail", 3), ("idle*", 3), ("unknown", 3),
+    ],
+)  # fmt: skip
+def test_nodes_that_take_no_jobs_are_counted(state: str, away: int) -> None:
+    found = sinfo._parse(f"p|up|infinite|n/a|3|64|512000|(null)|{state}")
+    assert found is not None
+    assert (found.nodes, found.away) == (3, away)
+
+
+def test_nodes_that_take_no_jobs_give_no_size() -> None:
+    rows = [
+        "p|up|infinite|n/a|2|128|512000|gpu:h100:8|drained",
+        "p|up|infinite|n/a|10|64|256000|gpu:a100:4|mixed",
+        "p|up|infinite|n/a|1|256|900000|(null)|down*",
+    ]
+    one, two, three = (sinfo._parse(row) for row in rows)
+    assert one is not None
+    assert two is not None
+    assert three is not None
+    both = sinfo._merge(sinfo._merge(one, two), three)
+    assert (both.nodes, both.away, both.cpus, both.gpus) == (13, 3, 64, 4)
+    assert both.gpu_types == ("a100",)
 
 
 def test_groups_of_nodes_make_one_partition() -> None:
