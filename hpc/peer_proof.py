@@ -5,8 +5,9 @@ user of the machine can take the port. So no key, secret or prompt goes over a n
 its far end has proved that it holds the secret of its record, which lies in the state directory of
 mode 0700. The proof covers one connection: to take that over, an attacker must be root.
 
-A proof is an HMAC-SHA-256 over role, port and challenges. The role keeps a proof of one side from
-passing as the other's, the port keeps the process at one address from answering for another.
+A proof is an HMAC-SHA-256 over role, port and challenges, and for a gateway its address. The role
+keeps a proof of one side from passing as the other's; address and port keep the process at one
+place from answering for another, such as a neighbour at the same port of another machine of a name.
 Secrets are new at each start: the successor of a process cannot be made to answer for it.
 
 Source: challenge-response as in ISO/IEC 9798-4, mechanism 2 (one side) and 4 (both sides).
@@ -15,8 +16,10 @@ Source: challenge-response as in ISO/IEC 9798-4, mechanism 2 (one side) and 4 (b
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 import secrets
+import ssl
 from http import HTTPStatus
 from typing import Literal
 
@@ -24,10 +27,14 @@ CHALLENGE = "x-hpc-serve-challenge"
 """Header with a challenge: 64 hexadecimal digits."""
 PROOF = "x-hpc-serve-proof"
 """Header with a proof: 64 hexadecimal digits."""
+HANDSHAKE_PATH = "/handshake"
+"""Path of a replica's handshake, in which both sides prove themselves."""
 MOST_BYTES = 16 * 1024
 """Longest answer to a challenge in bytes; the far end is a stranger until then."""
 
 Role = Literal["gateway", "replica", "client"]
+Place = tuple[str, int] | None
+"""Address and port at the gateway's end of a connection; None for a Unix socket."""
 _DIGITS = re.compile(r"[0-9a-f]{64}")
 _STATUS = re.compile(r"HTTP/1\.1 ([0-9]{3})(?: .*)?")
 _LENGTH = re.compile(r"[0-9]{1,5}")
@@ -76,6 +83,26 @@ def holds(secret: bytes, proof: str, role: Role, port: int, *challenges: str) ->
     return hmac.compare_digest(expected.encode(), proof.encode("utf-8", "replace"))
 
 
+def prove_gateway(secret: bytes, place: Place, challenge: str) -> str:
+    """Return the proof of a gateway for one connection.
+
+    Raises:
+        ValueError: the place is a name instead of an address.
+    """
+    host, port = place or ("", 0)
+    return prove(secret, "gateway", port, challenge, plain(host) if place else "")
+
+
+def plain(address: str) -> str:
+    """Return the one spelling of an address, without a zone, IPv4 never as IPv6.
+
+    Raises:
+        ValueError: the text is no address.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
 class Handshake:
     """The client's part of a gateway's proof on one new connection, without input or output.
 
@@ -84,12 +111,15 @@ class Handshake:
 
     Args:
         secret: the secret of the gateway's record.
-        port: the TCP port in the gateway's record, 0 for its Unix socket.
+        place: address and port of the connection's far end, None for a Unix socket.
+
+    Raises:
+        ValueError: the place is a name instead of an address.
     """
 
-    def __init__(self, secret: bytes, port: int) -> None:
-        self._secret, self._port = secret, port
+    def __init__(self, secret: bytes, place: Place) -> None:
         self._challenge = new_challenge()
+        self._expected = prove_gateway(secret, place, self._challenge)
         self._seen = b""
 
     @property
@@ -112,10 +142,84 @@ class Handshake:
         fields = answered(self._seen, ended=not data)
         if fields is None:
             return False
-        proof = fields.get(PROOF, "")
-        if not holds(self._secret, proof, "gateway", self._port, self._challenge):
+        proof = fields.get(PROOF, "").encode("utf-8", "replace")
+        if not hmac.compare_digest(self._expected.encode(), proof):
             raise NotProved("the far end does not hold the gateway's secret")
         return True
+
+
+class GatewayHandshake:
+    """The gateway's part on one connection, without input or output.
+
+    The caller sends ``request``, then feeds received bytes and sends what ``feed`` returns, until
+    ``done``.
+
+    Args:
+        secret: the replica's secret.
+        port: the replica's TCP port.
+
+    Attributes:
+        done: True once both sides have proved themselves.
+    """
+
+    def __init__(self, secret: str, port: int) -> None:
+        self._secret, self._port = secret.encode(), port
+        self._challenge = new_challenge()
+        self._proved = self.done = False
+        self._seen = b""
+        self.request = _message(CHALLENGE, self._challenge)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take received bytes, and return the bytes to send.
+
+        Args:
+            data: bytes from the far end; b"" is the end of the connection.
+
+        Raises:
+            NotProved: the far end is not the replica.
+        """
+        self._seen += data
+        fields = answered(self._seen, ended=not data or self.done)
+        if fields is None:
+            return b""
+        self._seen = b""
+        if self._proved:
+            self.done = True
+            return b""
+        theirs, proof = fields.get(CHALLENGE, ""), fields.get(PROOF, "")
+        if not is_challenge(theirs):
+            raise NotProved("the far end sent no challenge")
+        if not holds(self._secret, proof, "replica", self._port, self._challenge, theirs):
+            raise WrongSecret
+        self._proved = True
+        own = prove(self._secret, "client", self._port, theirs, self._challenge)
+        return _message(PROOF, own)
+
+
+class WrongSecret(NotProved):
+    """A far end answered as a replica does, and does not hold the expected secret."""
+
+    def __init__(self) -> None:
+        super().__init__("the far end does not hold the replica's secret")
+
+
+def _message(name: str, value: str) -> bytes:
+    return f"GET {HANDSHAKE_PATH} HTTP/1.1\r\nhost: replica\r\n{name}: {value}\r\n\r\n".encode()
+
+
+def pinned(certificate: str) -> ssl.SSLContext:
+    """Return the TLS context of connections to the only server with a certificate.
+
+    Args:
+        certificate: PEM of the server's record.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # No other certificate passes, and this one lies in the 0700 state directory: a name in it would
+    # prove nothing more.
+    context.check_hostname = False
+    context.load_verify_locations(cadata=certificate)
+    return context
 
 
 def answered(seen: bytes, *, ended: bool) -> dict[str, str] | None:

@@ -118,9 +118,10 @@ class AuthMiddleware:
         challenge = (header(scope, peer_proof.CHALLENGE.encode()) or b"").decode("latin-1")
         if self._proof_secret is None or not peer_proof.is_challenge(challenge):
             return []
-        # A Unix socket has a path and no port.
-        port = (scope.get("server") or ("", None))[1] or 0
-        proof = peer_proof.prove(self._proof_secret, "gateway", port, challenge)
+        # The connection's own end, not the listener's 0.0.0.0; a Unix socket has a path, no port.
+        host, port = scope.get("server") or ("", None)
+        place = None if port is None else (host, port)
+        proof = peer_proof.prove_gateway(self._proof_secret, place, challenge)
         return [(peer_proof.PROOF.encode(), proof.encode())]
 
 

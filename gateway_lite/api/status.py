@@ -119,6 +119,8 @@ def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
         created: Unix time given for the model.
     """
     alias = {} if name == model.name else {"alias_of": model.name}
+    if model.base is not None:
+        alias["parent"] = model.base
     return {
         "id": name,
         "object": "model",
@@ -204,7 +206,7 @@ class StatusPages:
     async def ready(self, request: Request) -> JSONResponse:
         """Answer 200 if a model is ready to serve, else 503."""
         del request
-        models = self._catalog().models.values()
+        models = [one for one in self._catalog().models.values() if one.base is None]
         ready = sum(1 for model in models if model.replicas)
         status = "ok" if ready else "no model is ready"
         body = {"status": status, "models": len(models), "ready": ready}

@@ -50,6 +50,19 @@ class Guard(Protocol):
         """Release the lock."""
 
 
+@contextmanager
+def held(guard: Guard | None) -> Iterator[None]:
+    """Hold a guard; None, without other processes, is free."""
+    if guard is None:
+        yield
+        return
+    guard.lock()
+    try:
+        yield
+    finally:
+        guard.unlock()
+
+
 class UsageWindow:
     """The usage counts of one key.
 
@@ -82,8 +95,9 @@ class UsageWindow:
         """Admit a request with its estimated tokens.
 
         Raises:
-            Full: a limit refuses the request; nothing is counted then.
+            LimitExceeded: a limit refuses the request; nothing is counted then.
         """
+        # Without ``held``, whose generator costs each request about 1 us; so in ``settle``.
         guard = self._guard
         if guard is None:
             return self._reserve(rules, tokens)
@@ -99,7 +113,7 @@ class UsageWindow:
         The minute counts in full: its tokens come back, and a request may wait for that. What is
         left of a budget is all there will be.
         """
-        with self._guarded():
+        with held(self._guard):
             return self._room(rules)
 
     def check(self, rules: Rules) -> None:
@@ -112,29 +126,17 @@ class UsageWindow:
         # more than the requests of other workers at this moment.
         if self._cells[REQUESTS] < rules.rpm:
             return
-        with self._guarded():
+        with held(self._guard):
             self._advance()
             if self._cells[REQUESTS] >= rules.rpm:
                 raise self._full(rules, 0, self._roll())
 
     def count(self) -> None:
         """Count a request of the minute that uses no tokens."""
-        with self._guarded():
+        with held(self._guard):
             at = self._advance() % RING
             self._cells[REQUESTS] += 1
             self._cells[REQUEST_RING + at] += 1
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        guard = self._guard
-        if guard is None:
-            yield
-            return
-        guard.lock()
-        try:
-            yield
-        finally:
-            guard.unlock()
 
     def settle(self, reservation: Reservation, used: int) -> None:
         """End a request, and replace the estimate by the used tokens."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gateway_lite.auth.usage_counters import CELLS, NAME, Guard, UsageWindow
+from gateway_lite.auth.usage_counters import CELLS, NAME, Guard, UsageWindow, held
 from gateway_lite.shared_memory import Mapped
 from hpc.errors import GatewayError
 from hpc.keys.usage import Use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableSequence
+    from collections.abc import Callable, Mapping, MutableSequence
 
     Cells = MutableSequence[int]
 
@@ -73,7 +72,7 @@ class UsageStore:
 
     def use(self) -> dict[str, Use]:
         """Return the usage of all keys, in all processes that share the cells."""
-        with self._held():
+        with held(self._store.guard):
             found = {name: self._on(cells).use() for name, cells in self._store.known().items()}
         return {name: use for name, use in found.items() if use != Use()}
 
@@ -81,21 +80,21 @@ class UsageStore:
         """Count tokens and requests by key, for keys without limits."""
         # Accounts first: opening an account takes the guard, which does not nest.
         accounts = [(self.account(name), counts) for name, counts in news.items()]
-        with self._held():
+        with held(self._store.guard):
             for account, (tokens, requests) in accounts:
                 account.add(tokens, requests)
 
     def begin(self, known: Mapping[str, Use]) -> None:
         """Continue from the counts of an earlier process."""
         accounts = [(self.account(name), use) for name, use in known.items()]
-        with self._held():
+        with held(self._store.guard):
             for account, use in accounts:
                 account.begin(use)
 
     def elsewhere(self, known: Mapping[str, Use]) -> None:
         """Count the usage at other gateways towards budgets."""
         accounts = [(self.account(name), use) for name, use in known.items()]
-        with self._held():
+        with held(self._store.guard):
             for account, use in accounts:
                 account.elsewhere(use)
 
@@ -104,24 +103,12 @@ class UsageStore:
 
         The sums are made anew too, as the process may have been killed between two writes.
         """
-        with self._held():
+        with held(self._store.guard):
             for cells in self._store.known().values():
                 self._on(cells).repair()
 
     def _on(self, cells: Cells) -> UsageWindow:
         return UsageWindow(cells, self._store.guard, self._store.worker, self._clock, self._wall)
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        guard = self._store.guard
-        if guard is None:
-            yield
-            return
-        guard.lock()
-        try:
-            yield
-        finally:
-            guard.unlock()
 
 
 class Private:
@@ -165,13 +152,10 @@ class Shared:
             GatewayError: all slots are taken.
         """
         if name not in self._known:
-            self._lock.lock()
-            try:
+            with held(self._lock):
                 self._look()
                 if name not in self._known:
                     self._take(name)
-            finally:
-                self._lock.unlock()
         return self._known[name]
 
     def known(self) -> dict[str, Cells]:

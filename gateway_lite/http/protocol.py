@@ -57,7 +57,8 @@ LINGER_S = 2.0
 
 SINGLE = frozenset(
     {
-        *(b"api-key", b"authorization", b"content-length", b"content-type", b"expect", b"host"),
+        *(b"api-key", b"authorization", b"content-encoding", b"content-length", b"content-type"),
+        *(b"expect", b"host"),
         *(b"origin", b"proxy-authorization", b"transfer-encoding", b"traceparent", b"x-api-key"),
         *(b"x-request-id", b"x-session-id"),
     }

@@ -14,7 +14,6 @@ from gateway_lite.catalog.replica import NoReplicaError
 from gateway_lite.features import tracing
 from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.ollama import requests as ollama_requests
-from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
 from gateway_lite.request import head_checks
 from gateway_lite.request.context import Reply, ThreadWork, refusal
@@ -26,6 +25,7 @@ from gateway_lite.telemetry.request_record import shown_key
 from gateway_lite.upstream import request_head
 from gateway_lite.wire import (
     body_shape,
+    content_coding,
     error_forms,
     prompt_size,
     request_body,
@@ -205,10 +205,13 @@ class GatewayHandler:
             self._limits.check(principal)
         if request.too_large:
             raise errors.too_large(request.limit)
+        request.coding = content_coding.named(request.headers.get(b"content-encoding"))
 
     def inspect(self, context: RequestContext) -> Iterator[None]:
-        """Refuse a large body with too many parts, slice by slice."""
-        return body_shape.check(context.request.body)
+        """Unpack a body, and refuse a large one with too many parts, slice by slice."""
+        if context.request.coding:
+            yield from context.request.unpack()
+        yield from body_shape.check(context.request.body)
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""
@@ -299,6 +302,9 @@ class GatewayHandler:
         """Apply the optional features; the cache or a translation may already give the answer."""
         context.translated = translated
         if translated is not None and translated.answer is not None:
+            model = self._catalog().models.get(context.models[0])
+            if model is None or not model.replicas:
+                raise not_ready(fields.model, model, time.time())
             kind = b"content-type: %b\r\n" % translated.content_type
             return Reply(OK, kind + self.lines(context), translated.answer)
         redaction = self._features.redaction
@@ -489,8 +495,6 @@ class GatewayHandler:
     def refusal(self, error: errors.ApiError, context: RequestContext) -> tuple[bytes, bytes]:
         """Return the header lines and body of an error, in the client's form."""
         lines, body = refusal(error, context)
-        if context.record.path in ollama_requests.PATHS:
-            body = error_body(error.message)
         if self._cors is not None:
             lines += self._cors.lines(context.request.headers.get(b"origin"))
         return lines, body

@@ -129,12 +129,16 @@ class ResponseWriter(msgspec.Struct, eq=False):
         self.said = True
 
     def spoil(self, error: ApiError) -> None:
-        """End an event stream with an error, or cut off another answer."""
-        if not self.events:
+        """End a stream of events or lines with an error, or cut off another answer."""
+        path = self.record.path
+        if self.events:
+            self.more(error_forms.frames(error, path))
+            self.end()
+        elif error_forms.is_ollama(path):
+            self.more(error_forms.line(error))
+            self.end()
+        else:
             self.keep_alive = False
-            return
-        self.more(error_forms.frames(error, self.record.path))
-        self.end()
 
 
 class UpstreamResponse(msgspec.Struct, eq=False):

@@ -1,6 +1,6 @@
-"""The gateway's errors in Anthropic's form, for the paths of Anthropic's API.
+"""The gateway's errors in the form of the path's API: OpenAI's, Anthropic's or Ollama's.
 
-Source: https://docs.claude.com/en/api/errors
+Source of Anthropic's: https://docs.claude.com/en/api/errors
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MESSAGES = "/v1/messages"
 BELOW = MESSAGES + "/"
+OLLAMA = "/api/"
+"""Beginning of the paths of Ollama's API."""
 KINDS = {
     401: "authentication_error",
     402: "billing_error",
@@ -35,6 +37,21 @@ def is_anthropic(path: str) -> bool:
     return path == MESSAGES or path.startswith(BELOW)
 
 
+def is_ollama(path: str) -> bool:
+    """Return whether a path belongs to Ollama's API."""
+    return path.startswith(OLLAMA)
+
+
+def ollama(message: str) -> bytes:
+    """Return an error in Ollama's form."""
+    return msgspec.json.encode({"error": message})
+
+
+def line(error: ApiError) -> bytes:
+    """Return an error as the last line of a stream of Ollama's API."""
+    return ollama(error.message) + b"\n"
+
+
 def anthropic(status: int, message: str) -> bytes:
     """Return an error in Anthropic's form."""
     general = "api_error" if status >= SERVER_FAULT else "invalid_request_error"
@@ -54,6 +71,8 @@ def body(error: ApiError, path: str) -> bytes:
         error: the error.
         path: path of the client's request.
     """
+    if is_ollama(path):
+        return ollama(error.message)
     if not is_anthropic(path):
         return error.body()
     message = too_long(error.message) if error.code == TOO_LONG else error.message

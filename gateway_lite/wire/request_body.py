@@ -94,10 +94,17 @@ def read(body: bytes) -> RequestFields:
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.bad_request("the request is not valid JSON") from error
+        raise errors.bad_request(f"the request is not valid JSON: {_reason(error)}") from error
     if not ask.model:
         raise errors.bad_request("the request names no model", param="model")
     return ask
+
+
+def _reason(error: Exception) -> str:
+    """Return the decoder's reason, which holds no word of the request."""
+    if isinstance(error, msgspec.DecodeError):
+        return str(error).removeprefix("JSON is malformed: ")
+    return "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else "nested too deeply"
 
 
 def _invalid(told: str) -> errors.ApiError:

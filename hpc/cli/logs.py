@@ -71,7 +71,7 @@ def logs(
 
 
 def paths(root: Path, name: str, replica: int, source: str) -> list[Path]:
-    """Return the log files of one replica."""
+    """Return the log files of a replica."""
     if source == "job":
         job = directory.load_job(root, name, replica)
         folder = Path(job.folder) if job else directory.jobs_dir(root, name)

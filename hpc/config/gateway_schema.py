@@ -65,7 +65,7 @@ KeyNames = Annotated[list[KeyName], BeforeValidator(one_or_many)]
 
 
 class RuleEntry(Strict):
-    """One entry of gateway.rules: conditions, and the model for the requests that meet all."""
+    """An entry of gateway.rules: conditions, and the model for the requests that meet all."""
 
     use: Alias = Field(description="model that gets the matching requests")
     models: Aliases = Field(

@@ -69,7 +69,7 @@ def ensure(root: Path, *, models_file: str | None = None) -> Access:
     models(record, key)
     private = record.socket if record.hostname == socket.gethostname() else None
     return Access(
-        host=reach.dialled(record),
+        host=reach.proved_address(record),
         port=record.port,
         key=key,
         version=record.version,

@@ -1,4 +1,4 @@
-"""Connections of httpx to the gateway of this machine, each proved before its first request.
+"""Connections of httpx to the gateway of the machine, each proved before its first request.
 
 A pool opens connections when it likes: after an idle time, after an error, beside a busy one. So
 the proof belongs to the opening, below the pool, and no request can be sent around it.
@@ -73,7 +73,7 @@ class ProvedNetwork(httpcore.AsyncNetworkBackend):
         if record is None:
             raise httpcore.ConnectError("no gateway runs on this machine")
         reason: Exception | None = None
-        for way in reach.ways(record):
+        for way in await asyncio.to_thread(reach.ways, record):
             patience_s = reach.PROVE_S if timeout is None else min(timeout, reach.PROVE_S)
             try:
                 with anyio.fail_after(patience_s):
@@ -88,9 +88,11 @@ class ProvedNetwork(httpcore.AsyncNetworkBackend):
         else:
             stream = await self._network.connect_tcp(*way)
         try:
+            sock = stream.get_extra_info("socket")
             if isinstance(way, str):
-                reach.check_user(stream.get_extra_info("socket"))
-            proof = reach.handshake(record, way)
+                reach.check_user(sock)
+            far_end = None if isinstance(way, str) else sock.getpeername()[:2]
+            proof = reach.handshake(record, far_end)
             await stream.write(proof.request)
             while not proof.feed(await stream.read(peer_proof.MOST_BYTES)):
                 pass

@@ -54,7 +54,7 @@ class Answer:
 
 
 def here(root: Path) -> GatewayRecord | None:
-    """Return the record of this machine's gateway if its process runs, or None."""
+    """Return the record of the machine's gateway if its process runs, or None."""
     record = directory.load_gateway(root, socket.gethostname())
     return record if record is not None and is_living(record) else None
 
@@ -80,22 +80,50 @@ def dialled(record: GatewayRecord) -> str:
 def ways(record: GatewayRecord) -> list[Way]:
     """Return the ways to a gateway, the best first; none for a record that nobody can prove.
 
-    An empty secret would be everybody's: anyone can compute its proofs.
+    An empty secret would be everybody's: anyone can compute its proofs. A name is looked up, since
+    each of its addresses is a way of its own, and may be another machine's.
     """
     if not peer_proof.is_challenge(str(record.proof_secret)):
         return []
-    port: Way = (dialled(record), record.port)
+    ports: list[Way] = [(address, record.port) for address in _addresses(dialled(record))]
     local = record.hostname == socket.gethostname()
-    return [record.socket, port] if local and record.socket is not None else [port]
+    return [record.socket, *ports] if local and record.socket is not None else ports
 
 
-def handshake(record: GatewayRecord, way: Way) -> Handshake:
-    """Return the client's part of a gateway's proof over one way."""
-    return Handshake(record.proof_secret.encode(), 0 if isinstance(way, str) else record.port)
+def _addresses(host: str) -> list[str]:
+    """Return the addresses of a name, without repetition; the name itself if there are none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [host]
+    return list(dict.fromkeys(str(place[4][0]) for place in found))
+
+
+def proved_address(record: GatewayRecord) -> str:
+    """Return the address at which a gateway proves itself now, for the tunnel of another machine.
+
+    Raises:
+        NotReached: the gateway proves itself at none.
+    """
+    places = [way for way in ways(record) if not isinstance(way, str)]
+    for place in places:
+        if proves(record, place):
+            return place[0]
+    raise not_reached(record, OSError("no address answers"))
+
+
+def handshake(record: GatewayRecord, place: peer_proof.Place) -> Handshake:
+    """Return the client's part of a gateway's proof at the far end of one connection.
+
+    Args:
+        record: the gateway's record.
+        place: address and port of the far end, None for a Unix socket.
+    """
+    return Handshake(record.proof_secret.encode(), place)
 
 
 def check_user(sock: socket.socket) -> None:
-    """Check that the far end of a Unix socket is a process of this user.
+    """Check that the far end of a Unix socket is a process of the user.
 
     Raises:
         NotProved: another user listens there.
@@ -135,7 +163,7 @@ def _connect(record: GatewayRecord, way: Way) -> socket.socket:
     try:
         if isinstance(way, str):
             check_user(sock)
-        proof = handshake(record, way)
+        proof = handshake(record, None if isinstance(way, str) else sock.getpeername()[:2])
         sock.sendall(proof.request)
         # The time left in all: each byte of an endless answer would begin a timeout anew.
         while (left := deadline - time.monotonic()) > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 
@@ -68,6 +69,14 @@ def site_settings() -> dict[str, str]:
         return {}
     pairs = (line.partition("=") for line in text.splitlines())
     return {key.strip(): value.strip() for key, mark, value in pairs if mark}
+
+
+def this_cluster() -> str:
+    """Return the name of this machine's cluster; "" if unknown.
+
+    Nodes may lack scontrol, and Slurm tells their jobs the name.
+    """
+    return site_settings().get("ClusterName") or os.environ.get("SLURM_CLUSTER_NAME", "")
 
 
 def _parse(line: str) -> Partition | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -86,7 +87,7 @@ def ensure_gateway(link: Transport, login: Login, *, remote_command: str) -> Rem
 
 
 def relay_words(remote_command: str, to: tuple[str, int] | str) -> str:
-    """Return the shell words for a relay of one connection over standard input and output."""
+    """Return the shell words for a relay of a connection over standard input and output."""
     host_port = to if isinstance(to, str) else f"{to[0]}:{to[1]}"
     return f"{remote_command} relay {shlex.quote(host_port)}"
 
@@ -111,31 +112,40 @@ def other_version(gateway: RemoteGateway, login: Login) -> str | None:
 
 
 def _install_there() -> str:
-    """Return the advice to install this copy's version, without a name that others may own."""
+    """Return the advice to install the copy's version, without a name that others may own."""
     return f"install {__version__} there as here, from {own_source.source()}"
 
 
 def _version(result: Result) -> str:
-    match = re.search(r"^hpc-serve, version (\S+)$", result.stdout, re.MULTILINE)
+    match = re.search(r"hpc-serve, version (\S+)$", result.stdout, re.MULTILINE)
     return match[1] if match else ""
 
 
 def parse_reply(text: str) -> RemoteGateway | None:
-    """Return the last line's gateway, past the output of banners and start-up files."""
+    """Return the last gateway in the text, past the output of banners and start-up files.
+
+    A start-up file may print without a line break, so that a reply may stand behind other text.
+    """
     for line in reversed(text.splitlines()):
-        gateway = _read(line.strip())
-        if gateway is not None:
-            return gateway
+        # Few braces: the login node may be hostile, and each one costs a look at the whole line.
+        starts = [match.start() for match in itertools.islice(_BRACE.finditer(line), BRACES_MAX)]
+        for start in reversed(starts):
+            gateway = _read(line[start:])
+            if gateway is not None:
+                return gateway
     return None
 
 
-def _read(line: str) -> RemoteGateway | None:
-    if not line.startswith("{"):
-        return None
+_BRACE = re.compile(r"\{(?=\s*\")")
+BRACES_MAX = 100
+
+
+def _read(text: str) -> RemoteGateway | None:
     try:
-        said: dict[str, Any] = json.loads(line)
+        said: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
         found = RemoteGateway(
-            host=str(said["host"]),
+            # An address: the proof is bound to it, and a name may have several.
+            host=peer_proof.plain(str(said["host"])),
             port=int(said["port"]),
             key=str(said["key"]),
             version=str(said.get("version", "")),
@@ -174,7 +184,8 @@ def _told(result: Result) -> str:
     """Return the remote program's own error, which begins with the program's name."""
     printable = "".join(c if c.isprintable() else "\n" for c in result.stderr)
     lines = [line.strip() for line in printable.splitlines() if line.strip()]
-    marked = [line for line in lines if line.startswith("hpc-serve: ")]
+    marked = [line for line in lines if "hpc-serve: " in line]
     if marked:
-        return marked[-1].removeprefix("hpc-serve: ").removeprefix("the gateway did not start: ")
+        told = marked[-1].partition("hpc-serve: ")[2]
+        return told.removeprefix("the gateway did not start: ")
     return lines[-1] if lines else f"exit status {result.returncode}"

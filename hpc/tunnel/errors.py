@@ -1,4 +1,4 @@
-"""Failures on the way to a login node, each in one sentence."""
+"""Failures on the way to a login node, in a sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpc.errors import TunnelError
 from hpc.tunnel.transport import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hpc.tunnel.login import Login
 
@@ -23,14 +23,32 @@ class Unreachable(TunnelError):  # noqa: N818 - says what is the matter
 
 
 class PortTaken(TunnelError):  # noqa: N818 - says what is the matter
-    """A port of this machine cannot be listened on; exit code 7."""
+    """A port of the machine cannot be listened on; exit code 7."""
 
 
-def denied(login: Login) -> TunnelError:
-    """Return the error for a refused account."""
+def denied(login: Login, problems: Sequence[str] = (), untried: Sequence[str] = ()) -> TunnelError:
+    """Return the error for a refused account.
+
+    Args:
+        login: the account.
+        problems: a clause for each key that could not be used.
+        untried: keywords of the configuration for ways to log in that were not tried.
+    """
+    told = "; ".join(problems)
+    if untried:
+        named = f"{', '.join(untried)} of the SSH configuration: use --transport openssh"
+        told = f"{told}; not tried: {named}" if told else f"not tried: {named}"
     return TunnelError(
         f"permission denied by {login}: it accepted no key or password",
-        hint="check the user name, or name a private key with --identity",
+        hint=told or "check the user name, or name a private key with --identity",
+    )
+
+
+def not_followed(login: Login, keywords: Sequence[str]) -> str:
+    """Return the note on keywords of the configuration without effect."""
+    return (
+        f"the paramiko transport does not follow {', '.join(keywords)} of the SSH configuration "
+        f"for {login.host}; --transport openssh does"
     )
 
 
@@ -60,11 +78,12 @@ def revoked_key(login: Login) -> TunnelError:
 
 
 def only_an_authority(login: Login) -> TunnelError:
-    """Return the error for a host that only a certificate authority vouches for."""
+    """Return the error for a host with a certificate authority alone."""
     return TunnelError(
         f"the host key of {login.host} is vouched for by a certificate authority "
         "(@cert-authority), which the paramiko transport does not check",
-        hint="use --transport openssh",
+        hint=f"use --transport openssh; or let a person compare the host's own key: "
+        f"run hpc-serve connect {login} on a terminal and answer yes",
     )
 
 

@@ -62,9 +62,9 @@ class GatewayDialer:
             NotProved: another program answered.
         """
         deadline = time.monotonic() + timeout_s
-        # A Unix socket has port 0, behind a relay too.
-        port = 0 if isinstance(self.way.to, str) else self.way.to[1]
-        handshake = Handshake(self.secret.encode(), port)
+        # A Unix socket has no address, behind a relay too.
+        place = None if isinstance(self.way.to, str) else self.way.to
+        handshake = Handshake(self.secret.encode(), place)
         stream.sendall(handshake.request)
         while not handshake.feed(stream_copy.receive(stream, deadline)):
             pass

@@ -1,4 +1,4 @@
-"""Known host keys, as OpenSSH reads them: paramiko's own reader passes over markers silently.
+"""Known host keys in OpenSSH's form: paramiko's own reader passes over markers silently.
 
 Source: the section SSH_KNOWN_HOSTS FILE FORMAT of sshd(8).
 """
@@ -28,29 +28,30 @@ _BINARY = b"SSHKRL\n\0"
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """One line about a host.
+    """A line about a host.
 
     Attributes:
         marker: "", "@revoked" or "@cert-authority".
         kind: the key's type, such as "ssh-ed25519".
         blob: the key itself.
+        at_port: whether the line names the port too; ssh accepts the key of a line without.
     """
 
     marker: str
     kind: str
     blob: bytes
+    at_port: bool = True
 
 
 def host_name(host: str, port: int) -> str:
-    """Return a host's name in the files: with the port where it is not SSH's own."""
+    """Return a host's name in the files: with any port other than SSH's own."""
     return host if port == SSH_PORT else f"[{host}]:{port}"
 
 
 def lines_about(paths: Sequence[Path], host: str, port: int) -> list[KnownKey]:
-    """Return the lines of all files that are about a host.
+    """Return the lines of all files about a host, lines without the port included.
 
-    A line about the host without its port counts for revoked keys and authorities: a warning is
-    never too broad.
+    A damaged line says nothing, as to ssh, unless it is about a revoked key.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -61,16 +62,18 @@ def lines_about(paths: Sequence[Path], host: str, port: int) -> list[KnownKey]:
         for line in _read(path).splitlines():
             words = line.split()
             marker = words.pop(0) if words and words[0].startswith("@") else ""
-            if len(words) < 3 or words[0].startswith("#"):
-                continue
-            about = matches(words[0], name) or (bool(marker) and matches(words[0], host))
-            if about and not words[1].isdigit():  # numbers are keys of SSH 1
-                found.append(KnownKey(marker, words[1], _blob(path, words[2])))
+            if len(words) < 3 or words[0].startswith("#") or words[1].isdigit():
+                continue  # numbers are keys of SSH 1
+            at_port = matches(words[0], name)
+            if at_port or matches(words[0], host):
+                blob = _blob_or_none(path, words[2], strict=marker == REVOKED)
+                if blob is not None:
+                    found.append(KnownKey(marker, words[1], blob, at_port))
     return found
 
 
 def revoked_keys(path: Path) -> list[KnownKey]:
-    """Return the keys of the file that the option ``RevokedHostKeys`` names.
+    """Return the keys of a file of the option ``RevokedHostKeys``.
 
     Raises:
         ConfigError: the file cannot be read, or is in the binary form.
@@ -86,7 +89,7 @@ def revoked_keys(path: Path) -> list[KnownKey]:
 
 
 def judge(lines: Sequence[KnownKey], kind: str, blob: bytes) -> Verdict:
-    """Return the verdict on the key that a host showed.
+    """Return the verdict on the key of a host.
 
     Args:
         lines: all lines about the host.
@@ -102,7 +105,7 @@ def judge(lines: Sequence[KnownKey], kind: str, blob: bytes) -> Verdict:
     plain = [line for line in lines if not line.marker]
     if any((line.kind, line.blob) == (kind, blob) for line in plain):
         return "known"
-    if plain:
+    if any(line.at_port for line in plain):
         return "changed"
     return "authority" if any(line.marker == AUTHORITY for line in lines) else "unknown"
 
@@ -117,18 +120,35 @@ def matches(patterns: str, name: str) -> bool:
     """
     if patterns.startswith("|"):
         return _hashed(patterns, name)
+    return matches_any(patterns, name)
+
+
+def matches_any(patterns: str, name: str) -> bool:
+    """Return whether a list of patterns, separated by commas, is about a name, as of ssh_config(5).
+
+    Args:
+        patterns: patterns with ``*`` and ``?``; a negated one (``!``) decides alone.
+        name: the name, in any case.
+    """
     found = False
     for pattern in patterns.split(","):
-        if _glob(pattern.removeprefix("!"), name):
+        if glob(pattern.removeprefix("!"), name):
             if pattern.startswith("!"):
                 return False
             found = True
     return found
 
 
-def _glob(pattern: str, name: str) -> bool:
-    text = re.escape(pattern.lower()).replace(r"\*", ".*").replace(r"\?", ".")
-    return re.fullmatch(text, name.lower()) is not None
+def glob(pattern: str, name: str, *, exact: bool = False) -> bool:
+    """Return whether a pattern with ``*`` and ``?`` matches a name.
+
+    Args:
+        pattern: the pattern.
+        name: the name.
+        exact: whether upper and lower case differ.
+    """
+    text = re.escape(re.sub(r"\*+", "*", pattern)).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(text, name, re.DOTALL | (0 if exact else re.IGNORECASE)) is not None
 
 
 def _hashed(field: str, name: str) -> bool:
@@ -143,15 +163,24 @@ def _hashed(field: str, name: str) -> bool:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the known hosts in {path}: {error}") from error
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError as error:
+        raise ConfigError(f"cannot read the known hosts in {path}: {error.strerror}") from error
+
+
+def _blob_or_none(path: Path, text: str, *, strict: bool) -> bytes | None:
+    try:
+        return _blob(path, text)
+    except ConfigError:
+        if strict:
+            raise
+        return None
 
 
 def _blob(path: Path, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ConfigError(
             f"cannot read the known hosts in {path}: {text[:20]!r} is no key"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ TransportName = Literal["openssh", "paramiko"]
 TRANSPORTS: tuple[TransportName, ...] = get_args(TransportName)
 
 _DESTINATION = re.compile(r"(?:(?P<user>[^\s@-]\S*)@)?(?P<host>[^\s@:/-][^\s@:/]*)")
+_WITH_ADDRESS = re.compile(
+    r"(?:(?P<user>[^\s@-]\S*)@)?(?P<host>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%\w+)?)"
+)
 _OPTION = re.compile(r"\s*(?P<key>[A-Za-z][A-Za-z0-9]*)\s*[=\s]\s*(?P<value>\S.*?)\s*")
 
 
@@ -56,7 +60,7 @@ def parse_login(
     Raises:
         ConfigError: the destination, an option or a file is not usable.
     """
-    match = _DESTINATION.fullmatch(destination)
+    match = _DESTINATION.fullmatch(destination) or _with_address(destination)
     if match is None:
         raise ConfigError(
             f"not a login node: {destination!r}",
@@ -69,6 +73,17 @@ def parse_login(
         options=tuple(_option(text) for text in options),
         config=_existing(config, "SSH configuration"),
     )
+
+
+def _with_address(destination: str) -> re.Match[str] | None:
+    """Return the parts of a destination with an IPv6 address, which ssh takes without brackets."""
+    match = _WITH_ADDRESS.fullmatch(destination)
+    if match is not None:
+        try:
+            ipaddress.IPv6Address(match["host"])
+        except ValueError:
+            return None
+    return match
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -91,6 +91,8 @@ class OpenSSH:
         folder: a fresh private folder, removed at the end.
     """
 
+    notes: tuple[str, ...] = ()
+
     def __init__(self, login: Login, folder: Path) -> None:
         self._login = login
         self._folder = folder

@@ -3,141 +3,28 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
-import getpass
 import hashlib
-import os
-import re
 import socket
-from dataclasses import dataclass, replace
-from pathlib import Path
+import threading
 from typing import TYPE_CHECKING, Any
 
 import paramiko
 
-from hpc.errors import ConfigError, TunnelError
+from hpc.errors import CommandError, ConfigError
+from hpc.processes import programs
 from hpc.tunnel import errors as tunnel_errors
-from hpc.tunnel import known_hosts, prompts
+from hpc.tunnel import known_hosts, prompts, ssh_config, stream_copy
+from hpc.tunnel.paramiko_keys import KeyOffer
+from hpc.tunnel.ssh_settings import SshSettings, settings
 from hpc.tunnel.transport import ALIVE_COUNT, ALIVE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from hpc.tunnel.login import Login
-
-USER_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
-GLOBAL_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"
-NOT_FOR_JUMPS = ("hostname", "port", "proxyjump", "user")
-"""Options of a login that do not apply to its jump hosts."""
-_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?P<host>[^@:]+)(?::(?P<port>\d+))?")
-
-
-@dataclass(frozen=True, slots=True)
-class SshSettings:
-    """The resolved settings of a login.
-
-    Attributes:
-        host: host name or address.
-        port: SSH port.
-        user: account.
-        identities: files of private keys.
-        known_hosts: files of known host keys.
-        revoked: file of revoked host keys, or None.
-        jump: the jump host in front, or None.
-    """
-
-    host: str
-    port: int
-    user: str
-    identities: tuple[str, ...]
-    known_hosts: tuple[Path, ...]
-    revoked: Path | None = None
-    jump: Login | None = None
-
-
-def settings(login: Login) -> SshSettings:
-    """Merge a login's options with the SSH configuration, as ssh would.
-
-    Raises:
-        ConfigError: the configuration cannot be read.
-        TunnelError: the configuration needs a feature that only the ssh program has.
-    """
-    found = _configured(login)
-    if found.get("proxycommand", "none") != "none":
-        raise TunnelError(
-            f"{login.host} is reached through a ProxyCommand, which the paramiko transport "
-            "does not run",
-            hint="write it as ProxyJump, or use --transport openssh",
-        )
-    user_hosts = str(found.get("userknownhostsfile", USER_KNOWN_HOSTS))
-    global_hosts = str(found.get("globalknownhostsfile", GLOBAL_KNOWN_HOSTS))
-    revoked = str(found.get("revokedhostkeys", "none"))
-    identities = (str(login.identity),) if login.identity else _identities(found)
-    return SshSettings(
-        host=str(found.get("hostname", login.host)),
-        port=_port(found),
-        user=login.user or str(found.get("user") or getpass.getuser()),
-        identities=identities,
-        known_hosts=tuple(
-            _plain_path(name) for name in f"{user_hosts} {global_hosts}".split() if name != "none"
-        ),
-        revoked=None if revoked == "none" else _plain_path(revoked),
-        jump=_jump(login, str(found.get("proxyjump", "none"))),
-    )
-
-
-def _plain_path(name: str) -> Path:
-    """Return the path of a file of host keys; one that is not found would say nothing of them."""
-    if "%" in name or "${" in name:
-        raise ConfigError(
-            f"the file of host keys {name} has a name that the paramiko transport does not expand",
-            hint="write the whole path, or use --transport openssh",
-        )
-    return Path(name).expanduser()
-
-
-def _jump(login: Login, text: str) -> Login | None:
-    """Return the last jump host; earlier jump hosts become its own ProxyJump."""
-    if text == "none":
-        return None
-    before, _, last = text.rpartition(",")
-    match = _JUMP.fullmatch(last.strip())
-    if match is None:
-        raise ConfigError(f"not a jump host: {last!r}")
-    kept = [pair for pair in login.options if pair[0].lower() not in NOT_FOR_JUMPS]
-    if match["port"]:
-        kept.append(("Port", match["port"]))
-    if before:
-        kept.append(("ProxyJump", before))
-    return replace(login, host=match["host"], user=match["user"], options=tuple(kept))
-
-
-def _configured(login: Login) -> Mapping[str, Any]:
-    path = login.config or Path("~/.ssh/config").expanduser()
-    try:
-        config = paramiko.SSHConfig.from_path(str(path)) if path.is_file() else paramiko.SSHConfig()
-        found: dict[str, Any] = dict(config.lookup(login.host))
-    except (paramiko.SSHException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the SSH configuration {path}: {error}") from error
-    # Of a repeated option ssh takes the first: in reverse, the first is the last one written.
-    for key, value in reversed(login.options):
-        found[key.lower()] = value
-    return found
-
-
-def _identities(found: Mapping[str, Any]) -> tuple[str, ...]:
-    named = found.get("identityfile", ())
-    paths = [named] if isinstance(named, str) else named
-    expanded = (os.path.expanduser(path) for path in paths)  # noqa: PTH111 - "~" alone, else text
-    return tuple(path for path in expanded if Path(path).is_file())
-
-
-def _port(found: Mapping[str, Any]) -> int:
-    try:
-        return int(found.get("port", 22))
-    except ValueError as error:
-        raise ConfigError(f"not a port: {found['port']!r}") from error
-
 
 TYPING_S = 120.0
 """Seconds for typing a password or code; sshd allows the same."""
@@ -165,78 +52,145 @@ class _Judging(paramiko.MissingHostKeyPolicy):
 
     Args:
         lines: the lines about the host.
-        path: file for a key that the user accepts.
+        found: the settings of the login.
         interactive: whether a user can be asked.
     """
 
     def __init__(
-        self, lines: list[known_hosts.KnownKey], path: Path | None, *, interactive: bool
+        self, lines: list[known_hosts.KnownKey], found: SshSettings, *, interactive: bool
     ) -> None:
         self._lines = lines
-        self._path = path
+        self._found = found
         self._interactive = interactive
 
     def missing_host_key(
         self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
     ) -> None:
-        """Accept a known key, and record a new one if the user accepts it."""
-        del client
+        """Accept a known key, and record a new key after the user has accepted the key."""
+        del client, hostname
+        name = known_hosts.host_name(*self._found.known_as)
         verdict = known_hosts.judge(self._lines, key.get_name(), key.asbytes())
         if verdict == "known":
             return
-        if verdict != "unknown":
+        # An authority's host may show a plain key too: ssh asks about that one.
+        if verdict not in ("unknown", "authority") or not self._interactive:
             raise _HostKeyError(verdict)
-        if not self._interactive or not _confirmed(hostname, key):
+        if verdict == "authority":
+            prompts.say(f"The certificate authority that vouches for '{name}' is not asked here.")
+        if not _confirmed(name, key):
             raise _HostKeyError(verdict)
-        if self._path is not None:
-            _remember(self._path, hostname, key)
+        if self._found.user_hosts:
+            _remember(self._found.user_hosts[0], name, key, hashed=self._found.hashed)
 
 
-class _Silent(paramiko.Transport):
-    """A transport without questions to the user."""
+class _Entry(paramiko.auth_strategy.AuthStrategy):
+    """The user's keys, then passwords and codes, in the place of paramiko's own order.
 
-    def auth_interactive_dumb(
-        self, username: str, handler: Any = None, submethods: str = ""
-    ) -> list[str]:
-        """Refuse, since paramiko would read from standard input."""
-        del username, handler, submethods
-        raise paramiko.AuthenticationException("a code is asked for")
+    Args:
+        found: the settings of the login.
+        interactive: whether passwords and codes may be asked for.
+    """
 
+    def __init__(self, found: SshSettings, *, interactive: bool) -> None:
+        super().__init__(paramiko.SSHConfig())
+        self.offer = KeyOffer(found, interactive=interactive)
+        self._found = found
+        self._interactive = interactive
 
-class _Asker(paramiko.Transport):
-    """A transport with questions on the terminal, for a second factor."""
+    def get_sources(self) -> Iterator[Any]:
+        """Yield nothing: ``authenticate`` decides by the server's answers."""
+        return iter(())
 
-    def auth_interactive_dumb(
-        self, username: str, handler: Any = None, submethods: str = ""
-    ) -> list[str]:
-        """Pass the server's questions to the user when a key alone does not suffice."""
-        del handler
-        # paramiko's own limit of 30 s would end while the user still types a code.
-        self.auth_timeout = TYPING_S
-        allowed: list[str] = self.auth_interactive(username, _answer, submethods)
+    def authenticate(self, transport: paramiko.Transport) -> Any:
+        """Log in.
+
+        Raises:
+            SSHException: the server accepted nothing, or ended the connection.
+        """
+        allowed = _allowed(transport, self._found.user)
+        if allowed and "publickey" in allowed:
+            allowed = self._by_keys(transport, allowed)
+        if allowed:
+            self._by_words(transport, allowed)
+
+    def _by_keys(self, transport: paramiko.Transport, allowed: list[str]) -> list[str]:
+        """Return the methods for the server beside or instead of a key."""
+        if "publickey" not in self._found.methods:
+            return allowed
+        with contextlib.closing(self.offer.keys()) as keys:
+            for key in keys:
+                try:
+                    return list(transport.auth_publickey(self._found.user, key))
+                except paramiko.BadAuthenticationType as error:
+                    return list(error.allowed_types)
+                except paramiko.SSHException:  # refused, or an agent that does not sign
+                    if not transport.is_active():
+                        raise
         return allowed
 
+    def _by_words(self, transport: paramiko.Transport, allowed: list[str]) -> None:
+        usable = [name for name in allowed if name in self._found.methods]
+        error = paramiko.AuthenticationException("no key was accepted")
+        # paramiko's own limit of 30 s would end while the user still types a code.
+        transport.auth_timeout = TYPING_S
+        for _ in range(PASSWORD_TRIES if self._interactive else 0):
+            try:
+                left = _ask_once(transport, self._found.user, usable)
+            except paramiko.BadAuthenticationType:
+                raise
+            except paramiko.AuthenticationException as again:
+                error = again
+                continue
+            if left:  # a password first, then a code, or the other way round
+                self._by_words(transport, left)
+            return
+        raise error
 
-def connect(login: Login, *, interactive: bool, timeout_s: float) -> list[paramiko.SSHClient]:
-    """Return the client of a host, followed by the clients of its jump hosts.
+
+def connect(
+    login: Login,
+    *,
+    interactive: bool,
+    timeout_s: float,
+    notes: list[str] | None = None,
+    passed: tuple[Login, ...] = (),
+) -> list[paramiko.SSHClient]:
+    """Return the client of a host, followed by the clients of jump hosts.
 
     Args:
         login: account and host.
         interactive: whether passwords, codes and new host keys may be asked for.
         timeout_s: seconds for each host to answer.
+        notes: gets a sentence for each host whose configuration is not followed wholly.
+        passed: the logins that are reached through this one.
 
     Raises:
         TunnelError: a host or its key is not the expected one, or a host refused the account.
     """
     found = settings(login)
+    if found.ignored and notes is not None:
+        notes.append(tunnel_errors.not_followed(login, found.ignored))
+    if login in passed:
+        raise ConfigError(
+            f"the jump host {login.host} is to be reached through itself",
+            hint="give it a section of its own with ProxyJump none in the SSH configuration",
+        )
     before: list[paramiko.SSHClient] = []
     client = paramiko.SSHClient()
     try:
-        if found.jump is None:
-            sock: Any = _dial(login, found, timeout_s)
+        if found.jump is not None:
+            before = connect(
+                found.jump,
+                interactive=interactive,
+                timeout_s=timeout_s,
+                notes=notes,
+                passed=(*passed, login),
+            )
+            sock: Any = _dial_through(before[0], login, found, timeout_s)
+        elif found.proxy is not None:
+            sock = _dial_proxy(login, found.proxy)
         else:
-            before = connect(found.jump, interactive=interactive, timeout_s=timeout_s)
-            sock = _dial_through(before[0], login, found, timeout_s)
+            sock = _dial(login, found, timeout_s)
         _enter(client, sock, login, found, interactive=interactive, timeout_s=timeout_s)
     except BaseException:
         for each in (client, *before):
@@ -254,64 +208,54 @@ def _enter(
     interactive: bool,
     timeout_s: float,
 ) -> None:
+    entry = _Entry(found, interactive=interactive)
     try:
-        try:
-            _with_keys(client, sock, login, found, interactive=interactive, timeout_s=timeout_s)
-        except (paramiko.AuthenticationException, paramiko.SSHException) as error:
-            _with_words(client, found.user, error, interactive=interactive)
+        _handshake(client, sock, found, entry, interactive=interactive, timeout_s=timeout_s)
     except _HostKeyError as error:
         raise _REFUSALS[error.verdict](login) from error
-    except paramiko.PasswordRequiredException as error:
-        raise TunnelError(
-            f"the private key for {login} has a passphrase",
-            hint="add it to your agent with ssh-add, or use --transport openssh",
-        ) from error
     except paramiko.AuthenticationException as error:
-        raise tunnel_errors.denied(login) from error
+        raise tunnel_errors.denied(login, entry.offer.problems, found.untried) from error
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise tunnel_errors.unreachable(login, reason(error)) from error
+        by = " by its ProxyCommand" if found.proxy is not None else ""
+        raise tunnel_errors.unreachable(login, f"{reason(error)}{by}") from error
     # Against firewalls that drop idle connections, and for the kernel's timeout (see _dial).
     transport = client.get_transport()
     if transport is not None:
         transport.set_keepalive(ALIVE_S)
 
 
-def _with_keys(
+def _handshake(
     client: paramiko.SSHClient,
     sock: Any,
-    login: Login,
     found: SshSettings,
+    entry: _Entry,
     *,
     interactive: bool,
     timeout_s: float,
 ) -> None:
-    lines = known_hosts.lines_about(found.known_hosts, found.host, found.port)
-    if found.revoked is not None:
-        lines += known_hosts.revoked_keys(found.revoked)
-    path = found.known_hosts[0] if found.known_hosts else None
+    files = (*found.user_hosts, *found.global_hosts)
+    lines = known_hosts.lines_about(files, *found.known_as)
+    for path in found.revoked:
+        lines += known_hosts.revoked_keys(path)
     # The client knows no host by itself, so the policy judges every key.
-    client.set_missing_host_key_policy(_Judging(lines, path, interactive=interactive))
+    client.set_missing_host_key_policy(_Judging(lines, found, interactive=interactive))
     kinds = {line.kind for line in lines if not line.marker}
     client.connect(
         found.host,
         found.port,
         found.user,
-        key_filename=list(found.identities),  # type: ignore[arg-type]  # stubs forget lists
-        allow_agent=login.identity is None,
-        look_for_keys=login.identity is None,
+        auth_strategy=entry,
         sock=sock,
         timeout=timeout_s,
         banner_timeout=timeout_s,
         auth_timeout=TYPING_S if interactive else timeout_s,
-        transport_factory=functools.partial(_prefer, kinds, _Asker if interactive else _Silent),
+        transport_factory=functools.partial(_prefer, kinds),
     )
 
 
-def _prefer(
-    kinds: set[str], factory: type[paramiko.Transport], sock: Any, **options: Any
-) -> paramiko.Transport:
-    """Return a transport that asks the host for a key of a known type first, as ssh does."""
-    transport = factory(sock, **options)
+def _prefer(kinds: set[str], sock: Any, **options: Any) -> paramiko.Transport:
+    """Return a transport with a preference for host keys of known types, as ssh has."""
+    transport = paramiko.Transport(sock, **options)
     security = transport.get_security_options()
     # An RSA key has one type, and the signatures by it have two.
     first = {"rsa-sha2-512", "rsa-sha2-256", *kinds} if "ssh-rsa" in kinds else kinds
@@ -319,39 +263,13 @@ def _prefer(
     return transport
 
 
-def _with_words(
-    client: paramiko.SSHClient, user: str, error: Exception, *, interactive: bool
-) -> None:
-    """Ask for a password or code if the server accepted no key and allows questions."""
-    no_keys = "No authentication methods available" in str(error)
-    locked = isinstance(error, paramiko.PasswordRequiredException)
-    if locked or not (isinstance(error, paramiko.AuthenticationException) or no_keys):
-        raise error
-    transport = client.get_transport()
-    if not interactive or transport is None or not transport.is_active():
-        raise paramiko.AuthenticationException(str(error)) from error
-    transport.auth_timeout = TYPING_S
-    allowed = _allowed(transport, user)
-    for _ in range(PASSWORD_TRIES if allowed else 0):
-        try:
-            _ask_once(transport, user, allowed)
-        except paramiko.BadAuthenticationType:
-            raise
-        except paramiko.AuthenticationException as again:
-            error = again
-        else:
-            return
-    raise error
-
-
-def _ask_once(transport: paramiko.Transport, user: str, allowed: list[str]) -> None:
+def _ask_once(transport: paramiko.Transport, user: str, allowed: list[str]) -> list[str]:
     if "keyboard-interactive" in allowed:
-        transport.auth_interactive(user, _answer)
-    elif "password" in allowed:
+        return list(transport.auth_interactive(user, _answer))
+    if "password" in allowed:
         word = prompts.ask(f"{user}'s password: ", echo=False)
-        transport.auth_password(user, word, fallback=False)
-    else:
-        raise paramiko.BadAuthenticationType("no method that a user could answer", allowed)
+        return list(transport.auth_password(user, word, fallback=False))
+    raise paramiko.BadAuthenticationType("no method that a user could answer", allowed)
 
 
 def _allowed(transport: paramiko.Transport, user: str) -> list[str]:
@@ -381,28 +299,65 @@ def _confirmed(hostname: str, key: paramiko.PKey) -> bool:
     return prompts.ask("Continue connecting (yes/no)? ", echo=True).strip().lower() == "yes"
 
 
-def _remember(path: Path, hostname: str, key: paramiko.PKey) -> None:
+def _remember(path: Path, name: str, key: paramiko.PKey, *, hashed: bool) -> None:
+    written = paramiko.HostKeys.hash_host(name) if hashed else name
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+        with path.open("ab+") as file:
+            # A last line without its end would become part of ours.
+            file.seek(max(file.tell() - 1, 0))
+            start = "" if file.read(1) in (b"", b"\n") else "\n"
+            file.write(f"{start}{written} {key.get_name()} {key.get_base64()}\n".encode())
     except OSError as error:
         raise ConfigError(f"cannot write the known hosts in {path}: {error.strerror}") from error
 
 
 def _dial(login: Login, found: SshSettings, timeout_s: float) -> socket.socket:
     try:
-        connection = socket.create_connection((found.host, found.port), timeout_s)
-    except socket.gaierror as error:
+        places = socket.getaddrinfo(found.host, found.port, found.family, socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
         raise tunnel_errors.not_found(login) from error
-    except OSError as error:
-        raise tunnel_errors.unreachable(login, reason(error)) from error
+    connection = _first_answer(login, [place[4] for place in places], found.source, timeout_s)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # paramiko's keep-alives do not check for answers, so the kernel must notice a dead peer.
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         dead_ms = ALIVE_S * ALIVE_COUNT * 1000
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, dead_ms)
     return connection
+
+
+def _first_answer(
+    login: Login, addresses: list[Any], source: str | None, timeout_s: float
+) -> socket.socket:
+    failure = OSError("no address")
+    for host, port, *_ in addresses:
+        try:
+            return socket.create_connection(
+                (host, port), timeout_s, source_address=(source, 0) if source else None
+            )
+        except OSError as error:
+            failure = error
+    raise tunnel_errors.unreachable(login, reason(failure)) from failure
+
+
+class _Proxy(stream_copy.Pipes):
+    """A program on the way to a host; SSH has no half-closed connections, so any end is the end."""
+
+    def shutdown(self, how: int) -> None:
+        """End the program."""
+        del how
+        super().shutdown(socket.SHUT_RDWR)
+
+
+def _dial_proxy(login: Login, command: str) -> socket.socket:
+    """Return a connection through a ProxyCommand, which the user's shell runs."""
+    try:
+        program = _Proxy(programs.converse(ssh_config.shell(command, alone=True)))
+    except CommandError as error:
+        raise tunnel_errors.unreachable(login, str(error)) from error
+    ours, theirs = socket.socketpair()
+    threading.Thread(target=stream_copy.splice, args=(theirs, program), daemon=True).start()
+    return ours
 
 
 def _dial_through(

@@ -1,13 +1,21 @@
-"""The transport inside this process, over paramiko, for machines without an ssh program."""
+"""The transport inside this process: paramiko for the connection, sshtunnel for the forwarding.
+
+For machines without an ssh program. sshtunnel by itself sends keys and passwords to any server in
+reach and opens a listening port. So sshtunnel neither connects nor listens here: a verified and
+authenticated connection is lent out, and each client comes as one end of a pair of sockets. The far
+end proves to be the gateway before the first byte of the client, as with the ssh program.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import paramiko
+import sshtunnel
 
 from hpc.processes.programs import Result
 from hpc.tunnel import errors as tunnel_errors
@@ -19,7 +27,9 @@ if TYPE_CHECKING:
     from hpc.tunnel.stream_copy import Stream
     from hpc.tunnel.transport import Route
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
+logger = logging.getLogger(__name__)
+for name in (__name__, "paramiko"):
+    logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 class _Line:
@@ -52,17 +62,90 @@ class _Line:
             self._channel.close()
 
 
+class _Unbound(sshtunnel._ThreadingForwardServer):  # type: ignore[misc]  # noqa: SLF001
+    """A forwarding server of sshtunnel without a listening socket."""
+
+    def server_bind(self) -> None:
+        """Leave the port to LocalPort, which keeps the port while no connection is up."""
+
+    def server_activate(self) -> None:
+        """Do not listen: connections are handed over."""
+
+
+class _Forwarder(sshtunnel.SSHTunnelForwarder):  # type: ignore[misc]  # no types
+    """A forwarder of sshtunnel over a verified and authenticated connection.
+
+    Args:
+        transport: the connection.
+        to: host and port as the login node sees them.
+    """
+
+    def __init__(self, transport: paramiko.Transport, to: tuple[str, int]) -> None:
+        self._transport = transport
+        super().__init__(
+            "connected",
+            ssh_config_file=None,
+            # A number for sshtunnel's checks; _Unbound never binds the port.
+            local_bind_address=(LOOPBACK, 1),
+            remote_bind_address=to,
+            logger=logger,
+        )
+        self._create_tunnels()
+        (self._server,) = self._server_list
+        self._server.server_close()
+
+    def open(self) -> socket.socket:
+        """Return a connection; a refusal by the login node shows as the end of the connection."""
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=self._forward, args=(theirs,), daemon=True).start()
+        return ours
+
+    def _forward(self, sock: socket.socket) -> None:
+        with sock, contextlib.suppress(sshtunnel.HandlerSSHTunnelForwarderError, OSError):
+            self._server.finish_request(sock, (LOOPBACK, 0))
+
+    @staticmethod
+    def _consolidate_auth(**_: Any) -> tuple[None, list[paramiko.PKey]]:
+        """Skip the search for keys: the connection is authenticated."""
+        return None, []
+
+    def _make_ssh_forward_server_class(self, _: Any) -> type[_Unbound]:
+        return _Unbound
+
+    def _make_ssh_forward_handler_class(self, to: Any) -> Any:
+        class Handler(sshtunnel._ForwardHandler):  # type: ignore[misc]  # noqa: SLF001
+            remote_address, ssh_transport, logger = to, self._transport, self.logger
+
+            def _redirect(self, chan: paramiko.Channel) -> None:
+                """Carry each direction in a thread: sshtunnel's loop cannot half-close."""
+                stream_copy.splice(self.request, _Line(chan))
+
+        return Handler
+
+    def _connect_to_gateway(self) -> None:
+        """Do not connect: a lost connection is reopened, and verified, by the supervisor."""
+
+    def __del__(self) -> None:
+        """Leave the connection open; sshtunnel would close the connection with this object."""
+
+
 class InProcess:
     """An SSH connection of this process.
 
     Args:
         login: the connection's account, for messages.
         clients: connected clients: the login node's, then those of its jump hosts.
+        notes: sentences on the configuration for the user.
     """
 
-    def __init__(self, login: Login, clients: list[paramiko.SSHClient]) -> None:
+    def __init__(
+        self, login: Login, clients: list[paramiko.SSHClient], notes: tuple[str, ...] = ()
+    ) -> None:
+        self.notes = notes
         self._login = login
         self._clients = clients
+        self._forwarders: dict[tuple[str, int], _Forwarder] = {}
+        self._lock = threading.Lock()
 
     def run(self, command: str, *, timeout_s: float) -> Result:
         """Run a remote command line and return its output, whatever the exit status."""
@@ -90,15 +173,17 @@ class InProcess:
                 return _Line(self._through_relay(way.relay, timeout_s))
             if isinstance(way.to, str):
                 raise ConnectionError("paramiko forwards to ports only")
-            transport = self._transport()
-            channel = transport.open_channel(
-                "direct-tcpip", way.to, (LOOPBACK, 0), timeout=timeout_s
-            )
-            return _Line(channel)
+            return self._forwarder(way.to).open()
         except (paramiko.SSHException, EOFError) as error:
             # paramiko tells a time limit by the text of its error alone.
             kind = TimeoutError if str(error).startswith("Timeout") else ConnectionError
             raise kind(paramiko_auth.reason(error)) from error
+
+    def _forwarder(self, to: tuple[str, int]) -> _Forwarder:
+        with self._lock:
+            if to not in self._forwarders:
+                self._forwarders[to] = _Forwarder(self._transport(), to)
+            return self._forwarders[to]
 
     def _through_relay(self, command: str, timeout_s: float) -> paramiko.Channel:
         channel = self._transport().open_session(timeout=timeout_s)
@@ -128,6 +213,8 @@ class InProcess:
 
     def close(self) -> None:
         """Close the connection and its channels."""
+        with self._lock:
+            self._forwarders.clear()
         for client in self._clients:
             client.close()
 
@@ -153,6 +240,8 @@ def open_link(
         TunnelError: the host or its key is not the expected one, or the host refused the account.
     """
     del borrow
-    return InProcess(
-        login, paramiko_auth.connect(login, interactive=interactive, timeout_s=timeout_s)
+    notes: list[str] = []
+    clients = paramiko_auth.connect(
+        login, interactive=interactive, timeout_s=timeout_s, notes=notes
     )
+    return InProcess(login, clients, tuple(notes))

@@ -113,6 +113,8 @@ class TunnelSupervisor:
         self.session = self._connect(asks=plan.asks, borrow=True, timeout_s=CONNECT_S)
         # A later attempt asks nobody: taking three times as long as the first, it is lost.
         self._attempt_s = min(max(3 * (time.monotonic() - began), AGAIN_S), CONNECT_S)
+        for note in self.session.link.notes:
+            tell("note", note)
         self._lead()
         self._thread = threading.Thread(target=self._watch, name="hpc-connect", daemon=True)
         self._thread.start()

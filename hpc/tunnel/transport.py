@@ -36,7 +36,13 @@ class Route:
 
 
 class Transport(Protocol):
-    """An authenticated connection to a login node with a verified host key."""
+    """An authenticated connection to a login node with a verified host key.
+
+    Attributes:
+        notes: sentences for the user on a configuration that is not followed wholly.
+    """
+
+    notes: tuple[str, ...]
 
     def run(self, command: str, *, timeout_s: float) -> Result:
         """Run a remote command line and return its output, whatever the exit status.

@@ -14,12 +14,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-import hpc
 from hpc.errors import TunnelError
 from hpc.state import directory
 from tests.fakes.login_node import KEY, LoginNode, free_port, listening, shared_node, until
@@ -28,7 +27,6 @@ from tests.waits import PATIENCE_S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hpc.connection.connection import ClusterConnection
     from hpc.tunnel.login import TransportName
 
 COMMAND = [sys.executable, "-m", "hpc", "connect"]
@@ -65,19 +63,8 @@ def transport(request: pytest.FixtureRequest) -> TransportName:
     return name
 
 
-def connect(node: LoginNode, transport: TransportName, **changes: object) -> ClusterConnection:
-    login = node.login()
-    options: dict[str, Any] = {
-        "identity": login.identity,
-        "ssh_config": login.config,
-        "ssh_options": tuple(f"{key}={value}" for key, value in login.options),
-        "transport": transport,
-    }
-    return hpc.connect(str(login), **(options | changes))
-
-
 def test_a_program_gets_models_and_clients(node: LoginNode, transport: TransportName) -> None:
-    with connect(node, transport) as cluster:
+    with node.connect(transport) as cluster:
         assert cluster.models() == ["demo"]
         with cluster.openai() as client:
             assert [model.id for model in client.models.list()] == ["demo"]
@@ -93,7 +80,7 @@ def test_a_program_gets_models_and_clients(node: LoginNode, transport: Transport
 def test_the_key_is_kept_private_and_only_while_connected(
     node: LoginNode, transport: TransportName
 ) -> None:
-    with connect(node, transport) as cluster:
+    with node.connect(transport) as cluster:
         assert cluster.key_file.read_text() == f"{KEY}\n"
         assert cluster.key_file.stat().st_mode & 0o777 == 0o600
         assert cluster.key_file.parent.stat().st_mode & 0o777 == 0o700
@@ -107,7 +94,7 @@ def test_the_same_port_comes_back_after_the_node_did(
     node: LoginNode, transport: TransportName
 ) -> None:
     events: list[str] = []
-    with connect(node, transport, on_event=lambda kind, _: events.append(kind)) as cluster:
+    with node.connect(transport, on_event=lambda kind, _: events.append(kind)) as cluster:
         before = cluster.base_url
         node.stop()
         until(lambda: "down" in events, "the loss is told")
@@ -122,7 +109,7 @@ def test_a_key_withdrawn_meanwhile_ends_the_connection(
     node: LoginNode, transport: TransportName
 ) -> None:
     authorized = node.folder / "authorized_keys"
-    with connect(node, transport) as cluster:
+    with node.connect(transport) as cluster:
         node.stop()
         authorized.write_text("")
         node.start()
@@ -140,7 +127,7 @@ def test_a_port_held_by_another_connection_is_named_so(
     with _command(node, transport, f"--port={port}", "--json") as process:
         _first_event(process)
         with pytest.raises(TunnelError) as caught:
-            connect(node, transport, port=port)
+            node.connect(transport, port=port)
         login = node.login()
         assert str(caught.value) == (
             f"port {port} of this machine is already in use "
@@ -202,7 +189,7 @@ def test_killing_the_command_leaves_no_tunnel(node: LoginNode, transport: Transp
     port = int(up["base_url"].split(":")[2].split("/")[0])
     assert not listening(port)
     # What a killed process could not remove is told apart from a live connection's.
-    with connect(node, transport, port=port) as cluster:
+    with node.connect(transport, port=port) as cluster:
         assert cluster.models() == ["demo"]
     left = list(Path(os.environ["TMPDIR"]).iterdir())
     assert len(left) == (1 if transport == "openssh" else 0)
@@ -272,7 +259,7 @@ def test_nothing_is_written_for_a_login_that_failed(
 ) -> None:
     node.answer("exit 127")
     with pytest.raises(TunnelError, match="cannot run hpc-serve"):
-        connect(node, transport)
+        node.connect(transport)
     assert not list((directory.home() / "connections").glob("*"))
 
 
@@ -282,7 +269,7 @@ def test_the_examples_stream_through_the_tunnel(
 ) -> None:
     question = 'What is a "login\\node"?'
     program = [sys.executable] if name.endswith(".py") else ["sh"]
-    with connect(node, transport) as cluster:
+    with node.connect(transport) as cluster:
         env = os.environ | {"OPENAI_BASE_URL": cluster.base_url, "OPENAI_API_KEY": cluster.key}
         argv = [*program, str(EXAMPLES / name), "demo", question]
         told = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ import pytest
 
 import hpc
 from hpc.errors import TunnelError
-from tests.fakes.login_node import KEY, Gateway, LoginNode, free_port, shared_node, until
+from tests.fakes.login_node import KEY, Gateway, LoginNode, free_port, opened, shared_node, until
 from tests.waits import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -41,11 +41,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
 def node(
     running: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LoginNode]:
-    monkeypatch.setenv("HPC_SERVE_HOME", str(tmp_path / "laptop"))
-    running.known()
-    running.answer_well()
-    yield running
-    until(lambda: not running.clients(), "no ssh process is left")
+    with opened(running, tmp_path / "laptop", monkeypatch) as node:
+        yield node
 
 
 @pytest.fixture(params=WAYS)
@@ -54,15 +51,10 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 def connect(node: LoginNode, way: str, events: list[str] | None = None) -> ClusterConnection:
-    login = node.login()
     transport, _, relay = way.partition(" ")
     told: list[str] = [] if events is None else events
-    return hpc.connect(
-        str(login),
-        identity=login.identity,
-        ssh_config=login.config,
-        ssh_options=tuple(f"{key}={value}" for key, value in login.options),
-        transport=transport,  # type: ignore[arg-type]
+    return node.connect(
+        transport,
         relay=bool(relay),
         patience=PATIENCE_S,
         on_event=lambda kind, text: told.append(f"{kind}: {text}"),
@@ -241,6 +233,20 @@ def test_a_program_runs_with_the_variables(node: LoginNode) -> None:
     url, key, model = done.stdout.split()
     assert (done.returncode, key, model) == (5, KEY, "demo")
     assert url.startswith("http://127.0.0.1:")
+
+
+def test_a_program_asks_no_web_proxy_for_the_gateway(
+    node: LoginNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "site.example")
+    script = (
+        "import openai, os; print(openai.OpenAI().models.list().data[0].id, os.environ['NO_PROXY'])"
+    )
+    argv = [*COMMAND, *node.arguments(), "--port=0", "--exec", "--", sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["demo", "site.example,127.0.0.1,localhost"], done.stderr
 
 
 def test_a_model_that_is_not_served_is_named(node: LoginNode) -> None:

@@ -47,11 +47,10 @@ def publish(home: Path, port: int, **more: Any) -> GatewayRecord:
 def answer_challenge(asked: BaseHTTPRequestHandler, secret: str) -> None:
     """Answer a GET of /healthz as the gateway with a secret does."""
     challenge = asked.headers.get(peer_proof.CHALLENGE, "")
-    port = asked.connection.getsockname()[1] if asked.connection.family != socket.AF_UNIX else 0
+    unix = asked.connection.family == socket.AF_UNIX
+    place = None if unix else asked.connection.getsockname()[:2]
     asked.send_response(200)
-    asked.send_header(
-        peer_proof.PROOF, peer_proof.prove(secret.encode(), "gateway", port, challenge)
-    )
+    asked.send_header(peer_proof.PROOF, peer_proof.prove_gateway(secret.encode(), place, challenge))
     asked.send_header("content-length", "3")
     asked.end_headers()
     asked.wfile.write(b"ok\n")

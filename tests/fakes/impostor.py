@@ -44,7 +44,7 @@ def listen(address: str) -> socket.socket:
         sock.listen(64)
         return sock
     host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     deadline = time.monotonic() + 60

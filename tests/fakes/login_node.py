@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+import hpc
 from hpc import peer_proof
 from hpc.tunnel.login import Login
 from hpc.version import __version__
@@ -33,6 +34,8 @@ from hpc.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+
+    from hpc.connection.connection import ClusterConnection
 
 KEY = "sk-only-in-the-tunnel"
 CHUNKS = 4
@@ -146,11 +149,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream()
 
     def _prove(self) -> None:
-        secret, port = self.server.proof_secret.encode(), self.server.server_port
+        place = None if self.server.path else self.connection.getsockname()[:2]
         challenge = self.headers[peer_proof.CHALLENGE]
         self.send_response(200)
         if challenge is not None:
-            proof = peer_proof.prove(secret, "gateway", port, challenge)
+            secret = self.server.proof_secret.encode()
+            proof = peer_proof.prove_gateway(secret, place, challenge)
             self.send_header(peer_proof.PROOF, proof)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -229,6 +233,17 @@ class LoginNode:
         }
         return Login(**(fields | changes))  # type: ignore[arg-type]
 
+    def connect(self, transport: str, **changes: Any) -> ClusterConnection:
+        """Open a tunnel to the node's gateway; further arguments are those of ``hpc.connect``."""
+        login = self.login()
+        options = {
+            "identity": login.identity,
+            "ssh_config": login.config,
+            "ssh_options": tuple(f"{key}={value}" for key, value in login.options),
+            "transport": transport,
+        }
+        return hpc.connect(str(login), **(options | changes))
+
     def arguments(self) -> list[str]:
         """Return what the command line needs to come in."""
         login = self.login()
@@ -268,8 +283,11 @@ class LoginNode:
         """Put a program of this text onto the node's PATH as hpc-serve."""
         path = self.home / ".local/bin/hpc-serve"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
+        # A tunnel may ask at any moment, and half a program would answer wrongly for good.
+        new = path.with_suffix(".new")
+        new.write_text(f"#!/bin/sh\n{script}\n")
+        new.chmod(0o755)
+        new.replace(path)
 
     def answer_well(self, gateway: Gateway | None = None, version: str = __version__) -> None:
         found = gateway or self.gateway
@@ -328,6 +346,16 @@ def login_node(folder: Path) -> Iterator[LoginNode]:
             yield node
         finally:
             node.stop()
+
+
+@contextlib.contextmanager
+def opened(node: LoginNode, home: Path, patch: pytest.MonkeyPatch) -> Iterator[LoginNode]:
+    """Yield a shared node for one test, with a laptop's home of its own; no ssh is left after."""
+    patch.setenv("HPC_SERVE_HOME", str(home))
+    node.known()
+    node.answer_well()
+    yield node
+    until(lambda: not node.clients(), "no ssh process is left")
 
 
 def shared_node(factory: pytest.TempPathFactory) -> Iterator[LoginNode]:

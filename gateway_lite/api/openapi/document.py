@@ -48,6 +48,15 @@ READY = page_of(
     answer_of("At least one model is ready to serve", json=ref("Ready")),
 )
 READY["responses"] |= UNREADY
+ROOT: Json = {
+    "summary": "A sign of life, as Ollama's clients know it",
+    "tags": ["Ollama"],
+    "security": [],
+    "responses": {
+        "200": answer_of("`Ollama is running`", text=TEXT),
+        **errors_of([errors.draining(), errors.internal()]),
+    },
+}
 DASHBOARD: Json = {
     "summary": "The live dashboard, a page for browsers",
     "tags": ["gateway"],
@@ -114,19 +123,12 @@ OPERATIONS: dict[Way, Json] = {
     ("POST", "/api/generate"): ollama_of("Complete a text (Ollama's API)", "OllamaRequest"),
     ("POST", "/api/embeddings"): ollama_of("Embed a text (Ollama's API)", "OllamaRequest"),
     ("POST", "/api/embed"): ollama_of("Embed texts (Ollama's API)", "OllamaRequest"),
-    ("GET", "/api/tags"): page_of(
-        "Models that your key may use (Ollama's API)",
-        answer_of("The models in Ollama's form", json={}),
-    ),
-    ("GET", "/api/ps"): page_of(
-        "Models with a ready replica (Ollama's API)",
-        answer_of("The models in Ollama's form", json={}),
-    ),
+    ("GET", "/api/tags"): ollama_of("Models that your key may use (Ollama's API)"),
+    ("GET", "/api/ps"): ollama_of("Models with a ready replica (Ollama's API)"),
     ("POST", "/api/show"): ollama_of("Describe a model (Ollama's API)", "OllamaRequest"),
-    ("GET", "/api/version"): page_of(
-        "Version of the gateway (Ollama's API)",
-        answer_of("The version in Ollama's form", json={}),
-    ),
+    ("POST", "/api/pull"): ollama_of("See that a model is served (Ollama's API)", "OllamaRequest"),
+    ("GET", "/"): ROOT,
+    ("GET", "/api/version"): ollama_of("Version of the gateway (Ollama's API)"),
     **operations.OPERATIONS,
 }
 

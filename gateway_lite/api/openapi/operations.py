@@ -51,6 +51,7 @@ WORK = (
     errors.bad_request("REASON"),
     errors.media_refused(),
     errors.not_json(),
+    errors.unsupported_coding("CODING", "gzip, deflate"),
     errors.too_slow(),
     errors.too_large(1),
     errors.too_many_parts("1 values"),
@@ -136,16 +137,24 @@ def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -
     }
 
 
-def ollama_of(summary: str, request: str) -> Json:
-    """Return an operation in Ollama's form."""
+def ollama_of(summary: str, request: str | None = None) -> Json:
+    """Return an operation in Ollama's form.
+
+    Args:
+        summary: the operation in a few words.
+        request: name of the request's schema; None for an operation without a body.
+    """
     lines = {"type": "string", "description": "One JSON object per line, the last with `done`"}
     kinds = {"json": {"type": "object"}, "lines": lines}
     told = {"400", "401", "403", "404", "408", "413", "415", "421", "429", "431", "4XX", "5XX"}
     failed = answer_of("The reason of the failure, in words", json=ref("OllamaError"))
+    asked: Json = {}
+    if request is not None:
+        asked["requestBody"] = {"required": True, **content_of("application/json", ref(request))}
     return {
         "summary": summary,
         "tags": ["Ollama"],
-        "requestBody": {"required": True, **content_of("application/json", ref(request))},
+        **asked,
         "responses": {
             "200": answer_of("The answer in Ollama's form", **kinds),
             **dict.fromkeys(told, failed),

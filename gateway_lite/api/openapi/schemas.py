@@ -97,6 +97,13 @@ USAGE = _closed(
     output_tokens_details=_closed(reasoning_tokens=COUNT),
     total_tokens=COUNT,
 )
+LIFETIME: Json = {
+    **_closed(
+        anchor={"const": "created_at"},
+        seconds={"type": "integer", "minimum": 3600, "maximum": 2592000},
+    ),
+    "description": "Time after which the file is removed",
+}
 SOME_FILE: Json = {"type": ["string", "null"], "description": "Id of a file of results"}
 FILE_SCHEMAS: Json = {
     "File": _closed(
@@ -107,7 +114,7 @@ FILE_SCHEMAS: Json = {
         filename=TEXT,
         purpose={"enum": ["batch", "batch_output"]},
         status={"const": "processed"},
-        expires_at={"type": "null"},
+        expires_at=WHEN,
     ),
     "FileList": _list("File"),
     "FileDeleted": _closed(id=TEXT, object={"const": "file"}, deleted={"const": True}),
@@ -116,6 +123,8 @@ FILE_SCHEMAS: Json = {
         "properties": {
             "purpose": {"const": "batch"},
             "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "expires_after[anchor]": LIFETIME["properties"]["anchor"],
+            "expires_after[seconds]": LIFETIME["properties"]["seconds"],
         },
         "required": ["purpose", "file"],
     },
@@ -126,6 +135,7 @@ FILE_SCHEMAS: Json = {
             "endpoint": {"enum": [*ENDPOINTS]},
             "completion_window": WINDOW,
             "metadata": NOTES,
+            "output_expires_after": {"anyOf": [{"type": "null"}, LIFETIME]},
         },
         "required": ["input_file_id", "endpoint", "completion_window"],
         "additionalProperties": False,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway_lite import errors
-from gateway_lite.features.ollama.answers import UNREADABLE, Clock, Lines, Whole, failed, spoken
+from gateway_lite.features.ollama.answers import Clock, Lines, Whole, failed, spoken
 from gateway_lite.features.translation import Translated
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +33,17 @@ OPTIONS = (
     "stop",
     "presence_penalty",
     "frequency_penalty",
+    "repeat_penalty",
+    "repeat_last_n",
+    "typical_p",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
 )
-"""Options with the same name and meaning at the engines."""
+"""Options with the same name and meaning at the engines, or at those of llama.cpp alone."""
+RENAMED = {"repeat_penalty": "repetition_penalty", "num_keep": "n_keep"}
+"""Options with another name at some engine; the engines ignore what they do not know."""
+EFFORTS = ("low", "medium", "high")
 IMAGES = {"/9j/": "jpeg", "iVBOR": "png", "R0lGOD": "gif", "UklGR": "webp"}
 """First base64 characters of image files, with the kind of image."""
 
@@ -60,8 +70,7 @@ def translate(path: str, body: bytes) -> Translated:
         raise errors.bad_request("the request is no JSON") from None
     if type(asked) is not dict or type(asked.get("model")) is not str or not asked["model"]:
         raise errors.bad_request("a model is needed", param="model")
-    clock = Clock(asked["model"])
-    model = asked["model"].removesuffix(":latest")
+    clock, model = Clock(asked["model"], thoughts=asked.get("think") is not False), asked["model"]
     form = path.rpartition("/")[2]
     try:
         if form in {"embed", "embeddings"}:
@@ -71,7 +80,7 @@ def translate(path: str, body: bytes) -> Translated:
         to, words = _chat(asked) if form == "chat" else _generate(asked)
         made = {"model": model, **words, **_options(asked)}
         if to == CHAT:
-            made |= _spelled(asked)
+            made |= _spelled(asked) | _thinking(asked)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise errors.bad_request(f"the request does not have the form of {path}") from None
     stream = asked.get("stream") is not False
@@ -175,6 +184,7 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the options that engines know."""
     options = asked.get("options") or {}
     made = {name: options[name] for name in OPTIONS if options.get(name) is not None}
+    made |= {to: options[name] for name, to in RENAMED.items() if options.get(name) is not None}
     most = options.get("num_predict")
     if most is not None and type(most) is not int:
         raise errors.bad_request("'num_predict' must be a whole number", param="num_predict")
@@ -188,6 +198,19 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
         schema = {"name": "answer", "schema": form}
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
     return made
+
+
+def _thinking(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that switch thoughts on or off: chat templates name the switch two ways."""
+    think = asked.get("think")
+    if think is None:
+        return {}
+    if type(think) is not bool and think not in EFFORTS:
+        told = f"'think' must be true, false or one of {', '.join(EFFORTS)}"
+        raise errors.bad_request(told, param="think")
+    effort = {} if type(think) is bool else {"reasoning_effort": think}
+    on = bool(think)
+    return {**effort, "chat_template_kwargs": {"enable_thinking": on, "thinking": on}}
 
 
 def _spelled(asked: dict[str, Any]) -> dict[str, Any]:

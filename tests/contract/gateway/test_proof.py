@@ -44,23 +44,24 @@ def test_tcp_and_unix_connections_are_proved_with_the_records_secret(
         secret = record.proof_secret.encode()
         for _ in range(8):  # whichever worker accepts
             with socket.create_connection((record.host, record.port), timeout=60) as sock:
-                prove(sock, Handshake(secret, record.port))
+                prove(sock, Handshake(secret, sock.getpeername()))
                 sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert b" 200 OK" in sock.recv(4096)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(path)
-            prove(sock, Handshake(secret, 0))
+            prove(sock, Handshake(secret, None))
 
 
 def test_the_proof_is_of_this_start_and_of_this_address(home: Path) -> None:
     with run_gateway(home, {}):
         first = record_in(home)
         address = (first.host, first.port)
-        with (
-            socket.create_connection(address, timeout=60) as sock,
-            pytest.raises(NotProved),
-        ):
-            prove(sock, Handshake(first.proof_secret.encode(), first.port + 1))
+        for place in ((first.host, first.port + 1), ("127.0.0.2", first.port), None):
+            with (
+                socket.create_connection(address, timeout=60) as sock,
+                pytest.raises(NotProved),
+            ):
+                prove(sock, Handshake(first.proof_secret.encode(), place))
     key_store.revoke(directory.keys_path(home), "tester")
     with run_gateway(home, {}):
         second = record_in(home)
@@ -68,7 +69,7 @@ def test_the_proof_is_of_this_start_and_of_this_address(home: Path) -> None:
             socket.create_connection((second.host, second.port), timeout=60) as sock,
             pytest.raises(NotProved),
         ):
-            prove(sock, Handshake(first.proof_secret.encode(), second.port))
+            prove(sock, Handshake(first.proof_secret.encode(), sock.getpeername()))
 
 
 def test_no_proof_of_what_is_no_challenge(home: Path) -> None:

@@ -177,3 +177,20 @@ def test_a_keys_file_that_may_not_be_used_lets_nobody_in(
     wait_until(lambda: gateway.post({}).status_code == 200)
     log = gateway.log.read_text()
     assert ("chmod" in log or "open to others" in log) if spoil == "mode" else "not YAML" in log
+
+
+def test_the_address_of_a_node_that_answers_is_found_and_remembered(
+    home: Path, engine: Engine
+) -> None:
+    """Its name is unknown here, and another of its addresses leads nowhere."""
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        unknown = f"http://no-such-node.invalid:{url.rpartition(':')[2]}"
+        save_replica(home, unknown, addresses=("127.0.0.2", "127.0.0.1"))
+        wait_phase(gateway, "READY", 1)
+        assert [gateway.post({}).status_code for _ in range(2)] == [200, 200]
+        save_replica(home, unknown, job_id="2", addresses=("127.0.0.3",))
+        wait_until(lambda: gateway.post({}).status_code == 502)
+        told = gateway.log.read_text()
+        assert "cannot be reached: tried no-such-node.invalid: " in told
+        assert "127.0.0.3: " in told

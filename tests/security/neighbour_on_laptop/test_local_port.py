@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-import hpc
-from tests.fakes.login_node import KEY, Gateway, LoginNode, shared_node, until
+from tests.fakes.login_node import KEY, Gateway, LoginNode, opened, shared_node, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,11 +60,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
 def node(
     running: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LoginNode]:
-    monkeypatch.setenv("HPC_SERVE_HOME", str(tmp_path / "laptop"))
-    running.known()
-    running.answer_well()
-    yield running
-    until(lambda: not running.clients(), "no ssh process is left")
+    with opened(running, tmp_path / "laptop", monkeypatch) as node:
+        yield node
 
 
 @pytest.fixture(params=["openssh", "paramiko"])
@@ -74,16 +70,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 def connect(node: LoginNode, transport: str, events: list[str]) -> ClusterConnection:
-    login = node.login()
-    return hpc.connect(
-        str(login),
-        identity=login.identity,
-        ssh_config=login.config,
-        ssh_options=tuple(f"{key}={value}" for key, value in login.options),
-        transport=transport,  # type: ignore[arg-type]
-        patience=60,
-        on_event=lambda kind, _: events.append(kind),
-    )
+    return node.connect(transport, on_event=lambda kind, _: events.append(kind))
 
 
 @contextmanager

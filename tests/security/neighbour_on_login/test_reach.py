@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -105,6 +105,33 @@ def test_the_true_gateways_answer_to_a_relay_proves_another_address(
         refused(record)
         assert other.learned_nothing(KEY, true.proof_secret)
         assert other.connections == 3
+
+
+def test_a_relay_at_the_same_port_of_another_address_is_passed_over(
+    home: Path, gateway: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name with two addresses, as of two login nodes; a neighbour relays from the first."""
+    true = directory.load_gateway(home, socket.gethostname())
+    assert true is not None
+    looked_up = socket.getaddrinfo
+
+    def two(host: Any, *rest: Any, **more: Any) -> Any:
+        if host != "login.site.org":
+            return looked_up(host, *rest, **more)
+        return [one for each in places for one in looked_up(each, *rest, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    with impostor(tmp_path, f"relay={true.port}", f"127.0.0.2:{true.port}") as other:
+        named = replace(true, host="login.site.org", socket=None)
+        places = ["127.0.0.2"]
+        refused(named)
+        assert other.connections == 3
+        places = ["127.0.0.2", "127.0.0.1"]
+        assert reach.get(named, "/v1/models", gateway.key).status == httpx.codes.OK
+        assert asyncio.run(post(named)).status_code == httpx.codes.UNAUTHORIZED
+        assert reach.proved_address(named) == "127.0.0.1"
+        assert other.connections == 6
+        assert other.learned_nothing(KEY, gateway.key, true.proof_secret)
 
 
 def test_a_unix_socket_of_another_user_is_not_ours(

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 import pytest
 
-import hpc
 from hpc import peer_proof
 from hpc.errors import TunnelError
-from tests.fakes.login_node import KEY, Gateway, LoginNode, shared_node, until
+from tests.fakes.login_node import KEY, Gateway, LoginNode, opened, shared_node, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,11 +88,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
 def node(
     running: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LoginNode]:
-    monkeypatch.setenv("HPC_SERVE_HOME", str(tmp_path / "laptop"))
-    running.known()
-    running.answer_well()
-    yield running
-    until(lambda: not running.clients(), "no ssh process is left")
+    with opened(running, tmp_path / "laptop", monkeypatch) as node:
+        yield node
 
 
 @pytest.fixture(params=WAYS)
@@ -104,16 +100,12 @@ def way(request: pytest.FixtureRequest) -> str:
 def connect(
     node: LoginNode, way: str, events: list[str], patience: float = 60
 ) -> ClusterConnection:
-    login = node.login()
-    return hpc.connect(
-        str(login),
-        identity=login.identity,
-        ssh_config=login.config,
-        ssh_options=tuple(f"{key}={value}" for key, value in login.options),
-        transport=way.split(maxsplit=1)[0],  # type: ignore[arg-type]
-        relay=way.endswith("relay"),
+    transport, kind = way.split(maxsplit=1)
+    return node.connect(
+        transport,
+        relay=kind == "relay",
         patience=patience,
-        on_event=lambda kind, text: events.append(f"{kind}: {text}"),
+        on_event=lambda event, text: events.append(f"{event}: {text}"),
     )
 
 

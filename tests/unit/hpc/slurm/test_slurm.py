@@ -16,6 +16,8 @@ from hpc.slurm import command, just_submitted, options, queue, sinfo, states
 RECORDED = Path(__file__).parents[3] / "golden/slurm"
 
 
+RECORDED_QUEUE = tuple(field for field in queue.QUEUE_FIELDS if field != "Name")
+RECORDED_PAST = queue.ACCOUNTING_FIELDS[:-1]
 RELEASES = sorted(path.name for path in RECORDED.iterdir())
 
 
@@ -25,7 +27,7 @@ def recorded(release: str, name: str) -> str:
 
 
 def recorded_queue(release: str) -> dict[str, JobStatus]:
-    return queue._by_id(recorded(release, "squeue.txt"))
+    return queue._by_id(recorded(release, "squeue.txt"), RECORDED_QUEUE)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -106,7 +108,7 @@ def test_words_of_an_engine_are_not_slurms(line: str) -> None:
 def test_a_recorded_accounting_is_read(
     release: str, job_id: str, state: JobState, reason: str | None
 ) -> None:
-    found = queue._by_id(recorded(release, "sacct.txt"))[job_id]
+    found = queue._by_id(recorded(release, "sacct.txt"), RECORDED_PAST)[job_id]
     assert (found.state, found.reason) == (state, reason)
 
 
@@ -160,20 +162,22 @@ def test_only_what_is_there_is_found() -> None:
 def test_noise_on_stdout_is_no_job() -> None:
     """Federations print a heading, and some sites greet their users from a wrapper."""
     text = "CLUSTER: alpha\n\nWelcome!|a|b|c|d|e|f\n7|RUNNING|N/A|N/A|c1|0|0|None|\n8|RUNNING\n"
-    assert set(queue._by_id(text)) == {"7"}
+    assert set(queue._by_id(text, RECORDED_QUEUE)) == {"7"}
 
 
 def test_an_array_is_as_alive_as_its_most_alive_job() -> None:
     row = "7_{}|{}|N/A|N/A||0|0|None|\n"
     text = row.format(0, "COMPLETED") + row.format(1, "RUNNING") + row.format("[2-9]", "PENDING")
-    assert queue._by_id(text)["7"].state is JobState.RUNNING
-    assert queue._by_id(text)["7_9"].state is JobState.PENDING
+    assert queue._by_id(text, RECORDED_QUEUE)["7"].state is JobState.RUNNING
+    assert queue._by_id(text, RECORDED_QUEUE)["7_9"].state is JobState.PENDING
 
 
 def test_a_reason_may_hold_the_delimiter() -> None:
-    found = queue._by_id("7|PENDING|N/A|N/A||0|0|ReqNodeNotAvail, UnavailableNodes:c[1-2]|x|\n")
+    row = "7|PENDING|N/A|N/A||0|0|hpc-serve-m-0-1f|ReqNodeNotAvail, UnavailableNodes:c[1-2]|x|\n"
+    found = queue._by_id(row, queue.QUEUE_FIELDS)
     assert found["7"].reason == (
-        "a node it needs is not available (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
+        "waits for a node that is not available: down, drained or reserved"
+        " (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
     )
 
 
@@ -188,7 +192,7 @@ def test_a_reason_may_hold_the_delimiter() -> None:
         ("OUT_OF_MEMORY", JobState.FAILED, "out of memory"),
         ("PREEMPTED", JobState.FAILED, "preempted by another job"),
         ("REQUEUED", JobState.PENDING, "requeued"),
-        ("REQUEUE_HOLD", JobState.PENDING, "requeued and held"),
+        ("REQUEUE_HOLD", JobState.PENDING, "held after a requeue"),
         ("REVOKED", JobState.UNKNOWN, "it runs on another cluster of the federation"),
         ("SUSPENDED", JobState.RUNNING, "suspended"),
         ("TIMEOUT", JobState.FAILED, "reached its walltime"),
@@ -255,7 +259,7 @@ def test_a_job_missing_right_after_its_submission_is_not_gone() -> None:
 
 
 def test_an_element_that_its_array_lacks_will_not_appear() -> None:
-    found = queue._by_id("7_1|RUNNING|N/A|N/A|c1|0|None|\n")
+    found = queue._by_id("7_1|RUNNING|N/A|N/A|c1|0|0|None|\n", RECORDED_QUEUE)
     dropped = queue._missing("7_2", found)
     assert dropped.state is JobState.GONE
     assert not just_submitted(dropped, 1000.0, now=1010.0)

@@ -103,17 +103,33 @@ def test_a_revoked_key_is_revoked_at_every_port(tmp_path: Path) -> None:
     path.write_text(f"@revoked login {KIND} {text(GOOD)}\n[login]:2222 {KIND} {text(GOOD)}\n")
     assert judge(lines_about([path], "login", 2222), KIND, GOOD) == "revoked"
     path.write_text(f"login {KIND} {text(GOOD)}\n")
-    assert judge(lines_about([path], "login", 2222), KIND, GOOD) == "unknown"
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_a_line_without_the_port_vouches_for_its_key_and_blames_no_other(tmp_path: Path) -> None:
+    """As ssh does: servers at two ports of a host often share the key, and need not."""
     path = tmp_path / "known_hosts"
-    for line in (f"@revoked login {KIND} AAAAx", f"login {KIND} AAAAx"):
-        path.write_text(line)
-        with pytest.raises(ConfigError, match=f"cannot read the known hosts in {path}: 'AAAAx'"):
-            lines_about([path], "login", 22)
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match=f"cannot read the known hosts in {path}"):
+    path.write_text(f"login {KIND} {text(GOOD)}\n")
+    assert judge(lines_about([path], "login", 2222), KIND, GOOD) == "known"
+    assert judge(lines_about([path], "login", 2222), KIND, OTHER) == "unknown"
+    path.write_text(f"login {KIND} {text(GOOD)}\n[login]:2222 {KIND} {text(OTHER)}\n")
+    assert judge(lines_about([path], "login", 2222), KIND, OTHER) == "known"
+    assert judge(lines_about([path], "login", 2222), KIND, b"third key") == "changed"
+
+
+@pytest.mark.parametrize("marker", ["", "@cert-authority "])
+def test_a_damaged_line_says_nothing(tmp_path: Path, marker: str) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_bytes(
+        f"{marker}login {KIND} AAAAx\n{marker}* {KIND} é\nlogin {KIND} {text(GOOD)}\n".encode()
+        + b"\xff\xfe login\n"
+    )
+    assert judge(lines_about([path], "login", 22), KIND, GOOD) == "known"
+
+
+def test_a_damaged_revoked_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"@revoked login {KIND} AAAAx")
+    with pytest.raises(ConfigError, match=f"cannot read the known hosts in {path}: 'AAAAx'"):
         lines_about([path], "login", 22)
 
 

@@ -15,9 +15,8 @@ import hpc
 from hpc.errors import ConfigError, TunnelError
 from hpc.processes import by_pid
 from hpc.processes.programs import Result
-from hpc.tunnel import discovery, openssh, paramiko_auth, records
+from hpc.tunnel import discovery, openssh, records
 from hpc.tunnel import errors as tunnel_errors
-from hpc.tunnel import paramiko_auth as tunnel_paramiko_auth
 from hpc.tunnel.errors import PortTaken, Unreachable
 from hpc.tunnel.login import Login, parse_login
 from tests.fakes.login_node import free_port
@@ -39,6 +38,8 @@ LOGIN = Login(host="login", user="me")
         ("cluster", None, "cluster"),
         ("me@site.org@jump", "me@site.org", "jump"),
         ("a.b-c@10.0.0.1", "a.b-c", "10.0.0.1"),
+        ("me@::1", "me", "::1"),
+        ("fe80::1%eth0", None, "fe80::1%eth0"),
     ],
 )
 def test_a_destination_has_a_user_and_a_host(text: str, user: str | None, host: str) -> None:
@@ -49,7 +50,18 @@ def test_a_destination_has_a_user_and_a_host(text: str, user: str | None, host: 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "me@", "@login", "-oProxyCommand=x", "me@-x", "-l@login", "a b", "ssh://login", "l:22"],
+    [
+        "",
+        "me@",
+        "@login",
+        "-oProxyCommand=x",
+        "me@-x",
+        "-l@login",
+        "a b",
+        "ssh://login",
+        "l:22",
+        "a:22",
+    ],
 )
 def test_a_destination_that_ssh_could_misread_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="not a login node"):
@@ -155,6 +167,38 @@ def test_the_answer_is_found_in_any_noise(noise: list[str], after: list[str]) ->
 
 
 @pytest.mark.parametrize(
+    "before",
+    [
+        "Welcome",
+        "motd {x} ",
+        '{"a": 1}',
+        '{"a": ',
+        "\x1b[0m",
+        "\r",
+        '"',
+        "{",
+        "loading module x... ",
+    ],
+)
+@pytest.mark.parametrize("after", ["", " ", "bye", "}", '{"a": 1}', "\x1b[0m"])
+def test_the_answer_is_found_behind_text_without_a_line_break(before: str, after: str) -> None:
+    found = discovery.parse_reply(f"noise\n{before}{json.dumps(REPLY)}{after}\nlogout\n")
+    assert found == discovery.RemoteGateway(**REPLY)  # type: ignore[arg-type]
+
+
+def test_many_braces_before_the_answer_cost_little() -> None:
+    assert discovery.parse_reply('{"' * 500_000) is None
+
+
+def test_version_and_error_are_found_behind_text_without_a_line_break() -> None:
+    told = Result((), 0, "Welcomehpc-serve, version 0.0.9\n", "")
+    assert discovery._version(told) == "0.0.9"
+    failed = Result((), 8, "", "tput: no terminalhpc-serve: no free port\n")
+    failure = discovery._explain(LOGIN, failed, "hpc-serve")
+    assert str(failure) == "the gateway on login did not start: no free port"
+
+
+@pytest.mark.parametrize(
     "line",
     ["", "{", "{}", '{"port": 1, "host": "h"}', '{"port": "x", "host": "h", "key": "k"}', "[1]"],
 )
@@ -184,55 +228,6 @@ def test_the_holder_of_a_port_is_named_while_it_lives(tmp_path: Path) -> None:
     assert holder(os.getpid()) is None
     records.drop(tmp_path, 8081)
     assert not list((tmp_path / "connections").iterdir())
-
-
-def test_paramiko_reads_what_ssh_reads(tmp_path: Path) -> None:
-    key = tmp_path / "id"
-    key.write_text("")
-    config = tmp_path / "config"
-    config.write_text(
-        f"Host cluster\n HostName login.site.org\n Port 2222\n User other\n IdentityFile {key}\n"
-        "Host *\n UserKnownHostsFile /a /b\n GlobalKnownHostsFile /c\n"
-    )
-    found = tunnel_paramiko_auth.settings(parse_login("cluster", config=config))
-    assert (found.host, found.port, found.user) == ("login.site.org", 2222, "other")
-    assert found.identities == (str(key),)
-    assert found.known_hosts == (Path("/a"), Path("/b"), Path("/c"))
-    given = tunnel_paramiko_auth.settings(
-        parse_login("me@cluster", config=config, options=("Port=22",))
-    )
-    assert (given.user, given.port) == ("me", 22)
-
-
-def test_paramiko_finds_the_hosts_on_the_way(tmp_path: Path) -> None:
-    config = tmp_path / "config"
-    config.write_text(
-        "Host cluster\n ProxyJump me@gate:2022,inner\n Port 2222\nHost inner\n HostName 10.0.0.7\n"
-    )
-    found = tunnel_paramiko_auth.settings(
-        parse_login("ada@cluster", config=config, options=("Port=23",))
-    )
-    assert found.jump is not None
-    inner = tunnel_paramiko_auth.settings(found.jump)
-    assert (inner.host, inner.port) == ("10.0.0.7", 22)
-    assert inner.jump is not None
-    gate = tunnel_paramiko_auth.settings(inner.jump)
-    assert (gate.user, gate.host, gate.port, gate.jump) == ("me", "gate", 2022, None)
-
-
-def test_paramiko_says_that_it_runs_no_proxy(tmp_path: Path) -> None:
-    config = tmp_path / "config"
-    config.write_text("Host cluster\n ProxyCommand nc gate 22\n")
-    with pytest.raises(TunnelError, match="reached through a ProxyCommand") as caught:
-        tunnel_paramiko_auth.settings(parse_login("cluster", config=config))
-    assert "ProxyJump" in str(caught.value.hint)
-
-
-@pytest.mark.parametrize("keyword", ["UserKnownHostsFile", "RevokedHostKeys"])
-@pytest.mark.parametrize("name", ["/keys/%h", "${HOME}/keys"])
-def test_a_file_of_host_keys_that_would_not_be_found_is_refused(keyword: str, name: str) -> None:
-    with pytest.raises(ConfigError, match="does not expand"):
-        paramiko_auth.settings(parse_login("cluster", options=(f"{keyword}={name}",)))
 
 
 def test_a_remote_sentence_cannot_drive_the_terminal() -> None:
