@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import anthropic
 import httpx
 import pytest
 
@@ -369,6 +370,29 @@ def test_refusals_of_an_engine_have_anthropics_form(
             check([(answer, status, kind, words)])
 
 
+def test_limits_and_redaction_hold_as_on_chats(engine: ChatEngine, tmp_path: Path) -> None:
+    """The engine's count is charged, and addresses are hidden from the engine and the client."""
+    engine.message = {"content": "ask bob@example.org"}
+    mail = [{"role": "user", "content": [{"type": "text", "text": "I am eve@example.org"}]}]
+    home, policy = tmp_path / "home", {"redact": {"kinds": ["email"], "answers": True}}
+    with (
+        serve(engine) as url,  # type: ignore[arg-type]
+        run_gateway(home, {"m": url}, policy=policy) as gateway,
+    ):
+        keys = directory.keys_path(home)
+        counted, _ = key_store.add(keys, "counted", limits=KeyLimits(tpm=1000))
+        with client_of(gateway, counted) as client:
+            wait_until(lambda: client.get("/v1/models").status_code == 200)
+            left = []
+            for stream in (False, True, False):
+                answer = client.post(MESSAGES, json={**ASK, "messages": mail, "stream": stream})
+                assert answer.status_code == 200, answer.text
+                assert "@example.org" not in json.dumps(engine.asked) + answer.text
+                assert "ask " in answer.text
+                left.append(int(answer.headers["x-ratelimit-remaining-tokens"]))
+        assert left[0] - left[2] == 2 * USAGE["total_tokens"]  # type: ignore[operator]
+
+
 def test_models_have_the_fields_of_both_apis(client: httpx.Client) -> None:
     told = client.get("/v1/models").json()
     assert (told["object"], told["has_more"]) == ("list", False)
@@ -402,3 +426,61 @@ def test_a_key_is_shown_in_any_of_three_headers(
         for head in ({}, {"x-api-key": "wrong"}, {"api-key": ""}, {"api-key": "Bearer x"}):
             assert client.post(MESSAGES, json=ASK, headers=head).status_code == 401
             assert client.get("/v1/models", headers=head).status_code == 401
+
+
+ADD = {
+    "name": "add",
+    "description": "adds",
+    "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}},
+}
+
+
+@pytest.fixture
+def official(started: tuple[Running, ChatEngine, Path]) -> Iterator[anthropic.Anthropic]:
+    gateway = started[0]
+    with anthropic.Anthropic(
+        api_key=gateway.key,
+        base_url=gateway.url,
+        max_retries=0,
+        http_client=anthropic.DefaultHttpxClient(trust_env=False),
+    ) as found:
+        yield found
+
+
+def test_the_official_client_reads_every_answer(
+    official: anthropic.Anthropic, engine: ChatEngine
+) -> None:
+    asked: Any = {"model": "m", "max_tokens": 50, "messages": HELLO, "tools": [ADD]}
+    engine.message = {"reasoning": "hm", "content": "I add", "tool_calls": [CALL]}
+    engine.reason = "tool_calls"
+    told = official.messages.create(**asked)
+    assert [block.type for block in told.content] == ["thinking", "text", "tool_use"]
+    with official.messages.stream(**asked) as stream:
+        assert "".join(stream.text_stream) == "I add"
+        streamed = stream.get_final_message()
+    assert [b.model_dump() for b in streamed.content] == [b.model_dump() for b in told.content]
+    assert streamed.stop_reason == told.stop_reason == "tool_use"
+    assert streamed.usage.model_dump() == told.usage.model_dump()
+    assert official.messages.count_tokens(model="m", messages=asked["messages"]).input_tokens == 12
+    (model,) = official.models.list()
+    assert (model.id, model.display_name) == ("m", "m")
+
+
+def test_the_official_client_knows_every_error(
+    official: anthropic.Anthropic, engine: ChatEngine
+) -> None:
+    asked: Any = {"model": "m", "max_tokens": 50, "messages": HELLO}
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        official.messages.create(**{**asked, "model": "none"})
+    assert caught.value.request_id
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
+        official.messages.create(**{**asked, "max_tokens": 0})
+    with pytest.raises(anthropic.AuthenticationError):
+        official.with_options(api_key="wrong").messages.create(**asked)
+    for ends in ("error", "early", "break"):
+        engine.ends = ends
+        with (
+            pytest.raises(anthropic.APIStatusError, match="api_error"),
+            official.messages.stream(**asked) as stream,
+        ):
+            assert "".join(stream.text_stream)
