@@ -175,7 +175,9 @@ def _content(text: str, images: Sequence[str] | None) -> str | list[dict[str, An
 
 
 def _link(image: str) -> str:
-    """Return a base64 image as a data URL."""
+    """Return a base64 image as a data URL; some clients send one already."""
+    if image.startswith("data:"):
+        return image
     kind = next((kind for start, kind in IMAGES.items() if image.startswith(start)), "png")
     return f"data:image/{kind};base64,{image}"
 
@@ -197,6 +199,8 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
     elif type(form) is dict:
         schema = {"name": "answer", "schema": form}
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif form not in (None, ""):
+        raise errors.bad_request("'format' must be 'json' or a JSON schema", param="format")
     return made
 
 

@@ -213,3 +213,16 @@ def test_thoughts_come_only_to_who_wants_them(think: bool) -> None:
     assert ("thinking" in json.loads(whole.finish())["message"]) is think
     assert (b"thinking" in out) is think
     assert b'"content":"a"' in out
+
+
+@pytest.mark.parametrize("form", ["yaml", 3, ["json"], True])
+def test_another_format_is_refused(form: object) -> None:
+    with pytest.raises(ApiError, match="'format' must be 'json' or a JSON schema"):
+        asked(format=form)
+
+
+def test_a_picture_that_is_a_data_url_stays_one() -> None:
+    link = "data:image/jpeg;base64,/9j/4AAQ"
+    made = asked(messages=[{"role": "user", "content": "see", "images": [link]}])
+
+    assert made["messages"][0]["content"][1] == {"type": "image_url", "image_url": {"url": link}}
