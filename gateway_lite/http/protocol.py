@@ -43,6 +43,10 @@ HEAD_S = 10.0
 """Seconds from the first byte of a request to the end of its head."""
 BODY_QUIET_S = 30.0
 """Longest seconds between two bytes of a request's body."""
+BESIDE_BYTES = 64 * 1024
+"""Bytes without a byte of the body in a row: trailers, which the parser keeps in memory to their
+end, and extensions of chunks.
+"""
 BODY_RATE = 4096
 """Least bytes per second of a body, once it has taken BODY_QUIET_S."""
 SEND_S = 60.0
@@ -107,7 +111,17 @@ class InferenceProtocol(HttpToolsProtocol):
     """
 
     __slots__ = (
-        *("_begun", "_between", "_body_s", "_current", "_deaf", "_due_s", "_exchange", "_fed"),
+        *(
+            "_begun",
+            "_beside",
+            "_between",
+            "_body_s",
+            "_current",
+            "_deaf",
+            "_due_s",
+            "_exchange",
+            "_fed",
+        ),
         *("_head_s", "_in_head", "_key", "_lines", "_lingering", "_payer", "_quiet_s", "_reads"),
         *("_room", "_slow", "_written", "handshake", "listed", "url"),
     )
@@ -128,7 +142,7 @@ class InferenceProtocol(HttpToolsProtocol):
         self._key = self._payer = self.listed = ""
         self.url = b""
         self._slow = self._room = False
-        self._written = self._reads = self._begun = 0
+        self._written = self._reads = self._begun = self._beside = 0
         self._in_head = self._lingering = self._deaf = False
         self._between = True
         super().__init__(*args, **kwargs)
@@ -156,7 +170,7 @@ class InferenceProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start an exchange for a hot request, and leave any other request to ASGI."""
         self._in_head = False
-        self._fed = 0
+        self._fed = self._beside = 0
         self._body_s = 0.0
         if self._lingering or self.transport.is_closing():
             return  # pipelined behind a request whose answer closes the connection
@@ -198,6 +212,7 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Add a piece to the request's body."""
+        self._beside = 0
         exchange = self._exchange
         if exchange is None:
             super().on_body(body)
@@ -237,6 +252,7 @@ class InferenceProtocol(HttpToolsProtocol):
             self._unset_keepalive_if_required()
         self._quiet_s = 0.0
         self._fed += len(data)
+        self._beside += len(data)
         self._reads += 1
         self._begun = 0
         # A cheap search before the parser: with ``Upgrade`` the parser would not read the body.
@@ -254,7 +270,11 @@ class InferenceProtocol(HttpToolsProtocol):
 
     def _check_pace(self) -> None:
         """Refuse a head that is too large, and a request that comes in too small pieces."""
-        if self._in_head and (self._fed > HEAD_BYTES or len(self._lines) > HEADERS):
+        if self._in_head:
+            too_large = self._fed > HEAD_BYTES or len(self._lines) > HEADERS
+        else:
+            too_large = self._beside > BESIDE_BYTES and not self._between
+        if too_large:
             self.refuse(errors.head_too_large())
         elif self._reads > FREE_READS and self._fed < self._reads * LEAST_READ:
             self._give_up()
@@ -287,8 +307,20 @@ class InferenceProtocol(HttpToolsProtocol):
         self._deaf = True
         last = self.pipeline[0][0] if self.pipeline else self.cycle
         last.keep_alive = False
-        if isinstance(last, Exchange) and last.opened and not last.request.whole:
-            last.fail(error)
+        if isinstance(last, Exchange):
+            if last.opened and not last.request.whole:
+                last.fail(error)
+        elif last is self._current and last.more_body:
+            self._end_asgi(last, error)
+
+    def _end_asgi(self, cycle: Any, error: errors.ApiError) -> None:
+        """Answer in the place of a page that waits for the rest of its body, which is ignored."""
+        begun = cycle.response_started
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if not begun:
+            self.write(response_head.last(error.status, self.defaults(), error.body()))
+        self.linger()
 
     def _stay(self) -> None:
         """Handle an offer of another protocol, after which the parser reads no further request."""

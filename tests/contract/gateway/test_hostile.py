@@ -119,6 +119,56 @@ def test_what_is_no_http_is_told_so(front: Running, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"2\r\n{}\r\n0\r\nx-a: ", b"a" * 65536),
+        (b"0\r\n", b"a" * 65536),
+        (b"0\r\n", b"x-a: b\r\n" * 8192),
+        (b"2;x=", b"a" * 65536),
+        (b"2\r\n{}\r\n2;x=", b"a" * 65536),
+    ],
+    ids=["trailer", "name of a trailer", "trailers", "extension", "second extension"],
+)
+def test_bytes_beside_a_body_have_bounds(
+    front: Running, worker: Engine, start: bytes, piece: bytes
+) -> None:
+    """The parser keeps a trailer in memory until its end, which need not come."""
+    before = len(worker.seen)
+    with Wire(front) as wire:
+        wire.send(wire.head("transfer-encoding: chunked") + start)
+        wire.pour(piece, 512)
+        code = refused(wire)
+
+    assert code == "headers_too_large"
+    assert len(worker.seen) == before
+
+
+def test_bytes_beside_an_upload_have_bounds(gateway_only: Running) -> None:
+    lines = ("transfer-encoding: chunked", "content-type: multipart/form-data; boundary=x")
+    with Wire(gateway_only) as wire:
+        wire.send(wire.head(*lines, path="/v1/files") + b"0\r\nx-a: ")
+        wire.pour(b"a" * 65536, 512)
+        code = refused(wire)
+
+    assert code == "headers_too_large"
+
+
+def test_a_body_of_many_small_chunks_with_extensions_and_trailers_is_read(
+    front: Running, worker: Engine
+) -> None:
+    """Each within the bounds, and far beyond them together."""
+    pieces = [HI[at : at + 1] for at in range(len(HI))]
+    chunks = b"".join(b"1;x=%s\r\n%s\r\n" % (b"y" * 4000, piece) for piece in pieces)
+    with Wire(front) as wire:
+        wire.send(wire.head("transfer-encoding: chunked") + chunks + b"0\r\nx-sum: 1\r\n\r\n")
+        answer = wire.answer()
+
+    assert answer is not None
+    assert answer.status == 200
+    assert worker.seen[-1].body
+
+
+@pytest.mark.parametrize(
     "lines",
     [
         ["x-a: " + "a" * 1_000_000],
