@@ -92,13 +92,13 @@ def state_of(root: Path) -> JobState:
 def test_a_job_on_another_cluster_is_asked_for_and_cancelled_there(
     fake: FakeSlurm, other: FakeSlurm, root: Path, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both clusters give their first job the number 1."""
+    """Both clusters give their first job the number 1; one goes down, the other does not."""
     jobs.submit(partial(time.sleep, 1), JobRequest("mine", SPEC.resources), root)
     if by != "extra":
         monkeypatch.setenv(by, "other")
     submit(root, **({"clusters": "other"} if by == "extra" else {}))
     monkeypatch.delenv(by, raising=False)
-    fake.set(min_job_age_s=-1)
+    fake.set(controller="down")
     assert state_of(root) is JobState.PENDING
     with pytest.raises(ConfigError, match="runs already"):
         submit(root)
