@@ -111,7 +111,7 @@ def find_place(
     """
     hf_home, hub = hf_cache.hf_home(spec, env), hf_cache.hub(spec, env)
     apart = "" if hub == f"{hf_home}/hub" else hub
-    token = hf_cache.token(env)
+    token = hf_cache.token({**env, **spec.env})
     readable, written = engine_files.bound(spec)
     return EngineContext(
         socket=str(folder / SOCKET),
