@@ -57,7 +57,7 @@ def look(spec: ServiceSpec, environ: Mapping[str, str]) -> Listing | None:
 
     Args:
         spec: the service, of a Hugging Face model.
-        environ: variables of the user, with HF_ENDPOINT and the token.
+        environ: variables of the engine, with HF_ENDPOINT and the token.
 
     Raises:
         EngineError: the repository or revision does not exist, or is closed to the user.
@@ -85,11 +85,10 @@ def _listing(spec: ServiceSpec, environ: Mapping[str, str]) -> Listing:
     import httpx  # noqa: PLC0415 - most commands look nothing up
 
     base = endpoint(environ)
-    merged = {**environ, **spec.env}
     repo, revision = weights.of(spec).repo or "", spec.revision or "main"
     loopback = urlsplit(base).hostname in hf_cache.LOOPBACK
     headers = {"user-agent": "hpc-serve"}
-    if (token := hf_cache.token(merged)) and (base.startswith("https:") or loopback):
+    if (token := hf_cache.token(environ)) and (base.startswith("https:") or loopback):
         headers["authorization"] = f"Bearer {token}"
     with httpx.Client(
         base_url=base,

@@ -63,7 +63,7 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
     given = _given(spec)
     parallel = _whole(spec, given, "parallel", SLOTS)
     ours: dict[str, EngineValue] = {
-        **_source(weights, place),
+        **_source(spec, weights, place),
         "alias": spec.name,
         # llama-server divides the context among its slots.
         "ctx-size": CONTEXT * parallel,
@@ -146,9 +146,17 @@ def _whole(spec: ServiceSpec, given: dict[str, EngineValue], key: str, default: 
     return number
 
 
-def _source(weights: Weights, place: EngineContext) -> dict[str, EngineValue]:
+def _source(spec: ServiceSpec, weights: Weights, place: EngineContext) -> dict[str, EngineValue]:
     if weights.path:
         return {"model": weights.path}
+    pinned = spec.revision not in (None, "main")
+    if pinned and place.snapshot and weights.file:
+        return {"model": f"{place.snapshot}/{weights.file}"}
+    if pinned:
+        raise ConfigError(
+            f"the revision {spec.revision} of {spec.name}: llama-server downloads main alone",
+            hint="download the file first (hf download), or use server: llama-cpp-python",
+        )
     offline: dict[str, EngineValue] = {"offline": True} if place.weights_cached else {}
     if weights.file is None:  # llama-server itself looks the quantization up
         repo = f"{weights.repo}:{weights.tag}" if weights.tag else weights.repo or ""

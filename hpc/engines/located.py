@@ -30,6 +30,7 @@ def located(spec: ServiceSpec, environ: Mapping[str, str]) -> tuple[ServiceSpec,
     source = weights.of(spec)
     if source.repo is None:
         return spec, ()
+    environ = {**environ, **spec.env}  # as the engine has both
     folder = hf_cache.hub(spec, environ)
     kept = _in_cache(spec, source, folder)
     if hf_cache.cached(kept, folder):

@@ -61,7 +61,7 @@ def rehearsal(spec: ServiceSpec) -> ServiceSpec:
     source = weights.of(spec) if not weights.VARIABLE.search(spec.model) else weights.Weights()
     if source.tag is None:
         return spec
-    return replace(spec, model=f"{source.repo}:{source.tag or 'model'}.gguf")
+    return replace(spec, model=f"{source.repo}:{source.tag or 'model'}.gguf", revision=None)
 
 
 def check_files(spec: ServiceSpec) -> None:
@@ -79,12 +79,14 @@ def check_files(spec: ServiceSpec) -> None:
 def _assumed(spec: ServiceSpec, environ: Mapping[str, str]) -> engines.EngineContext:
     """Return surroundings in the place of the job's."""
     hub = hf_cache.hub(spec, environ)
+    cached = hf_cache.cached(spec, hub)
     return engines.EngineContext(
         socket=f"{RUN}/engine.sock",
         port=None,
         secret="",
         devices=(),
-        weights_cached=hf_cache.cached(spec, hub),
+        weights_cached=cached,
+        snapshot=str(hf_cache.snapshot_of(spec, hub) or "") if cached else "",
         hf_home=hf_cache.hf_home(spec, environ),
         run_dir=RUN,
         gguf_server="gguf_api_server.py",
@@ -186,6 +188,9 @@ def _check_content(spec: ServiceSpec, file: Path) -> None:
 def _notes(spec: ServiceSpec) -> Iterator[str]:
     """Yield sentences on settings beyond the checks of this machine."""
     yield from engine_files.notes(spec)
+    used = vllm.gpus_used(spec) if spec.engine == "vllm" else None
+    if used is not None and used < spec.resources.gpus:
+        yield f"the engine uses {used} of the {spec.resources.gpus} GPUs of its job"
     for bind in spec.binds:
         source = bind.partition(":")[0]
         if source.startswith("/") and not Path(source).exists():

@@ -23,6 +23,7 @@ class EngineContext:
         weights_cached: whether ``hf_home`` holds the Hugging Face model completely.
         hf_home: Hugging Face folder, absolute; must exist for a Hugging Face model.
         hub: folder of downloaded repositories where it is not ``hub`` of ``hf_home``, or "".
+        snapshot: folder of the model's revision in the cache, or "".
         reached: files and folders to which links of the weights lead.
         readable: files and folders of engine arguments.
         written: the same, for an engine that writes there.
@@ -42,6 +43,7 @@ class EngineContext:
     gguf_server: str = ""
     python: str = "python3"
     hub: str = ""
+    snapshot: str = ""
     reached: tuple[str, ...] = ()
     readable: tuple[str, ...] = ()
     written: tuple[str, ...] = ()

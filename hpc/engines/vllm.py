@@ -66,7 +66,7 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
     A 503 of vLLM's /health means dead, not loading: vLLM listens only once the model is loaded.
     """
     given = arguments.given(spec, reserved=RESERVED, synonyms=SYNONYMS, instead=INSTEAD)
-    _check_gpus(spec, given)
+    _check_gpus(spec)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
     ours: dict[str, EngineValue] = {
         "served-model-name": spec.name,
@@ -95,17 +95,21 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
     )
 
 
-def _check_gpus(spec: ServiceSpec, given: dict[str, EngineValue]) -> None:
-    """Refuse more GPUs for the engine than its job has."""
+def gpus_used(spec: ServiceSpec) -> int | None:
+    """Return the number of GPUs that an engine's own sizes take; None without such sizes."""
+    given = arguments.given(spec, reserved=RESERVED, synonyms=SYNONYMS, instead=INSTEAD)
     sizes = [str(given.get(key, 1)) for key in PARALLEL]
-    if not spec.resources.gpus or not all(size.isdecimal() for size in sizes):
-        return
-    needed = math.prod(map(int, sizes))
-    if needed > spec.resources.gpus:
-        said = ", ".join(f"{key} {given[key]}" for key in PARALLEL if key in given)
+    said = any(key in given for key in PARALLEL) and all(size.isdecimal() for size in sizes)
+    return math.prod(map(int, sizes)) if said else None
+
+
+def _check_gpus(spec: ServiceSpec) -> None:
+    """Refuse more GPUs for the engine than its job has."""
+    used = gpus_used(spec)
+    if used is not None and used > spec.resources.gpus > 0:
         raise ConfigError(
-            f"engine_args of {spec.name}: {said} needs {needed} GPUs, and resources.gpus is"
-            f" {spec.resources.gpus}"
+            f"engine_args of {spec.name}: the sizes of {', '.join(PARALLEL)} take {used} GPUs, and"
+            f" resources.gpus is {spec.resources.gpus}"
         )
 
 

@@ -148,17 +148,19 @@ def find_place(
         env: the job's environment.
     """
     hf_home, hub = hf_cache.hf_home(spec, env), hf_cache.hub(spec, env)
+    cached = hf_cache.cached(spec, hub)
     apart = "" if hub == f"{hf_home}/hub" else hub
-    token = hf_cache.token(env)
+    token = hf_cache.token({**env, **spec.env})
     readable, written = engine_files.bound(spec)
     return EngineContext(
         socket=str(folder / SOCKET),
         port=None,
         secret=secret,
         devices=devices(env),
-        weights_cached=hf_cache.cached(spec, hub),
+        weights_cached=cached,
         hf_home=hf_home,
         hub=apart,
+        snapshot=str(hf_cache.snapshot_of(spec, hub) or "") if cached else "",
         reached=hf_cache.links(spec, hub, apart or hf_home),
         readable=readable,
         written=written,

@@ -48,10 +48,10 @@ def look(fake: FakeHub, model: str, home: Path, **changes: Any) -> tuple[str, tu
     """Return the located model and the notes."""
     engine = "llamacpp" if "GGUF" in model else "vllm"
     server = "llama-server" if engine == "llamacpp" else "vllm"
-    env = changes.pop("environ", {})
+    more = changes.pop("environ", {})
     spec = ServiceSpec("m", engine, server, model, **changes)  # type: ignore[arg-type]
     # A proxy of the shell does not get between this machine and itself.
-    shell = {"HOME": str(home), "HF_ENDPOINT": fake.url, **env}
+    shell = {"HOME": str(home), "HF_ENDPOINT": fake.url, **more}
     found, notes = located(spec, shell)
     return found.model, notes
 
@@ -142,6 +142,13 @@ def test_a_proxy_of_the_shell_does_not_get_what_is_for_this_machine(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert look(fake, "org/x", tmp_path) == ("org/x", ())
+
+
+def test_a_models_own_variables_count(fake: FakeHub, tmp_path: Path) -> None:
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    own = {"HF_ENDPOINT": fake.url, "HF_TOKEN": TOKEN}
+
+    assert look(fake, "org/closed", tmp_path, environ=nowhere, env=own) == ("org/closed", ())
 
 
 def test_offline_nothing_is_asked(fake: FakeHub, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
+COMMIT = "c0ffee" * 6 + "c0ff"
 CONFIG, SCHEDULER, ENGINE = 2, 4, 6
 ASK = """
 import openai
@@ -57,10 +58,11 @@ def test_links_out_of_a_cache_reach_the_engine(clean: Cluster, llamacpp_image: s
     """hub and blobs of the user's Hugging Face cache lie elsewhere; nothing is downloaded."""
     clean.shell(
         "login",
-        "cd && mkdir -p hf far/blobs near/models--org--tiny/{refs,snapshots/c0ffee}"
+        f"cd && mkdir -p hf far/blobs near/models--org--tiny/refs"
+        f" near/models--org--tiny/snapshots/{COMMIT}"
         " && ln -sfn ~/near hf/hub && cd near/models--org--tiny && ln -sfn ~/far/blobs blobs"
-        " && printf c0ffee > refs/main && cp ~/models/demo-f16.gguf ~/far/blobs/hash"
-        " && ln -sfn ../../blobs/hash snapshots/c0ffee/demo.gguf",
+        f" && printf {COMMIT} > refs/main && cp ~/models/demo-f16.gguf ~/far/blobs/hash"
+        f" && ln -sfn ../../blobs/hash snapshots/{COMMIT}/demo.gguf",
     )
     shell = {"HF_HOME": "/home/owner/hf", "HF_HUB_OFFLINE": "1", "APPTAINER_NET": "1"}
 

@@ -195,7 +195,7 @@ def test_an_engine_on_several_nodes_gets_a_hint(key: str) -> None:
 
 @pytest.mark.parametrize("args", [{"tp": 4}, {"tp": 2, "pp": 2}, {"dp": 3}, {"tp": "8"}])
 def test_an_engine_gets_no_more_gpus_than_its_job(args: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"needs \d+ GPUs, and resources.gpus is 2"):
+    with pytest.raises(ConfigError, match=r"take \d+ GPUs, and resources.gpus is 2"):
         engines.launch(spec(engine_args=args), PLACE)
     engines.launch(spec(engine_args=args, resources=Resources(cpus=4)), PLACE)
 
@@ -434,6 +434,17 @@ def test_a_cache_elsewhere_is_named_and_bound() -> None:
     bound = [bind.split('"')[1] for bind in launch.binds]
     assert bound == ["source=/tmp/hs-1", "source=/scratch/hub", "source=/big/blobs"]
     assert not any(bind.endswith(",ro") for bind in launch.binds)
+
+
+def test_llama_server_serves_a_revision_from_the_cache_alone() -> None:
+    pinned = spec("llama-server", model="org/x:q/m.gguf", revision="v1")
+    launch = engines.launch(pinned, replace(PLACE, snapshot="/hub/models--org--x/snapshots/c"))
+
+    assert option(launch, "--model") == "/hub/models--org--x/snapshots/c/q/m.gguf"
+    main = engines.launch(replace(pinned, revision="main"), replace(PLACE, weights_cached=False))
+    assert option(main, "--hf-file") == "q/m.gguf"
+    with pytest.raises(ConfigError, match="revision v1 of mistral: llama-server downloads main"):
+        engines.launch(pinned, replace(PLACE, weights_cached=False))
 
 
 def test_what_links_of_a_path_reach_is_bound_read_only() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from hpc.engines import plan
 from hpc.errors import ConfigError, EngineError
-from hpc.model import ServiceSpec
+from hpc.model import Resources, ServiceSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,15 @@ def test_a_bind_of_the_nodes_alone_is_noted(tmp_path: Path) -> None:
     made = plan.plan(spec("org/x:y.gguf", binds=binds), {})
 
     assert made.notes == ("the bind /no/such/folder is not on this machine; the node must have it",)
+
+
+def test_gpus_without_work_are_noted() -> None:
+    four = Resources(gpus=4)
+    idle = plan.plan(spec("org/x", "vllm", resources=four, engine_args={"-tp": 2}), {})
+    busy = plan.plan(spec("org/x", "vllm", resources=four, engine_args={"tp": 2, "pp": 2}), {})
+
+    assert idle.notes == ("the engine uses 2 of the 4 GPUs of its job",)
+    assert busy.notes == ()
 
 
 def test_whole_weights_pass(tmp_path: Path) -> None:
