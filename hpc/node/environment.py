@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,23 +75,21 @@ def private_folder(base: Path = BASE) -> Iterator[Path]:
         EngineError: the folder cannot be made.
     """
     sweep(base)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    except OSError as error:
-        raise EngineError(
-            f"cannot make a folder in {base} on the node: {error.strerror}",
-            hint="name another folder of the node by 'tmp', such as tmp: /scratch/$USER",
-        ) from error
-    try:
-        with (folder / OWNER).open("w", encoding="utf-8") as held:
+    with ExitStack() as stack:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            held = stack.enter_context((folder / OWNER).open("wb", buffering=0))
             # Before the identity, as a file without one is left alone.
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held.write(by_pid.identity(os.getpid()) or "")
-            held.flush()
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            held.write((by_pid.identity(os.getpid()) or "").encode())
+        except OSError as error:
+            raise EngineError(
+                f"cannot make a folder in {base} on the node: {error.strerror}",
+                hint="name another folder of the node by 'tmp', such as tmp: /scratch/$USER",
+            ) from error
+        yield folder
 
 
 def sweep(base: Path = BASE) -> None:

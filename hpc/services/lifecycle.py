@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 FILES_EVERY_S = 0.5
 SCHEDULER_EVERY_S = 5.0
 STOP_PATIENCE_S = 60.0
+VAGUE = re.compile(r"exit status|killed by signal|it failed|said nothing")
+"""Ends of a job of which Slurm does not know the cause."""
 
 
 def submit(
@@ -186,7 +189,7 @@ def _cause_of_death(job: JobHandle, note: str | None) -> str | None:
     """Return the reason of a job's end: Slurm's in the job's log, else the job's last line too."""
     if told := jobs.exit_reason(job):
         return f"the job ended: {told}"
-    words = jobs.exit_words(job)
+    words = jobs.exit_words(job) if note is None or VAGUE.search(note) else None
     return f"{note}: {words}" if note and words else words or note
 
 
