@@ -76,7 +76,7 @@ class RuleEntry(Strict):
         default_factory=dict, description='required header values; "" accepts any value'
     )
     prompt_tokens_over: int | None = Field(
-        None, ge=0, description="matches prompts of more tokens, counted as 4 bytes each"
+        None, ge=0, description="matches prompts of more tokens, 4 bytes of text each"
     )
     max_tokens_over: int | None = Field(None, ge=0, description="matches requests for more tokens")
 

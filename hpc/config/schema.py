@@ -162,7 +162,7 @@ class ModelEntry(Settings):
         None, ge=1, description="most tokens that all answers of a request may have"
     )
     max_prompt_tokens: int | None = Field(
-        None, ge=1, description="most tokens of a prompt, counted as 4 bytes each"
+        None, ge=1, description="most tokens of a prompt, 4 bytes of text each"
     )
 
     @model_validator(mode="after")

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from gateway_lite import errors
-from gateway_lite.wire import error_forms
+from gateway_lite.wire import error_forms, tolerant_json
 from gateway_lite.wire.sse import WholeBody
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
-UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 UNUSABLE = (*UNREADABLE, AttributeError, IndexError, KeyError, TypeError, ValueError)
 THOUGHTS = ("reasoning_content", "reasoning")
 """Engines' names for the field that Anthropic calls thinking."""
@@ -47,7 +47,7 @@ def failed(status: int, body: bytes) -> bytes:
         body: the error in OpenAI's form, or any other.
     """
     try:
-        answer = msgspec.json.decode(body)
+        answer = tolerant_json.decode(body)
     except UNREADABLE:
         told = body[:SHOWN].decode(errors="replace") or "the engine failed"
         return error_forms.anthropic(status, told)
@@ -130,7 +130,7 @@ def thoughts_of(said: dict[str, Any]) -> str:
 def arguments_of(text: Any) -> dict[str, Any]:
     """Return a tool's arguments as an object."""
     try:
-        found = msgspec.json.decode(text or "{}")
+        found = tolerant_json.decode((text or "{}").encode())
     except UNREADABLE:
         found = text
     return found if type(found) is dict else {"value": found}
@@ -177,7 +177,7 @@ class WholeMessage:
             ApiError: the engine's answer has no known form.
         """
         try:
-            answer = msgspec.json.decode(self._body.take())
+            answer = tolerant_json.decode(self._body.take())
             choice = answer["choices"][0]
             content = _content(choice["message"])
             reason, stop = choice.get("finish_reason"), choice.get("stop_reason")
@@ -230,7 +230,7 @@ class TokenCount:
             ApiError: the engine's answer has no usage report.
         """
         try:
-            tokens = msgspec.json.decode(self._body.take())["usage"]["prompt_tokens"]
+            tokens = tolerant_json.decode(self._body.take())["usage"]["prompt_tokens"]
         except UNUSABLE:
             raise errors.upstream_error("the engine's answer tells no number of tokens") from None
         return msgspec.json.encode({"input_tokens": tokens})

@@ -14,11 +14,13 @@ import msgspec
 
 from gateway_lite import errors
 from gateway_lite.features.anthropic import messages
-from gateway_lite.features.anthropic.answers import UNREADABLE, TokenCount, WholeMessage, failed
+from gateway_lite.features.anthropic.answers import TokenCount, WholeMessage, failed
 from gateway_lite.features.anthropic.stream import MessageStream
 from gateway_lite.features.translation import Translated
 from gateway_lite.wire import response_head
 from gateway_lite.wire.error_forms import MESSAGES
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 COUNT = "/v1/messages/count_tokens"
 PATHS = (MESSAGES, COUNT)

@@ -19,7 +19,7 @@ from gateway_lite.features.anthropic.answers import (
     tool_use,
     usage_of,
 )
-from gateway_lite.wire import error_forms
+from gateway_lite.wire import error_forms, tolerant_json
 from gateway_lite.wire.sse import Events, payload
 
 DONE = b"[DONE]"
@@ -76,7 +76,7 @@ class MessageStream:
         if data == DONE:
             return self._end()
         try:
-            return self._chunk(msgspec.json.decode(data))
+            return self._chunk(tolerant_json.decode(data))
         except UNUSABLE:
             return self._error("the engine's stream cannot be understood")
 

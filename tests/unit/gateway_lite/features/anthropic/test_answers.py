@@ -54,6 +54,16 @@ def test_a_stream_of_any_form_ends_once(chunks: list[Any], done: bool, cut: int)
         assert starts - events.count(b"event: content_block_stop") in {0, int(b"error" in ends[0])}
 
 
+def test_half_a_character_spoils_no_answer() -> None:
+    broken = b'{"choices":[{"%b":{"content":"a\\ud83d b"},"finish_reason":"stop"}]}'
+    whole, stream = WholeMessage("m"), MessageStream("m")
+    whole.feed(broken % b"message")
+    assert "a\ufffd b" in json.loads(whole.finish())["content"][0]["text"]
+    made = stream.feed(b"data: " + broken % b"delta" + b"\n\n") + stream.finish()
+    assert "a\ufffd b" in made.decode()
+    assert b"message_stop" in made
+
+
 @settings(max_examples=200, deadline=None)
 @given(CHUNKS | VALUES)
 def test_an_answer_of_any_form_is_translated_or_an_error(answer: Any) -> None:
