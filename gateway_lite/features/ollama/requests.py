@@ -89,7 +89,9 @@ def translate(path: str, body: bytes) -> Translated:
     try:
         if form in {"embed", "embeddings"}:
             made = {"model": model, **_vectors(asked, form)}
-            return Translated(VECTORS, msgspec.json.encode(made), Whole(clock, form), JSON)
+            sent = msgspec.json.encode(made)
+            none = None if made["input"] else _no_vectors(clock, form)
+            return Translated(VECTORS, sent, Whole(clock, form), JSON, none)
         to, words = _chat(asked) if form == "chat" else _generate(asked)
         made = {"model": model, **words, **_options(asked)}
         if to == CHAT:
@@ -107,6 +109,12 @@ def translate(path: str, body: bytes) -> Translated:
     return Translated(
         to, msgspec.json.encode(made), editor, kind, None if said else _loaded(clock, asked, form)
     )
+
+
+def _no_vectors(clock: Clock, form: str) -> bytes:
+    """Return the answer to a request without a text, which only loads a model."""
+    none = {"embedding": []} if form == "embeddings" else {"model": clock.model, "embeddings": []}
+    return msgspec.json.encode(none)
 
 
 def _loaded(clock: Clock, asked: dict[str, Any], form: str) -> bytes:
