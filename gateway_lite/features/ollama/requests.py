@@ -75,8 +75,9 @@ def translate(path: str, body: bytes) -> Translated:
     try:
         if form in {"embed", "embeddings"}:
             made = {"model": model, **_vectors(asked, form)}
-            vectors = Whole(clock, form)
-            return Translated(VECTORS, msgspec.json.encode(made), vectors, JSON, _failed)
+            sent = msgspec.json.encode(made)
+            none = None if made["input"] else _no_vectors(clock, form)
+            return Translated(VECTORS, sent, Whole(clock, form), JSON, _failed, none)
         to, words = _chat(asked) if form == "chat" else _generate(asked)
         made = {"model": model, **words, **_options(asked)}
         if to == CHAT:
@@ -93,6 +94,12 @@ def translate(path: str, body: bytes) -> Translated:
     said = bool(words.get("messages") or words.get("prompt"))
     answer = None if said else _loaded(clock, asked, form)
     return Translated(to, msgspec.json.encode(made), editor, kind, _failed, answer)
+
+
+def _no_vectors(clock: Clock, form: str) -> bytes:
+    """Return the answer to a request without a text, which only loads a model."""
+    none = {"embedding": []} if form == "embeddings" else {"model": clock.model, "embeddings": []}
+    return msgspec.json.encode(none)
 
 
 def _loaded(clock: Clock, asked: dict[str, Any], form: str) -> bytes:

@@ -226,3 +226,12 @@ def test_a_picture_that_is_a_data_url_stays_one() -> None:
     made = asked(messages=[{"role": "user", "content": "see", "images": [link]}])
 
     assert made["messages"][0]["content"][1] == {"type": "image_url", "image_url": {"url": link}}
+
+
+@pytest.mark.parametrize("said", [{"input": ""}, {"input": []}, {}])
+def test_nothing_to_embed_is_an_empty_answer(said: dict[str, Any]) -> None:
+    made = translate("/api/embed", json.dumps({"model": "m", **said}).encode())
+    old = translate("/api/embeddings", b'{"model": "m", "prompt": ""}')
+
+    assert json.loads(made.answer or b"") == {"model": "m", "embeddings": []}
+    assert json.loads(old.answer or b"") == {"embedding": []}
