@@ -156,7 +156,12 @@ class Exchange(RequestContext, eq=False):
         found = self._decide(lambda: self.handler.admit(self))
         if found is None:
             return None
-        work = self.handler.in_thread(found)
+        try:
+            work = self.handler.in_thread(found)
+        except RuntimeError:  # the machine gives this user no further thread
+            log.exception("request %s failed", self.record.name)
+            self.fail(errors.internal())
+            return None
         work.add_done_callback(self._worked)
         return work
 

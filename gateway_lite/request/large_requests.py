@@ -51,7 +51,12 @@ class LargeRequests:
     def _run(self, step: Step) -> None:
         self._busy = True
         began = time.perf_counter()
-        work = step()
+        try:
+            work = step()
+        except BaseException:
+            # The turn passes on: else no large request would ever be prepared again.
+            self._loop.call_soon(self._next)
+            raise
         if work is not None:
             work.add_done_callback(lambda _: self._next())
             return

@@ -62,12 +62,13 @@ def _slice(body: bytes, start: int) -> bytes:
 
 def _dense(body: bytes) -> Generator[None, None, bool]:
     """Return whether a body may break a bound, by its characters inside of strings or not."""
-    fields = values = 0
+    fields = values = quotes = 0
     for start in range(0, len(body), SLICE):
         part = body[start : start + SLICE]
         fields += _fields(part)
         values += part.count(b",")
-        if fields > FIELDS or values > VALUES:
+        quotes += part.count(b'"')
+        if fields > FIELDS or values > VALUES or quotes > 2 * TEXTS:
             return True
         yield
     return False

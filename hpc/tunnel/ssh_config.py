@@ -209,19 +209,22 @@ class _Reader:
         The last matters to commands, whose effects are the user's.
         """
         parts = [part for word in criteria for part in _criterion(word)]
-        holds = True
+        holds, unknown = True, []
         while parts:
             name = parts.pop(0).lower()
             negated, kind = name.startswith("!"), name.removeprefix("!")
-            if kind not in (*_ALONE, *_COMPARED, "exec"):
-                raise ConfigError(
-                    f"the paramiko transport does not know Match {kind}, in {where}",
-                    hint="use --transport openssh",
-                )
             if kind not in _ALONE and not parts:
                 raise ConfigError(f"Match {kind} has no value in {where}")
             value = "" if kind in _ALONE else parts.pop(0)
-            holds = holds and self._holds(kind, value) is not negated
+            if kind in (*_ALONE, *_COMPARED, "exec"):
+                holds = holds and self._holds(kind, value) is not negated
+            else:
+                unknown.append(kind)
+        if holds and unknown:
+            raise ConfigError(
+                f"the paramiko transport does not know Match {unknown[0]}, in {where}",
+                hint="use --transport openssh",
+            )
         return holds
 
     def _holds(self, kind: str, value: str) -> bool:

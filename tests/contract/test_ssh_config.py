@@ -101,6 +101,12 @@ def test_the_reader_finds_what_ssh_finds(folder: Path, text: str) -> None:
                 assert ours == expected, (host, key)
 
 
+def test_an_unknown_criterion_of_another_host_is_no_obstacle(folder: Path) -> None:
+    config = folder / "config"
+    config.write_text("Match tagged x host nobody\n Port 3\nMatch host nobody version 9\n Port 4\n")
+    assert by_us(config, "login")["port"] == ["22"]
+
+
 def test_no_command_runs_for_another_host(folder: Path) -> None:
     """A file within the section of another host; ssh runs its commands, and forgets the result."""
     config = folder / "config"

@@ -14,7 +14,7 @@ import pytest
 from tests.contract.gateway.engines import Raw, read_request
 from tests.contract.gateway.hostile import door, front, gate, gateway_only, running, worker
 from tests.contract.gateway.programs import PATIENCE_S, run_gateway, wait_until
-from tests.contract.gateway.wire import HI, Wire, rss_mib, steady_rss_mib, unharmed
+from tests.contract.gateway.wire import CHAT, HI, Wire, rss_mib, steady_rss_mib, unharmed
 
 if TYPE_CHECKING:
     import socket
@@ -53,9 +53,15 @@ def slow(worker: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
             front = stack.enter_context(running(kind, worker, tmp_path_factory.mktemp("slow")))
             for part in ("head", "body"):
                 wires[f"{kind} {part}"] = stack.enter_context(Wire(front, 60))
+            if kind == "gateway":
+                wires["upload body"] = stack.enter_context(Wire(front, 60))
         for name, wire in wires.items():
-            head = wire.head(f"content-length: {len(HI)}")
-            wire.send(head + HI[:5] if name.endswith("body") else head[:-2] + b"x-a: ")
+            upload = name.startswith("upload")
+            form = "multipart/form-data; boundary=x" if upload else "application/json"
+            lines = (f"content-length: {len(HI)}", f"content-type: {form}")
+            head = wire.head(*lines, path="/v1/files" if upload else CHAT)
+            begin = b"--x\r\n" if upload else HI[:5]
+            wire.send(head + begin if name.endswith("body") else head[:-2] + b"x-a: ")
         thread = threading.Thread(target=drip, args=(wires, ended))
         thread.start()
         yield wires

@@ -31,10 +31,17 @@ def test_the_protocol_still_calls_what_we_override() -> None:
         "_drop",
         "_drop_more",
         "_check_pace",
+        "_end_asgi",
     }
     own |= {"_pause_replica", "_leave_budget", "_reads_too_slowly", "_sends_too_slowly"}
     own |= {"cut", "evict", "idle", "shown_key"}
     assert ours - theirs == own | {"_leave_to_asgi"}
+
+
+def test_a_page_whose_client_is_told_to_go_has_what_we_set() -> None:
+    cycle = inspect.getsource(httptools_impl.RequestResponseCycle)
+    for name in ("response_started", "disconnected", "message_event", "more_body"):
+        assert f"self.{name} = " in cycle
 
 
 def test_a_pipelined_cycle_is_started_by_the_method_that_we_override() -> None:

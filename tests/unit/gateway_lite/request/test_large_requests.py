@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from gateway_lite.request.head_checks import BYTES_PER_TOKEN, OTHER_BYTES, longest_body
@@ -55,6 +56,26 @@ def test_small_work_passes_between_two_steps() -> None:
 
     asyncio.run(asyncio.wait_for(run(), 60))
     assert order == ["large 1", "small", "large 2"]
+
+
+def test_a_step_that_fails_does_not_hold_the_others() -> None:
+    order: list[str] = []
+
+    def fail() -> None:
+        order.append("failed")
+        raise RuntimeError
+
+    async def run() -> None:
+        turns = LargeRequests()
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        with contextlib.suppress(RuntimeError):
+            turns.put("a", fail)
+        turns.put("a", fail)
+        turns.put("b", lambda: order.append("b"))
+        await until(order, count=3)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert order == ["failed", "failed", "b"]
 
 
 def test_the_longest_body_follows_from_the_longest_prompt() -> None:

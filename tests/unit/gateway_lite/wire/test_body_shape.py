@@ -28,6 +28,7 @@ HOSTILE = '{"a": [1, {"b": "c"}]},\\"\\\\'
         (b"{" + b'"a":1,' * body_shape.FIELDS + b'"a":1}', "objects"),
         (b"[" + b"1," * (body_shape.VALUES + 1) + b"1]", "values"),
         (b"[" + b'"",' * (body_shape.VALUES + 1) + b'""]', "strings"),
+        (b"[" + b'"",' * body_shape.TEXTS + b'""]', "strings"),
     ],
 )
 def test_a_body_beyond_a_bound_is_refused(body: bytes, what: str) -> None:
