@@ -17,11 +17,13 @@ from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.api.middleware import HEALTH, AuthMiddleware
 from gateway_lite.api.ollama import OllamaPages
 from gateway_lite.api.openapi.document import Documents
-from gateway_lite.api.status import StatusPages
+from gateway_lite.api.status import READY, StatusPages
 from gateway_lite.auth.client_keys import ClientKeys
 from gateway_lite.auth.rate_limits import Limits
 from gateway_lite.auth.web_pages import WebPageGuard
+from gateway_lite.catalog import engine_reports
 from gateway_lite.catalog.job_status import NAME, JobStatuses
+from gateway_lite.catalog.prober import Prober
 from gateway_lite.catalog.scanner import Scanner
 from gateway_lite.catalog.watcher import Watcher
 from gateway_lite.features import tracing
@@ -61,6 +63,11 @@ POST_PATHS = (
 POSTS = (*POST_PATHS, *ollama_requests.PATHS)
 HOT = {(b"POST", path.encode()): path for path in POSTS}
 
+OPEN = frozenset({PAGE, READY, *(path for _, path in Documents.OWN)})
+"""Paths that browsers and probes ask for without a key."""
+FIRST_PROBE_S = 2.0
+"""Longest time in seconds that a start waits for the word of static servers."""
+
 
 class Gateway:
     """All parts of a gateway process; made in the event loop.
@@ -98,6 +105,7 @@ class Gateway:
         self._models = models
         self.in_flight = InFlight()
         self._catalog: Catalog | None = None
+        self._scanned: Catalog | None = None
         self._table = Table(models.policy, ())
         self._processor = ProcessorStarter(root, socket.gethostname())
         # One step per room, from the lowest up: each is made of those before it.
@@ -108,6 +116,7 @@ class Gateway:
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
         self._job_statuses = _job_statuses(root, group)
+        self._prober = Prober(self._upstream, self._publish_again)
         self.watcher = self._make_watcher(root, keys, settings)
         self._history, self._seen = self._make_telemetry(access_log)
         dashboard = self._make_dashboard(keys)
@@ -142,6 +151,7 @@ class Gateway:
             beat=self._record,
             publish=self._publish,
             settings=settings,
+            warnings=self._prober.warnings,
         )
 
     def _make_telemetry(self, access_log: Path | None) -> tuple[History, RequestObserver]:
@@ -187,7 +197,7 @@ class Gateway:
             self.in_flight,
             open_health=True,
             proof_secret=self._proof_secret,
-            open_paths={PAGE},
+            open_paths=OPEN,
             seen=self._seen,
             guard=self._guard,
         )
@@ -200,11 +210,13 @@ class Gateway:
             self._slots.listen(self._balancer.wake_all)
         self.watcher.start()
         await self.watcher.again(timeout_s=10.0)
+        await self._prober.first(FIRST_PROBE_S)
 
     async def close(self) -> None:
         """Close all connections to replicas, and write the rest of logs, usage and traces."""
         self.handler.close()
         self.watcher.stop()
+        self._prober.close()
         self._job_statuses.close()
         await self._upstream.close()
         self._seen.close()
@@ -230,8 +242,11 @@ class Gateway:
             raise errors.starting()
         return self._catalog
 
-    def _publish(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def _publish(self, scanned: Catalog) -> None:
+        """Serve by a new catalog, with the last word of its engines."""
+        self._scanned = scanned
+        self._prober.adopt(scanned)
+        catalog = self._catalog = engine_reports.informed(scanned, self._prober.reports)
         policy = self._models.policy
         self._table = Table(policy, catalog.models)
         self.handler.adopt(policy, self._table)
@@ -243,6 +258,11 @@ class Gateway:
         # close.
         self._upstream.keep(catalog.peers())
         self.handler.forget()
+
+    def _publish_again(self) -> None:
+        """Serve by the last catalog with a new word of its engines."""
+        if self._scanned is not None:
+            self._publish(self._scanned)
 
     def _end_revoked(self) -> None:
         """End the requests in progress of keys that were revoked or have expired."""

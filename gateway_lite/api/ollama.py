@@ -89,6 +89,7 @@ def show(body: bytes, models: Sequence[Listed]) -> bytes:
     entry = _entry(model)
     made = {
         **dict.fromkeys(("modelfile", "parameters", "template", "license"), ""),
+        **({"parameters": f"num_ctx {model.context}"} if model.context else {}),
         "details": entry["details"],
         "model_info": info,
         "capabilities": model.capabilities,
@@ -162,11 +163,12 @@ class OllamaPages:
         return [
             self._entry(model)
             for model in known
-            if allowed(model.name) and (model.replicas or not ready)
+            if allowed(model.name) and (model.ready or not ready)
         ]
 
     def _entry(self, model: Model) -> Listed:
-        return Listed(model.name, self._since, model.identity, model.engine or "")
+        engine, context = model.engine or "", model.context or 0
+        return Listed(model.name, self._since, model.identity, engine, context)
 
 
 def _json(body: bytes) -> Response:

@@ -23,6 +23,9 @@ class Replica:
         secret: secret that a replica of ours proves and that is never sent; None for others.
         certificate: PEM of the certificate of a replica with TLS, or None.
         slots: requests that the replica serves at once, or None with continuous batching.
+        model: the model's name at the replica where it differs from the gateway's, or None.
+        ca: PEM of the authority that signs the server's certificate, or None.
+        health: path at which a static server is asked whether it serves, or None.
     """
 
     key: str
@@ -32,8 +35,11 @@ class Replica:
     secret: str | None = field(default=None, repr=False)
     certificate: str | None = field(default=None, repr=False)
     slots: int | None = None
+    model: str | None = None
+    ca: str | None = field(default=None, repr=False)
+    health: str | None = None
 
     @property
     def peer(self) -> Peer:
         """The far end of connections to the replica."""
-        return Peer(self.url, self.secret, self.certificate)
+        return Peer(self.url, self.secret, self.certificate, self.ca)

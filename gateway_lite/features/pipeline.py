@@ -14,6 +14,7 @@ import msgspec
 
 from gateway_lite import errors
 from gateway_lite.features import usage_report
+from gateway_lite.features.model_name import AnswerName, StreamName
 from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
 from hpc import own_source
@@ -62,9 +63,10 @@ class FeatureEdits:
         finder: the redaction search, or None.
         miss: key of the future cache entry, or None.
         report: counter of a stream for a key with limits of tokens, or None.
+        model: the gateway's name of the model, where the server has another; else empty.
     """
 
-    __slots__ = ("_cache", "finder", "miss", "report", "translated")
+    __slots__ = ("_cache", "finder", "miss", "model", "report", "translated")
 
     def __init__(self, cache: Cache | None) -> None:
         self._cache = cache
@@ -72,19 +74,23 @@ class FeatureEdits:
         self.finder: Finder | None = None
         self.miss: Miss | None = None
         self.report: usage_report.StreamUsage | None = None
+        self.model = ""
 
-    def editors(self, status: int, *, events: bool) -> tuple[Editor, ...]:
+    def editors(self, status: int, *, events: bool, json: bool = True) -> tuple[Editor, ...]:
         """Return the editors of the answer, in order.
 
         Args:
             status: HTTP status of the answer.
             events: True for an event stream.
+            json: True for JSON in one piece.
         """
         if status != OK:
             return () if self.translated is None else (OllamaFailure(),)
         # The order matters: the cache keeps redacted answers in OpenAI's form, and Ollama's form
         # comes last.
         found: list[Editor] = []
+        if self.model and (events or json):
+            found.append(StreamName(self.model) if events else AnswerName(self.model))
         if self.report is not None and events:
             found.append(self.report)
         if self.finder is not None:
@@ -190,6 +196,17 @@ class FeaturePipeline:
             None if kept is None else Cache(kept.mib * MIB, kept.ttl_s, vectors=kept.vectors)
         )
 
+    def renamed(self, edits: FeatureEdits | None, name: str) -> FeatureEdits:
+        """Return the edits of an answer, and let them give the model another name.
+
+        Args:
+            edits: the edits of the request so far, or None.
+            name: the gateway's name of the model.
+        """
+        found = FeatureEdits(self._cache) if edits is None else edits
+        found.model = name
+        return found
+
     def prepare(
         self, body: bytes, asked: FeatureRequest, translated: Translated | None = None
     ) -> Prepared:
@@ -200,22 +217,16 @@ class FeaturePipeline:
             asked: the request's properties beside the body.
             translated: the translation of a request in Ollama's form, or None.
         """
-        edits = None
-        if translated is not None:
-            edits = FeatureEdits(self._cache)
-            edits.translated = translated
-        hides = self._redact is not None and self._redact.answers and asked.path not in SILENT
-        if self._finder is not None and hides:
-            edits = edits or FeatureEdits(self._cache)
-            edits.finder = self._finder
-        # After redaction: no entry is found by, or kept for, text that should be hidden. An edited
-        # answer is not cached at all.
-        found = self._look_up(body, asked) if edits is None else None
+        # After redaction: no entry is found by, or kept for, text that should be hidden.
+        found = self._look_up(body, asked)
         if isinstance(found, Hit):
-            return Prepared(body, hit=found, cache="hit")
-        if found is not None:
+            return Prepared(body, hit=_in_form(found, translated), cache="hit")
+        edits = None
+        hides = self._redact is not None and self._redact.answers and asked.path not in SILENT
+        if translated is not None or found is not None or (self._finder is not None and hides):
             edits = FeatureEdits(self._cache)
-            edits.miss = found
+            edits.translated, edits.miss = translated, found
+            edits.finder = self._finder if hides else None
         if asked.counted and asked.fields.stream:
             edits = edits or FeatureEdits(self._cache)
             body, edits.report = _counted(body, asked, translated)
@@ -228,6 +239,14 @@ class FeaturePipeline:
         return self._cache.lookup(
             body, asked.path, asked.model, asked.identity, asked.key_id, stream=stream
         )
+
+
+def _in_form(hit: Hit, translated: Translated | None) -> Hit:
+    """Return a cached answer in the client's form; entries have OpenAI's."""
+    if translated is None:
+        return hit
+    editor = translated.editor
+    return Hit(editor.feed(hit.body) + editor.finish())
 
 
 def _counted(

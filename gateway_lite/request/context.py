@@ -298,6 +298,7 @@ class RequestContext(msgspec.Struct, eq=False):
         ask: decoded fields of the body, once admitted.
         models: models to try in order; ``turn`` is the index of the present model.
         substitute: model in the request to replicas if the client named another, else empty.
+        named: the model's name in ``body`` if that is a server's own name, else empty.
         tried: keys of replicas that failed the request.
         refused: the error of a request that was refused before its turn came.
         charged: bytes of the body that the budget counts.
@@ -343,6 +344,7 @@ class RequestContext(msgspec.Struct, eq=False):
     models: tuple[str, ...] = ()
     turn: int = 0
     substitute: str = ""
+    named: str = ""
     tried: list[str] = []
     edits: FeatureEdits | None = None
     cache: str = ""

@@ -317,7 +317,8 @@ class GatewayHandler:
         context.record.cache = context.cache = prepared.cache
         if prepared.hit is None:
             return None
-        kind = b"content-type: %b\r\n" % (EVENTS if fields.stream else response_head.JSON)
+        form = EVENTS if fields.stream else response_head.JSON
+        kind = b"content-type: %b\r\n" % (form if translated is None else translated.content_type)
         return Reply(OK, kind + self.lines(context), prepared.hit.body)
 
     def _is_vllm(self, name: str) -> bool:
@@ -381,6 +382,7 @@ class GatewayHandler:
                 length = token_ceilings.answer_length(said, answers, ceiling, room)
                 context.body = checked.with_length(length).body()
         context.body = model_rules.with_fields(context.body, model=name)
+        context.named = ""
         context.record.model = name
         context.substitute = name
 
@@ -401,9 +403,21 @@ class GatewayHandler:
         if way is None:
             way = self._ways[replica.key, path] = self._way(replica, path)
         pool, fixed = way
+        if replica.model is not None:
+            self._name_as_served(context, replica.model)
+        elif context.named:
+            self._name_as_served(context, context.models[context.turn])
         name, body = context.record.name.encode(), context.body
         head = request_head.request_head(fixed, context.request.headers, name, len(body))
         return self._upstream.send(pool, sink, head, body, fresh=fresh)
+
+    def _name_as_served(self, context: RequestContext, served: str) -> None:
+        """Write a server's own name of the model into the request, and ours into the answer."""
+        if served != context.named:
+            context.body = model_rules.with_fields(context.body, model=served)
+            context.named = served
+        name = context.models[context.turn]
+        context.edits = self._features.renamed(context.edits, name)
 
     def _way(self, replica: Replica, path: str) -> tuple[Pool, bytes]:
         pool = self._upstream.pool(replica.peer)
@@ -427,7 +441,8 @@ class GatewayHandler:
     def renew(self, context: RequestContext, replica: Replica, done: Callable[[], None]) -> None:
         """Read the replica's secret again, at most once per request, then call ``done``."""
         if context.renewed:
-            raise errors.upstream_error(f"the replica {replica.name} refuses the gateway's secret")
+            what = "its key (api_key_env)" if replica.secret is None else "the gateway's secret"
+            raise errors.upstream_error(f"the replica {replica.name} refuses {what}")
         context.renewed = True
         task = asyncio.get_running_loop().create_task(self._renew(replica.key, done))
         # The loop holds tasks weakly; without this reference the task could be collected.

@@ -41,7 +41,7 @@ PATHS = {
         "/v1/responses",
         "/v1/rerank",
     ),
-    b"GET": ("/v1/models", "/health", "/metrics", handshake.PATH),
+    b"GET": ("/v1/models", "/props", "/health", "/metrics", handshake.PATH),
 }
 HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}
 

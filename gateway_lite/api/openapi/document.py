@@ -17,9 +17,9 @@ from gateway_lite.api.openapi.operations import (
     MODEL_SHOWN,
     TEXT,
     answer_of,
-    errors_of,
     health_of,
     ollama_of,
+    open_page_of,
     page_of,
     ref,
     work_of,
@@ -42,20 +42,16 @@ are described here; all other fields are passed on to the engine."""
 CLOSED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 """The page's content security policy: no external resource, no script, no frame."""
 UNREADY = {"503": answer_of("No model is ready to serve", json=ref("Ready"))}
-READY = page_of(
+READY = open_page_of(
     "Readiness: is a model ready to serve?",
-    answer_of("At least one model is ready to serve", json=ref("Ready")),
+    answer_of("At least one model is ready to serve; with a key, numbers too", json=ref("Ready")),
+    errors.keys_unusable(),
 )
 READY["responses"] |= UNREADY
-DASHBOARD: Json = {
-    "summary": "The live dashboard, a page for browsers",
-    "tags": ["gateway"],
-    "security": [],
-    "responses": {
-        "200": answer_of("The page, which asks the user for a key", html=TEXT),
-        **errors_of([errors.draining(), errors.internal()]),
-    },
-}
+DASHBOARD = open_page_of(
+    "The live dashboard, a page for browsers",
+    answer_of("The page, which asks the user for a key", html=TEXT),
+)
 OPERATIONS: dict[Way, Json] = {
     ("GET", "/healthz"): health_of("Health of the gateway process"),
     ("GET", "/health"): health_of("Health of the gateway process, at vLLM's path"),
@@ -67,10 +63,10 @@ OPERATIONS: dict[Way, Json] = {
     ("GET", "/metrics"): page_of(
         "Metrics for Prometheus", answer_of("Metrics in Prometheus' text format", text=TEXT)
     ),
-    ("GET", "/openapi.json"): page_of(
+    ("GET", "/openapi.json"): open_page_of(
         "This OpenAPI document", answer_of("The document as JSON", json={"type": "object"})
     ),
-    ("GET", "/docs"): page_of(
+    ("GET", "/docs"): open_page_of(
         "This OpenAPI document as a page", answer_of("The document as HTML", html=TEXT)
     ),
     ("GET", "/dashboard"): DASHBOARD,

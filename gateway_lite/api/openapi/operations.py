@@ -121,6 +121,13 @@ def page_of(summary: str, answer: Json, *more: errors.ApiError, **further: Any) 
     return {"summary": summary, "tags": ["gateway"], "responses": responses, **further}
 
 
+def open_page_of(summary: str, answer: Json, *more: errors.ApiError) -> Json:
+    """Return a page that needs no key."""
+    known = (errors.draining(), errors.internal(), *PAGES, *more)
+    responses = {"200": answer, **errors_of(known)}
+    return {"summary": summary, "tags": ["gateway"], "security": [], "responses": responses}
+
+
 def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -> Json:
     """Return an operation that an engine answers."""
     good = answer_of("The engine's answer, unchanged", json=ref(answer))

@@ -37,6 +37,11 @@ ERROR = _closed(
     code={**TEXT, "description": "A stable code, for programs"},
 )
 REPLICAS = _closed(ready=COUNT, asked=COUNT)
+CONTEXT: Json = {**COUNT, "description": "The longest prompt and answer together, in tokens"}
+OPTIONAL_CONTEXT: Json = {
+    **dict.fromkeys(("max_model_len", "context_length", "context_window"), CONTEXT),
+    "meta": {"type": "object"},
+}
 MODEL = _closed(
     id=TEXT,
     object={"const": "model"},
@@ -168,7 +173,7 @@ SCHEMAS: Json = {
     "EngineError": {"type": "object", "description": "An error in the engine's own form"},
     "OllamaError": {"type": "object", "properties": {"error": TEXT}, "required": ["error"]},
     "Health": _closed(status={"const": "ok"}),
-    "Ready": _closed(status=TEXT, models=COUNT, ready=COUNT),
+    "Ready": {**_closed(status=TEXT, models=COUNT, ready=COUNT), "required": ["status"]},
     "Version": {
         **_closed(name={"const": "hpc-serve"}, version=TEXT, models_file=FILE),
         "additionalProperties": True,
@@ -180,7 +185,11 @@ SCHEMAS: Json = {
             *("models", "windows", "chart", "keys"),
         ],
     },
-    "Model": {**MODEL, "additionalProperties": True},
+    "Model": {
+        **MODEL,
+        "properties": {**MODEL["properties"], **OPTIONAL_CONTEXT},
+        "additionalProperties": True,
+    },
     "ModelList": _closed(
         object={"const": "list"},
         data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
