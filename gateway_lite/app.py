@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
 from gateway_lite import errors
+from gateway_lite.api import base_urls
 from gateway_lite.api.batches.batches import BatchPages
 from gateway_lite.api.batches.files import FilePages
 from gateway_lite.api.batches.processor import ProcessorStarter
@@ -17,6 +18,7 @@ from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.api.middleware import HEALTH, AuthMiddleware
 from gateway_lite.api.ollama import OllamaPages
 from gateway_lite.api.openapi.document import Documents
+from gateway_lite.api.responses import TOPIC, ResponsePages
 from gateway_lite.api.status import READY, StatusPages
 from gateway_lite.auth.client_keys import ClientKeys
 from gateway_lite.auth.rate_limits import Limits
@@ -29,6 +31,7 @@ from gateway_lite.catalog.watcher import Watcher
 from gateway_lite.features import tracing
 from gateway_lite.features.cors import Cors
 from gateway_lite.features.ollama import requests as ollama_requests
+from gateway_lite.features.stored_responses import StoredResponses
 from gateway_lite.in_flight import InFlight
 from gateway_lite.request.gateway_handler import GatewayHandler
 from gateway_lite.routing.balancer import Balancer
@@ -40,6 +43,7 @@ from gateway_lite.telemetry.observer import RequestObserver
 from gateway_lite.telemetry.workers import DASHBOARD, METRICS, WorkerMessages
 from gateway_lite.upstream.pool import Upstream
 from gateway_lite.wire.write_batching import WriteBatcher
+from hpc.api_paths import POST_PATHS
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -53,13 +57,6 @@ if TYPE_CHECKING:
     from gateway_lite.telemetry.workers import WorkerGroup
     from gateway_lite.wire.asgi import App, Receive, Scope, Send
 
-POST_PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/rerank",
-)
 POSTS = (*POST_PATHS, *ollama_requests.PATHS)
 HOT = {(b"POST", path.encode()): path for path in POSTS}
 
@@ -111,6 +108,7 @@ class Gateway:
         # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
+        self._stored = StoredResponses()
         keys = self._keys = ClientKeys(root, anonymous=anonymous)
         self._in_force: frozenset[str] = frozenset()
         self._slots = slots
@@ -120,7 +118,7 @@ class Gateway:
         self.watcher = self._make_watcher(root, keys, settings)
         self._history, self._seen = self._make_telemetry(access_log)
         dashboard = self._make_dashboard(keys)
-        topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share}
+        topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share, TOPIC: self._stored.share}
         self._messages = None if group is None else WorkerMessages(group, topics)
         self._guard = WebPageGuard() if anonymous else None
         self.app = self._cors = Cors(self._make_pages(root, keys, dashboard))
@@ -140,6 +138,7 @@ class Gateway:
             tracer=self._tracer,
             workers=1 if group is None else group.workers,
             guard=self._guard,
+            stored=self._stored,
         )
 
     def _make_watcher(self, root: Path, keys: ClientKeys, settings: GatewaySettings) -> Watcher:
@@ -174,7 +173,7 @@ class Gateway:
                 use=self._limits.use,
                 models=self._models,
                 draining=lambda: self.in_flight.draining,
-                others=self._others,
+                others=lambda: self._others(DASHBOARD),
             )
         )
 
@@ -185,6 +184,14 @@ class Gateway:
         pages = [
             *status.routes(),
             *OllamaPages(self._known).routes(),
+            *ResponsePages(
+                self._stored,
+                self._known,
+                lambda: self._table.aliases,
+                self._upstream,
+                self._limits,
+                lambda: self._others(TOPIC),
+            ).routes(),
             *dashboard.routes(),
             *FilePages(root, lambda: self._models.policy, self._limits).routes(),
             *BatchPages(
@@ -233,9 +240,9 @@ class Gateway:
             self._processor.look()  # of several workers the one that publishes
         self._limits.sync()
 
-    def _others(self) -> list[bytes]:
-        """Return the dashboard data of other workers; called in a thread."""
-        return [] if self._messages is None else self._messages.others(DASHBOARD)
+    def _others(self, topic: str) -> list[bytes]:
+        """Return the data of other workers; called in a thread."""
+        return [] if self._messages is None else self._messages.others(topic)
 
     def _known(self) -> Catalog:
         if self._catalog is None:
@@ -314,6 +321,6 @@ def _router(pages: Sequence[Route]) -> App:
             allowed = "POST" if path in POSTS else (error.headers or {}).get("Allow")
             if allowed is not None and not (path in POSTS and scope["method"] == "POST"):
                 raise errors.wrong_method(scope["method"], path, allowed) from error
-            raise errors.not_found(path) from error
+            raise errors.not_found(path, base_urls.hint(path, POSTS)) from error
 
     return dispatch

@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
+from hpc.api_paths import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ HOST = re.compile(r"(\[[0-9a-f:]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::[0-9]{1,5}
 OURS = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site for our own page, and for an address that the user typed."""
 JSON = "application/json"
-UPLOADS = frozenset({"/v1/files"})
+UPLOADS = frozenset({"/v1/files", *FORMS})
 """Paths whose POST takes a form instead of JSON."""
 
 

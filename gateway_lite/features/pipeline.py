@@ -17,10 +17,14 @@ from gateway_lite.features import usage_report
 from gateway_lite.features.model_name import AnswerName, StreamName
 from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
+from gateway_lite.features.stored_responses import ResponseId
 from hpc import own_source
+from hpc.api_paths import COMPUTED, PICTURES, SPEECH, TEXTS
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.redact.text import Finder
     from gateway_lite.wire.request_body import RequestFields
@@ -35,8 +39,8 @@ IN_TIME_S = 2.0
 OK = 200
 COUNTED = ("/v1/chat/completions", "/v1/completions")
 """Paths whose streams can carry a usage report."""
-SILENT = ("/v1/embeddings", "/v1/rerank")
-"""Paths whose answers hold no words."""
+SILENT = (*COMPUTED, *TEXTS, *PICTURES, SPEECH)
+"""Paths whose answers hold no words of a model."""
 
 
 class OllamaFailure:
@@ -64,9 +68,10 @@ class FeatureEdits:
         miss: key of the future cache entry, or None.
         report: counter of a stream for a key with limits of tokens, or None.
         model: the gateway's name of the model, where the server has another; else empty.
+        note: called with the id of a stored response, or None.
     """
 
-    __slots__ = ("_cache", "finder", "miss", "model", "report", "translated")
+    __slots__ = ("_cache", "finder", "miss", "model", "note", "report", "translated")
 
     def __init__(self, cache: Cache | None) -> None:
         self._cache = cache
@@ -75,6 +80,7 @@ class FeatureEdits:
         self.miss: Miss | None = None
         self.report: usage_report.StreamUsage | None = None
         self.model = ""
+        self.note: Callable[[str], None] | None = None
 
     def editors(self, status: int, *, events: bool, json: bool = True) -> tuple[Editor, ...]:
         """Return the editors of the answer, in order.
@@ -89,6 +95,8 @@ class FeatureEdits:
         # The order matters: the cache keeps redacted answers in OpenAI's form, and Ollama's form
         # comes last.
         found: list[Editor] = []
+        if self.note is not None:
+            found.append(ResponseId(self.note))
         if self.model and (events or json):
             found.append(StreamName(self.model) if events else AnswerName(self.model))
         if self.report is not None and events:
@@ -196,16 +204,9 @@ class FeaturePipeline:
             None if kept is None else Cache(kept.mib * MIB, kept.ttl_s, vectors=kept.vectors)
         )
 
-    def renamed(self, edits: FeatureEdits | None, name: str) -> FeatureEdits:
-        """Return the edits of an answer, and let them give the model another name.
-
-        Args:
-            edits: the edits of the request so far, or None.
-            name: the gateway's name of the model.
-        """
-        found = FeatureEdits(self._cache) if edits is None else edits
-        found.model = name
-        return found
+    def edits(self, edits: FeatureEdits | None) -> FeatureEdits:
+        """Return the edits of a request so far, new ones for None."""
+        return FeatureEdits(self._cache) if edits is None else edits
 
     def prepare(
         self, body: bytes, asked: FeatureRequest, translated: Translated | None = None

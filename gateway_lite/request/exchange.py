@@ -287,7 +287,7 @@ class Exchange(RequestContext, eq=False):
         """Drop the data for another attempt, once no further attempt is possible."""
         self.drop()
         self.body = b""
-        self.ask = None
+        self.ask = self.form = None
 
     def on_end(self) -> None:
         """Send the rest of the answer."""

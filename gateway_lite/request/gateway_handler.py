@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
@@ -15,16 +16,25 @@ from gateway_lite.features import tracing
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
+from gateway_lite.features.stored_responses import StoredResponses
 from gateway_lite.request import head_checks
 from gateway_lite.request.context import Reply, ThreadWork, refusal
 from gateway_lite.request.large_requests import LargeRequests
+from gateway_lite.request.retry_budget import RetryBudget
 from gateway_lite.request.token_charge import charged
 from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
 from gateway_lite.telemetry.request_record import bearer
 from gateway_lite.upstream import request_head
-from gateway_lite.wire import body_shape, request_body, request_fields, response_head
+from gateway_lite.wire import (
+    body_shape,
+    form_body,
+    request_body,
+    request_fields,
+    response_head,
+)
 from gateway_lite.wire.body_budget import MIB, SMALL, BodyBudget, budget_bytes
+from hpc.api_paths import FORMS, PICTURES, RESPONSES
 from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
 
@@ -54,36 +64,6 @@ if TYPE_CHECKING:
     from gateway_lite.wire.write_batching import WriteBatcher
     from hpc.gateway_policy import ModelPolicy
 
-RETRY_SHARE = 0.2
-"""Retries earned by each request."""
-RETRIES_PER_S = 10.0
-MOST_RETRIES = 500.0
-"""Retries that may be saved up; a dying replica fails all its requests in progress at once."""
-
-
-class RetryBudget:
-    """The retries that are left."""
-
-    def __init__(self) -> None:
-        self._left = MOST_RETRIES
-
-    def deposit(self) -> None:
-        """Add the share of one request."""
-        if self._left < MOST_RETRIES:
-            self._left += RETRY_SHARE
-
-    def passed(self, seconds: float) -> None:
-        """Add the retries of passed seconds."""
-        self._left = min(MOST_RETRIES, self._left + RETRIES_PER_S * seconds)
-
-    def withdraw(self) -> bool:
-        """Take a retry; return False if none is left."""
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 OK = 200
 VLLM = "vllm"
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -107,6 +87,7 @@ class GatewayHandler:
         tracer: makes a span of each request, or None.
         workers: processes that share the memory for bodies.
         guard: check of requests without a key, where such requests are served; None checks nothing.
+        stored: the places of stored responses, filled here.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
@@ -126,6 +107,7 @@ class GatewayHandler:
         tracer: Tracer | None = None,
         workers: int = 1,
         guard: WebPageGuard | None = None,
+        stored: StoredResponses | None = None,
     ) -> None:
         self.in_flight = in_flight
         self.batcher = batcher
@@ -148,6 +130,7 @@ class GatewayHandler:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="redact")
         self._table = model_rules.Table(self._policy, ())
         self._features = FeaturePipeline(self._policy)
+        self.stored = stored or StoredResponses()
         self._plain = True
         self._ways: dict[tuple[str, str], tuple[Pool, bytes]] = {}
         self._budget = RetryBudget()
@@ -185,13 +168,15 @@ class GatewayHandler:
         limits = principal.limits
         request.limit = self._body_bytes
         if limits is not None:
-            request.limit = head_checks.longest_body(self._body_bytes, limits)
+            request.limit = head_checks.longest_body(self._body_bytes, limits, request.path)
             self._limits.check(principal)
         if request.too_large:
             raise errors.too_large(request.limit)
 
     def inspect(self, context: RequestContext) -> Iterator[None]:
-        """Refuse a large body with too many parts, slice by slice."""
+        """Refuse a large body with too many parts, slice by slice; a form's parser bounds them."""
+        if context.path in FORMS:
+            return iter(())
         return body_shape.check(context.request.body)
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
@@ -201,13 +186,11 @@ class GatewayHandler:
         if context.path in ollama_requests.PATHS:
             translated = ollama_requests.translate(context.path, context.body)
             context.path, context.body = translated.path, translated.body
-        asked = context.ask = request_body.read(context.body)
+        asked = context.ask = self._read(context)
         principal, record, table = context.principal, context.record, self._table
-        record.model = asked.model
-        limits, checked = principal.limits, None
-        context.prompt = len(context.body) // request_body.BYTES_PER_TOKEN
+        record.model, limits, checked = asked.model, principal.limits, None
         # Requests that nothing limits go on byte for byte, without a second look at their fields.
-        if limits is not None or principal.models != ALL or table.rules:
+        if context.form is None and (limits is not None or principal.models != ALL or table.rules):
             checked = self._check_fields(context)
         longest = asked.limit(context.path)
         traits = model_rules.Traits(record.key, context.request.headers, context.prompt, longest)
@@ -215,10 +198,11 @@ class GatewayHandler:
         context.models = models
         record.model = models[0]
         own = table.policies.get(models[0])
-        if checked is None and token_ceilings.hold(own):
+        if checked is None and context.form is None and token_ceilings.hold(own):
             checked = self._check_fields(context)
-        tokens = asked.tokens(len(context.body), longest)
+        tokens = asked.tokens(_text_bytes(context), longest)
         reserved = tokens if checked is None else self._limit(context, checked, own)
+        reserved = reserved if context.form is None else self._limit_form(context, own)
         context.work = RequestCost(tokens, *self._beginnings(context, asked), principal.id)
         # After all checks of the request: a refused request must not use up the key's limits.
         context.reservation = self._limits.reserve(principal, reserved)
@@ -230,6 +214,24 @@ class GatewayHandler:
         if counted or not self._plain or translated is not None:
             return self._prepare(context, asked, translated)
         return None
+
+    def _read(self, context: RequestContext) -> RequestFields:
+        """Decode a request, and estimate its prompt."""
+        if context.path not in FORMS:
+            context.prompt = len(context.body) // request_body.BYTES_PER_TOKEN
+            return request_body.read(context.body)
+        headers = context.request.headers
+        form = context.form = form_body.read(headers.get(b"content-type", b""), context.body)
+        context.prompt, asked = form.tokens, form.fields()
+        context.request.headers = {**headers, b"content-type": form.content_type}
+        context.body = form.body(asked.model)
+        return asked
+
+    def _limit_form(self, context: RequestContext, own: ModelPolicy | None) -> int:
+        """Return the tokens to reserve for a form."""
+        token_ceilings.check_prompt(context.prompt, own, context.principal.limits)
+        answers = 1 if context.form is None else context.form.answers
+        return context.prompt + token_ceilings.pictures(context.path, answers)
 
     def _check_fields(self, context: RequestContext) -> CheckedFields:
         """Return the request's fields without ambiguity, and note their estimated tokens."""
@@ -246,7 +248,10 @@ class GatewayHandler:
         ceiling, room = token_ceilings.lowest(own, limits), self._limits.room(principal)
         if context.path not in request_fields.WRITTEN or (ceiling is None and room is None):
             context.body = checked.body()
-            return prompt
+            pictured = context.path in PICTURES
+            return prompt + token_ceilings.pictures(
+                context.path, checked.answers() if pictured else 1
+            )
         answers = context.answers = checked.answers()
         room = None if room is None else room - prompt
         length = token_ceilings.answer_length(checked.length(), answers, ceiling, room)
@@ -278,6 +283,10 @@ class GatewayHandler:
             return Reply(OK, kind + self.lines(context), translated.answer)
         redaction = self._features.redaction
         if redaction is not None:
+            if context.form is not None:
+                raise errors.bad_request(
+                    "this gateway redacts requests, and cannot look into files"
+                )
             body = context.body
             found = redaction.at_once(body) if len(body) <= SMALL else None
             if found is None:
@@ -293,6 +302,11 @@ class GatewayHandler:
     def in_thread(self, work: ThreadWork) -> asyncio.Future[bytes]:
         """Start work in the thread for long redactions."""
         return asyncio.get_running_loop().run_in_executor(self._threads, work.run)
+
+    def also_hot(self, method: bytes, path: bytes) -> str | None:
+        """Return None: single responses are pages here."""
+        del method, path
+        return None
 
     def close(self) -> None:
         """Let the thread end."""
@@ -381,7 +395,7 @@ class GatewayHandler:
             if ceiling is not None:
                 length = token_ceilings.answer_length(said, answers, ceiling, room)
                 context.body = checked.with_length(length).body()
-        context.body = model_rules.with_fields(context.body, model=name)
+        context.body = _with_model(context, name)
         context.named = ""
         context.record.model = name
         context.substitute = name
@@ -407,6 +421,9 @@ class GatewayHandler:
             self._name_as_served(context, replica.model)
         elif context.named:
             self._name_as_served(context, context.models[context.turn])
+        if path == RESPONSES:
+            edits = context.edits = self._features.edits(context.edits)
+            edits.note = partial(self.stored.note, context.principal.id, replica.key)
         name, body = context.record.name.encode(), context.body
         head = request_head.request_head(fixed, context.request.headers, name, len(body))
         return self._upstream.send(pool, sink, head, body, fresh=fresh)
@@ -414,10 +431,10 @@ class GatewayHandler:
     def _name_as_served(self, context: RequestContext, served: str) -> None:
         """Write a server's own name of the model into the request, and ours into the answer."""
         if served != context.named:
-            context.body = model_rules.with_fields(context.body, model=served)
+            context.body = _with_model(context, served)
             context.named = served
-        name = context.models[context.turn]
-        context.edits = self._features.renamed(context.edits, name)
+        edits = context.edits = self._features.edits(context.edits)
+        edits.model = context.models[context.turn]
 
     def _way(self, replica: Replica, path: str) -> tuple[Pool, bytes]:
         pool = self._upstream.pool(replica.peer)
@@ -495,6 +512,20 @@ class GatewayHandler:
         self._seen.end(record)
         if context.span is not None:
             _end_span(context.span, record)
+
+
+def _text_bytes(context: RequestContext) -> int:
+    """Return the bytes of a request that count as text."""
+    if context.form is None:
+        return len(context.body)
+    return context.prompt * request_body.BYTES_PER_TOKEN
+
+
+def _with_model(context: RequestContext, name: str) -> bytes:
+    """Return the request's body with another model."""
+    if context.form is not None:
+        return context.form.body(name)
+    return model_rules.with_fields(context.body, model=name)
 
 
 def _end_span(span: Span, record: RequestRecord) -> None:

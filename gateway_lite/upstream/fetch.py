@@ -108,7 +108,8 @@ async def fetch(
     except asyncio.TimeoutError:
         raise FetchError(None, f"no answer within {TIME_S:g} s") from None
     finally:
-        if not sink.answer.done() or sink.answer.cancelled() or sink.answer.exception():
-            if link is not None:
-                link.abort()
-            sink.answer.cancel()
+        done = sink.answer.done() and not sink.answer.cancelled()
+        if link is not None:
+            # Not kept: a question must not change which connections requests find.
+            link.close() if done and sink.answer.exception() is None else link.abort()
+        sink.answer.cancel()

@@ -125,6 +125,11 @@ class PendingConnection:
         elif self._task is not None:
             self._task.cancel()
 
+    def close(self) -> None:
+        """Close an open connection whose answer is complete."""
+        if self._link is not None:
+            self._link.close()
+
     def pause(self) -> None:
         """Stop reading from an open connection."""
         if self._link is not None:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.api.openapi import operations, schemas
+from gateway_lite.api.openapi import engine_operations, operations, schemas
 from gateway_lite.api.openapi.operations import (
     MODEL,
     MODEL_NAME,
@@ -97,8 +97,7 @@ OPERATIONS: dict[Way, Json] = {
     ("POST", "/v1/responses"): work_of(
         "Create a response", "ResponseRequest", "Completion", streams=True
     ),
-    ("POST", "/v1/embeddings"): work_of("Embed texts", "EmbeddingRequest", "Completion"),
-    ("POST", "/v1/rerank"): work_of("Rank documents by a query", "RerankRequest", "Completion"),
+    **engine_operations.OPERATIONS,
     ("POST", "/api/chat"): ollama_of("Continue a chat (Ollama's API)", "OllamaChatRequest"),
     ("POST", "/api/generate"): ollama_of("Complete a text (Ollama's API)", "OllamaRequest"),
     ("POST", "/api/embeddings"): ollama_of("Embed a text (Ollama's API)", "OllamaRequest"),

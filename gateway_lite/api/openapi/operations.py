@@ -143,6 +143,13 @@ def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -
     }
 
 
+def form_of(summary: str, request: str, *, streams: bool = False) -> Json:
+    """Return an operation whose request is a form with files."""
+    found = work_of(summary, request, "Completion", streams=streams)
+    form = content_of("multipart/form-data", ref(request))
+    return {**found, "requestBody": {"required": True, **form}}
+
+
 def ollama_of(summary: str, request: str) -> Json:
     """Return an operation in Ollama's form."""
     lines = {"type": "string", "description": "One JSON object per line, the last with `done`"}

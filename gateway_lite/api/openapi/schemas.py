@@ -98,6 +98,8 @@ USAGE = _closed(
     output_tokens_details=_closed(reasoning_tokens=COUNT),
     total_tokens=COUNT,
 )
+UPLOAD: Json = {"type": "string", "contentMediaType": "application/octet-stream"}
+FORM: Json = {"type": "object", "required": ["model"]}
 SOME_FILE: Json = {"type": ["string", "null"], "description": "Id of a file of results"}
 FILE_SCHEMAS: Json = {
     "File": _closed(
@@ -205,6 +207,15 @@ SCHEMAS: Json = {
         query=TEXT,
         documents={"type": "array"},
     ),
+    "ScoreRequest": _open(
+        {"model": "MODEL", "text_1": "tea", "text_2": ["tea", "coal"]}, text_1=MANY, text_2=MANY
+    ),
+    "TextRequest": _open({"model": "MODEL", "prompt": "Hello"}, prompt=TEXT),
+    "TokensRequest": _open({"model": "MODEL", "tokens": [1, 2]}, tokens={"type": "array"}),
+    "ImageRequest": _open({"model": "MODEL", "prompt": "A cup of tea"}, prompt=TEXT, n=COUNT),
+    "SpeechRequest": _open({"model": "MODEL", "input": "Hello", "voice": "a"}, input=TEXT),
+    "AudioForm": {**FORM, "properties": {"model": NAME, "file": UPLOAD, "language": TEXT}},
+    "ImageForm": {**FORM, "properties": {"model": NAME, "image": UPLOAD, "prompt": TEXT}},
     "OllamaChatRequest": _open(
         {"model": "MODEL", "messages": HELLO}, messages=MESSAGES, stream=STREAM
     ),

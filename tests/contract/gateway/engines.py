@@ -84,12 +84,13 @@ class Engine:
     frames, ``n`` counts the frames, ``hold`` stops after the first frame until ``go`` is set,
     ``die`` breaks the connection after so many frames, ``status`` answers with that, ``usage`` is
     reported at the end, ``linger`` sleeps between the last word and the end. The gateway's
-    questions for ``models`` and ``props`` are answered, and not seen.
+    questions for ``models`` and ``props`` are answered, and seen with ``sees_probes`` only.
     """
 
     name: str = "engine"
     models: list[dict[str, Any]] = field(default_factory=list)
     props: dict[str, Any] = field(default_factory=dict)
+    sees_probes: bool = False
     secret: str | None = None
     status: int | None = None
     seen: list[Seen] = field(default_factory=list)
@@ -107,7 +108,7 @@ class Engine:
         if not self.door.is_open(scope):
             return await self.door.shake(scope, send)
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
-        if (scope["method"], scope["path"]) in PROBES:
+        if (scope["method"], scope["path"]) in PROBES and not self.sees_probes:
             return await self._listed(scope["path"], headers, send)
         request = Seen(scope["path"], headers, _read(body), began_at=time.monotonic())
         self._note(lambda: self.seen.append(request))
