@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 
 from gateway_lite import errors
+from gateway_lite.api import base_urls
 from gateway_lite.api.batches.batches import BatchPages
 from gateway_lite.api.batches.expiry import ExpiredFiles
 from gateway_lite.api.batches.files import FilePages
@@ -18,17 +19,21 @@ from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.api.middleware import HEALTH, AuthMiddleware
 from gateway_lite.api.ollama import ROOT, OllamaPages
 from gateway_lite.api.openapi.document import Documents
-from gateway_lite.api.status import StatusPages
+from gateway_lite.api.responses import TOPIC, ResponsePages
+from gateway_lite.api.status import READY, StatusPages
 from gateway_lite.auth.client_keys import ClientKeys
 from gateway_lite.auth.rate_limits import Limits
 from gateway_lite.auth.web_pages import WebPageGuard
+from gateway_lite.catalog import engine_reports
 from gateway_lite.catalog.job_status import NAME, JobStatuses
+from gateway_lite.catalog.prober import Prober
 from gateway_lite.catalog.scanner import Scanner
 from gateway_lite.catalog.watcher import Watcher
 from gateway_lite.features import tracing
 from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.cors import Cors
 from gateway_lite.features.ollama import requests as ollama_requests
+from gateway_lite.features.stored_responses import StoredResponses
 from gateway_lite.in_flight import InFlight
 from gateway_lite.request.gateway_handler import GatewayHandler
 from gateway_lite.routing.balancer import Balancer
@@ -56,6 +61,11 @@ if TYPE_CHECKING:
 
 POSTS = (*POST_PATHS, *ollama_requests.PATHS, *anthropic_requests.PATHS)
 HOT = {(b"POST", path.encode()): path for path in POSTS}
+
+OPEN = frozenset({PAGE, READY, ROOT, *(path for _, path in Documents.OWN)})
+"""Paths that browsers and probes ask for without a key."""
+FIRST_PROBE_S = 2.0
+"""Longest time in seconds that a start waits for the word of static servers."""
 
 
 class Gateway:
@@ -94,21 +104,24 @@ class Gateway:
         self._models = models
         self.in_flight = InFlight()
         self._catalog: Catalog | None = None
+        self._scanned: Catalog | None = None
         self._table = Table(models.policy, ())
         self._processor = ProcessorStarter(root, socket.gethostname())
         self._expired = ExpiredFiles(root)
         # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
+        self._stored = StoredResponses()
         keys = self._keys = ClientKeys(root, anonymous=anonymous)
         self._in_force: frozenset[str] = frozenset()
         self._slots = slots
         self._balancer = Balancer(settings, slots=slots)
         self._job_statuses = _job_statuses(root, group)
+        self._prober = Prober(self._upstream, self._publish_again)
         self.watcher = self._make_watcher(root, keys, settings)
         self._history, self._seen = self._make_telemetry(access_log)
         dashboard = self._make_dashboard(keys)
-        topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share}
+        topics = {METRICS: self._seen.render, DASHBOARD: dashboard.share, TOPIC: self._stored.share}
         self._messages = None if group is None else WorkerMessages(group, topics)
         self._guard = WebPageGuard() if anonymous else None
         self.app = self._cors = Cors(self._make_pages(root, keys, dashboard))
@@ -128,6 +141,7 @@ class Gateway:
             tracer=self._tracer,
             workers=1 if group is None else group.workers,
             guard=self._guard,
+            stored=self._stored,
         )
 
     def _make_watcher(self, root: Path, keys: ClientKeys, settings: GatewaySettings) -> Watcher:
@@ -139,6 +153,7 @@ class Gateway:
             beat=self._record,
             publish=self._publish,
             settings=settings,
+            warnings=self._prober.warnings,
         )
 
     def _make_telemetry(self, access_log: Path | None) -> tuple[History, RequestObserver]:
@@ -161,7 +176,7 @@ class Gateway:
                 use=self._limits.use,
                 models=self._models,
                 draining=lambda: self.in_flight.draining,
-                others=self._others,
+                others=lambda: self._others(DASHBOARD),
             )
         )
 
@@ -172,6 +187,14 @@ class Gateway:
         pages = [
             *status.routes(),
             *OllamaPages(self._known, lambda: self._table.aliases).routes(),
+            *ResponsePages(
+                self._stored,
+                self._known,
+                lambda: self._table.aliases,
+                self._upstream,
+                self._limits,
+                lambda: self._others(TOPIC),
+            ).routes(),
             *dashboard.routes(),
             *FilePages(root, lambda: self._models.policy, self._limits).routes(),
             *BatchPages(
@@ -184,7 +207,7 @@ class Gateway:
             self.in_flight,
             open_health=True,
             proof_secret=self._proof_secret,
-            open_paths={PAGE, ROOT},
+            open_paths=OPEN,
             seen=self._seen,
             guard=self._guard,
         )
@@ -197,11 +220,13 @@ class Gateway:
             self._slots.listen(self._balancer.wake_all)
         self.watcher.start()
         await self.watcher.again(timeout_s=10.0)
+        await self._prober.first(FIRST_PROBE_S)
 
     async def close(self) -> None:
         """Close all connections to replicas, and write the rest of logs, usage and traces."""
         self.handler.close()
         self.watcher.stop()
+        self._prober.close()
         self._job_statuses.close()
         await self._upstream.close()
         self._seen.close()
@@ -219,17 +244,20 @@ class Gateway:
             self._processor.look()  # of several workers the one that publishes
         self._limits.sync()
 
-    def _others(self) -> list[bytes]:
-        """Return the dashboard data of other workers; called in a thread."""
-        return [] if self._messages is None else self._messages.others(DASHBOARD)
+    def _others(self, topic: str) -> list[bytes]:
+        """Return the data of other workers; called in a thread."""
+        return [] if self._messages is None else self._messages.others(topic)
 
     def _known(self) -> Catalog:
         if self._catalog is None:
             raise errors.starting()
         return self._catalog
 
-    def _publish(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def _publish(self, scanned: Catalog) -> None:
+        """Serve by a new catalog, with the last word of its engines."""
+        self._scanned = scanned
+        self._prober.adopt(scanned)
+        catalog = self._catalog = engine_reports.informed(scanned, self._prober.reports)
         policy = self._models.policy
         self._table = Table(policy, catalog.models, catalog.bases())
         self.handler.adopt(policy, self._table)
@@ -241,6 +269,11 @@ class Gateway:
         # close.
         self._upstream.keep(catalog.peers())
         self.handler.forget()
+
+    def _publish_again(self) -> None:
+        """Serve by the last catalog with a new word of its engines."""
+        if self._scanned is not None:
+            self._publish(self._scanned)
 
     def _end_revoked(self) -> None:
         """End the requests in progress of keys that were revoked or have expired."""
@@ -292,6 +325,6 @@ def _router(pages: Sequence[Route]) -> App:
             allowed = "POST" if path in POSTS else (error.headers or {}).get("Allow")
             if allowed is not None and not (path in POSTS and scope["method"] == "POST"):
                 raise errors.wrong_method(scope["method"], path, allowed) from error
-            raise errors.not_found(path) from error
+            raise errors.not_found(path, base_urls.hint(path, POSTS)) from error
 
     return dispatch

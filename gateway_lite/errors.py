@@ -328,9 +328,15 @@ def media_refused() -> ApiError:
     )
 
 
-def not_found(path: str) -> ApiError:
-    """Return the error for an unknown path."""
-    return ApiError(404, f"the path {path} is not served", code="unknown_url")
+def not_found(path: str, hint: str = "") -> ApiError:
+    """Return the error for an unknown path.
+
+    Args:
+        path: path of the request.
+        hint: the words of a repair, or empty.
+    """
+    more = f"; {hint}" if hint else ""
+    return ApiError(404, f"the path {path[:LONGEST]} is not served{more}", code="unknown_url")
 
 
 def wrong_method(method: str, path: str, allowed: str) -> ApiError:

@@ -7,9 +7,26 @@ TEXT = "/v1/completions"
 VECTORS = "/v1/embeddings"
 RESPONSES = "/v1/responses"
 RERANK = "/v1/rerank"
+RANKINGS = (RERANK, "/rerank", "/v2/rerank")
+SCORES = ("/v1/score", "/score")
+POOLING, CLASSIFY, MODERATIONS = "/pooling", "/classify", "/v1/moderations"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
+IMAGES = "/v1/images/generations"
+SPEECH = "/v1/audio/speech"
+TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
+EDITS, VARIATIONS = "/v1/images/edits", "/v1/images/variations"
 
-POST_PATHS = (CHAT, TEXT, VECTORS, RESPONSES, RERANK)
-"""Paths that gateway and sidecar pass on to engines."""
+TEXTS = (TOKENIZE, DETOKENIZE)
+"""Paths that an engine answers without its model."""
+COMPUTED = (VECTORS, *RANKINGS, *SCORES, POOLING, CLASSIFY, MODERATIONS)
+"""Paths whose answers are numbers, computed without sampling."""
+PICTURES = (IMAGES, EDITS, VARIATIONS)
+"""Paths whose answers are images."""
+FORMS = (TRANSCRIPTIONS, TRANSLATIONS, EDITS, VARIATIONS)
+"""Paths whose bodies are forms with files (multipart/form-data)."""
+POST_PATHS = (CHAT, TEXT, RESPONSES, *COMPUTED, *TEXTS, IMAGES, SPEECH, *FORMS)
+"""Paths that gateway and sidecar pass on to engines; all bodies other than FORMS are JSON."""
+
 BATCHED: dict[str, tuple[tuple[str, ...], ...]] = {
     CHAT: (("messages",),),
     TEXT: (("prompt", "prompt_embeds"),),

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Engine = Literal["vllm", "llamacpp"]
+StaticEngine = Literal["vllm", "llamacpp", "sglang", "openai"]
+"""The engine of a server that runs outside hpc-serve; ``openai`` is any other with that API."""
 Server = Literal["vllm", "llama-server", "llama-cpp-python"]
 Container = Literal["apptainer", "none"]
 Accelerator = Literal["cuda", "rocm", "none"]

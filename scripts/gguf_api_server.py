@@ -114,7 +114,8 @@ class Api:
         """List the one model."""
         name, created = self.settings.name, self.created
         model = {"id": name, "object": "model", "created": created, "owned_by": "hpc-serve"}
-        return {"object": "list", "data": [model]}
+        window = {"max_model_len": self.settings.context} if self.settings.context else {}
+        return {"object": "list", "data": [{**model, **window}]}
 
     async def chat(self, body: ChatBody, request: Request) -> Response:
         """Answer a conversation."""

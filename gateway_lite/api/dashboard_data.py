@@ -108,7 +108,7 @@ class DashboardView:
             "name": model.name,
             "phase": model.phase.value,
             "asked": model.asked,
-            "ready": len(model.replicas),
+            "ready": model.ready,
             "in_flight": self._known.in_flight.get(model.name, 0),
             "waiting": self._known.waiting.get(model.name, 0),
             "engine": model.engine,
@@ -119,10 +119,9 @@ class DashboardView:
 
     def _replicas(self, model: Model) -> list[Json]:
         told = {endpoint.replica: endpoint for endpoint in model.endpoints}
-        own = {identity(endpoint) for endpoint in model.endpoints}
-        servers = [one for one in model.replicas if one.key not in own]
+        servers = zip(model.static, model.server_phases, strict=True)
         return [
-            *(self._replica(one.name, one.key, ReplicaStatus(0, Phase.READY)) for one in servers),
+            *(self._replica(one.name, one.key, ReplicaStatus(0, phase)) for one, phase in servers),
             *(self._member(model.name, one, told.get(one.number)) for one in model.members),
         ]
 

@@ -34,7 +34,7 @@ class AuthMiddleware:
         in_flight: request counter, shared with the draining server.
         open_health: answer ``/healthz`` without a key.
         proof_secret: the secret by which ``/healthz`` answers challenges; None answers none.
-        open_paths: further paths without a key, whose answers reveal nothing.
+        open_paths: further paths without a key, whose answers to strangers reveal nothing.
         seen: observer of every request; None observes nothing.
         guard: check of requests without a key, where such requests are served; None checks nothing.
     """
@@ -106,6 +106,9 @@ class AuthMiddleware:
                 raise errors.wrong_method(scope["method"], scope["path"], "GET, HEAD")
             return await send_json(send, {"status": "ok"}, headers=self._proof(scope))
         if scope["path"] in self._open_paths:
+            # A valid key may see more; another one sees what everybody sees.
+            shown = token or self._guard is not None
+            scope["principal"] = self._authenticate(token) if shown else None
             return await self._app(scope, receive, send)
         principal = guest.principal = scope["principal"] = self._authenticate(token)
         if principal is None:

@@ -84,6 +84,7 @@ def show(body: bytes, models: Sequence[Listed]) -> bytes:
     entry = _entry(model)
     made = {
         **dict.fromkeys(("modelfile", "parameters", "template", "license"), ""),
+        **({"parameters": f"num_ctx {model.context}"} if model.context else {}),
         "details": entry["details"],
         "model_info": info,
         "capabilities": model.capabilities,
@@ -227,11 +228,12 @@ class OllamaPages:
         return [
             self._entry(name, models[model])
             for name, model in names.items()
-            if models[model].replicas or not ready
+            if models[model].ready or not ready
         ]
 
     def _entry(self, name: str, model: Model) -> Listed:
-        return Listed(name, self._since, model.identity, model.engine or "")
+        engine, context = model.engine or "", model.context or 0
+        return Listed(name, self._since, model.identity, engine, context)
 
 
 def _json(body: bytes) -> Response:

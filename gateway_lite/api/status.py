@@ -131,11 +131,26 @@ def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
         "created_at": datetime.fromtimestamp(created, timezone.utc).isoformat(),
         "lifecycle": "active",
         **alias,
+        **context_fields(model.context),
         "phase": model.phase.value,
-        "replicas": {"ready": len(model.replicas), "asked": model.asked},
+        "replicas": {"ready": model.ready, "asked": model.asked},
     }
 
 
+def context_fields(tokens: int | None) -> dict[str, Any]:
+    """Return a model's context under the names that clients read; nothing if unknown.
+
+    Args:
+        tokens: longest prompt and answer together.
+    """
+    if tokens is None:
+        return {}
+    # In order: vLLM's name, OpenRouter's, which many editors read, and llama.cpp's.
+    named = {"max_model_len": tokens, "context_length": tokens, "context_window": tokens}
+    return {**named, "meta": {"n_ctx": tokens, "n_ctx_train": tokens}}
+
+
+READY = "/readyz"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -167,7 +182,7 @@ class StatusPages:
         return [
             Route("/v1/models", self.models),
             Route("/v1/models/{name:path}", self.model),
-            Route("/readyz", self.ready),
+            Route(READY, self.ready),
             Route("/version", self.version),
             Route("/metrics", self.metrics),
         ]
@@ -204,12 +219,12 @@ class StatusPages:
         return JSONResponse(described(model, name, created=self._created))
 
     async def ready(self, request: Request) -> JSONResponse:
-        """Answer 200 if a model is ready to serve, else 503."""
-        del request
+        """Answer 200 if a model is ready to serve, else 503; numbers are for keys only."""
         models = [one for one in self._catalog().models.values() if one.base is None]
-        ready = sum(1 for model in models if model.replicas)
-        status = "ok" if ready else "no model is ready"
-        body = {"status": status, "models": len(models), "ready": ready}
+        ready = sum(1 for model in models if model.ready)
+        body: dict[str, Any] = {"status": "ok" if ready else "no model is ready"}
+        if request.scope["principal"] is not None:
+            body |= {"models": len(models), "ready": ready}
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def version(self, request: Request) -> JSONResponse:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from gateway_lite import errors
+from hpc.api_paths import PICTURES
 
 if TYPE_CHECKING:
     from hpc.keys.limits import KeyLimits
 
 UNSAID_TOKENS = 4096
 """Length of an answer for a key with token limits, where neither request nor ceiling says one."""
+
+PICTURE_TOKENS = 4096
+"""Tokens of an image that an engine makes, where the engine's answer has no count."""
+MOST_PICTURES = 2**20
 
 
 class Ceilings(Protocol):
@@ -58,6 +63,11 @@ def check_prompt(prompt: int, *ceilings: Ceilings | None) -> None:
                 code="context_length_exceeded",
                 param="messages",
             )
+
+
+def pictures(path: str, count: int) -> int:
+    """Return the tokens that the answers of an image request count as; 0 for other paths."""
+    return PICTURE_TOKENS * min(count, MOST_PICTURES) if path in PICTURES else 0
 
 
 def lowest(*ceilings: Ceilings | None) -> int | None:

@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
+from hpc.api_paths import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ PROGRAMS = ("curl/", "wget/")
 """Beginnings of User-Agent of programs that call any body a form unless told otherwise. No browser
 has such a name, and no page can give its browser one without the server's permission.
 """
-UPLOADS = frozenset({"/v1/files"})
+UPLOADS = frozenset({"/v1/files", *FORMS})
 """Paths whose POST takes a form instead of JSON."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
@@ -175,6 +175,9 @@ class Model:
         servers: static servers, run outside hpc-serve.
         identity: fingerprint of the model; empty if unknown.
         base: the model whose replicas serve this one as an adapter, or None.
+        static: the static servers as replicas, whether they serve or not.
+        server_phases: phase of each static server by its last report.
+        context: longest prompt and answer together in tokens, as engines tell; None if unknown.
     """
 
     name: str
@@ -187,11 +190,46 @@ class Model:
     servers: tuple[Backend, ...] = ()
     identity: str = ""
     base: str | None = None
+    static: tuple[Replica, ...] = ()
+    server_phases: tuple[Phase, ...] = ()
+    context: int | None = None
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Return the phases of all replicas."""
-        return (*[Phase.READY] * len(self.servers), *(one.phase for one in self.members))
+        return (*self.server_phases, *(one.phase for one in self.members))
+
+    @property
+    def ready(self) -> int:
+        """Return the number of replicas that are ready; others may be asked for want of these."""
+        own = sum(1 for replica in self.replicas if replica.secret is not None)
+        return own + self.server_phases.count(Phase.READY)
+
+    def with_word(
+        self,
+        *,
+        replicas: tuple[Replica, ...],
+        static: tuple[Replica, ...],
+        phases: tuple[Phase, ...],
+        context: int | None,
+    ) -> Model:
+        """Return the model with the word of its engines.
+
+        Args:
+            replicas: replicas that take requests.
+            static: the static servers as replicas.
+            phases: phase of each static server.
+            context: longest prompt and answer together in tokens, or None.
+        """
+        every = (*phases, *(one.phase for one in self.members))
+        return replace(
+            self,
+            phase=min(every, key=BEST_FIRST.index, default=self.phase),
+            replicas=replicas,
+            static=static,
+            server_phases=phases,
+            context=context,
+        )
 
     @property
     def stale(self) -> int:
@@ -232,7 +270,11 @@ class Catalog:
 
     def peers(self) -> set[Peer]:
         """Return the far ends of all replicas that take requests."""
-        return {replica.peer for model in self.models.values() for replica in model.replicas}
+        return {
+            replica.peer
+            for model in self.models.values()
+            for replica in (*model.replicas, *model.static)
+        }
 
 
 def identity(endpoint: Endpoint) -> str:

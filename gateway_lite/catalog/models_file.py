@@ -239,25 +239,39 @@ class ModelsFile:
             return
         self.outcome = replace(self.outcome, read_at=began, refused=sentence, refused_at=at)
 
-    def weigh(self, served: Collection[str]) -> None:
-        """Record the parts of the policy without a target.
+    def weigh(self, served: Collection[str], more: tuple[str, ...] = ()) -> None:
+        """Record the parts of the policy without a target or effect.
 
         Args:
             served: names of the models in the catalog.
+            more: warnings about servers, which are logged elsewhere.
         """
         self._served = frozenset(served)
-        found = policy_warnings(self.policy, {*served, *self._known} - {SETTINGS})
+        known = {*served, *self._known} - {SETTINGS}
+        idle = () if self.policy.cache is None else uncached(self.backends)
+        found = (*policy_warnings(self.policy, known), *idle, *more)
         if found != self.outcome.warnings:
             for sentence in found:
-                if sentence not in self.outcome.warnings:
+                if sentence not in self.outcome.warnings and sentence not in more:
                     log.warning("%s: %s", self.path, sentence)
             self.outcome = replace(self.outcome, warnings=found)
+
+
+def uncached(backends: Collection[Backend]) -> tuple[str, ...]:
+    """Return a sentence for each model whose answers are not cached, as it may change unseen."""
+    names = sorted({each.name for each in backends if each.revision is None})
+    return tuple(
+        f"answers of the model {name!r} are not cached, as its entry has no 'revision'"
+        for name in names
+    )
 
 
 def _by_name(resolved: Config) -> dict[str, object]:
     """Return the parts to compare between two reads: models by name, and the general settings."""
     policy = resolved.gateway
-    models = {**resolved.services, **{backend.name: backend for backend in resolved.backends}}
+    models: dict[str, object] = dict(resolved.services)
+    for name in {backend.name for backend in resolved.backends}:
+        models[name] = tuple(each for each in resolved.backends if each.name == name)
     every = {name: (model, policy.models.get(name)) for name, model in models.items()}
     return {**every, SETTINGS: replace(policy, models={})}
 

@@ -24,6 +24,9 @@ class Replica:
         certificate: PEM of the certificate of a replica with TLS, or None.
         others: further names and addresses of the replica's node, in the order to try.
         slots: requests that the replica serves at once, or None with continuous batching.
+        model: the model's name at the replica where it differs from the gateway's, or None.
+        ca: PEM of the authority that signs the server's certificate, or None.
+        health: path at which a static server is asked whether it serves, or None.
     """
 
     key: str
@@ -34,8 +37,11 @@ class Replica:
     certificate: str | None = field(default=None, repr=False)
     slots: int | None = None
     others: tuple[str, ...] = ()
+    model: str | None = None
+    ca: str | None = field(default=None, repr=False)
+    health: str | None = None
 
     @property
     def peer(self) -> Peer:
         """The far end of connections to the replica."""
-        return Peer(self.url, self.secret, self.certificate, self.others)
+        return Peer(self.url, self.secret, self.certificate, self.others, self.ca)

@@ -50,16 +50,19 @@ def joined(name: str, servers: Sequence[Backend], own: Model | None) -> Model:
         own: the same model as a service, or None.
     """
     marks = {mark(server) for server in servers} | ({own.identity} if own else set())
+    static = tuple(map(static_replica, servers, _names(name, len(servers))))
     return Model(
         name,
-        Phase.READY,
+        Phase.STARTING,
         len(servers) + (own.asked if own else 0),
-        (*map(static_replica, servers), *(own.replicas if own else ())),
+        (*static, *(own.replicas if own else ())),
         own.members if own else (),
         own.spec if own else None,
         own.endpoints if own else (),
         tuple(servers),
         _only(marks) or "",
+        static=static,
+        server_phases=(Phase.STARTING,) * len(servers),
     )
 
 
@@ -69,13 +72,21 @@ def _adapter(name: str, model: Model) -> Model:
     return replace(model, name=name, identity=identity, base=model.name)
 
 
-def static_replica(backend: Backend) -> Replica:
-    """Return a static server as the balancer's replica."""
+def _names(model: str, count: int) -> Sequence[str]:
+    """Return the display names of a model's static servers."""
+    return [model] if count == 1 else [f"{model}/static-{number}" for number in range(count)]
+
+
+def static_replica(backend: Backend, name: str) -> Replica:
+    """Return a static server as the balancer's replica, with its display name."""
     return Replica(
         key=f"{backend.name} {backend.url}",
-        name=backend.name,
+        name=name,
         url=backend.url.rstrip("/").removesuffix("/v1"),
         token=os.environ.get(backend.api_key_env) if backend.api_key_env else None,
+        model=None if backend.served_model == backend.name else backend.served_model,
+        ca=backend.ca,
+        health=backend.health,
     )
 
 

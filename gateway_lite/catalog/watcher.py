@@ -40,6 +40,7 @@ class Watcher:
         beat: publishes the gateway's heartbeat, or None.
         publish: takes a new catalog, in the event loop.
         settings: intervals.
+        warnings: returns warnings about servers, for the gateway's record.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Watcher:
         beat: Callable[[], None] | None,
         publish: Callable[[Catalog], None],
         settings: GatewaySettings,
+        warnings: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
+        self._warnings = warnings
         self._scanner = scanner
         self._keys = keys
         self._models = models
@@ -124,7 +127,7 @@ class Watcher:
         waiting, self._waiting = self._waiting, []
         try:
             catalog = self._scanner.scan(time.time(), refused)
-            self._models.weigh(catalog.models)
+            self._models.weigh(catalog.models, self._warnings())
             self._loop.call_soon_threadsafe(self._publish, catalog)
             if self._beat is not None:
                 self._beat()

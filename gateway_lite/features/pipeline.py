@@ -14,12 +14,17 @@ import msgspec
 
 from gateway_lite import errors
 from gateway_lite.features import usage_report
+from gateway_lite.features.model_name import AnswerName, StreamName
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
+from gateway_lite.features.stored_responses import ResponseId
 from gateway_lite.features.translation import FailedAnswer
 from hpc import own_source
+from hpc.api_paths import COMPUTED, PICTURES, SPEECH, TEXTS
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway_lite.features.redact.text import Finder
     from gateway_lite.features.translation import Translated
     from gateway_lite.wire.request_body import RequestFields
@@ -34,8 +39,8 @@ IN_TIME_S = 2.0
 OK = 200
 COUNTED = ("/v1/chat/completions", "/v1/completions")
 """Paths whose streams can carry a usage report."""
-SILENT = ("/v1/embeddings", "/v1/rerank")
-"""Paths whose answers hold no words."""
+SILENT = (*COMPUTED, *TEXTS, *PICTURES, SPEECH)
+"""Paths whose answers hold no words of a model."""
 
 
 class FeatureEdits:
@@ -46,9 +51,11 @@ class FeatureEdits:
         finder: the redaction search, or None.
         miss: key of the future cache entry, or None.
         report: counter of a stream for a key with limits of tokens, or None.
+        model: the gateway's name of the model, where the server has another; else empty.
+        note: called with the id of a stored response, or None.
     """
 
-    __slots__ = ("_cache", "finder", "miss", "report", "translated")
+    __slots__ = ("_cache", "finder", "miss", "model", "note", "report", "translated")
 
     def __init__(self, cache: Cache | None) -> None:
         self._cache = cache
@@ -56,19 +63,26 @@ class FeatureEdits:
         self.finder: Finder | None = None
         self.miss: Miss | None = None
         self.report: usage_report.StreamUsage | None = None
+        self.model = ""
+        self.note: Callable[[str], None] | None = None
 
-    def editors(self, status: int, *, events: bool) -> tuple[Editor, ...]:
+    def editors(self, status: int, *, events: bool, json: bool = True) -> tuple[Editor, ...]:
         """Return the editors of the answer, in order.
 
         Args:
             status: HTTP status of the answer.
             events: True for an event stream.
+            json: True for JSON in one piece.
         """
         if status != OK:
             return () if self.translated is None else (FailedAnswer(self.translated, status),)
         # The order matters: the cache keeps redacted answers in OpenAI's form, and the client's
         # form comes last.
         found: list[Editor] = []
+        if self.note is not None:
+            found.append(ResponseId(self.note))
+        if self.model and (events or json):
+            found.append(StreamName(self.model) if events else AnswerName(self.model))
         if self.report is not None and events:
             found.append(self.report)
         if self.finder is not None:
@@ -174,6 +188,10 @@ class FeaturePipeline:
             None if kept is None else Cache(kept.mib * MIB, kept.ttl_s, vectors=kept.vectors)
         )
 
+    def edits(self, edits: FeatureEdits | None) -> FeatureEdits:
+        """Return the edits of a request so far, new ones for None."""
+        return FeatureEdits(self._cache) if edits is None else edits
+
     def prepare(
         self, body: bytes, asked: FeatureRequest, translated: Translated | None = None
     ) -> Prepared:
@@ -184,22 +202,16 @@ class FeaturePipeline:
             asked: the request's properties beside the body.
             translated: the translation of a request in another API's form, or None.
         """
-        edits = None
-        if translated is not None:
-            edits = FeatureEdits(self._cache)
-            edits.translated = translated
-        hides = self._redact is not None and self._redact.answers and asked.path not in SILENT
-        if self._finder is not None and hides:
-            edits = edits or FeatureEdits(self._cache)
-            edits.finder = self._finder
-        # After redaction: no entry is found by, or kept for, text that should be hidden. An edited
-        # answer is not cached at all.
-        found = self._look_up(body, asked) if edits is None else None
+        # After redaction: no entry is found by, or kept for, text that should be hidden.
+        found = self._look_up(body, asked)
         if isinstance(found, Hit):
-            return Prepared(body, hit=found, cache="hit")
-        if found is not None:
+            return Prepared(body, hit=_in_form(found, translated), cache="hit")
+        edits = None
+        hides = self._redact is not None and self._redact.answers and asked.path not in SILENT
+        if translated is not None or found is not None or (self._finder is not None and hides):
             edits = FeatureEdits(self._cache)
-            edits.miss = found
+            edits.translated, edits.miss = translated, found
+            edits.finder = self._finder if hides else None
         if asked.counted and asked.fields.stream:
             edits = edits or FeatureEdits(self._cache)
             body, edits.report = _counted(body, asked, translated)
@@ -212,6 +224,14 @@ class FeaturePipeline:
         return self._cache.lookup(
             body, asked.path, asked.model, asked.identity, asked.key_id, stream=stream
         )
+
+
+def _in_form(hit: Hit, translated: Translated | None) -> Hit:
+    """Return a cached answer in the client's form; entries have OpenAI's."""
+    if translated is None:
+        return hit
+    editor = translated.editor
+    return Hit(editor.feed(hit.body) + editor.finish())
 
 
 def _counted(

@@ -11,13 +11,14 @@ import msgspec
 from cachetools import TTLCache
 
 from gateway_lite.wire.sse import payload, split
+from hpc.api_paths import COMPUTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
-VECTORS = ("/v1/embeddings", "/v1/rerank")
+VECTORS = COMPUTED
 """Paths whose answers are computed without sampling, whatever the request says."""
 OUTSIDE_KEY = ("stream", "stream_options", "user", "metadata")
 ONE = ("n", "best_of")

@@ -179,17 +179,18 @@ class InferenceProtocol(HttpToolsProtocol):
         path = self.hot.get((method, self.url))
         if path is None:
             # The exact raw URL needs no parsing; a hot URL may also be absolute or have a query.
-            path = self.hot.get((method, path_of(self.url)))
+            plain = path_of(self.url)
+            path = self.hot.get((method, plain)) or handler.also_hot(method, plain)
         if len(self._lines) > HEADERS:
             raise TooManyHeadersError
         headers = headers_of(self._lines)
         if path is None:
             self._leave_to_asgi(headers)
             return
-        plain = parser.get_http_version() == "1.0"
+        old = parser.get_http_version() == "1.0"
         request = Request(method, path, headers, handler.settings.body_bytes)
-        keep_alive = not plain and parser.should_keep_alive()
-        exchange = exchange_of(self, handler, request, keep_alive=keep_alive, plain=plain)
+        keep_alive = not old and parser.should_keep_alive()
+        exchange = exchange_of(self, handler, request, keep_alive=keep_alive, plain=old)
         before, self.cycle, self._exchange = self.cycle, exchange, exchange
         # HTTP/1.1 pipelining: answers leave in the order of requests, so a request behind an
         # unfinished one waits, and reading stops at AHEAD waiting requests.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway_lite.upstream.handshake import ReplicaHandshake
     from gateway_lite.upstream.pool import PendingConnection
     from gateway_lite.wire.body_budget import BodyBudget
+    from gateway_lite.wire.form_body import FormBody
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.write_batching import WriteBatcher
 
@@ -197,6 +198,9 @@ class RequestHandler(Protocol):
     bodies: BodyBudget
     turns: LargeRequests
 
+    def also_hot(self, method: bytes, path: bytes) -> str | None:
+        """Return the path of a request that is hot by its form, or None for an ASGI request."""
+
     def check(self, context: RequestContext) -> None:
         """Refuse a request by its head, if possible; raises ApiError."""
 
@@ -317,6 +321,8 @@ class RequestContext(msgspec.Struct, eq=False):
         ask: decoded fields of the body, once admitted.
         models: models to try in order; ``turn`` is the index of the present model.
         substitute: model in the request to replicas if the client named another, else empty.
+        form: the parsed body of a form with files, or None for JSON.
+        named: the model's name in ``body`` if that is a server's own name, else empty.
         tried: keys of replicas that failed the request.
         refused: the error of a request that was refused before its turn came.
         charged: bytes of the body that the budget counts.
@@ -362,6 +368,8 @@ class RequestContext(msgspec.Struct, eq=False):
     models: tuple[str, ...] = ()
     turn: int = 0
     substitute: str = ""
+    named: str = ""
+    form: FormBody | None = None
     tried: list[str] = []
     edits: FeatureEdits | None = None
     cache: str = ""

@@ -40,10 +40,11 @@ LONG_STEP = 256 * 1024
 """Bytes of a body from which its admission, 30 ms at 8 MiB, is a step of its own."""
 LAST_BYTES_S = 1.0
 """Seconds for a replica to end an answer after the client has got the terminator."""
-FAILED = 400
+REDIRECT, FAILED = 300, 400
+REDIRECTS = range(REDIRECT, FAILED)
 UNAUTHORIZED = 401
 UNAVAILABLE = 503
-NOT_REACHED = frozenset({Fault.UNREACHABLE, Fault.UNPROVED})
+NOT_REACHED = frozenset({Fault.UNREACHABLE, Fault.UNPROVED, Fault.UNTRUSTED})
 """Faults of connections over which no request was sent."""
 ELSEWHERE = frozenset({502, UNAVAILABLE, 504})
 """Statuses of a replica's answer after which another replica is tried."""
@@ -240,7 +241,9 @@ class Exchange(RequestContext, eq=False):
     def on_complete(self, link: UpstreamConnection, body: bytes) -> None:
         """Handle an answer with head and body in a single read, as most unary answers are."""
         kind = link.headers.get(b"content-type", response_head.JSON)
-        plain = self.edits is None and link.status < FAILED and kind.startswith(response_head.JSON)
+        plain = (
+            self.edits is None and link.status < REDIRECT and kind.startswith(response_head.JSON)
+        )
         if not plain or len(body) > self.handler.settings.body_bytes:
             self.on_head(link)
             self.on_body(body)
@@ -256,6 +259,9 @@ class Exchange(RequestContext, eq=False):
     def on_head(self, link: UpstreamConnection) -> None:
         """Decide by the head whether the client gets the answer or another attempt is made."""
         status = link.status
+        if status in REDIRECTS:
+            self._redirected(link)
+            return
         if status >= FAILED:
             self.worked = False
             if self._retry_refused(link, status):
@@ -288,7 +294,7 @@ class Exchange(RequestContext, eq=False):
         """Drop the data for another attempt, once no further attempt is possible."""
         self.drop()
         self.body = b""
-        self.ask = None
+        self.ask = self.form = None
 
     def on_end(self) -> None:
         """Send the rest of the answer."""
@@ -376,6 +382,28 @@ class Exchange(RequestContext, eq=False):
         self.held.release("failed")
         self.again()
         return True
+
+    def _redirected(self, link: UpstreamConnection) -> None:
+        """Try another replica than one that redirects, or answer with an error.
+
+        No redirect is followed: the request and the server's key would go to an address that
+        models.yaml does not name.
+        """
+        lease = self.held.lease
+        if lease is None:
+            return
+        words = response_head.redirected(link.status, link.headers)
+        message = f"the replica {lease.replica.name} {words}"
+        log.warning("request %s: %s", self.record.name, message)
+        self.worked = False
+        self.tried.append(lease.replica.key)
+        again = self.handler.another(self, worked=False, elsewhere=True)
+        link.abort()
+        self.held.release("failed")
+        if again:
+            self.again()
+        else:
+            self.fail(errors.upstream_error(f"{message}; backend_url must be the final address"))
 
     def _renew(self, lease: ReplicaLease, outcome: Outcome) -> None:
         """Make another attempt after the replica's record and secret were read again."""
@@ -485,6 +513,8 @@ def exchange_of(
 def _failure_error(name: str, fault: Fault) -> errors.ApiError:
     """Return the error for a request that failed at a replica."""
     message = f"the replica {name} {fault.value}"
+    if fault is Fault.UNTRUSTED:
+        message += "; its entry in models.yaml can name the authority's file as 'ca'"
     if fault in (Fault.SILENT, Fault.STUCK):
         return errors.upstream_timeout(message)
     if fault in NOT_REACHED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
@@ -15,9 +16,11 @@ from gateway_lite.features import tracing
 from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
+from gateway_lite.features.stored_responses import StoredResponses
 from gateway_lite.request import head_checks
 from gateway_lite.request.context import Reply, ThreadWork, refusal
 from gateway_lite.request.large_requests import LargeRequests
+from gateway_lite.request.retry_budget import RetryBudget
 from gateway_lite.request.token_charge import charged
 from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
@@ -27,12 +30,14 @@ from gateway_lite.wire import (
     body_shape,
     content_coding,
     error_forms,
+    form_body,
     prompt_size,
     request_body,
     request_fields,
     response_head,
 )
 from gateway_lite.wire.body_budget import MIB, SMALL, BodyBudget, budget_bytes
+from hpc.api_paths import FORMS, PICTURES, RESPONSES
 from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
 
@@ -63,43 +68,11 @@ if TYPE_CHECKING:
     from gateway_lite.wire.write_batching import WriteBatcher
     from hpc.gateway_policy import ModelPolicy
 
-RETRY_SHARE = 0.2
-"""Retries earned by each request."""
-RETRIES_PER_S = 10.0
-MOST_RETRIES = 500.0
-"""Retries that may be saved up; a dying replica fails all its requests in progress at once."""
-
-
 TRANSLATIONS = {
     **dict.fromkeys(ollama_requests.PATHS, ollama_requests.translate),
     **dict.fromkeys(anthropic_requests.PATHS, anthropic_requests.translate),
 }
 """The translation into OpenAI's form, by path of another API."""
-
-
-class RetryBudget:
-    """The retries that are left."""
-
-    def __init__(self) -> None:
-        self._left = MOST_RETRIES
-
-    def deposit(self) -> None:
-        """Add the share of one request."""
-        if self._left < MOST_RETRIES:
-            self._left += RETRY_SHARE
-
-    def passed(self, seconds: float) -> None:
-        """Add the retries of passed seconds."""
-        self._left = min(MOST_RETRIES, self._left + RETRIES_PER_S * seconds)
-
-    def withdraw(self) -> bool:
-        """Take a retry; return False if none is left."""
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 OK = 200
 VLLM = "vllm"
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -123,6 +96,7 @@ class GatewayHandler:
         tracer: makes a span of each request, or None.
         workers: processes that share the memory for bodies.
         guard: check of requests without a key, where such requests are served; None checks nothing.
+        stored: the places of stored responses, filled here.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a gateway meet here
@@ -142,6 +116,7 @@ class GatewayHandler:
         tracer: Tracer | None = None,
         workers: int = 1,
         guard: WebPageGuard | None = None,
+        stored: StoredResponses | None = None,
     ) -> None:
         self.in_flight = in_flight
         self.batcher = batcher
@@ -164,6 +139,7 @@ class GatewayHandler:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="redact")
         self._table = model_rules.Table(self._policy, ())
         self._features = FeaturePipeline(self._policy)
+        self.stored = stored or StoredResponses()
         self._plain = True
         self._ways: dict[tuple[str, str], tuple[Pool, bytes]] = {}
         self._budget = RetryBudget()
@@ -201,7 +177,7 @@ class GatewayHandler:
         limits = principal.limits
         request.limit = self._body_bytes
         if limits is not None:
-            request.limit = head_checks.longest_body(self._body_bytes, limits)
+            request.limit = head_checks.longest_body(self._body_bytes, limits, request.path)
             self._limits.check(principal)
         if request.too_large:
             raise errors.too_large(request.limit)
@@ -211,19 +187,21 @@ class GatewayHandler:
         """Unpack a body, and refuse a large one with too many parts, slice by slice."""
         if context.request.coding:
             yield from context.request.unpack()
-        yield from body_shape.check(context.request.body)
+        if context.path not in FORMS:  # a form's parser bounds its parts
+            yield from body_shape.check(context.request.body)
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""
         translated = self._translate(context)
-        asked = context.ask = request_body.read(context.body)
+        asked = context.ask = self._read(context)
         principal, record, table = context.principal, context.record, self._table
         record.model = asked.model
         limits, checked = principal.limits, None
-        size = prompt_size.measured(context.body)
-        context.prompt = size.tokens()
+        size = None if context.form is not None else prompt_size.measured(context.body)
+        if size is not None:
+            context.prompt = size.tokens()
         # Requests that nothing limits go on byte for byte, without a second look at their fields.
-        if limits is not None or principal.models != ALL or table.rules:
+        if size is not None and (limits is not None or principal.models != ALL or table.rules):
             checked = self._check_fields(context, size)
         longest = asked.limit(context.path)
         traits = model_rules.Traits(record.key, context.request.headers, context.prompt, longest)
@@ -231,10 +209,11 @@ class GatewayHandler:
         context.models = models
         record.model = models[0]
         own = table.policies.get(models[0])
-        if checked is None and token_ceilings.hold(own):
+        if checked is None and size is not None and token_ceilings.hold(own):
             checked = self._check_fields(context, size)
-        tokens = asked.tokens(size.tokens(), longest)
+        tokens = asked.tokens(context.prompt if size is None else size.tokens(), longest)
         reserved = tokens if checked is None else self._limit(context, checked, own)
+        reserved = reserved if context.form is None else self._limit_form(context, own)
         context.work = RequestCost(tokens, *self._beginnings(context, asked), principal.id)
         # After all checks of the request: a refused request must not use up the key's limits.
         context.reservation = self._limits.reserve(principal, reserved)
@@ -257,6 +236,23 @@ class GatewayHandler:
         context.path, context.body = translated.path, translated.body
         return translated
 
+    def _read(self, context: RequestContext) -> RequestFields:
+        """Decode a request; of a form, estimate its prompt."""
+        if context.path not in FORMS:
+            return request_body.read(context.body)
+        headers = context.request.headers
+        form = context.form = form_body.read(headers.get(b"content-type", b""), context.body)
+        context.prompt, asked = form.tokens, form.fields()
+        context.request.headers = {**headers, b"content-type": form.content_type}
+        context.body = form.body(asked.model)
+        return asked
+
+    def _limit_form(self, context: RequestContext, own: ModelPolicy | None) -> int:
+        """Return the tokens to reserve for a form."""
+        token_ceilings.check_prompt(context.prompt, own, context.principal.limits)
+        answers = 1 if context.form is None else context.form.answers
+        return context.prompt + token_ceilings.pictures(context.path, answers)
+
     def _check_fields(self, context: RequestContext, size: PromptSize) -> CheckedFields:
         """Return the request's fields without ambiguity, and note their estimated tokens."""
         checked = counted = request_fields.checked(context.path, context.body)
@@ -274,7 +270,10 @@ class GatewayHandler:
         ceiling, room = token_ceilings.lowest(own, limits), self._limits.room(principal)
         if context.path not in request_fields.WRITTEN or (ceiling is None and room is None):
             context.body = checked.body()
-            return prompt
+            pictured = context.path in PICTURES
+            return prompt + token_ceilings.pictures(
+                context.path, checked.answers() if pictured else 1
+            )
         answers = context.answers = checked.answers()
         room = None if room is None else room - prompt
         length = token_ceilings.answer_length(checked.length(), answers, ceiling, room)
@@ -309,6 +308,10 @@ class GatewayHandler:
             return Reply(OK, kind + self.lines(context), translated.answer)
         redaction = self._features.redaction
         if redaction is not None:
+            if context.form is not None:
+                raise errors.bad_request(
+                    "this gateway redacts requests, and cannot look into files"
+                )
             body = context.body
             found = redaction.at_once(body) if len(body) <= SMALL else None
             if found is None:
@@ -324,6 +327,11 @@ class GatewayHandler:
     def in_thread(self, work: ThreadWork) -> asyncio.Future[bytes]:
         """Start work in the thread for long redactions."""
         return asyncio.get_running_loop().run_in_executor(self._threads, work.run)
+
+    def also_hot(self, method: bytes, path: bytes) -> str | None:
+        """Return None: single responses are pages here."""
+        del method, path
+        return None
 
     def close(self) -> None:
         """Let the thread end."""
@@ -348,7 +356,8 @@ class GatewayHandler:
         context.record.cache = context.cache = prepared.cache
         if prepared.hit is None:
             return None
-        kind = b"content-type: %b\r\n" % (EVENTS if fields.stream else response_head.JSON)
+        form = EVENTS if fields.stream else response_head.JSON
+        kind = b"content-type: %b\r\n" % (form if translated is None else translated.content_type)
         return Reply(OK, kind + self.lines(context), prepared.hit.body)
 
     def _is_vllm(self, name: str) -> bool:
@@ -411,7 +420,8 @@ class GatewayHandler:
             if ceiling is not None:
                 length = token_ceilings.answer_length(said, answers, ceiling, room)
                 context.body = checked.with_length(length).body()
-        context.body = model_rules.with_fields(context.body, model=name)
+        context.body = _with_model(context, name)
+        context.named = ""
         context.record.model = name
         context.substitute = name
 
@@ -432,9 +442,24 @@ class GatewayHandler:
         if way is None:
             way = self._ways[replica.key, path] = self._way(replica, path)
         pool, fixed = way
+        if replica.model is not None:
+            self._name_as_served(context, replica.model)
+        elif context.named:
+            self._name_as_served(context, context.models[context.turn])
+        if path == RESPONSES:
+            edits = context.edits = self._features.edits(context.edits)
+            edits.note = partial(self.stored.note, context.principal.id, replica.key)
         name, body = context.record.name.encode(), context.body
         head = request_head.request_head(fixed, context.request.headers, name, len(body))
         return self._upstream.send(pool, sink, head, body, fresh=fresh)
+
+    def _name_as_served(self, context: RequestContext, served: str) -> None:
+        """Write a server's own name of the model into the request, and ours into the answer."""
+        if served != context.named:
+            context.body = _with_model(context, served)
+            context.named = served
+        edits = context.edits = self._features.edits(context.edits)
+        edits.model = context.models[context.turn]
 
     def _way(self, replica: Replica, path: str) -> tuple[Pool, bytes]:
         pool = self._upstream.pool(replica.peer)
@@ -458,7 +483,8 @@ class GatewayHandler:
     def renew(self, context: RequestContext, replica: Replica, done: Callable[[], None]) -> None:
         """Read the replica's secret again, at most once per request, then call ``done``."""
         if context.renewed:
-            raise errors.upstream_error(f"the replica {replica.name} refuses the gateway's secret")
+            what = "its key (api_key_env)" if replica.secret is None else "the gateway's secret"
+            raise errors.upstream_error(f"the replica {replica.name} refuses {what}")
         context.renewed = True
         task = asyncio.get_running_loop().create_task(self._renew(replica.key, done))
         # The loop holds tasks weakly; without this reference the task could be collected.
@@ -511,6 +537,13 @@ class GatewayHandler:
         self._seen.end(record)
         if context.span is not None:
             _end_span(context.span, record)
+
+
+def _with_model(context: RequestContext, name: str) -> bytes:
+    """Return the request's body with another model."""
+    if context.form is not None:
+        return context.form.body(name)
+    return model_rules.with_fields(context.body, model=name)
 
 
 def _end_span(span: Span, record: RequestRecord) -> None:

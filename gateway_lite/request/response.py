@@ -250,7 +250,7 @@ def response_of(
     events = kind.startswith(response_head.EVENTS)
     editors: tuple[Editor, ...] = ()
     if edits is not None:
-        editors = edits.editors(status, events=events)
+        editors = edits.editors(status, events=events, json=kind.startswith(response_head.JSON))
         kind = edits.content_type(status) or kind
     return UpstreamResponse(
         writer,

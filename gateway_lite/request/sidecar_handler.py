@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from gateway_lite.upstream import handshake, request_head
 from gateway_lite.upstream.pool import Peer
 from gateway_lite.wire import media_urls
 from gateway_lite.wire.body_budget import BodyBudget
-from hpc.api_paths import POST_PATHS
+from hpc.api_paths import FORMS, POST_PATHS
 from hpc.peer_proof import HANDSHAKE_PATH
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 
 PATHS = {
     b"POST": POST_PATHS,
-    b"GET": ("/v1/models", "/health", "/metrics", HANDSHAKE_PATH),
+    b"GET": ("/v1/models", "/props", "/health", "/metrics", HANDSHAKE_PATH),
 }
+BY_ID = re.compile(rb"/v1/responses/resp_[A-Za-z0-9_-]{1,128}(/cancel)?")
+"""Paths of single responses, which their replica keeps."""
 HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}
 
 
@@ -130,6 +133,13 @@ class SidecarHandler:
         if context.request.too_large:
             raise errors.too_large(self.settings.body_bytes)
 
+    def also_hot(self, method: bytes, path: bytes) -> str | None:
+        """Return the path of a request for a single response, or None."""
+        found = BY_ID.fullmatch(path)
+        if found is None or method not in ((b"POST",) if found[1] else (b"GET", b"DELETE")):
+            return None
+        return path.decode()
+
     def inspect(self, context: RequestContext) -> Iterator[None]:
         """Refuse nothing; the gateway has done so."""
         del context
@@ -139,7 +149,8 @@ class SidecarHandler:
         """Admit the request unchanged unless its media lie elsewhere, or answer a handshake."""
         if context.path == HANDSHAKE_PATH:
             return self._shake(context.client, context.request.headers)
-        media_urls.check(context.request.body, self._media_domains)
+        if context.path not in FORMS:
+            media_urls.check(context.request.body, self._media_domains)
         context.body = context.request.body
         return None
 
@@ -179,7 +190,8 @@ class SidecarHandler:
         if start is None:
             method = request.method.decode()
             start = request_head.request_start(method, self._pool.target, request.path, self._key)
-            self._starts[way] = start
+            if (way[0], way[1].encode()) in HOT:  # ids would fill the memory
+                self._starts[way] = start
         name = context.record.name.encode()
         head = request_head.request_head(start, request.headers, name, len(context.body))
         return self._upstream.send(self._pool, sink, head, context.body, fresh=fresh)

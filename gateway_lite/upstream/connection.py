@@ -25,6 +25,7 @@ class Fault(Enum):
 
     UNREACHABLE = "cannot be reached"
     UNPROVED = "does not prove that it is the replica"
+    UNTRUSTED = "shows a certificate that is not trusted here"
     STALE = "closed a kept connection"
     BROKEN = "broke off"
     SILENT = "stays silent"

@@ -31,12 +31,14 @@ class Peer(NamedTuple):
         secret: secret that both sides of a connection prove, or None for a server of somebody else.
         certificate: PEM of the only certificate that is accepted, or None for the usual rules.
         others: further names and addresses of a far end with a secret, in the order to try.
+        ca: PEM of the authority that is trusted in place of this machine's, or None.
     """
 
     address: str
     secret: str | None = None
     certificate: str | None = None
     others: tuple[str, ...] = ()
+    ca: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +72,16 @@ def parse_address(address: str, unix: str | None = None) -> UpstreamAddress:
     return UpstreamAddress(address, host, port, tls, parts.path.rstrip("/"), parts.netloc, unix)
 
 
-def tls_context(certificate: str | None) -> ssl.SSLContext:
+def tls_context(certificate: str | None, ca: str | None = None) -> ssl.SSLContext:
     """Return the TLS context of a server's connections.
 
     Args:
         certificate: PEM of the only certificate that is accepted, or None for the certificates that
             this machine trusts.
+        ca: PEM of the authority that is trusted in place of this machine's, or None.
     """
     if certificate is None:
-        return ssl.create_default_context()
+        return ssl.create_default_context(cadata=ca)
     return pinned(certificate)
 
 
@@ -101,7 +104,7 @@ class PendingConnection:
         try:
             link = await pool.dial()
         except (WrongSecret, ssl.SSLCertVerificationError) as error:
-            sink.on_error(Fault.UNPROVED, str(error))
+            sink.on_error(pool.mistrust, str(error))
             return
         except (NotProved, OSError, asyncio.TimeoutError) as error:
             sink.on_error(Fault.UNREACHABLE, str(error) or type(error).__name__)
@@ -118,6 +121,11 @@ class PendingConnection:
             self._link.abort()
         elif self._task is not None:
             self._task.cancel()
+
+    def close(self) -> None:
+        """Close an open connection whose answer is complete."""
+        if self._link is not None:
+            self._link.close()
 
     def pause(self) -> None:
         """Stop reading from an open connection."""
@@ -166,8 +174,13 @@ class Pool:
         self._settings = settings
         self._secret = peer.secret
         self._hosts = (where.host, *peer.others)
-        self._tls = tls_context(peer.certificate) if where.tls else None
+        self._tls = tls_context(peer.certificate, peer.ca) if where.tls else None
         self._closed = False
+
+    @property
+    def mistrust(self) -> Fault:
+        """The fault of a far end that does not prove to be the right one."""
+        return Fault.UNTRUSTED if self._secret is None else Fault.UNPROVED
 
     def take(self, now: float) -> UpstreamConnection | None:
         """Return a kept connection that the engine will not close at once, or None."""

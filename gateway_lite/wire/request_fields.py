@@ -16,17 +16,23 @@ just this field means the same to every engine.
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway_lite import errors
 from gateway_lite.wire.request_body import BYTES_PER_TOKEN, LENGTHS
+from hpc.api_paths import CHAT, RANKINGS, RESPONSES, SCORES, TEXT
 
-CHAT = "/v1/chat/completions"
-TEXT = "/v1/completions"
-RESPONSES = "/v1/responses"
-RERANK = "/v1/rerank"
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PAIRED = frozenset({*RANKINGS, *SCORES})
+PAIRS = (
+    *(("query", "documents"), ("queries", "documents"), ("queries", "items")),
+    *(("text_1", "text_2"), ("data_1", "data_2")),
+)
+"""Fields of rankings and scores: the first of each pair is read again for each of the second."""
 WRITTEN = {CHAT: "max_tokens", TEXT: "max_tokens", RESPONSES: "max_output_tokens"}
 """The field that bounds an answer at every engine, for the paths with answers in tokens."""
 SYNONYMS = frozenset(
@@ -44,6 +50,7 @@ READ = SYNONYMS | {
     *CHOICES,
     *HIDING,
     *("documents", "input", "messages", "model", "prompt", "prompt_embeds", "query"),
+    *("data_1", "data_2", "items", "queries", "text_1", "text_2"),
     *("stream", "stream_options", "use_beam_search"),
 }
 """All fields that limits and routing read."""
@@ -121,7 +128,7 @@ class CheckedFields(msgspec.Struct, frozen=True):
     def prompt_tokens(self) -> int:
         """Return an estimate of the prompts' tokens; token ids count one each."""
         tokens = self.size // BYTES_PER_TOKEN
-        if self.path == RERANK:
+        if self.path in PAIRED:
             return tokens + self._repeated()
         for name in PROMPTS:
             if name in self.found:
@@ -157,11 +164,26 @@ class CheckedFields(msgspec.Struct, frozen=True):
         )
 
     def _repeated(self) -> int:
-        """Return the tokens of a ranking's query beyond the first: engines read it per document."""
-        query, documents = self.found.get("query"), self.found.get("documents")
-        if query is None or documents is None:
-            return 0
-        return (_sized(bytes(documents))[1] - 1) * (len(bytes(query)) // BYTES_PER_TOKEN)
+        """Return the tokens of queries beyond the first reading: engines read them per document."""
+        tokens = 0
+        for first, second in PAIRS:
+            query, documents = self.found.get(first), self.found.get(second)
+            if query is not None and documents is not None:
+                tokens += (_sized(bytes(documents))[1] - 1) * (len(query) // BYTES_PER_TOKEN)
+        return tokens
+
+
+def check_spelling(names: Iterable[str]) -> None:
+    """Refuse names of fields that some reader could take for another field.
+
+    Raises:
+        ApiError: a name could be taken for a field that limits and routing read.
+    """
+    for name in names:
+        if name not in READ and name not in USUAL:
+            meant = _FOLDED.get(_folded(name))
+            if meant is not None:
+                raise errors.bad_request(f"'{meant}' is spelled otherwise", param=meant)
 
 
 def checked(path: str, body: bytes) -> CheckedFields:
@@ -178,11 +200,7 @@ def checked(path: str, body: bytes) -> CheckedFields:
         found = _BODY.decode(body)
     except UNREADABLE as error:
         raise errors.bad_request("the request is not valid JSON") from error
-    for name in found:
-        if name not in READ and name not in USUAL:
-            meant = _FOLDED.get(_folded(name))
-            if meant is not None:
-                raise errors.bad_request(f"'{meant}' is spelled otherwise", param=meant)
+    check_spelling(found)
     return CheckedFields(path, len(body), found)
 
 

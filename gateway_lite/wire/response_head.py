@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,3 +67,20 @@ def passed_back(headers: Mapping[bytes, bytes], kind: bytes) -> bytes:
     parts = [b"content-type: %b\r\n" % kind]
     parts += [b"%b: %b\r\n" % (name, headers[name]) for name in PASSED_BACK if name in headers]
     return b"".join(parts)
+
+
+def redirected(status: int, headers: Mapping[bytes, bytes]) -> str:
+    """Return the words for a redirect, with its target but without user, query and fragment.
+
+    Args:
+        status: HTTP status, from 300 to 399.
+        headers: the answer's headers.
+    """
+    target = urlsplit(headers.get(b"location", b"").decode("latin-1", "replace"))
+    place = f"{target.scheme}://{target.hostname or ''}" if target.netloc else ""
+    port = f":{target.port}" if target.netloc and _has_port(target.netloc) else ""
+    return f"redirects ({status}) to {place}{port}{target.path}, which is not followed"
+
+
+def _has_port(netloc: str) -> bool:
+    return netloc.rpartition(":")[2].isdigit()

@@ -24,8 +24,14 @@ class Editor(Protocol):
 class ResponseEdits(Protocol):
     """The edits of one answer: editors of its body, and the client's content type."""
 
-    def editors(self, status: int, *, events: bool) -> tuple[Editor, ...]:
-        """Return the editors of an answer, in order; ``events`` is True for an event stream."""
+    def editors(self, status: int, *, events: bool, json: bool) -> tuple[Editor, ...]:
+        """Return the editors of an answer, in order.
+
+        Args:
+            status: HTTP status of the answer.
+            events: True for an event stream.
+            json: True for JSON in one piece.
+        """
         ...
 
     def content_type(self, status: int) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from hpc.config.fields import check_name
 from hpc.config.load import (
-    Backend,
     Config,
     Site,
     changed,
@@ -14,6 +13,7 @@ from hpc.config.load import (
     searched,
     site_path,
 )
+from hpc.config.static_backends import Backend
 from hpc.config.units import format_time, parse_memory, parse_seconds, parse_time
 
 __all__ = [

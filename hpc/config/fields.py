@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
@@ -14,6 +14,8 @@ _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _TYPED_GPUS = re.compile(r"(?:gpu:)?([A-Za-z][A-Za-z0-9_.-]*)(?::([0-9]+))?")
 _DOMAIN = re.compile(r"\*|[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+_PATH = re.compile(r"/[^\s?#]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -83,6 +85,20 @@ def _check_domain(text: str) -> str:
     return text.lower()
 
 
+def _check_url(text: str) -> str:
+    if not _URL.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is not an address; allowed: such as http://gpu7:8000, without user or query"
+        )
+    return text.rstrip("/").removesuffix("/v1")
+
+
+def _check_path(value: object) -> object:
+    if value is False or (isinstance(value, str) and _PATH.fullmatch(value)):
+        return value
+    raise ValueError(f"{value!r} is not a path; allowed: such as /health, or no")
+
+
 def one_or_many(value: object) -> object:
     """Convert a single text to a list with the text."""
     return [value] if isinstance(value, str) else value
@@ -128,6 +144,8 @@ Alias = Annotated[str, AfterValidator(check_alias)]
 KeyName = Annotated[str, AfterValidator(_check_key)]
 Domain = Annotated[str, AfterValidator(_check_domain)]
 Domains = Annotated[list[Domain], BeforeValidator(one_or_many)]
+Urls = Annotated[list[Annotated[str, AfterValidator(_check_url)]], BeforeValidator(one_or_many)]
+HealthPath = Annotated[str | Literal[False], BeforeValidator(_check_path)]
 Line = Annotated[str, AfterValidator(_check_line)]
 Lines = Annotated[list[Line], BeforeValidator(one_or_many)]
 SbatchValue = Annotated[str | None, BeforeValidator(_sbatch_value)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -14,6 +14,7 @@ from hpc.config.fields import check_alias
 from hpc.config.gateway import resolved
 from hpc.config.resources import ALTERNATIVES, overlaid
 from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
+from hpc.config.static_backends import Backend, static_backends
 from hpc.config.yaml_files import explain, placed, read
 from hpc.errors import ConfigError
 from hpc.gateway_policy import GatewayPolicy
@@ -30,24 +31,6 @@ SCALARS = ("container", "server", "image", "accelerator", "replicas", "hf_home",
 """Settings that a variable or a flag may set, beside every resource except ``extra``."""
 UNSET = "none"
 """The memory of a variable or a flag that unsets the memory of the files, as null does there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A static backend: a server that runs outside hpc-serve.
-
-    Attributes:
-        url: the server's address, without ``/v1``.
-        api_key_env: the gateway's variable that holds the server's key.
-        revision: the revision of the served model, according to models.yaml.
-    """
-
-    name: str
-    backend: Engine
-    url: str
-    format: str = "chat_completions"
-    api_key_env: str | None = None
-    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +105,7 @@ def load(
         folder = Path.cwd() if adhoc and entry.name == adhoc["name"] else base
         layers = [shell, site_file, entry, *over]
         specs[entry.name] = _Resolver(root, folder, layers).spec(entry)
-    backends = tuple(
-        Backend(e.name, e.backend, e.backend_url.rstrip("/"), e.format, e.api_key_env, e.revision)
-        for e in entries
-        if e.backend_url is not None
-    )
+    backends = tuple(each for e in entries for each in static_backends(e, base, path))
     site = _site_values(site_file, site_path)
     return Config(root, path, specs, backends, site, resolved(file), found and path is not None)
 
@@ -276,13 +255,15 @@ class _Resolver:
     layers: list[Settings]
 
     def spec(self, entry: ModelEntry) -> ServiceSpec:
-        needs_gpu = entry.backend == "vllm" and self._last("accelerator", None) != "none"
+        # The schema admits other engines for static backends only.
+        engine = cast("Engine", entry.backend)
+        needs_gpu = engine == "vllm" and self._last("accelerator", None) != "none"
         resources = self._resources(default_gpus=1 if needs_gpu else 0)
         container = self._last("container", "apptainer")
         default: Server = "llama-server" if container == "apptainer" else "llama-cpp-python"
-        server = self._last("server", "vllm" if entry.backend == "vllm" else default)
-        if (server == "vllm") != (entry.backend == "vllm"):
-            raise ConfigError(f"model {entry.name!r}: the server {server} is not {entry.backend}")
+        server = self._last("server", "vllm" if engine == "vllm" else default)
+        if (server == "vllm") != (engine == "vllm"):
+            raise ConfigError(f"model {entry.name!r}: the server {server} is not {engine}")
         accelerator = self._last("accelerator", "cuda" if resources.gpus else "none")
         hf_home = self._last("hf_home", None)
         arguments = engine_options.resolved(self._merged("engine_args"), self.base, safe)
@@ -291,9 +272,9 @@ class _Resolver:
         ports = None if given is None else given.partition("-")
         return ServiceSpec(
             name=entry.name,
-            engine=entry.backend,
+            engine=engine,
             server=server,
-            model=self._model(model, entry.backend),
+            model=self._model(model, engine),
             container=container,
             image=self._image(server, accelerator) if container == "apptainer" else None,
             accelerator=accelerator,

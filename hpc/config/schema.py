@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hpc.config.fields import (
+    Alias,
     Domains,
     Gpus,
+    HealthPath,
     Line,
     Lines,
     Mib,
     Minutes,
     MisplacedError,
-    Name,
     NodeFolder,
     NodeFolders,
     NodeMib,
     PortRange,
     SbatchValue,
     Strict,
+    Urls,
     Variable,
+    check_name,
 )
 from hpc.config.gateway_schema import Aliases, GatewayEntry
 from hpc.config.resources import spelled
@@ -31,14 +34,20 @@ from hpc.gateway_policy import (
 from hpc.model import (
     Accelerator,
     Container,
-    Engine,
     GpuOption,
     Scalar,
     Server,
+    StaticEngine,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+OWN_ENGINES = ("vllm", "llamacpp")
+STATIC_ONLY = ("api_key_env", "served_model", "ca", "health")
+"""Keys that say how to reach a static backend."""
+SHARED_POLICY = ("fallback", "routing", "max_tokens", "max_prompt_tokens")
+"""Keys on which all entries of one name must agree."""
 
 
 EngineArgument = Scalar | list[Scalar | dict[str, Any]] | dict[str, Any]
@@ -140,16 +149,27 @@ class Settings(Strict):
     )
 
 
+SERVED_ONLY = tuple(Settings.model_fields)
+"""Keys that say how to run a service."""
+
+
 class ModelEntry(Settings):
     """An entry of models.yaml: a service to run, or a static backend."""
 
-    name: Name = Field(description="the model's name at the gateway")
-    backend: Engine = Field(description="vllm or llamacpp")
+    name: Alias = Field(description="the model's name at the gateway")
+    backend: StaticEngine = Field(description="engine; openai is any other")
     format: Literal["chat_completions"] = Field("chat_completions", description="API of the server")
-    backend_url: str | None = Field(
-        None, pattern=r"^https?://[^\s/]+(/[^\s]*)?$", description="address of a static backend"
+    backend_url: Urls = Field(
+        default_factory=list, description="address of a static backend, or of several alike"
     )
     api_key_env: Variable | None = Field(None, description="variable with a static backend's key")
+    served_model: Line | None = Field(None, description="the model's name at a static backend")
+    ca: Line | None = Field(
+        None, description="PEM file of the authority that signs a static backend's certificate"
+    )
+    health: HealthPath = Field(
+        "/v1/models", description="path at which a static backend is asked, or no"
+    )
     model: Line | None = Field(None, description="Hugging Face id, GGUF file or model folder")
     revision: Line | None = Field(None, description="commit or tag on Hugging Face")
     fallback: Aliases = Field(
@@ -167,28 +187,67 @@ class ModelEntry(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> ModelEntry:
-        if self.model is None and self.backend_url is None:
+        if self.model is None and not self.backend_url:
             raise ValueError(
                 f"model {self.name!r} needs 'model' (to run it) or 'backend_url' (where it runs)"
             )
-        if self.model is not None and self.backend_url is not None:
-            raise ValueError(f"model {self.name!r} has both 'model' and 'backend_url'; keep one")
-        return self._check_unused()
-
-    def _check_unused(self) -> ModelEntry:
-        """Refuse keys without effect, such as the resources of a static backend."""
-        kind = "static backends" if self.model else "services that hpc-serve runs"
-        why = "no 'backend_url'" if self.model else "a 'backend_url'"
-        for key in STATIC_ONLY if self.model else SERVED_ONLY:
-            if key in self.model_fields_set and getattr(self, key) is not None:
-                raise MisplacedError((key,), f"is for {kind}, and {self.name!r} has {why}")
+        if self.model is None:
+            self._check_static()
+            return self
+        if self.backend_url:
+            raise ValueError(
+                f"model {self.name!r} has both 'model' and 'backend_url'; keep one. The model's"
+                " name at that address is 'served_model'"
+            )
+        self._check_service()
         return self
 
+    def _check_static(self) -> None:
+        if self.ca is not None and not all(map(_is_https, self.backend_url)):
+            raise MisplacedError(("ca",), "a certificate needs an address with https://")
+        self._refuse(SERVED_ONLY, "services that hpc-serve runs", "a")
 
-SERVED_ONLY = tuple(Settings.model_fields)
-"""Keys of an entry that say nothing about a server of somebody else."""
-STATIC_ONLY = ("api_key_env",)
-"""Keys of an entry that say nothing about a service of ours."""
+    def _check_service(self) -> None:
+        try:
+            check_name(self.name)
+        except ValueError as error:
+            raise MisplacedError(("name",), str(error)) from error
+        if self.backend not in OWN_ENGINES:
+            allowed = " and ".join(OWN_ENGINES)
+            raise MisplacedError(
+                ("backend",), f"{self.backend} is for backend_url; hpc-serve runs {allowed}"
+            )
+        self._refuse(STATIC_ONLY, "static backends", "no")
+
+    def _refuse(self, keys: tuple[str, ...], kind: str, has: str) -> None:
+        """Refuse keys without effect, such as the resources of a static backend."""
+        for key in keys:
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                told = f"is for {kind}, and {self.name!r} has {has} 'backend_url'"
+                raise MisplacedError((key,), told)
+
+
+def _is_https(url: str) -> bool:
+    return url.startswith("https://")
+
+
+def _by_name(models: object) -> object:
+    """Convert models under their names, as ModelTainer writes them, to a list of entries.
+
+    The flag ``embeddings`` of such an entry is dropped, as every path is open to every model.
+    """
+    if not isinstance(models, dict) or not all(isinstance(m, dict) for m in models.values()):
+        return models
+    return [_named(str(name), dict(entry)) for name, entry in models.items()]
+
+
+def _named(name: str, entry: dict[object, object]) -> dict[object, object]:
+    if "service_url" in entry:
+        entry.setdefault("backend_url", entry.pop("service_url"))
+    if "model" not in entry:
+        entry.setdefault("backend", "vllm")
+        entry.pop("embeddings", None)
+    return {"name": name, **entry}
 
 
 class ModelsFileSchema(Strict):
@@ -196,17 +255,11 @@ class ModelsFileSchema(Strict):
 
     # A file of a later format is refused, not misread.
     version: Literal[1] = Field(1, description="format of this file")
-    models: list[ModelEntry] = Field(default_factory=list)
+    models: Annotated[list[ModelEntry], BeforeValidator(_by_name)] = Field(default_factory=list)
     gateway: GatewayEntry = Field(default_factory=GatewayEntry)
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelsFileSchema:
-        seen: set[str] = set()
-        for index, entry in enumerate(self.models):
-            if entry.name in seen:
-                at = ("models", index, "name")
-                raise MisplacedError(at, f"the model {entry.name!r} is given twice")
-            seen.add(entry.name)
         check(self.models, self.gateway)
         return self
 
@@ -233,6 +286,7 @@ def check(models: Sequence[ModelEntry], gateway: GatewayEntry) -> None:
     Raises:
         MisplacedError: two entries contradict each other; names the location.
     """
+    _check_names(models)
     names = {entry.name for entry in models}
     for alias, target in gateway.aliases.items():
         at = ("gateway", "aliases", alias)
@@ -253,3 +307,35 @@ def _check_fallback(at: tuple[str | int, ...], entry: ModelEntry, gateway: Gatew
         if model in seen:
             raise MisplacedError(at, f"{name!r} is given twice")
         seen.add(model)
+
+
+def _check_names(models: Sequence[ModelEntry]) -> None:
+    """Check that a name stands for one service, or for static backends that agree."""
+    first: dict[str, ModelEntry] = {}
+    for index, entry in enumerate(models):
+        other = first.setdefault(entry.name, entry)
+        if other is entry:
+            continue
+        if entry.model is not None or other.model is not None:
+            raise MisplacedError(
+                ("models", index, "name"), f"the model {entry.name!r} is given twice"
+            )
+        for key in SHARED_POLICY:
+            if getattr(entry, key) != getattr(other, key):
+                raise MisplacedError(
+                    ("models", index),
+                    f"the servers of {entry.name!r} must agree on {key!r}, which holds for the"
+                    " model",
+                )
+    _check_addresses(models)
+
+
+def _check_addresses(models: Sequence[ModelEntry]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for index, entry in enumerate(models):
+        for url in entry.backend_url:
+            if (entry.name, url) in seen:
+                raise MisplacedError(
+                    ("models", index, "backend_url"), f"{entry.name!r} has {url} twice"
+                )
+            seen.add((entry.name, url))

@@ -129,6 +129,10 @@ def _respell(data: Any, node: yaml.Node | None, loc: Sequence[str | int]) -> boo
 
 def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
     if isinstance(node, yaml.MappingNode):
+        # A mapping where a list may stand, as models under their names: entries count in order.
+        if isinstance(part, int):
+            inner: yaml.Node = node.value[part][1]
+            return inner
         return next((value for key, value in node.value if key.value == part), None)
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
         found: yaml.Node = node.value[part]
@@ -139,6 +143,8 @@ def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
 def _item(data: Any, part: str | int) -> Any:
     if isinstance(data, list) and isinstance(part, int):
         return data[part]
+    if isinstance(data, dict) and isinstance(part, int):
+        return list(data.values())[part]
     return data.get(part) if isinstance(data, dict) else None
 
 
@@ -198,6 +204,8 @@ def _locate(node: yaml.Node | None, loc: Sequence[str | int]) -> int:
     for part in loc:
         if isinstance(node, yaml.MappingNode):
             pair = next((p for p in node.value if p[0].value == str(part)), None)
+            if pair is None and isinstance(part, int) and part < len(node.value):
+                pair = node.value[part]
             if pair is None:
                 break
             line, node = pair[0].start_mark.line + 1, pair[1]

@@ -208,6 +208,7 @@ def test_the_reference_of_the_gateway_lists_every_path() -> None:
 def test_the_reference_of_the_gateway_lists_every_path_of_the_sidecar() -> None:
     page = (PROJECT / "docs" / "gateway-reference.md").read_text(encoding="utf-8")
     text = page.partition("\n## Paths of the sidecar\n")[2].partition("\n## ")[0]
+    text = text.replace("\n  ", " ")
     lines = re.findall(r"^- `([A-Z]+)`: (.+)$", text, re.MULTILINE)
     listed = {method.encode(): tuple(re.findall(r"`(\S+)`", paths)) for method, paths in lines}
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.api.openapi import operations, schemas
+from gateway_lite.api.openapi import engine_operations, operations, schemas
 from gateway_lite.api.openapi.operations import (
     MODEL,
     MODEL_NAME,
@@ -18,9 +18,9 @@ from gateway_lite.api.openapi.operations import (
     TEXT,
     answer_of,
     anthropic_of,
-    errors_of,
     health_of,
     ollama_of,
+    open_page_of,
     page_of,
     ref,
     work_of,
@@ -43,29 +43,20 @@ are described here; all other fields are passed on to the engine."""
 CLOSED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 """The page's content security policy: no external resource, no script, no frame."""
 UNREADY = {"503": answer_of("No model is ready to serve", json=ref("Ready"))}
-READY = page_of(
+READY = open_page_of(
     "Readiness: is a model ready to serve?",
-    answer_of("At least one model is ready to serve", json=ref("Ready")),
+    answer_of("At least one model is ready to serve; with a key, numbers too", json=ref("Ready")),
+    errors.keys_unusable(),
 )
 READY["responses"] |= UNREADY
-ROOT: Json = {
-    "summary": "A sign of life, as Ollama's clients know it",
-    "tags": ["Ollama"],
-    "security": [],
-    "responses": {
-        "200": answer_of("`Ollama is running`", text=TEXT),
-        **errors_of([errors.draining(), errors.internal()]),
-    },
-}
-DASHBOARD: Json = {
-    "summary": "The live dashboard, a page for browsers",
-    "tags": ["gateway"],
-    "security": [],
-    "responses": {
-        "200": answer_of("The page, which asks the user for a key", html=TEXT),
-        **errors_of([errors.draining(), errors.internal()]),
-    },
-}
+ROOT = open_page_of(
+    "A sign of life, as Ollama's clients know it",
+    answer_of("`Ollama is running`", text=TEXT),
+) | {"tags": ["Ollama"]}
+DASHBOARD = open_page_of(
+    "The live dashboard, a page for browsers",
+    answer_of("The page, which asks the user for a key", html=TEXT),
+)
 OPERATIONS: dict[Way, Json] = {
     ("GET", "/healthz"): health_of("Health of the gateway process"),
     ("GET", "/health"): health_of("Health of the gateway process, at vLLM's path"),
@@ -77,10 +68,10 @@ OPERATIONS: dict[Way, Json] = {
     ("GET", "/metrics"): page_of(
         "Metrics for Prometheus", answer_of("Metrics in Prometheus' text format", text=TEXT)
     ),
-    ("GET", "/openapi.json"): page_of(
+    ("GET", "/openapi.json"): open_page_of(
         "This OpenAPI document", answer_of("The document as JSON", json={"type": "object"})
     ),
-    ("GET", "/docs"): page_of(
+    ("GET", "/docs"): open_page_of(
         "This OpenAPI document as a page", answer_of("The document as HTML", html=TEXT)
     ),
     ("GET", "/dashboard"): DASHBOARD,
@@ -111,8 +102,7 @@ OPERATIONS: dict[Way, Json] = {
     ("POST", "/v1/responses"): work_of(
         "Create a response", "ResponseRequest", "Completion", streams=True
     ),
-    ("POST", "/v1/embeddings"): work_of("Embed texts", "EmbeddingRequest", "Completion"),
-    ("POST", "/v1/rerank"): work_of("Rank documents by a query", "RerankRequest", "Completion"),
+    **engine_operations.OPERATIONS,
     ("POST", "/v1/messages"): anthropic_of(
         "Continue a chat (Anthropic's API)", "MessagesRequest", "Message", streams=True
     ),

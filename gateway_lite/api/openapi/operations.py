@@ -122,6 +122,13 @@ def page_of(summary: str, answer: Json, *more: errors.ApiError, **further: Any) 
     return {"summary": summary, "tags": ["gateway"], "responses": responses, **further}
 
 
+def open_page_of(summary: str, answer: Json, *more: errors.ApiError) -> Json:
+    """Return a page that needs no key."""
+    known = (errors.draining(), errors.internal(), *PAGES, *more)
+    responses = {"200": answer, **errors_of(known)}
+    return {"summary": summary, "tags": ["gateway"], "security": [], "responses": responses}
+
+
 def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -> Json:
     """Return an operation that an engine answers."""
     good = answer_of("The engine's answer, unchanged", json=ref(answer))
@@ -135,6 +142,13 @@ def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -
         "requestBody": {"required": True, **content_of("application/json", ref(request))},
         "responses": {"200": good, **errors_of((*ALWAYS, *WORK), engine=True)},
     }
+
+
+def form_of(summary: str, request: str, *, streams: bool = False) -> Json:
+    """Return an operation whose request is a form with files."""
+    found = work_of(summary, request, "Completion", streams=streams)
+    form = content_of("multipart/form-data", ref(request))
+    return {**found, "requestBody": {"required": True, **form}}
 
 
 def ollama_of(summary: str, request: str | None = None) -> Json:

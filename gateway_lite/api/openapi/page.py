@@ -40,7 +40,7 @@ def page(document: Json) -> str:
         '<meta name="viewport" content="width=device-width">'
         f"<style>{STYLE}</style></head><body><h1>{title} {escape(info['version'])}</h1>"
         f"<p>{_prose(info['description'])}</p>"
-        "<p>Every request needs your key: <code>Authorization: Bearer KEY</code>. For programs, "
+        "<p>Requests need your key: <code>Authorization: Bearer KEY</code>. For programs, "
         '<a href="openapi.json">openapi.json</a> has the same content.</p>'
         f"{_overview(ways)}{''.join(listed)}{_schemas(document)}</body></html>"
     )

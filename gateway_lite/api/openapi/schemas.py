@@ -37,6 +37,11 @@ ERROR = _closed(
     code={**TEXT, "description": "A stable code, for programs"},
 )
 REPLICAS = _closed(ready=COUNT, asked=COUNT)
+CONTEXT: Json = {**COUNT, "description": "The longest prompt and answer together, in tokens"}
+OPTIONAL_CONTEXT: Json = {
+    **dict.fromkeys(("max_model_len", "context_length", "context_window"), CONTEXT),
+    "meta": {"type": "object"},
+}
 MODEL = _closed(
     id=TEXT,
     object={"const": "model"},
@@ -104,6 +109,8 @@ LIFETIME: Json = {
     ),
     "description": "Time after which the file is removed",
 }
+UPLOAD: Json = {"type": "string", "contentMediaType": "application/octet-stream"}
+FORM: Json = {"type": "object", "required": ["model"]}
 SOME_FILE: Json = {"type": ["string", "null"], "description": "Id of a file of results"}
 FILE_SCHEMAS: Json = {
     "File": _closed(
@@ -185,7 +192,7 @@ SCHEMAS: Json = {
     "Message": {"type": "object", "description": "A message in Anthropic's form"},
     "TokenCount": _closed(input_tokens=COUNT),
     "Health": _closed(status={"const": "ok"}),
-    "Ready": _closed(status=TEXT, models=COUNT, ready=COUNT),
+    "Ready": {**_closed(status=TEXT, models=COUNT, ready=COUNT), "required": ["status"]},
     "Version": {
         **_closed(name={"const": "hpc-serve"}, version=TEXT, models_file=FILE),
         "additionalProperties": True,
@@ -197,7 +204,11 @@ SCHEMAS: Json = {
             *("models", "windows", "chart", "keys"),
         ],
     },
-    "Model": {**MODEL, "additionalProperties": True},
+    "Model": {
+        **MODEL,
+        "properties": {**MODEL["properties"], **OPTIONAL_CONTEXT},
+        "additionalProperties": True,
+    },
     "ModelList": _list("Model"),
     "ChatRequest": _open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES, **SAMPLING),
     "CompletionRequest": _open({"model": "MODEL", "prompt": "Once"}, prompt=MANY, **SAMPLING),
@@ -224,6 +235,15 @@ SCHEMAS: Json = {
         **_open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES),
         "required": ["model", "messages"],
     },
+    "ScoreRequest": _open(
+        {"model": "MODEL", "text_1": "tea", "text_2": ["tea", "coal"]}, text_1=MANY, text_2=MANY
+    ),
+    "TextRequest": _open({"model": "MODEL", "prompt": "Hello"}, prompt=TEXT),
+    "TokensRequest": _open({"model": "MODEL", "tokens": [1, 2]}, tokens={"type": "array"}),
+    "ImageRequest": _open({"model": "MODEL", "prompt": "A cup of tea"}, prompt=TEXT, n=COUNT),
+    "SpeechRequest": _open({"model": "MODEL", "input": "Hello", "voice": "a"}, input=TEXT),
+    "AudioForm": {**FORM, "properties": {"model": NAME, "file": UPLOAD, "language": TEXT}},
+    "ImageForm": {**FORM, "properties": {"model": NAME, "image": UPLOAD, "prompt": TEXT}},
     "OllamaChatRequest": _open(
         {"model": "MODEL", "messages": HELLO}, messages=MESSAGES, stream=STREAM
     ),

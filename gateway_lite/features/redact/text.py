@@ -26,8 +26,8 @@ ASKED = (
     "prediction",
     "query",
     "documents",
-    "text_1",
-    "text_2",
+    *("text_1", "text_2", "queries", "items", "data_1", "data_2"),
+    "content",
     "user",
 )
 """Fields of requests that carry users' text."""

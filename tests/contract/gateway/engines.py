@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from gateway_lite.http.listeners import Tls
+
 SECRETS: dict[int, str] = {}
 """Secrets of the replicas that are played here, by port; what listens at no such port proves none.
 """
+PROBES = {("GET", "/v1/models"), ("GET", "/props")}
+"""What the gateway itself asks engines, beside its clients' requests."""
 FRAME = 'data: {{"choices":[{{"index":0,"delta":{{"content":"t{}"}}}}]}}\n\n'
 
 
@@ -82,10 +86,14 @@ class Engine:
     ``wait`` sleeps before the head, ``prefill`` between head and first frame, ``gap`` between
     frames, ``n`` counts the frames, ``hold`` stops after the first frame until ``go`` is set,
     ``die`` breaks the connection after so many frames, ``status`` answers with that, ``usage`` is
-    reported at the end, ``linger`` sleeps between the last word and the end.
+    reported at the end, ``linger`` sleeps between the last word and the end. The gateway's
+    questions for ``models`` and ``props`` are answered, and seen with ``sees_probes`` only.
     """
 
     name: str = "engine"
+    models: list[dict[str, Any]] = field(default_factory=list)
+    props: dict[str, Any] = field(default_factory=dict)
+    sees_probes: bool = False
     secret: str | None = None
     status: int | None = None
     seen: list[Seen] = field(default_factory=list)
@@ -103,6 +111,8 @@ class Engine:
         if not self.door.is_open(scope):
             return await self.door.shake(scope, send)
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
+        if (scope["method"], scope["path"]) in PROBES and not self.sees_probes:
+            return await self._listed(scope["path"], headers, send)
         request = Seen(scope["path"], headers, _read(body), began_at=time.monotonic())
         self._note(lambda: self.seen.append(request))
         work = asyncio.ensure_future(self._answer(request, send))
@@ -116,6 +126,17 @@ class Engine:
         if work.done() and not work.cancelled():
             work.result()
         return None
+
+    async def _listed(self, path: str, headers: dict[str, str], send: Any) -> None:
+        refused = self.secret and headers.get("authorization") != f"Bearer {self.secret}"
+        status = 401 if refused else 503 if self.status == 503 else 200
+        told: dict[str, Any] = {"object": "list", "data": self.models}
+        if path == "/props":
+            status, told = (200, self.props) if self.props else (404, {})
+        content = json.dumps(told).encode()
+        head = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": content})
 
     async def _answer(self, request: Seen, send: Any) -> None:
         ask = request.body
@@ -203,18 +224,24 @@ class _Quiet(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def serve(engine: Engine, unix: Path | None = None) -> Iterator[str]:
+def serve(engine: Engine, unix: Path | None = None, tls: Tls | None = None) -> Iterator[str]:
     """Serve an engine in a thread; yields its address, or the path of its socket."""
     if unix is None:
         sock = socket.create_server(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        address = f"http{'s' if tls else ''}://127.0.0.1:{sock.getsockname()[1]}"
         SECRETS.pop(sock.getsockname()[1], None)  # of an earlier engine at this port
     else:
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(str(unix))
         address = str(unix)
     config = uvicorn.Config(
-        engine, log_config=None, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
+        engine,
+        log_config=None,
+        log_level="critical",
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        ssl_certfile=None if tls is None else tls.cert,
+        ssl_keyfile=None if tls is None else tls.key,
     )
     server = _Quiet(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
@@ -238,6 +265,7 @@ class Raw:
         self._script = script
         self._sock = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self._counting = threading.Lock()
         self.connections = 0
         self.port: int = self._sock.getsockname()[1]
         SECRETS.pop(self.port, None)
@@ -251,15 +279,18 @@ class Raw:
                 connection, _ = self._sock.accept()
             except OSError:
                 return
-            self.connections += 1
             self._open.append(connection)
-            number = self.connections
-            threading.Thread(target=self._play, args=(connection, number), daemon=True).start()
+            threading.Thread(target=self._play, args=(connection,), daemon=True).start()
 
-    def _play(self, connection: socket.socket, number: int) -> None:
+    def _play(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             if self.port in SECRETS:
                 shake(connection, ReplicaHandshake(SECRETS[self.port].encode(), self.port))
+            if is_probe(connection):
+                return
+            with self._counting:
+                self.connections += 1
+                number = self.connections
             self._script(connection, number)
 
     def close(self) -> None:
@@ -269,6 +300,18 @@ class Raw:
         self._thread.join(PATIENCE_S)
         for connection in self._open:
             connection.close()
+
+
+def is_probe(connection: socket.socket) -> bool:
+    """Answer the gateway's own question for models on a new connection; return whether it was one.
+
+    Nothing is read of any other request.
+    """
+    if not connection.recv(14, socket.MSG_PEEK).startswith(b"GET /v1/models"):
+        return False
+    read_request(connection)
+    send_json(connection, b'{"data": []}')
+    return True
 
 
 def shake(connection: socket.socket, own: ReplicaHandshake) -> None:

@@ -166,6 +166,9 @@ def run_gateway(
     *more: str,
     policy: dict[str, Any] | None = None,
     models: dict[str, dict[str, Any]] | None = None,
+    entries: list[dict[str, Any]] | None = None,
+    text: str | None = None,
+    variables: dict[str, str] | None = None,
 ) -> Iterator[Running]:
     """Run a gateway over a state directory and static backends by model.
 
@@ -175,21 +178,25 @@ def run_gateway(
         more: arguments.
         policy: the section ``gateway`` of models.yaml.
         models: further keys of their entries, by model.
+        entries: whole entries beside these.
+        text: models.yaml as it is, in place of all that.
+        variables: further variables of its environment.
     """
     file = home.parent / "models.yaml"
-    entries = [
+    every = [
         {"name": name, "backend": "vllm", "backend_url": url, **(models or {}).get(name, {})}
         for name, url in (backends or {}).items()
     ]
     section = {} if policy is None else {"gateway": policy}
-    file.write_text(json.dumps({"version": 1, "models": entries, **section}))
+    said = {"version": 1, "models": [*every, *(entries or ())], **section}
+    file.write_text(json.dumps(said) if text is None else text)
     key, _ = key_store.add(directory.keys_path(home), "tester")
     # A state directory may have had a gateway before: names of keys are unique.
     known = len(key_store.load(directory.keys_path(home)))
     scraper, _ = key_store.add(directory.keys_path(home), f"scraper-{known}", metrics=True)
     log = home.parent / "gateway.log"
     argv = ["run", "--home", str(home), "--models", str(file), "--port", "0", *more]
-    with _program(argv, log, environment()) as process:
+    with _program(argv, log, {**environment(), **(variables or {})}) as process:
 
         def port() -> int | None:
             record = directory.load_gateway(home, socket.gethostname())

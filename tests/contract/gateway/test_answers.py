@@ -50,9 +50,15 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     return error
 
 
-def test_only_health_is_open(gateway: Running) -> None:
-    assert httpx.get(gateway.url + "/healthz", trust_env=False).status_code == 200
-    for path in ("/readyz", "/version", "/v1/models", "/v1/models/m", "/nothing"):
+def test_pages_for_browsers_and_probes_are_open_and_tell_strangers_nothing(
+    gateway: Running,
+) -> None:
+    for path in ("/healthz", "/health", "/dashboard", "/docs", "/openapi.json"):
+        assert httpx.get(gateway.url + path, trust_env=False).status_code == 200, path
+    for headers in ({}, {"authorization": "Bearer hs-wrong"}):
+        ready = httpx.get(gateway.url + "/readyz", headers=headers, trust_env=False)
+        assert (ready.status_code, ready.json()) == (200, {"status": "ok"})
+    for path in ("/version", "/metrics", "/v1/models", "/v1/models/m", "/nothing", "/docs/x"):
         response = httpx.get(gateway.url + path, trust_env=False)
         assert (response.status_code, error_of(response)["code"]) == (401, "invalid_api_key")
     response = httpx.post(gateway.url + "/v1/chat/completions", json=BODY, trust_env=False)

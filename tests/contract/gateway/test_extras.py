@@ -14,6 +14,7 @@ from hpc.keys.limits import KeyLimits
 from hpc.state import directory
 from tests.contract.gateway.engines import BrokenEngineError, Engine, Seen, serve
 from tests.contract.gateway.programs import (
+    BODY,
     Running,
     run_gateway,
     save_replica,
@@ -196,6 +197,47 @@ def test_a_sure_answer_is_given_again_to_the_same_key_only(home: Path) -> None:
     assert {said(stream.content) for stream in streams} == {"hello you"}
     assert [a.headers.get("x-gateway-cache") for a in (*unsure, others)] == [None, None, "miss"]
     assert len(engine.seen) - before == 5
+
+
+def test_answers_are_cached_beside_redaction_and_for_ollamas_clients(home: Path) -> None:
+    """What is kept is redacted, and comes back in the form that each client speaks."""
+    engine = Chatty()
+    engine.words = "to a.b@example.org"
+    policy = {"cache": {}, "redact": {"kinds": ["email"], "answers": True}}
+    models = {"m": {"revision": "r"}}
+    with (
+        serve(engine) as url,
+        run_gateway(home, {"m": url, "loose": url}, policy=policy, models=models) as gateway,
+    ):
+        sure = {"temperature": 0}
+        chats = [gateway.post({**sure, "stream": stream}) for stream in (False, False, True, True)]
+        ask = {"model": "m", "prompt": "hi", "options": sure}
+        lines = [gateway.post(ask, "/api/generate") for _ in range(2)]
+        wholes = [gateway.post({**ask, "stream": False}, "/api/generate") for _ in range(2)]
+        chatted = [gateway.post({**BODY, "options": sure}, "/api/chat") for _ in range(2)]
+        loose = gateway.post({"model": "loose", **sure})
+        warned = wait_until(lambda: [w for w in warnings(home) if "not cached" in w])
+    twice = ["miss", "hit"]
+    assert [a.headers.get("x-gateway-cache") for a in chats] == twice * 2
+    assert chats[0].content == chats[1].content
+    assert {a.json()["choices"][0]["message"]["content"] for a in chats[:2]} == {"to [EMAIL]"}
+    assert {said(a.content) for a in chats[2:]} == {"to [EMAIL]"}
+    for pair in (lines, wholes):
+        assert [a.headers["x-gateway-cache"] for a in pair] in (twice, ["hit", "hit"])
+        assert len({a.headers["content-type"] for a in pair}) == 1
+        texts = [[json.loads(line)["response"] for line in a.text.splitlines()] for a in pair]
+        assert {"".join(text) for text in texts} == {"to [EMAIL]"}
+        assert json.loads(pair[1].text.splitlines()[-1])["done"] is True
+    assert [a.headers["x-gateway-cache"] for a in chatted][1] == "hit"
+    assert "x-gateway-cache" not in loose.headers
+    assert warned == ["answers of the model 'loose' are not cached, as its entry has no 'revision'"]
+
+
+def warnings(home: Path) -> tuple[str, ...]:
+    """Return the warnings of the gateway's record."""
+    (folder,) = (home / "gateways").iterdir()
+    found = directory.load_gateway(home, folder.name)
+    return () if found is None or found.reload is None else found.reload.warnings
 
 
 def test_the_tokens_of_a_stream_count_though_the_client_did_not_ask(home: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_connection_to_a_removed_backend_ends_with_its_last_stream(home: Path)
 def test_the_command_tells_what_became_of_an_edit(home: Path) -> None:
     file = home.parent / "models.yaml"
     with serve(Engine()) as url, run_gateway(home, {"m": url, "old": url}) as gateway:
-        file.write_text(written({"m": url + "/v1", "new": url}))
+        file.write_text(written({"m": url + "/api", "new": url}))
         done = command(home, "reload")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.endswith("added new; removed old; changed m\n")  # perhaps by itself
@@ -162,7 +162,8 @@ def test_the_command_tells_what_became_of_an_edit(home: Path) -> None:
         assert again.stdout.endswith("s: added new; removed old; changed m\n")
         before = time.time()
         file.write_text("models:\n- name: m\n  backend: vlm\n")
-        sentence = f"{file}:3: models.backend: input should be 'vllm' or 'llamacpp'"
+        allowed = "'vllm', 'llamacpp', 'sglang' or 'openai'"
+        sentence = f"{file}:3: models.backend: input should be {allowed}"
         bad = command(home, "reload")
         assert (bad.returncode, bad.stdout) == (2, "")
         assert sentence in bad.stderr.replace("\n", " ")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from hpc.api_paths import POST_PATHS
 from hpc.processes import by_pid
 from tests.contract.gateway.engines import Engine, frame, serve
 from tests.contract.gateway.programs import (
@@ -30,19 +31,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPEN = [
-    ("POST", "/v1/chat/completions"),
-    ("POST", "/v1/completions"),
-    ("POST", "/v1/embeddings"),
-    ("POST", "/v1/responses"),
-    ("POST", "/v1/rerank"),
+    *(("POST", path) for path in POST_PATHS),
+    ("GET", "/v1/responses/resp_1"),
+    ("DELETE", "/v1/responses/resp_1"),
+    ("POST", "/v1/responses/resp_1/cancel"),
     ("GET", "/v1/models"),
+    ("GET", "/props"),
     ("GET", "/health"),
     ("GET", "/metrics"),
 ]
 CLOSED = [
     ("POST", "/invocations"),
     ("POST", "/pause"),
-    ("POST", "/tokenize"),
+    ("POST", "/v1/responses/resp_1"),
+    ("GET", "/v1/responses/resp_1/cancel"),
+    ("GET", "/v1/responses/../pause"),
+    ("GET", "/v1/responses/resp_%2e%2e"),
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/chat/completions/"),
     ("POST", "/v1/../invocations"),
@@ -70,6 +74,7 @@ def sidecar(request: Any, tmp_path: Path, unix: str) -> Iterator[Running]:
 
 
 def test_the_paths_a_gateway_uses_are_open(sidecar: Running, engine: Engine) -> None:
+    engine.sees_probes = True
     with sidecar.client() as client:
         for method, path in OPEN:
             answer = client.request(method, path, json=BODY if method == "POST" else None)

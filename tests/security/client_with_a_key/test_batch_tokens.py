@@ -24,8 +24,8 @@ SOON = int(time.time()) + 86400
 CHAT = "/v1/chat/completions"
 PAGES = (
     *(("GET", path) for path in ("/v1/models", "/v1/models/m", "/v1/files", "/v1/batches")),
-    *(("GET", path) for path in ("/metrics", "/dashboard/data", "/version", "/readyz", "/docs")),
-    *(("GET", path) for path in ("/openapi.json", "/api/tags", "/api/ps", "/v1/nothing")),
+    *(("GET", path) for path in ("/metrics", "/dashboard/data", "/version")),
+    *(("GET", path) for path in ("/api/tags", "/api/ps", "/v1/nothing")),
     *(("POST", path) for path in ("/v1/files", "/v1/batches", "/api/show")),
     ("POST", f"/v1/batches/{BATCH}/cancel"),
     ("DELETE", "/v1/files/file-" + "0" * 24),

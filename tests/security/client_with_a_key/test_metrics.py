@@ -53,7 +53,7 @@ def add(
 ) -> str:
     """Return a new key, once every worker takes it."""
     given, _ = key_store.add(directory.keys_path(home), name, models=models, metrics=metrics)
-    wait_until(lambda: all(get(gateway, given, "/readyz").status_code == 200 for _ in range(8)))
+    wait_until(lambda: all(get(gateway, given, "/version").status_code == 200 for _ in range(8)))
     return given
 
 

@@ -73,6 +73,10 @@ class WorkingEngine:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        if scope["method"] == "GET":  # a question of the gateway's own
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
         self.bodies.append((scope["path"], body))
         self.heads.append(list(scope["headers"]))
         work = asyncio.ensure_future(self._answer(scope["path"], body, send))

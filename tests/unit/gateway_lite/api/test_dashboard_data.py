@@ -96,10 +96,15 @@ def test_a_job_that_was_requeued_is_not_where_it_was() -> None:
 
 def test_a_server_that_somebody_else_runs_is_shown_without_a_job() -> None:
     replica = Replica("b http://h:1", "b", "http://h:1")
-    (told,) = overview(Share(), Model("b", Phase.READY, 1, (replica,))).models()
+    down = Replica("b http://h:2", "b", "http://h:2")
+    phases = (Phase.READY, Phase.FAILED)
+    served = Model("b", Phase.READY, 2, (replica,), static=(replica, down), server_phases=phases)
+    (told,) = overview(Share(), served).models()
 
-    assert [(one["name"], one["health"], one["job_id"]) for one in told["replicas"]] == [
-        ("b", "ok", None)
+    assert told["ready"] == 1
+    assert [(one["phase"], one["health"], one["job_id"]) for one in told["replicas"]] == [
+        ("READY", "ok", None),
+        ("FAILED", "", None),
     ]
 
 

@@ -15,7 +15,9 @@ SPEC = ServiceSpec(
 MEMBERS = (ReplicaStatus(0, Phase.READY, "7"), ReplicaStatus(1, Phase.QUEUED))
 CATALOG = Catalog(
     {
-        "big": Model("big", Phase.READY, 2, (Replica("k", "big/0", "http://h:1"),), MEMBERS, SPEC),
+        "big": Model(
+            "big", Phase.READY, 2, (Replica("k", "big/0", "http://h:1", secret="s"),), MEMBERS, SPEC
+        ),
         "small": Model("small", Phase.QUEUED, 1, ()),
     }
 )

@@ -82,7 +82,7 @@ def test_a_certificate_in_the_record_makes_the_address_one_of_tls(root: Path) ->
     directory.new_secret(root, "m", 0)
     (replica,) = Scanner(root).scan(NOW).models["m"].replicas
     assert (replica.url, replica.certificate) == ("https://node1:4000", "PEM")
-    assert replica.peer == (replica.url, replica.secret, "PEM", ())
+    assert replica.peer == (replica.url, replica.secret, "PEM", (), None)
 
 
 def test_the_best_phase_speaks_for_the_model(root: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_service_with_static_servers_is_of_one_kind_only_if_they_are(root: Pat
     directory.save_spec(root, SPEC)
     model = Scanner(root, [Backend("m", "vllm", "http://h:1", revision="r")]).scan(NOW).models["m"]
     assert (model.engine, model.revision, model.identity) == (None, None, "")
-    assert model.phases == (Phase.READY, Phase.QUEUED)
+    assert model.phases == (Phase.STARTING, Phase.QUEUED)
     assert model.asked == 2
 
 

@@ -79,8 +79,8 @@ def test_a_step_that_fails_does_not_hold_the_others() -> None:
 
 
 def test_the_longest_body_follows_from_the_longest_prompt() -> None:
-    assert longest_body(10**6, KeyLimits()) == 10**6
-    assert longest_body(10**6, KeyLimits(max_prompt_tokens=10)) == (
+    assert longest_body(10**6, KeyLimits(), "/v1/embeddings") == 10**6
+    assert longest_body(10**6, KeyLimits(max_prompt_tokens=10), "/v1/embeddings") == (
         10 * BYTES_PER_TOKEN + OTHER_BYTES
     )
-    assert longest_body(10**6, KeyLimits(max_prompt_tokens=10**6)) == 10**6
+    assert longest_body(10**6, KeyLimits(max_prompt_tokens=10**6), "/v1/embeddings") == 10**6

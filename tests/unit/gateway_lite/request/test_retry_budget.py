@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway_lite.request.gateway_handler import (
+from gateway_lite.request.retry_budget import (
     MOST_RETRIES,
     RETRIES_PER_S,
     RETRY_SHARE,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gateway_lite.errors import ApiError
 from gateway_lite.wire import request_body
-from gateway_lite.wire.request_fields import CHAT, READ, RERANK, RESPONSES, TEXT, USUAL, checked
+from gateway_lite.wire.request_fields import READ, USUAL, checked
+from hpc.api_paths import CHAT, RERANK, RESPONSES, TEXT
 
 
 def fields(path: str = CHAT, /, **body: Any) -> Any:

@@ -123,7 +123,10 @@ def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (STATIC + "    env: {A: b}\n", ":5: models.env: is for services that hpc-serve runs, and"),
         (STATIC + "    resources: {gpus: 1}\n", ":5: models.resources: is for services that"),
         (MANAGED + "    model: other\n", ":6: the key 'model' is given twice"),
-        (MANAGED.replace("vllm", "tgi"), "models.backend: input should be 'vllm' or 'llamacpp'"),
+        (
+            MANAGED.replace("vllm", "tgi"),
+            "models.backend: input should be 'vllm', 'llamacpp', 'sglang' or 'openai'",
+        ),
         (MANAGED.replace("name: m", "name: ../m"), "'../m' is not a name"),
         ("models: [", ":1: "),
         ("- 1\n", "the file: input should be"),
@@ -238,3 +241,72 @@ def test_a_wrong_network_or_folder_of_nodes_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=told):
         config.load(models_file=write(tmp_path, f"{MANAGED}    {line}\n"))
+
+
+STATIC_WITH = "models:\n  - {name: m, backend: vllm, backend_url: 'https://gpu7:8000/v1/', %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("ca: ca.pem", "ca.pem cannot be read: No such file"),
+        ("ca: models.yaml", "models.yaml holds no certificate"),
+        ("health: ready", "health: 'ready' is not a path; allowed: such as /health, or no"),
+        ("health: yes", "health: true is not a path"),
+        ("model: org/m", "The model's name at that address is 'served_model'"),
+    ],
+)
+def test_a_mistake_about_a_static_backend_gets_one_sentence(
+    tmp_path: Path, more: str, said: str
+) -> None:
+    path = write(tmp_path, STATIC_WITH % more)
+
+    with pytest.raises(ConfigError, match=r"models\.yaml") as caught:
+        config.load(models_file=path)
+
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- {name: a/b, backend: vllm, model: org/m}", ":2: models.name: 'a/b' is not a name"),
+        ("- {name: m, backend: sglang, model: org/m}", ":2: models.backend: sglang is for"),
+        ("- {name: m, backend: vllm, model: o/m, served_model: x}", "'backend_url' has this key"),
+        ("- {name: m, backend: vllm, backend_url: 'http://u:p@h'}", "without user or query"),
+        ("- {name: m, backend: vllm, backend_url: [http://h, http://h/v1]}", "has http://h twice"),
+        ("- {name: m, backend: vllm, backend_url: http://h, ca: c}", "needs an address with https"),
+        (
+            """- {name: m, backend: vllm, backend_url: http://h, max_tokens: 5}
+  - {name: m, backend: vllm, backend_url: http://i}""",
+            ":3: models: the servers of 'm' must agree on 'max_tokens'",
+        ),
+        ("{m: {backend_url: http://h, limits: {rpm: 5}}}", "unknown key 'models.limits'"),
+    ],
+)
+def test_a_contradiction_of_static_backends_is_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = write(tmp_path, f"models:\n  {text}\n")
+
+    with pytest.raises(ConfigError) as caught:
+        config.load(models_file=path)
+
+    assert str(caught.value).startswith(path)
+    assert said in str(caught.value)
+
+
+def test_models_under_their_names_are_a_list_too(tmp_path: Path) -> None:
+    text = (
+        "models:\n  org/m:8b:\n    backend_url: [http://h:1, http://h:2/v1]\n"
+        "    api_key_env: A\n    health: no\n    served_model: 3090\n"
+        "  own:\n    backend: vllm\n    model: org/m\n"
+    )
+    found = config.load(models_file=write(tmp_path, text))
+
+    assert [(b.name, b.url, b.backend) for b in found.backends] == [
+        ("org/m:8b", "http://h:1", "vllm"),
+        ("org/m:8b", "http://h:2", "vllm"),
+    ]
+    assert (found.backends[0].health, found.backends[0].served_model) == (None, "3090")
+    assert list(found.services) == ["own"]
