@@ -420,7 +420,7 @@ def squeue(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
 
 def _shows(job: dict[str, Any], settings: dict[str, Any], *, everything: bool) -> bool:
     now = time.time()
-    if now - job["submitted"] < settings["sbatch_appears_s"]:
+    if now - job.get("submitted", 0) < settings["sbatch_appears_s"]:
         return False
     fresh = everything and job["end"] and now - job["end"] <= settings["min_job_age_s"]
     return bool(job["state"] not in OVER or fresh)
@@ -437,7 +437,7 @@ def _cells(name: str, job: dict[str, Any]) -> dict[str, str]:
         "NodeList": NODE if started else "",
         "exit_code": str(job["code"]),
         "RestartCnt": str(job["restarts"]),
-        "Name": job["name"],
+        "Name": job.get("name", ""),
         "Reason": "NonZeroExitCode" if job["state"] == "FAILED" else job["reason"],
     }
 
@@ -497,7 +497,7 @@ def sacct(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
                 "End": _clock(job["end"]) if job["end"] else "Unknown",
                 "NodeList": NODE if job["start"] else "None assigned",
                 "ExitCode": f"{code >> 8}:{code & 0x7F}",
-                "JobName": job["name"],
+                "JobName": job.get("name", ""),
             }
             sys.stdout.write("|".join(cells[field] for field in args.format.split(",")) + "\n")
 
