@@ -279,4 +279,3 @@ def test_a_sandbox_of_the_node_serves_at_a_chosen_network_and_port(
         assert "Jane Austen" in clean.on_laptop(ASK, env)
     clean.hpc("stop", "demo", timeout=180)
     clean.shell("c1", "chmod -R u+w /var/tmp/own && rm -rf /var/tmp/own")
-    nothing_runs(clean)
