@@ -68,7 +68,7 @@ def check_image(spec: ServiceSpec, *, on_node: bool = False) -> None:
     elif not path.is_file():
         raise EngineError(
             f"the image {image} of {spec.name!r} is not there",
-            hint=f"{_build_hint(spec)}; {ELSEWHERE}",
+            hint=_build_hint(spec) if on_node else f"{_build_hint(spec)}; {ELSEWHERE}",
         )
 
 

@@ -301,6 +301,6 @@ class ReplicaRun:
 def _cause(error: Exception) -> str:
     """Return the cause of a job's end; an error that is not ours has its type beside its text."""
     if isinstance(error, HpcServeError):
-        return str(error)
+        return "; ".join(filter(None, (str(error), error.hint)))
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:CAUSE_BYTES]

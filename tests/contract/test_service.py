@@ -204,6 +204,7 @@ def test_waiting_follows_a_job_to_the_cause_of_its_failure(fake: FakeSlurm, root
         ),
         ({"setup": ("exec /opt/gone/python",)}, "/opt/gone/python: No such file or directory"),
         ({"tmp": "/proc/none"}, "tmp of tiny: cannot use /proc/none: No such file or directory"),
+        ({"tmp": "/proc"}, "cannot make a folder in /proc on the node: No such file or directory;"),
         ({"tmp": "$NOT_OF_THIS_NODE"}, "tmp of tiny: $NOT_OF_THIS_NODE is $NOT_OF_THIS_NODE on"),
     ],
 )

@@ -274,3 +274,29 @@ def test_init_describes_the_site(clean: Cluster) -> None:
     assert "partition: " in listed
     assert "(KillWait)" in listed
     clean.shell("login", "rm -rf fresh .config/hpc-serve")
+
+
+def test_a_sandbox_of_the_node_serves_at_a_chosen_network_and_port(
+    clean: Cluster, llamacpp_image: str
+) -> None:
+    """An image that the login node does not see, and a firewall that opens a few ports."""
+    clean.shell(
+        "c1",
+        f"mkdir -p /var/tmp/own; apptainer build --sandbox /var/tmp/own/box {llamacpp_image}",
+        timeout=300,
+    )
+    clean.lab.write_file(
+        "/home/owner/own.yaml",
+        "version: 1\nmodels:\n  - {name: demo, backend: llamacpp, model: models/demo-f16.gguf,"
+        " image: /var/tmp/own/box, node_paths: /var/tmp/own, interface: 10.77.0.0/24,"
+        " replica_ports: 20000-20009, tmp: /var/tmp/own/$SLURM_JOB_ID,"
+        " resources: {partition: cpu, cpus: 1, mem: 1G, time: 10, extra: {nodelist: c1}}}\n",
+    )
+    clean.hpc("submit", "demo", "--models", "own.yaml", "--wait", timeout=180)
+    endpoint = clean.replicas("demo")[0]["endpoint"]
+    assert (endpoint["host"], endpoint["addresses"]) == ("10.77.0.11", [])
+    assert 20000 <= endpoint["port"] <= 20009
+    with clean.tunnel() as env:
+        assert "Jane Austen" in clean.on_laptop(ASK, env)
+    clean.hpc("stop", "demo", timeout=180)
+    clean.shell("c1", "chmod -R u+w /var/tmp/own && rm -rf /var/tmp/own")
