@@ -1,6 +1,6 @@
 """Ask two models the same questions, side by side, and say which was quicker.
 
-Needs OPENAI_BASE_URL and OPENAI_API_KEY, the two lines that `hpc-serve connect` prints.
+Needs OPENAI_BASE_URL and OPENAI_API_KEY, as `hpc-serve connect` prints them.
 Usage: python examples/compare_models.py MODEL_A MODEL_B [QUESTION...]
 """
 

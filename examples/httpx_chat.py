@@ -1,6 +1,6 @@
 """Stream a chat completion with nothing but httpx.
 
-Needs OPENAI_BASE_URL and OPENAI_API_KEY, the two lines that `hpc-serve connect` prints.
+Needs OPENAI_BASE_URL and OPENAI_API_KEY, as `hpc-serve connect` prints them.
 Usage: python examples/httpx_chat.py MODEL [QUESTION]
 """
 

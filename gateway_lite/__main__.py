@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULTS = GatewaySettings()
+LAST_PORT = 65535
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,7 +87,7 @@ def _sidecar(options: argparse.Namespace, settings: GatewaySettings) -> None:
         secret_file=options.secret_file,
         engine_key_env=options.engine_key_env,
         host=options.host,
-        bind_port=options.port,
+        bind_ports=options.port,
         ready_file=options.ready_file,
         tls_cert=options.tls_cert,
         tls_key=options.tls_key,
@@ -160,6 +161,15 @@ def _add_run(commands: Any) -> argparse.ArgumentParser:
     return run
 
 
+def _port_range(text: str) -> tuple[int, int]:
+    """Return the lowest and highest port of ``LOW-HIGH`` or of a single number."""
+    low, _, high = text.partition("-")
+    found = int(low), int(high or low)
+    if not 0 <= found[0] <= found[1] <= LAST_PORT:
+        raise ValueError
+    return found
+
+
 def _add_sidecar(commands: Any) -> argparse.ArgumentParser:
     door: argparse.ArgumentParser = commands.add_parser(
         "sidecar", help="guard one engine, as its only network listener"
@@ -185,7 +195,13 @@ def _add_sidecar(commands: Any) -> argparse.ArgumentParser:
     door.add_argument("--host", default="127.0.0.1", help="address to bind [%(default)s]")
     door.add_argument("--tls-cert", metavar="FILE", help="PEM certificate, for TLS")
     door.add_argument("--tls-key", metavar="FILE", help="PEM key of the certificate, mode 0600")
-    door.add_argument("--port", type=int, default=0, help="TCP port [a free one]")
+    door.add_argument(
+        "--port",
+        metavar="N[-N]",
+        type=_port_range,
+        default=(0, 0),
+        help="TCP port, or a range of ports of which a free one is taken [any free one]",
+    )
     door.add_argument(
         "--ready-file",
         metavar="FILE",

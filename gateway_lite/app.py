@@ -11,11 +11,12 @@ from starlette.routing import Route, Router
 
 from gateway_lite import errors
 from gateway_lite.api.batches.batches import BatchPages
+from gateway_lite.api.batches.expiry import ExpiredFiles
 from gateway_lite.api.batches.files import FilePages
 from gateway_lite.api.batches.processor import ProcessorStarter
 from gateway_lite.api.dashboard import PAGE, Dashboard, Sources
 from gateway_lite.api.middleware import HEALTH, AuthMiddleware
-from gateway_lite.api.ollama import OllamaPages
+from gateway_lite.api.ollama import ROOT, OllamaPages
 from gateway_lite.api.openapi.document import Documents
 from gateway_lite.api.status import StatusPages
 from gateway_lite.auth.client_keys import ClientKeys
@@ -25,6 +26,7 @@ from gateway_lite.catalog.job_status import NAME, JobStatuses
 from gateway_lite.catalog.scanner import Scanner
 from gateway_lite.catalog.watcher import Watcher
 from gateway_lite.features import tracing
+from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.cors import Cors
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.in_flight import InFlight
@@ -38,6 +40,7 @@ from gateway_lite.telemetry.observer import RequestObserver
 from gateway_lite.telemetry.workers import DASHBOARD, METRICS, WorkerMessages
 from gateway_lite.upstream.pool import Upstream
 from gateway_lite.wire.write_batching import WriteBatcher
+from hpc.api_paths import POST_PATHS
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -51,14 +54,7 @@ if TYPE_CHECKING:
     from gateway_lite.telemetry.workers import WorkerGroup
     from gateway_lite.wire.asgi import App, Receive, Scope, Send
 
-POST_PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/rerank",
-)
-POSTS = (*POST_PATHS, *ollama_requests.PATHS)
+POSTS = (*POST_PATHS, *ollama_requests.PATHS, *anthropic_requests.PATHS)
 HOT = {(b"POST", path.encode()): path for path in POSTS}
 
 
@@ -100,6 +96,7 @@ class Gateway:
         self._catalog: Catalog | None = None
         self._table = Table(models.policy, ())
         self._processor = ProcessorStarter(root, socket.gethostname())
+        self._expired = ExpiredFiles(root)
         # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
@@ -174,7 +171,7 @@ class Gateway:
         status = StatusPages(self._known, self._models, metrics, lambda: self._table.aliases)
         pages = [
             *status.routes(),
-            *OllamaPages(self._known).routes(),
+            *OllamaPages(self._known, lambda: self._table.aliases).routes(),
             *dashboard.routes(),
             *FilePages(root, lambda: self._models.policy, self._limits).routes(),
             *BatchPages(
@@ -187,7 +184,7 @@ class Gateway:
             self.in_flight,
             open_health=True,
             proof_secret=self._proof_secret,
-            open_paths={PAGE},
+            open_paths={PAGE, ROOT},
             seen=self._seen,
             guard=self._guard,
         )
@@ -218,6 +215,7 @@ class Gateway:
         """Publish heartbeat and usage; called by the watching thread."""
         if self._beat is not None:
             self._beat()
+            self._expired.look()
             self._processor.look()  # of several workers the one that publishes
         self._limits.sync()
 
@@ -233,7 +231,7 @@ class Gateway:
     def _publish(self, catalog: Catalog) -> None:
         self._catalog = catalog
         policy = self._models.policy
-        self._table = Table(policy, catalog.models)
+        self._table = Table(policy, catalog.models, catalog.bases())
         self.handler.adopt(policy, self._table)
         self._cors.adopt(policy.cors)
         if self._guard is not None:

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 DONE = b"data: [DONE]\n\n"
-RETRY_AFTER_S = {"QUEUED": 30, "STARTING": 10, "LOADING": 5, "DRAINING": 10, "READY": 5}
+RETRY_AFTER_S = {
+    "QUEUED": 30,
+    "STARTING": 10,
+    "LOADING": 5,
+    "WARMING": 5,
+    "DRAINING": 10,
+    "READY": 5,
+}
 """Seconds after which a model in a phase is worth another try; 60 for other phases."""
 LONGEST = 100
 """Characters of a client's own words that an error repeats."""
@@ -85,7 +92,7 @@ def unauthorized() -> ApiError:
     """Return the error for a missing, wrong, expired or revoked key."""
     return ApiError(
         401,
-        "a valid key is needed, as 'Authorization: Bearer KEY'",
+        "a valid key is needed, as 'Authorization: Bearer KEY', 'x-api-key: KEY' or 'api-key: KEY'",
         code="invalid_api_key",
         # Closed: another attempt costs another connection, of which there are few without a key.
         headers=((b"www-authenticate", b"Bearer"), (b"connection", b"close")),
@@ -142,6 +149,22 @@ def not_json() -> ApiError:
         "without a key this path takes a body with 'Content-Type: application/json' only",
         code="unsupported_media_type",
         headers=((b"connection", b"close"),),
+    )
+
+
+def unsupported_coding(coding: str, accepted: str) -> ApiError:
+    """Return the error for a body that is packed in a way that is not read.
+
+    Args:
+        coding: the request's Content-Encoding.
+        accepted: the codings that are read, separated by commas.
+    """
+    return ApiError(
+        415,
+        f"a body with 'Content-Encoding: {coding[:LONGEST]}' is not read here; send it as"
+        f" {accepted}, or plain",
+        code="unsupported_content_encoding",
+        headers=((b"accept-encoding", accepted.encode()),),
     )
 
 

@@ -13,6 +13,7 @@ class GatewaySettings:
 
     Attributes:
         connect_s: seconds to open a connection to a replica.
+        next_host_s: seconds after which the next address of a replica is tried beside the last.
         idle_s: seconds without a byte from a replica, headers included.
         pool_idle_s: seconds that an unused upstream connection is kept; engines close theirs after
             5.
@@ -27,6 +28,7 @@ class GatewaySettings:
     """
 
     connect_s: float = 5.0
+    next_host_s: float = 0.25
     idle_s: float = 600.0
     pool_idle_s: float = 3.0
     client_idle_s: float = 75.0

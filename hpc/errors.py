@@ -18,6 +18,12 @@ next step. Errors are raised where the cause is known, and caught once, in ``hpc
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class HpcServeError(Exception):
     """The root of the tree; exit code 1.
@@ -107,3 +113,14 @@ class BatchError(HpcServeError):
     """A batch cannot go on; exit code 9."""
 
     exit_code = 9
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return a suggestion such as `` (did you mean 'status'?)``, or nothing.
+
+    Args:
+        word: the name as typed.
+        names: names that exist.
+    """
+    found = get_close_matches(word, sorted(set(names)), n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""

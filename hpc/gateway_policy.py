@@ -14,7 +14,7 @@ RedactKind = Literal["email", "iban", "card", "phone", "ip", "key"]
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """The policy for requests to one model.
+    """The policy for requests to a model.
 
     Attributes:
         fallback: models to try in order while this one cannot serve.

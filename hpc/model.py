@@ -13,7 +13,23 @@ Engine = Literal["vllm", "llamacpp"]
 Server = Literal["vllm", "llama-server", "llama-cpp-python"]
 Container = Literal["apptainer", "none"]
 Accelerator = Literal["cuda", "rocm", "none"]
+GpuOption = Literal["gres", "gpus-per-node", "gpus", "gpus-per-task", "none"]
 Scalar = str | int | float | bool
+EngineValue = Scalar | tuple[Scalar, ...]
+FILE_OPTIONS = frozenset(
+    {
+        "chat-template", "chat-template-file", "config", "control-vector", "generation-config",
+        "grammar-file", "hf-config-path", "json-schema-file", "lora", "lora-modules", "mmproj",
+        "model-draft", "reasoning-parser-plugin", "spec-draft-model", "tokenizer",
+        "tool-parser-plugin",
+    }
+)  # fmt: skip
+"""Options of the servers whose value is a file, or may be."""
+IMAGE_SCHEMES = (
+    "docker://", "oras://", "library://", "shub://", "https://", "http://",
+    "docker-daemon:", "docker-archive:", "oci:", "oci-archive:",
+)  # fmt: skip
+"""Beginnings of an image that Apptainer fetches or converts, in the place of a path."""
 
 
 class JobState(Enum):
@@ -47,6 +63,7 @@ class Phase(Enum):
     QUEUED = "QUEUED"
     STARTING = "STARTING"
     LOADING = "LOADING"
+    WARMING = "WARMING"
     READY = "READY"
     DRAINING = "DRAINING"
     STOPPED = "STOPPED"
@@ -55,7 +72,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The scheduler's resources of one replica.
+    """The scheduler's resources of a replica.
 
     Attributes:
         partition: Slurm partition; None is the site's default.
@@ -64,8 +81,13 @@ class Resources:
         constraint: required node features, or None.
         gpus: GPUs on the node.
         gpu_type: GRES type, as in ``gpu:h100:2``; None takes any.
+        gpu_option: sbatch option that asks for the GPUs; "none" asks for none, as on sites that
+            hand out whole nodes.
         cpus: CPUs of the single task.
-        mem_mb: memory in MiB; None is the site's default.
+        cpus_per_gpu: CPUs for each GPU, requested instead of ``cpus``, their sum; or None.
+        mem_mb: memory in MiB; 0 is all of the node, None is the site's default.
+        mem_per_cpu: MiB for each CPU, instead of ``mem_mb``, or None.
+        mem_per_gpu: MiB for each GPU, instead of ``mem_mb``, or None.
         time_min: walltime in minutes; None is the partition's default, 0 is UNLIMITED.
         extra: further sbatch options, long names without dashes; "" for a bare flag.
     """
@@ -76,8 +98,12 @@ class Resources:
     constraint: str | None = None
     gpus: int = 0
     gpu_type: str | None = None
+    gpu_option: GpuOption = "gres"
     cpus: int = 1
+    cpus_per_gpu: int | None = None
     mem_mb: int | None = None
+    mem_per_cpu: int | None = None
+    mem_per_gpu: int | None = None
     time_min: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,15 +118,18 @@ class ServiceSpec:
         server: the server program.
         model: Hugging Face id, or absolute path of a GGUF file or a model folder.
         container: "apptainer", or "none" to run the engine from the node's environment.
-        image: absolute path of the SIF; None only without a container.
+        image: absolute path of a SIF or sandbox folder, or an address of ``IMAGE_SCHEMES``; None
+            only without a container.
         accelerator: driver libraries that Apptainer brings in (``--nv``, ``--rocm``).
         replicas: number of jobs that serve the model.
         resources: resources of each replica.
         revision: commit or tag of a Hugging Face model.
-        engine_args: the server's own long options without dashes; True is a bare flag.
+        engine_args: the server's own long options without dashes; True is a bare flag, several
+            values are a tuple.
         env: variables of the engine; no other variable of the job is passed on.
         binds: Apptainer binds, ``SRC[:DEST[:ro]]``.
         apptainer_args: further arguments of ``apptainer exec``.
+        adapters: names of the LoRA adapters in ``engine_args``, models at the gateway too.
         media_domains: hosts that the engine may fetch images, audio and video from; "*" is all.
         setup: shell lines at the start of the job, such as ``module load``.
         hf_home: Hugging Face cache, absolute; None is the user's own.
@@ -109,6 +138,11 @@ class ServiceSpec:
         grace_s: seconds before the walltime at which the replica drains.
         max_restarts: requeues at walltime before the service ends.
         replica_tls: whether the connections between gateway and replicas use TLS.
+        replica_ports: lowest and highest port of the sidecars; None takes any free port.
+        interface: network interface or network of the sidecars; None is all of the node's.
+        tmp: folder of the node for private files of a start, with variables of the job; None is
+            /tmp.
+        node_paths: folders that compute nodes alone have; not looked at elsewhere.
     """
 
     name: str
@@ -121,10 +155,11 @@ class ServiceSpec:
     replicas: int = 1
     resources: Resources = field(default_factory=Resources)
     revision: str | None = None
-    engine_args: Mapping[str, Scalar] = field(default_factory=dict)
+    engine_args: Mapping[str, EngineValue] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     binds: tuple[str, ...] = ()
     apptainer_args: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     media_domains: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     hf_home: str | None = None
@@ -133,6 +168,10 @@ class ServiceSpec:
     grace_s: int = 90
     max_restarts: int = 100
     replica_tls: bool = False
+    replica_ports: tuple[int, int] | None = None
+    interface: str | None = None
+    tmp: str | None = None
+    node_paths: tuple[str, ...] = ()
     schema: int = 1
 
 
@@ -166,21 +205,34 @@ class JobHandle:
         cluster: "slurm" or "local".
         folder: submitit's folder with script, pickles and logs, absolute.
         submitted_at: Unix time in seconds.
+        name: the job's own name in Slurm, shared with no other job; "" matches any name.
+        slurm_cluster: name of the Slurm cluster that holds the job, or "" if unknown.
+        named_cluster: whether sbatch was told the cluster's name, as Slurm's other programs must.
     """
 
     job_id: str
     cluster: Literal["slurm", "local"]
     folder: str
     submitted_at: float = 0.0
+    name: str = ""
+    slurm_cluster: str = ""
+    named_cluster: bool = False
     schema: int = 1
+
+    @property
+    def key(self) -> str:
+        """The job's identity among all jobs: two clusters, or two machines, share numbers."""
+        return f"{self.folder}/{self.job_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One answer of the scheduler about one job; times are Unix seconds.
+    """An answer of the scheduler about a job; times are Unix seconds.
 
     Attributes:
         restarts: times that it was requeued, or None where the scheduler does not say.
+        blocked: whether the waiting job starts only after somebody changes the job or a limit.
+        name: the job's name at the scheduler, or None where the scheduler does not say.
     """
 
     state: JobState
@@ -190,6 +242,8 @@ class JobStatus:
     end_at: float | None = None
     exit_code: int | None = None
     restarts: int | None = None
+    blocked: bool = False
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +254,7 @@ class Endpoint:
         service: name of the service.
         replica: number of the replica, from 0.
         model: the model's name at the gateway.
-        host: name of the node, as its cluster resolves the name.
+        host: name or address of the node, the first to try.
         port: the sidecar's TCP port; 0 until bound.
         phase: current phase.
         job_id: id of the replica's job.
@@ -211,6 +265,7 @@ class Endpoint:
         slots: requests served at once, or None for a batching engine.
         restarts: times that Slurm had requeued the job at this record, or None outside Slurm.
         certificate: PEM of the sidecar's certificate, or None without TLS.
+        addresses: further names and addresses of the node, in the order to try.
     """
 
     service: str
@@ -227,6 +282,7 @@ class Endpoint:
     slots: int | None = None
     restarts: int | None = None
     certificate: str | None = None
+    addresses: tuple[str, ...] = ()
     schema: int = 1
 
 
@@ -240,6 +296,8 @@ class Reload:
         added: models added at that time.
         removed: models removed at that time.
         changed: models changed at that time.
+        still_served: models that left the file at that time, while their submitted jobs go on.
+        not_submitted: services added at that time that no job serves.
         refused: the reason why the present file is not in use, or None.
         refused_at: time at which the present file was first refused.
         warnings: entries in use without effect, such as an alias of an unknown model.
@@ -250,6 +308,8 @@ class Reload:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    still_served: tuple[str, ...] = ()
+    not_submitted: tuple[str, ...] = ()
     refused: str | None = None
     refused_at: float | None = None
     warnings: tuple[str, ...] = ()
@@ -257,7 +317,7 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class GatewayRecord:
-    """The address of one machine's gateway; written by the gateway only.
+    """The address of a machine's gateway; written by the gateway only.
 
     Attributes:
         hostname: name of the machine.

@@ -1,4 +1,4 @@
-"""The origin of this copy of hpc-serve, for hints to install the same elsewhere.
+"""The origin of the copy of hpc-serve, for hints to install the same elsewhere.
 
 The name hpc-serve on a public index may be anybody's: a hint to install by name would run a
 stranger's code. pip notes a copy's source beside the package, except for an index.
@@ -20,7 +20,7 @@ CHECKOUT = "CHECKOUT"
 
 
 def source() -> str:
-    """Return the source of this copy: an address for pip, or the path of a wheel or a checkout.
+    """Return the source of the copy: an address for pip, or the path of a wheel or a checkout.
 
     ``CHECKOUT`` stands for an unknown source.
     """
@@ -33,7 +33,7 @@ def source() -> str:
 
 
 def pip_command(*extras: str) -> str:
-    """Return the command that installs this copy with extras, from the same origin."""
+    """Return the command that installs the copy with extras, from the same origin."""
     return f"python3 -m pip install {shlex.quote(_requirement(source(), extras))}"
 
 

@@ -19,6 +19,7 @@ import hmac
 import ipaddress
 import re
 import secrets
+import ssl
 from http import HTTPStatus
 from typing import Literal
 
@@ -26,6 +27,8 @@ CHALLENGE = "x-hpc-serve-challenge"
 """Header with a challenge: 64 hexadecimal digits."""
 PROOF = "x-hpc-serve-proof"
 """Header with a proof: 64 hexadecimal digits."""
+HANDSHAKE_PATH = "/handshake"
+"""Path of a replica's handshake, in which both sides prove themselves."""
 MOST_BYTES = 16 * 1024
 """Longest answer to a challenge in bytes; the far end is a stranger until then."""
 
@@ -143,6 +146,80 @@ class Handshake:
         if not hmac.compare_digest(self._expected.encode(), proof):
             raise NotProved("the far end does not hold the gateway's secret")
         return True
+
+
+class GatewayHandshake:
+    """The gateway's part on one connection, without input or output.
+
+    The caller sends ``request``, then feeds received bytes and sends what ``feed`` returns, until
+    ``done``.
+
+    Args:
+        secret: the replica's secret.
+        port: the replica's TCP port.
+
+    Attributes:
+        done: True once both sides have proved themselves.
+    """
+
+    def __init__(self, secret: str, port: int) -> None:
+        self._secret, self._port = secret.encode(), port
+        self._challenge = new_challenge()
+        self._proved = self.done = False
+        self._seen = b""
+        self.request = _message(CHALLENGE, self._challenge)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take received bytes, and return the bytes to send.
+
+        Args:
+            data: bytes from the far end; b"" is the end of the connection.
+
+        Raises:
+            NotProved: the far end is not the replica.
+        """
+        self._seen += data
+        fields = answered(self._seen, ended=not data or self.done)
+        if fields is None:
+            return b""
+        self._seen = b""
+        if self._proved:
+            self.done = True
+            return b""
+        theirs, proof = fields.get(CHALLENGE, ""), fields.get(PROOF, "")
+        if not is_challenge(theirs):
+            raise NotProved("the far end sent no challenge")
+        if not holds(self._secret, proof, "replica", self._port, self._challenge, theirs):
+            raise WrongSecret
+        self._proved = True
+        own = prove(self._secret, "client", self._port, theirs, self._challenge)
+        return _message(PROOF, own)
+
+
+class WrongSecret(NotProved):
+    """A far end answered as a replica does, and does not hold the expected secret."""
+
+    def __init__(self) -> None:
+        super().__init__("the far end does not hold the replica's secret")
+
+
+def _message(name: str, value: str) -> bytes:
+    return f"GET {HANDSHAKE_PATH} HTTP/1.1\r\nhost: replica\r\n{name}: {value}\r\n\r\n".encode()
+
+
+def pinned(certificate: str) -> ssl.SSLContext:
+    """Return the TLS context of connections to the only server with a certificate.
+
+    Args:
+        certificate: PEM of the server's record.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # No other certificate passes, and this one lies in the 0700 state directory: a name in it would
+    # prove nothing more.
+    context.check_hostname = False
+    context.load_verify_locations(cadata=certificate)
+    return context
 
 
 def answered(seen: bytes, *, ended: bool) -> dict[str, str] | None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import json
+import os
+import pwd
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hpc import config, slurm
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.jobs import api as jobs
 from hpc.processes import programs
+from hpc.slurm import Permissions
 from hpc.state import files
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from hpc.slurm import Partition
@@ -43,6 +49,7 @@ class Facts:
         accounting: whether sacct answers.
         needs_account: whether Slurm refuses jobs without an association.
         kill_wait_s: seconds from SIGTERM to SIGKILL of a cancelled job, or None.
+        permissions: the user's accounts, QOS and partitions.
     """
 
     partitions: tuple[Partition, ...] = ()
@@ -50,6 +57,7 @@ class Facts:
     accounting: bool = False
     needs_account: bool = False
     kill_wait_s: int | None = None
+    permissions: Permissions = field(default_factory=Permissions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,19 @@ def ask() -> Facts:
         slurm.has_accounting(),
         needs_account="associations" in enforced,
         kill_wait_s=int(wait[1]) if wait else None,
+        permissions=slurm.permissions(
+            pwd.getpwuid(os.getuid()).pw_name, _groups(), settings.get("ClusterName")
+        ),
     )
+
+
+def _groups() -> set[str]:
+    """Return the names of the user's groups; a group may have lost its name."""
+    found = set()
+    for number in {os.getgid(), *os.getgroups()}:
+        with contextlib.suppress(KeyError):
+            found.add(grp.getgrgid(number).gr_name)
+    return found
 
 
 def models_text(facts: Facts) -> str:
@@ -132,7 +152,7 @@ def models_text(facts: Facts) -> str:
         "# Models to serve. One entry is one service; see it with: hpc-serve render sbatch NAME"
     ]
     lines += ["version: 1", "models:"]
-    lines += _vllm_entry(gpu) if gpu else _gguf_entry(facts)
+    lines += _vllm_entry(facts, gpu) if gpu else _gguf_entry(facts)
     lines += [
         "",
         "  # A server that somebody else runs, for the gateway to route to:",
@@ -157,10 +177,10 @@ def site_text(facts: Facts) -> str:
         lines += ["#", "# Slurm takes no job here without an account that you belong to."]
     if facts.kill_wait_s is not None:
         lines += ["#", f"# A job that is cancelled gets {facts.kill_wait_s} s to end (KillWait)."]
-    default = next((p for p in facts.partitions if p.default), None)
+    default = _cpu_partition(facts)
     if default is not None:
         lines += ["resources:", f"  partition: {_quoted(default.name)}"]
-        lines += ["  # account: PROJECT", "  # qos: normal"]
+        lines += _charged(facts)
     lines += _container_lines(facts)
     lines += [
         "# hf_home: /scratch/YOU/huggingface   # Hugging Face cache, on the shared file system",
@@ -173,14 +193,16 @@ def site_text(facts: Facts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _vllm_entry(partition: Partition) -> list[str]:
-    minutes = min(HOURS_8, partition.max_minutes or HOURS_8)
+def _vllm_entry(facts: Facts, partition: Partition) -> list[str]:
     resources = [
         f"partition: {_quoted(partition.name)}",
+        *_permission_keys(facts, partition),
         "gpus: 1",
+        # Without a type Slurm may give a slice of a GPU.
+        *([f"gpu_type: {_quoted(partition.gpu_types[0])}"] if _needs_type(partition) else []),
         f"cpus: {_share(partition.cpus, partition.gpus, 8)}",
-        f"mem: {_share(partition.mem_mb // GIB, partition.gpus, 64)}G",
-        f'time: "{config.format_time(minutes)}"',
+        *_memory(partition, partition.gpus, 64),
+        _walltime(partition),
     ]
     entry = [
         f"  - name: {SERVICE}",
@@ -202,20 +224,68 @@ def _gguf_entry(facts: Facts) -> list[str]:
         "    backend: llamacpp",
         f"    model: {GGUF_MODEL}   # or a file: /models/NAME.gguf",
     ]
-    default = next((p for p in facts.partitions if p.default), None) or next(
-        iter(facts.partitions), None
-    )
-    if default is None:
+    chosen = _cpu_partition(facts)
+    if chosen is None:
         return [*entry, "    container: none   # needs the extra llamacpp of hpc-serve"]
-    minutes = min(HOURS_8, default.max_minutes or HOURS_8)
-    memory = _share(default.mem_mb // GIB, 1, 8)
-    time = config.format_time(minutes)
-    resources = f"partition: {_quoted(default.name)}, cpus: {min(8, max(1, default.cpus))}"
+    resources = [
+        f"partition: {_quoted(chosen.name)}",
+        *_permission_keys(facts, chosen),
+        f"cpus: {min(8, max(1, chosen.cpus))}",
+        *_memory(chosen, 1, 8),
+        _walltime(chosen),
+    ]
     return [
         *entry,
         "    image: llamacpp-debian.sif   # from: hpc-serve build llamacpp-debian",
-        f'    resources: {{{resources}, mem: {memory}G, time: "{time}"}}',
+        f"    resources: {{{', '.join(resources)}}}",
     ]
+
+
+def _walltime(partition: Partition) -> str:
+    minutes = min(HOURS_8, partition.max_minutes or HOURS_8)
+    return f'time: "{config.format_time(minutes)}"'
+
+
+def _memory(partition: Partition, parts: int, most_gib: int) -> list[str]:
+    """Return the memory to ask for; nothing where Slurm does not know the nodes' memory.
+
+    RealMemory is 1 where a site has not configured the memory of its nodes.
+    """
+    if partition.mem_mb <= 1:
+        return []
+    mib = _share(partition.mem_mb, parts, most_gib * GIB)
+    return [f"mem: {mib // GIB}G" if mib >= GIB else f"mem: {mib}M"]
+
+
+def _needs_type(partition: Partition) -> bool:
+    return bool(partition.gpu_parts and partition.gpu_types)
+
+
+def _permission_keys(facts: Facts, partition: Partition) -> list[str]:
+    """Return account and QOS where a partition refuses the defaults of the user."""
+    needed = {
+        "account": facts.permissions.needed_account(partition.name),
+        "qos": facts.permissions.needed_qos(partition.name),
+    }
+    return [f"{key}: {_quoted(name)}" for key, name in needed.items() if name]
+
+
+def _charged(facts: Facts) -> list[str]:
+    """Return the lines of the site file on accounts and QOS."""
+    known = facts.permissions
+    accounts = list(dict.fromkeys(one.account for one in known.associations))
+    qos = list(dict.fromkeys(qos for one in known.associations for qos in one.qos))
+    told = known.default_account or "PROJECT"
+    lines = []
+    if accounts:
+        lines.append(f"  # Your accounts: {', '.join(accounts)}; the default is {told}.")
+    if accounts and known.default_account is None:
+        lines.append(f"  account: {_quoted(accounts[0])}")
+    else:
+        lines.append(f"  # account: {_quoted(told)}")
+    if qos:
+        lines.append(f"  # Your QOS: {', '.join(qos)}")
+    return [*lines, f"  # qos: {_quoted(qos[0]) if qos else 'normal'}"]
 
 
 def _partition_lines(facts: Facts) -> list[str]:
@@ -225,13 +295,21 @@ def _partition_lines(facts: Facts) -> list[str]:
     for p in facts.partitions:
         name = p.name + "*" * p.default
         gpus = f", {p.gpus} GPUs ({', '.join(p.gpu_types) or 'no type'})" if p.gpus else ""
-        limit = config.format_time(p.max_minutes)
-        state_word = "" if p.up else ", not up"
+        gpus += f", parts of GPUs ({', '.join(p.gpu_parts)})" if p.gpu_parts else ""
+        memory = "memory not known" if p.mem_mb <= 1 else f"{p.mem_mb // GIB} GiB"
         lines.append(
-            f"#   {name}: {p.nodes} nodes, up to {p.cpus} CPUs, {p.mem_mb // GIB} GiB{gpus} each, "
-            f"walltime {limit}{state_word}"
+            f"#   {name}: {p.nodes} nodes, up to {p.cpus} CPUs, {memory}{gpus} each, "
+            f"walltime {config.format_time(p.max_minutes)}{_limits(facts, p)}"
         )
     return lines
+
+
+def _limits(facts: Facts, p: Partition) -> str:
+    """Return the reasons for which jobs of the user may not start in a partition."""
+    told = [] if p.up else ["not up"]
+    told += [f"{p.away} nodes down or drained"] if p.away else []
+    told += [] if facts.permissions.opens(p.name) else ["not open to you"]
+    return "".join(f", {one}" for one in told)
 
 
 def _container_lines(facts: Facts) -> list[str]:
@@ -247,7 +325,7 @@ def _container_lines(facts: Facts) -> list[str]:
 
 def _gpu_partition(facts: Facts) -> Partition | None:
     """Return the GPU partition most suitable for services, or None."""
-    found = [p for p in facts.partitions if p.gpus and p.up]
+    found = [p for p in _usable(facts) if p.gpus]
 
     def fitness(p: Partition) -> tuple[bool, bool, bool, int]:
         name = p.name.lower()
@@ -257,6 +335,23 @@ def _gpu_partition(facts: Facts) -> Partition | None:
         return long_enough and not passing, telling, p.default, p.nodes
 
     return max(found, key=fitness, default=None)
+
+
+def _usable(facts: Facts) -> Sequence[Partition]:
+    """Return the partitions that start jobs of the user."""
+    return [
+        p
+        for p in facts.partitions
+        if p.up and (p.away < p.nodes or not p.nodes) and facts.permissions.opens(p.name)
+    ]
+
+
+def _cpu_partition(facts: Facts) -> Partition | None:
+    """Return the partition for jobs without GPUs: the default if it starts jobs of the user."""
+    found = _usable(facts) or facts.partitions
+    lasting = [p for p in found if not any(word in p.name.lower() for word in PASSING)]
+    default = next((p for p in found if p.default), None)
+    return default or next(iter(lasting or found), None)
 
 
 def _share(whole: int, parts: int, most: int) -> int:

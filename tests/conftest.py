@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 # would all programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# No test looks a model up at Hugging Face, unless it has a Hub of its own on loopback.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Hypothesis would fail an example that takes 0.2 s, or data that takes a second to be made: both
 # say how fast the machine is.

@@ -7,7 +7,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
-from gateway_lite.telemetry.request_record import RequestRecord, bearer, request_id
+from gateway_lite.telemetry.request_record import RequestRecord, request_id, shown_key
+from gateway_lite.wire import error_forms
 from gateway_lite.wire.asgi import ClientGone, header, send_error, send_json
 from hpc import peer_proof
 
@@ -63,7 +64,9 @@ class AuthMiddleware:
         """Serve one request."""
         record = RequestRecord(request_id(header(scope, b"x-request-id")), path=scope["path"])
         name = record.name.encode()
-        answer = _Answer(send, name, record)
+        # Anthropic's clients name the version of their API with each request.
+        named = header(scope, b"anthropic-version") is not None
+        answer = _Answer(send, name, record, error_forms.MESSAGES if named else record.path)
         if self._seen is not None:
             self._seen.begin(record)
         guest = _Guest()
@@ -93,10 +96,10 @@ class AuthMiddleware:
     ) -> None:
         if self._in_flight.draining:
             raise errors.draining()
-        token = bearer(header(scope, b"authorization") or b"")
+        # From the last to the first: of two headers with one name the first counts.
+        headers = dict(reversed(scope["headers"]))
+        token = shown_key(headers)
         if self._guard is not None and not token:
-            # From the last to the first: of two headers with one name the first counts.
-            headers = dict(reversed(scope["headers"]))
             self._guard.check(scope["method"], scope["path"], headers, scope["server"])
         if self._open_health and scope["path"] in HEALTH:
             if scope["method"] not in ("GET", "HEAD"):
@@ -143,10 +146,11 @@ class _Guest:
 class _Answer:
     """The outgoing answer, with the progress so far."""
 
-    def __init__(self, send: Send, name: bytes, record: RequestRecord) -> None:
+    def __init__(self, send: Send, name: bytes, record: RequestRecord, form: str) -> None:
         self._send = send
         self._name = name
         self._record = record
+        self._form = form  # a path in whose form errors are told
         self._begun = False
         self._events = False
 
@@ -156,6 +160,8 @@ class _Answer:
             self._begun = True
             self._events = _is_event_stream(message["headers"])
             message["headers"] = [*message["headers"], (b"x-request-id", self._name)]
+            if error_forms.is_anthropic(self._form):
+                message["headers"].append((b"request-id", self._name))
             self._record.status = message["status"]
             return await self._send(message)
         await self._send(message)
@@ -170,9 +176,11 @@ class _Answer:
         """Answer with an error, end a begun stream with an error frame, or cut the answer short."""
         self._record.failed(error.status, error.code)
         if not self._begun:
-            await send_error(self.send, error)
+            await send_error(self.send, error, self._form)
         elif self._events:
-            await self._send({"type": "http.response.body", "body": error.frames()})
+            await self._send(
+                {"type": "http.response.body", "body": error_forms.frames(error, self._form)}
+            )
 
 
 def _is_event_stream(headers: list[tuple[bytes, bytes]]) -> bool:

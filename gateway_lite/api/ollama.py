@@ -9,15 +9,17 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.features.ollama.answers import UNREADABLE
+from gateway_lite.api.status import open_names
+from gateway_lite.routing.model_rules import LATEST
 from gateway_lite.wire.asgi import read_body
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from starlette.requests import Request
 
@@ -74,15 +76,8 @@ def show(body: bytes, models: Sequence[Listed]) -> bytes:
     Raises:
         ApiError: the request is malformed, or the model unknown.
     """
-    try:
-        asked = msgspec.json.decode(body)
-        name = str(asked.get("model") or asked.get("name") or "")
-    except (*UNREADABLE, AttributeError):
-        raise errors.bad_request("the request is no JSON object") from None
-    found = [m for m in models if m.name in {name, name.removesuffix(":latest")}]
-    if not found:
-        raise errors.model_not_found(name)
-    model = found[0]
+    name, _ = asked(body)
+    model = named(name, models)
     info: dict[str, Any] = {"general.architecture": "llm", "general.basename": model.name}
     if model.context:
         info["llm.context_length"] = model.context
@@ -95,6 +90,55 @@ def show(body: bytes, models: Sequence[Listed]) -> bytes:
         "modified_at": entry["modified_at"],
     }
     return msgspec.json.encode(made)
+
+
+def pull(body: bytes, models: Sequence[Listed]) -> tuple[bytes, str]:
+    """Return the answer to POST /api/pull, and its content type: what is served is there.
+
+    Raises:
+        ApiError: the request is malformed, or the model unknown.
+    """
+    name, stream = asked(body)
+    try:
+        named(name, models)
+    except errors.ApiError as error:
+        raise errors.ApiError(
+            error.status,
+            f"the model {name[: errors.LONGEST]!r} is not served here, and none is pulled; a new"
+            " model is started with 'hpc-serve submit'",
+            code=error.code,
+        ) from None
+    if not stream:
+        return msgspec.json.encode({"status": "success"}), "application/json"
+    steps = ("pulling manifest", "verifying sha256 digest", "success")
+    return b"".join(msgspec.json.encode({"status": step}) + b"\n" for step in steps), LINES
+
+
+def asked(body: bytes) -> tuple[str, bool]:
+    """Return the model that a request names, and whether the answer is a stream.
+
+    Raises:
+        ApiError: the request is malformed.
+    """
+    try:
+        said = msgspec.json.decode(body)
+        name = str(said.get("model") or said.get("name") or "")
+    except (*UNREADABLE, AttributeError):
+        raise errors.bad_request("the request is no JSON object") from None
+    return name, said.get("stream") is not False
+
+
+def named(name: str, models: Sequence[Listed]) -> Listed:
+    """Return the model of a name, with or without Ollama's usual tag.
+
+    Raises:
+        ApiError: no model has the name.
+    """
+    known = {model.name: model for model in models}
+    found = known.get(name) or known.get(name.removesuffix(LATEST))
+    if found is None:
+        raise errors.model_not_found(name)
+    return found
 
 
 def _entry(model: Listed) -> dict[str, Any]:
@@ -116,6 +160,10 @@ def _entry(model: Listed) -> dict[str, Any]:
 
 
 ASKED_BYTES = 64 * 1024
+ROOT = "/"
+RUNS = "Ollama is running"
+"""The answer by which Ollama's clients know that a server is there."""
+LINES = "application/x-ndjson"
 
 
 class OllamaPages:
@@ -123,20 +171,31 @@ class OllamaPages:
 
     Args:
         catalog: returns the current catalog, or raises an ApiError.
+        aliases: returns the model of each alias.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+    def __init__(
+        self, catalog: Callable[[], Catalog], aliases: Callable[[], Mapping[str, str]]
+    ) -> None:
         self._catalog = catalog
+        self._aliases = aliases
         self._since = time.time()
 
     def routes(self) -> list[Route]:
         """Return the routes of these pages."""
         return [
+            Route(ROOT, self.root),
             Route("/api/version", self.version),
             Route("/api/tags", self.tags),
             Route("/api/ps", self.ps),
             Route("/api/show", self.show, methods=["POST"]),
+            Route("/api/pull", self.pull, methods=["POST"]),
         ]
+
+    async def root(self, request: Request) -> Response:
+        """Answer a client that looks whether the server is there."""
+        del request
+        return PlainTextResponse(RUNS)
 
     async def version(self, request: Request) -> Response:
         """Answer with the release of Ollama's API."""
@@ -156,17 +215,23 @@ class OllamaPages:
         body = await read_body(request.scope, request.receive, ASKED_BYTES)
         return _json(show(body, self._listed(request)))
 
+    async def pull(self, request: Request) -> Response:
+        """Report that a model open to the key is there."""
+        body = await read_body(request.scope, request.receive, ASKED_BYTES)
+        told, kind = pull(body, self._listed(request))
+        return Response(told, media_type=kind)
+
     def _listed(self, request: Request, *, ready: bool = False) -> list[Listed]:
-        allowed = request.scope["principal"].allows
-        known = self._catalog().models.values()
+        models = self._catalog().models
+        names = open_names(self._catalog(), self._aliases(), request.scope["principal"].allows)
         return [
-            self._entry(model)
-            for model in known
-            if allowed(model.name) and (model.replicas or not ready)
+            self._entry(name, models[model])
+            for name, model in names.items()
+            if models[model].replicas or not ready
         ]
 
-    def _entry(self, model: Model) -> Listed:
-        return Listed(model.name, self._since, model.identity, model.engine or "")
+    def _entry(self, name: str, model: Model) -> Listed:
+        return Listed(name, self._since, model.identity, model.engine or "")
 
 
 def _json(body: bytes) -> Response:

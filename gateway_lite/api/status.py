@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, Response
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from gateway_lite.catalog.models_file import ModelsFile
     from hpc.keys.store import ClientKey
     from hpc.model import Reload
+
+
+NO_ENDS = {"first_id": None, "last_id": None}
+"""Anthropic's bounds of an empty list."""
 
 
 def version(
@@ -71,7 +76,9 @@ def version(
 def listing(
     catalog: Catalog, aliases: Mapping[str, str], *, created: int, allows: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """Return OpenAI's list of the models that a key may use, with their aliases.
+    """Return the list of the models that a key may use, with their aliases.
+
+    OpenAI's fields and Anthropic's stand beside each other, so that clients of both read one list.
 
     Args:
         catalog: the known models.
@@ -83,7 +90,8 @@ def listing(
     data = [
         described(catalog.models[model], name, created=created) for name, model in names.items()
     ]
-    return {"object": "list", "data": data}
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+    return {"object": "list", "data": data, "has_more": False, **(ends or NO_ENDS)}
 
 
 def open_names(
@@ -103,7 +111,7 @@ def open_names(
 
 
 def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
-    """Return OpenAI's description of a model.
+    """Return the description of a model, with OpenAI's fields and Anthropic's.
 
     Args:
         model: the model.
@@ -111,11 +119,17 @@ def described(model: Model, name: str, *, created: int) -> dict[str, Any]:
         created: Unix time given for the model.
     """
     alias = {} if name == model.name else {"alias_of": model.name}
+    if model.base is not None:
+        alias["parent"] = model.base
     return {
         "id": name,
         "object": "model",
         "created": created,
         "owned_by": "hpc-serve",
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created, timezone.utc).isoformat(),
+        "lifecycle": "active",
         **alias,
         "phase": model.phase.value,
         "replicas": {"ready": len(model.replicas), "asked": model.asked},
@@ -192,7 +206,7 @@ class StatusPages:
     async def ready(self, request: Request) -> JSONResponse:
         """Answer 200 if a model is ready to serve, else 503."""
         del request
-        models = self._catalog().models.values()
+        models = [one for one in self._catalog().models.values() if one.base is None]
         ready = sum(1 for model in models if model.replicas)
         status = "ok" if ready else "no model is ready"
         body = {"status": status, "models": len(models), "ready": ready}

@@ -26,6 +26,10 @@ HOST = re.compile(r"(\[[0-9a-f:]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::[0-9]{1,5}
 OURS = frozenset({"same-origin", "none"})
 """Values of Sec-Fetch-Site for our own page, and for an address that the user typed."""
 JSON = "application/json"
+PROGRAMS = ("curl/", "wget/")
+"""Beginnings of User-Agent of programs that call any body a form unless told otherwise. No browser
+has such a name, and no page can give its browser one without the server's permission.
+"""
 UPLOADS = frozenset({"/v1/files"})
 """Paths whose POST takes a form instead of JSON."""
 
@@ -67,7 +71,7 @@ class WebPageGuard:
             raise errors.cross_site()
         if method == "POST" and path not in UPLOADS and _has_body(headers):
             kind = _text(headers, b"content-type").partition(";")[0].strip().lower()
-            if kind != JSON:
+            if kind != JSON and not _is_program(headers):
                 raise errors.not_json()
 
 
@@ -91,6 +95,12 @@ def check_host(host: str, server: Address | None) -> None:
     if port is None and "." not in host:
         return
     raise errors.misdirected(host)
+
+
+def _is_program(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request comes from a program that no web page can drive."""
+    page = b"origin" in headers or b"sec-fetch-site" in headers
+    return not page and _text(headers, b"user-agent").lower().startswith(PROGRAMS)
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str:

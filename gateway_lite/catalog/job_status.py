@@ -30,7 +30,7 @@ NAME = "jobs.json"
 
 
 def statuses(jobs: Sequence[JobHandle]) -> dict[str, JobStatus]:
-    """Return the states of jobs from Slurm or this machine; the only way to a scheduler here."""
+    """Return the states of jobs by key; the only way to a scheduler here."""
     from hpc.jobs import api as known  # noqa: PLC0415 - costs memory where every replica speaks
 
     return known.statuses(jobs)
@@ -42,7 +42,7 @@ class JobStatuses:
     Args:
         file: shares the states among the workers of one gateway; None shares nothing.
         asks: True queries the scheduler; False reads the file of another worker.
-        ask: returns the state of jobs by id; may block.
+        ask: returns the state of jobs by ``JobHandle.key``; may block.
         every_s: shortest time between two queries, in seconds.
     """
 
@@ -76,10 +76,10 @@ class JobStatuses:
         if not self._asks:
             return self._told() if jobs else {}
         with self._lock:
-            self._of_interest = frozenset(job.job_id for job in jobs)
+            self._of_interest = frozenset(job.key for job in jobs)
             known = self._answers = self._kept(self._answers)
         self._wanted = tuple(
-            job for job in jobs if job.job_id not in known or known[job.job_id].state.alive
+            job for job in jobs if job.key not in known or known[job.key].state.alive
         )
         if self._wanted:
             self._news.set()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BEST_FIRST = (
     Phase.READY,
+    Phase.WARMING,
     Phase.LOADING,
     Phase.STARTING,
     Phase.QUEUED,
@@ -33,7 +34,8 @@ BEST_FIRST = (
     Phase.FAILED,
     Phase.STOPPED,
 )
-LIVELY = frozenset({Phase.STARTING, Phase.LOADING, Phase.READY, Phase.DRAINING})
+STARTS = frozenset({Phase.STARTING, Phase.LOADING, Phase.WARMING, Phase.READY})
+LIVELY = STARTS | {Phase.DRAINING}
 RETRY_MOST_S = 120
 """Longest ``retry-after`` in seconds for a job that has yet to start."""
 
@@ -71,7 +73,7 @@ def phase_of(endpoint: Endpoint | None, now: float) -> Phase:
     if endpoint is None:
         return Phase.QUEUED
     alive = now - endpoint.beat_at <= directory.STALE_S
-    if endpoint.phase in (Phase.READY, Phase.LOADING, Phase.STARTING) and not alive:
+    if endpoint.phase in STARTS and not alive:
         return Phase.STOPPED
     return endpoint.phase
 
@@ -172,6 +174,7 @@ class Model:
         endpoints: last reports of the replicas.
         servers: static servers, run outside hpc-serve.
         identity: fingerprint of the model; empty if unknown.
+        base: the model whose replicas serve this one as an adapter, or None.
     """
 
     name: str
@@ -183,6 +186,7 @@ class Model:
     endpoints: tuple[Endpoint, ...] = ()
     servers: tuple[Backend, ...] = ()
     identity: str = ""
+    base: str | None = None
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -221,6 +225,10 @@ class Catalog:
     def pools(self) -> dict[str, Sequence[Replica]]:
         """Return the replicas that take requests, by model."""
         return {name: model.replicas for name, model in self.models.items()}
+
+    def bases(self) -> dict[str, str]:
+        """Return the model behind each adapter."""
+        return {name: model.base for name, model in self.models.items() if model.base}
 
     def peers(self) -> set[Peer]:
         """Return the far ends of all replicas that take requests."""

@@ -47,9 +47,38 @@ def compare(old: Mapping[str, object], new: Mapping[str, object]) -> Reload:
     )
 
 
+def by_jobs(
+    change: Reload, resolved: Config, served: Collection[str], static: Collection[str]
+) -> Reload:
+    """Return a change with the models apart whose service depends on jobs, not on the file.
+
+    Args:
+        change: the change of the file.
+        resolved: the new configuration.
+        served: models in the catalog, before the change.
+        static: models that the old file led to servers of somebody else.
+    """
+    still = tuple(name for name in change.removed if name in served and name not in static)
+    unserved = (name for name in change.added if name in resolved.services and name not in served)
+    waiting = tuple(unserved)
+    return replace(
+        change,
+        added=tuple(name for name in change.added if name not in waiting),
+        removed=tuple(name for name in change.removed if name not in still),
+        still_served=still,
+        not_submitted=waiting,
+    )
+
+
 def describe_changes(outcome: Reload) -> str:
     """Return a change in words, such as ``added a, b; removed c``; empty without a change."""
-    kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
+    kinds = {
+        "added": outcome.added,
+        "added, served after 'hpc-serve submit':": outcome.not_submitted,
+        "removed": outcome.removed,
+        "removed from the file, served until 'hpc-serve stop':": outcome.still_served,
+        "changed": outcome.changed,
+    }
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 
@@ -89,6 +118,7 @@ class ModelsFile:
         self.path = config.models_file
         self._found = config.found
         self._known = _by_name(config)
+        self._served: frozenset[str] = frozenset()
         self.backends: tuple[Backend, ...] = config.backends
         self.policy: GatewayPolicy = config.gateway
         self.digest = digest(config)
@@ -183,7 +213,8 @@ class ModelsFile:
 
     def _take(self, resolved: Config, began: float) -> None:
         models = _by_name(resolved)
-        change = compare(self._known, models)
+        static = [backend.name for backend in self.backends]
+        change = by_jobs(compare(self._known, models), resolved, self._served, static)
         # Other threads read ``policy`` without a lock: each attribute is replaced as a whole.
         self._known, self.backends, self.policy = models, resolved.backends, resolved.gateway
         self.digest = digest(resolved)
@@ -214,6 +245,7 @@ class ModelsFile:
         Args:
             served: names of the models in the catalog.
         """
+        self._served = frozenset(served)
         found = policy_warnings(self.policy, {*served, *self._known} - {SETTINGS})
         if found != self.outcome.warnings:
             for sentence in found:

@@ -22,6 +22,7 @@ class Replica:
         token: bearer token that a static backend requires, or None.
         secret: secret that a replica of ours proves and that is never sent; None for others.
         certificate: PEM of the certificate of a replica with TLS, or None.
+        others: further names and addresses of the replica's node, in the order to try.
         slots: requests that the replica serves at once, or None with continuous batching.
     """
 
@@ -32,8 +33,9 @@ class Replica:
     secret: str | None = field(default=None, repr=False)
     certificate: str | None = field(default=None, repr=False)
     slots: int | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def peer(self) -> Peer:
         """The far end of connections to the replica."""
-        return Peer(self.url, self.secret, self.certificate)
+        return Peer(self.url, self.secret, self.certificate, self.others)

@@ -6,6 +6,7 @@ All functions here block, as a shared file system may, and run in the watching t
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway_lite.catalog.models import (
@@ -60,6 +61,12 @@ def joined(name: str, servers: Sequence[Backend], own: Model | None) -> Model:
         tuple(servers),
         _only(marks) or "",
     )
+
+
+def _adapter(name: str, model: Model) -> Model:
+    """Return a LoRA adapter as a model of its own, at the replicas of its base."""
+    identity = f"{model.identity}/{name}" if model.identity else ""
+    return replace(model, name=name, identity=identity, base=model.name)
 
 
 def static_replica(backend: Backend) -> Replica:
@@ -124,8 +131,12 @@ class Scanner:
         models = {
             name: self._model(spec, members[name], endpoints) for name, spec in self._known.items()
         }
+        for name, spec in self._known.items():
+            for adapter in spec.adapters:
+                models.setdefault(adapter, _adapter(adapter, models[name]))
         for name, servers in self._static.items():
-            models[name] = joined(name, servers, models.get(name))
+            own = models.get(name)
+            models[name] = joined(name, servers, own if own and own.base is None else None)
         self._prune(models)
         return Catalog(dict(sorted(models.items())))
 
@@ -149,7 +160,7 @@ class Scanner:
         found: dict[str, list[ReplicaStatus]] = {name: [] for name in self._known}
         for (name, number), endpoint in endpoints.items():
             job = jobs.get((name, number))
-            answer = answers.get(job.job_id) if job is not None else None
+            answer = answers.get(job.key) if job is not None else None
             found[name].append(replica_status(number, endpoint, job, answer, now))
         return {name: tuple(members) for name, members in found.items()}
 
@@ -198,6 +209,7 @@ class Scanner:
             secret=self._secrets.get(key),
             certificate=endpoint.certificate,
             slots=endpoint.slots,
+            others=endpoint.addresses,
         )
 
     def _prune(self, models: Mapping[str, Model]) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 EXPOSED = (
     *("retry-after", "retry-after-ms", "server-timing", "x-request-id", "x-should-retry"),
+    "request-id",
     *("x-gateway-backend", "x-gateway-cache", "x-gateway-model"),
     *(
         f"x-ratelimit-{w}-{u}"

@@ -1,7 +1,7 @@
 """Optional processing of requests and answers; does nothing unless models.yaml enables a feature.
 
-The features are redaction, the response cache, usage reports and the translation for Ollama's
-clients.
+The features are redaction, the response cache, usage reports and the translation for clients
+of other APIs.
 """
 
 # ruff: noqa: PLC0415 - the packages are extras
@@ -14,14 +14,14 @@ import msgspec
 
 from gateway_lite import errors
 from gateway_lite.features import usage_report
-from gateway_lite.features.ollama.answers import failed
 from gateway_lite.features.response_cache import Cache, Collector, Hit, Miss
+from gateway_lite.features.translation import FailedAnswer
 from hpc import own_source
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.redact.text import Finder
+    from gateway_lite.features.translation import Translated
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.sse import Editor
     from hpc.gateway_policy import GatewayPolicy, RedactPolicy
@@ -38,27 +38,11 @@ SILENT = ("/v1/embeddings", "/v1/rerank")
 """Paths whose answers hold no words."""
 
 
-class OllamaFailure:
-    """The translation of an engine's error into Ollama's form."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def feed(self, data: bytes) -> bytes:
-        """Keep a part of the error until the error is complete."""
-        self._parts.append(data)
-        return b""
-
-    def finish(self) -> bytes:
-        """Return the error in Ollama's form."""
-        return failed(b"".join(self._parts))
-
-
 class FeatureEdits:
     """The edits of one request's answer.
 
     Attributes:
-        translated: the translation of a request in Ollama's form, or None.
+        translated: the translation of a request in another API's form, or None.
         finder: the redaction search, or None.
         miss: key of the future cache entry, or None.
         report: counter of a stream for a key with limits of tokens, or None.
@@ -81,9 +65,9 @@ class FeatureEdits:
             events: True for an event stream.
         """
         if status != OK:
-            return () if self.translated is None else (OllamaFailure(),)
-        # The order matters: the cache keeps redacted answers in OpenAI's form, and Ollama's form
-        # comes last.
+            return () if self.translated is None else (FailedAnswer(self.translated, status),)
+        # The order matters: the cache keeps redacted answers in OpenAI's form, and the client's
+        # form comes last.
         found: list[Editor] = []
         if self.report is not None and events:
             found.append(self.report)
@@ -198,7 +182,7 @@ class FeaturePipeline:
         Args:
             body: the request in OpenAI's form, redacted.
             asked: the request's properties beside the body.
-            translated: the translation of a request in Ollama's form, or None.
+            translated: the translation of a request in another API's form, or None.
         """
         edits = None
         if translated is not None:
@@ -237,7 +221,7 @@ def _counted(
     if asked.path not in COUNTED:
         return body, usage_report.StreamUsage(last=True)
     found = usage_report.ask(body, running=asked.running)
-    # The translation for Ollama's clients reads the report at the end itself.
+    # The translation for clients of other APIs reads the report at the end itself.
     last = found.last or translated is not None
     running = found.running or not asked.running
     return found.body, usage_report.StreamUsage(last=last, running=running)

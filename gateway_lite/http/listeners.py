@@ -44,9 +44,13 @@ class Address:
     tls_host: str = "0.0.0.0"  # noqa: S104 - TLS is for clients on other machines
     tls_port: int = 0
 
-    def closed(self) -> bool:
-        """Return whether only this machine can reach the gateway."""
-        return self.tls is None and is_loopback(self.host)
+    def open_hosts(self) -> list[str]:
+        """Return the addresses that other machines may reach."""
+        hosts = [self.host] if self.tls is None else [self.host, self.tls_host]
+        return [host for host in dict.fromkeys(hosts) if not is_loopback(host)]
+
+
+LOOPBACK_NAMES = {"localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +173,22 @@ def check_open(address: Address, *, anonymous: bool) -> None:
     Raises:
         ConfigError: no key is required, and other machines can reach the gateway.
     """
-    if anonymous and not address.closed():
+    hosts = address.open_hosts()
+    if anonymous and hosts:
         raise ConfigError(
             "gateway.anonymous is allowed on loopback and Unix sockets only, and this gateway"
-            f" listens on {address.host if address.tls is None else address.tls_host}"
+            f" listens on {' and '.join(hosts)}"
         )
 
 
 def is_loopback(host: str) -> bool:
     """Return whether an address is reachable from this machine only."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return host == "localhost"
+        return host.lower().rstrip(".") in LOOPBACK_NAMES
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _check_folder(path: Path) -> None:

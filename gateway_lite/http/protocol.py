@@ -16,7 +16,7 @@ from gateway_lite import errors
 from gateway_lite.http.request_line import UPGRADE_BYTES, path_of, without_upgrade
 from gateway_lite.request.context import Request
 from gateway_lite.request.exchange import Exchange, exchange_of
-from gateway_lite.wire import response_head
+from gateway_lite.wire import error_forms, response_head
 
 if TYPE_CHECKING:
     from gateway_lite.http.connections import ConnectionTable
@@ -61,7 +61,8 @@ LINGER_S = 2.0
 
 SINGLE = frozenset(
     {
-        *(b"api-key", b"authorization", b"content-length", b"content-type", b"expect", b"host"),
+        *(b"api-key", b"authorization", b"content-encoding", b"content-length", b"content-type"),
+        *(b"expect", b"host"),
         *(b"origin", b"proxy-authorization", b"transfer-encoding", b"traceparent", b"x-api-key"),
         *(b"x-request-id", b"x-session-id"),
     }
@@ -139,6 +140,7 @@ class InferenceProtocol(HttpToolsProtocol):
         self._fed = 0
         self._quiet_s = self._head_s = self._body_s = self._due_s = 0.0
         self._key = self._payer = self.listed = ""
+        self.url = b""
         self._slow = self._room = False
         self._written = self._reads = self._begun = self._beside = 0
         self._in_head = self._lingering = self._deaf = False
@@ -296,7 +298,8 @@ class InferenceProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._last_words(error)
             return
-        self.write(response_head.last(error.status, self.defaults(), error.body()))
+        body = error_forms.body(error, path_of(self.url).decode("latin-1"))
+        self.write(response_head.last(error.status, self.defaults(), body))
         self.linger()
 
     def _last_words(self, error: errors.ApiError) -> None:

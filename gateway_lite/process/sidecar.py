@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from gateway_lite import errors
@@ -14,13 +16,18 @@ from gateway_lite.request.sidecar_handler import HOT, SidecarHandler, SidecarOpt
 from gateway_lite.upstream.pool import Upstream
 from gateway_lite.wire.asgi import send_error
 from gateway_lite.wire.write_batching import WriteBatcher
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, GatewayError
 from hpc.state import files
 
 if TYPE_CHECKING:
+    import socket
+
     from gateway_lite.settings import GatewaySettings
     from gateway_lite.wire.asgi import Receive, Scope, Send
 
+BIND_ROUNDS = 10
+BIND_EVERY_S = 2.0
+"""Seconds between two rounds over the ports of a range; an ended replica's port may come free."""
 PARENT_S = 0.5
 """Seconds between two checks that the parent process still lives."""
 
@@ -29,7 +36,38 @@ async def _closed(scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse all paths that no gateway uses."""
     del receive
     known = proved(scope["state"]["connection"])
-    await send_error(send, errors.not_found(scope["path"]) if known else errors.unproved())
+    error = errors.not_found(scope["path"]) if known else errors.unproved()
+    await send_error(send, error, scope["path"])
+
+
+async def _listen(host: str, low: int, high: int) -> socket.socket:
+    """Return a listening socket at a free port of a range.
+
+    The search begins anywhere, so that replicas that start together on a node rarely meet.
+
+    Raises:
+        GatewayError: no port of the range has come free, or the address cannot be bound.
+    """
+    ports = range(low, high + 1)
+    first = secrets.randbelow(len(ports))
+    for again in range(BIND_ROUNDS):
+        for port in (*ports[first:], *ports[:first]):
+            try:
+                return listen(host, port)
+            except GatewayError as error:
+                found = error
+                if not _in_use(error):
+                    raise
+        if again + 1 < BIND_ROUNDS:
+            await asyncio.sleep(BIND_EVERY_S)
+    if low == high:
+        raise found
+    raise GatewayError(f"no port from {low} to {high} is free on this node")
+
+
+def _in_use(error: GatewayError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
 
 
 async def serve(door: SidecarOptions, settings: GatewaySettings) -> None:
@@ -47,7 +85,7 @@ async def serve(door: SidecarOptions, settings: GatewaySettings) -> None:
     context = tls_context(tls) if tls else None
     in_flight = InFlight()
     upstream = Upstream(settings, WriteBatcher(), door.unix)
-    with listen(door.host, door.bind_port) as sock:
+    with await _listen(door.host, *door.bind_ports) as sock:
         port = sock.getsockname()[1]
         handler = SidecarHandler(door, secret, port, upstream, in_flight, settings)
         server = Server(_closed, handler, HOT, upstream.look, [Listener(sock, context)])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import msgspec
 
+from gateway_lite import errors
 from gateway_lite.request.response import ByteStream
-from gateway_lite.wire import response_head
+from gateway_lite.wire import content_coding, error_forms, response_head
 
 if TYPE_CHECKING:
     import asyncio
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.errors import ApiError
-    from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.pipeline import FeatureEdits
     from gateway_lite.features.tracing import Span
+    from gateway_lite.features.translation import Translated
     from gateway_lite.in_flight import InFlight
     from gateway_lite.request.large_requests import LargeRequests
     from gateway_lite.request.response import ResponseWriter, UpstreamResponse
@@ -45,6 +46,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
         body: the complete body, once ``whole``.
         size: bytes of the body so far.
         whole: True once the body is complete.
+        coding: the coding of a packed body; empty once the body is plain.
     """
 
     method: bytes
@@ -54,6 +56,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
     body: bytes = b""
     whole: bool = False
     size: int = 0
+    coding: str = ""
     _parts: list[bytes] = []
 
     @property
@@ -99,6 +102,22 @@ class Request(msgspec.Struct, eq=False, gc=False):
         # Most bodies arrive in one read and need no copy.
         self.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._parts = []
+
+    def unpack(self) -> Iterator[None]:
+        """Make a packed body plain; yields after each slice of about 1 ms, with the size so far.
+
+        Raises:
+            ApiError: the body cannot be unpacked, or is too large.
+        """
+        packed, self.body, self.size = self.body, b"", 0
+        parts = []
+        for piece in content_coding.pieces(packed, self.coding):
+            self.size += len(piece)
+            if not self.fits:
+                raise errors.too_large(self.limit)
+            parts.append(piece)
+            yield
+        self.body, self.coding = b"".join(parts), ""
 
     def drop(self) -> None:
         """Drop the body of a refused or answered request."""
@@ -182,7 +201,7 @@ class RequestHandler(Protocol):
         """Refuse a request by its head, if possible; raises ApiError."""
 
     def inspect(self, context: RequestContext) -> Iterator[None]:
-        """Refuse a large complete body by its parts, slice by slice; raises ApiError."""
+        """Unpack a body, and refuse a large one by its parts, slice by slice; raises ApiError."""
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Prepare a complete request, or return its answer or a thread's work; raises ApiError."""
@@ -229,12 +248,12 @@ class RequestHandler(Protocol):
 
 
 def refusal(error: ApiError, context: RequestContext) -> tuple[bytes, bytes]:
-    """Return the header lines and the body of an error in OpenAI's form."""
+    """Return the header lines and the body of an error, in the form of the path's API."""
+    path, name = context.record.path, context.record.name.encode()
     headers = [pair for pair in error.headers if pair[0] != b"connection"]
-    name = (b"x-request-id", context.record.name.encode())
-    return response_head.lines(
-        [(b"content-type", response_head.JSON), *headers, name]
-    ), error.body()
+    told = [(b"content-type", response_head.JSON), *headers, (b"x-request-id", name)]
+    lines = response_head.lines(told) + error_forms.request_id(path, name)
+    return lines, error_forms.body(error, path)
 
 
 class HeldResources(msgspec.Struct, eq=False):
@@ -309,7 +328,7 @@ class RequestContext(msgspec.Struct, eq=False):
         answers: number of answers that the request asks for.
         worked: True while a replica works on the request, or once it has without refusing it.
         sent_at: clock value at which the request was sent to the replica.
-        translated: translation of a request in Ollama's form, or None.
+        translated: translation of a request in another API's form, or None.
         edits: edits of the answer, or None.
         cache: "hit" or "miss" of the response cache; empty if the answer is not cached.
         held: resources held by the request.

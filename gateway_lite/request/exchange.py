@@ -118,8 +118,8 @@ class Exchange(RequestContext, eq=False):
             self.handler.bodies.release(self.holder, self)
 
     def admit(self) -> None:
-        """Admit the complete request, a large one in its turn."""
-        if self.request.size <= SMALL:
+        """Admit the complete request, a large or packed one in its turn."""
+        if self.request.size <= SMALL and not self.request.coding:
             self._admit()
         else:
             self._take_turn(self._inspect)
@@ -128,7 +128,7 @@ class Exchange(RequestContext, eq=False):
         self.handler.turns.put(getattr(self.principal, "id", ""), step)
 
     def _inspect(self) -> asyncio.Future[bytes] | None:
-        """Check a large body for what would be costly to decode, then admit the request."""
+        """Unpack a body, and check a large one for costly parts, then admit the request."""
         if self.response_complete:
             return None
         if self._checks is None:
@@ -136,6 +136,8 @@ class Exchange(RequestContext, eq=False):
         until = clock() + STEP_S
         try:
             for _ in self._checks:
+                if self.request.size > SMALL and not self._charge():
+                    raise errors.busy()
                 if clock() > until:
                     self._take_turn(self._inspect)
                     return None

@@ -12,8 +12,8 @@ from gateway_lite.auth import token_ceilings
 from gateway_lite.catalog.models import not_ready
 from gateway_lite.catalog.replica import NoReplicaError
 from gateway_lite.features import tracing
+from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.ollama import requests as ollama_requests
-from gateway_lite.features.ollama.answers import error_body
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
 from gateway_lite.request import head_checks
 from gateway_lite.request.context import Reply, ThreadWork, refusal
@@ -21,9 +21,17 @@ from gateway_lite.request.large_requests import LargeRequests
 from gateway_lite.request.token_charge import charged
 from gateway_lite.routing import model_rules
 from gateway_lite.routing.replica_state import RequestCost
-from gateway_lite.telemetry.request_record import bearer
+from gateway_lite.telemetry.request_record import shown_key
 from gateway_lite.upstream import request_head
-from gateway_lite.wire import body_shape, request_body, request_fields, response_head
+from gateway_lite.wire import (
+    body_shape,
+    content_coding,
+    error_forms,
+    prompt_size,
+    request_body,
+    request_fields,
+    response_head,
+)
 from gateway_lite.wire.body_budget import MIB, SMALL, BodyBudget, budget_bytes
 from hpc.gateway_policy import GatewayPolicy
 from hpc.keys.store import ALL
@@ -38,8 +46,8 @@ if TYPE_CHECKING:
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.catalog.watcher import Watcher
     from gateway_lite.features.cors import Cors
-    from gateway_lite.features.ollama.requests import Translated
     from gateway_lite.features.tracing import Span, Tracer
+    from gateway_lite.features.translation import Translated
     from gateway_lite.in_flight import InFlight
     from gateway_lite.request.context import RequestContext
     from gateway_lite.routing.balancer import Balancer
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
     from gateway_lite.telemetry.request_record import RequestRecord
     from gateway_lite.upstream.connection import ResponseSink, UpstreamConnection
     from gateway_lite.upstream.pool import PendingConnection, Pool, Upstream
+    from gateway_lite.wire.prompt_size import PromptSize
     from gateway_lite.wire.request_body import RequestFields
     from gateway_lite.wire.request_fields import CheckedFields
     from gateway_lite.wire.write_batching import WriteBatcher
@@ -59,6 +68,13 @@ RETRY_SHARE = 0.2
 RETRIES_PER_S = 10.0
 MOST_RETRIES = 500.0
 """Retries that may be saved up; a dying replica fails all its requests in progress at once."""
+
+
+TRANSLATIONS = {
+    **dict.fromkeys(ollama_requests.PATHS, ollama_requests.translate),
+    **dict.fromkeys(anthropic_requests.PATHS, anthropic_requests.translate),
+}
+"""The translation into OpenAI's form, by path of another API."""
 
 
 class RetryBudget:
@@ -174,7 +190,7 @@ class GatewayHandler:
         if self.in_flight.draining:
             raise errors.draining()
         request = context.request
-        token = bearer(request.headers.get(b"authorization", b""))
+        token = shown_key(request.headers)
         if self._guard is not None and not token:
             method = request.method.decode()
             self._guard.check(method, request.path, request.headers, context.client.server)
@@ -189,26 +205,26 @@ class GatewayHandler:
             self._limits.check(principal)
         if request.too_large:
             raise errors.too_large(request.limit)
+        request.coding = content_coding.named(request.headers.get(b"content-encoding"))
 
     def inspect(self, context: RequestContext) -> Iterator[None]:
-        """Refuse a large body with too many parts, slice by slice."""
-        return body_shape.check(context.request.body)
+        """Unpack a body, and refuse a large one with too many parts, slice by slice."""
+        if context.request.coding:
+            yield from context.request.unpack()
+        yield from body_shape.check(context.request.body)
 
     def admit(self, context: RequestContext) -> Reply | ThreadWork | None:
         """Decode the request, choose the models, and reserve tokens."""
-        context.body = context.request.body
-        translated = None
-        if context.path in ollama_requests.PATHS:
-            translated = ollama_requests.translate(context.path, context.body)
-            context.path, context.body = translated.path, translated.body
+        translated = self._translate(context)
         asked = context.ask = request_body.read(context.body)
         principal, record, table = context.principal, context.record, self._table
         record.model = asked.model
         limits, checked = principal.limits, None
-        context.prompt = len(context.body) // request_body.BYTES_PER_TOKEN
+        size = prompt_size.measured(context.body)
+        context.prompt = size.tokens()
         # Requests that nothing limits go on byte for byte, without a second look at their fields.
         if limits is not None or principal.models != ALL or table.rules:
-            checked = self._check_fields(context)
+            checked = self._check_fields(context, size)
         longest = asked.limit(context.path)
         traits = model_rules.Traits(record.key, context.request.headers, context.prompt, longest)
         models = model_rules.chosen(table, principal.allows, asked.model, traits)
@@ -216,8 +232,8 @@ class GatewayHandler:
         record.model = models[0]
         own = table.policies.get(models[0])
         if checked is None and token_ceilings.hold(own):
-            checked = self._check_fields(context)
-        tokens = asked.tokens(len(context.body), longest)
+            checked = self._check_fields(context, size)
+        tokens = asked.tokens(size.tokens(), longest)
         reserved = tokens if checked is None else self._limit(context, checked, own)
         context.work = RequestCost(tokens, *self._beginnings(context, asked), principal.id)
         # After all checks of the request: a refused request must not use up the key's limits.
@@ -231,10 +247,22 @@ class GatewayHandler:
             return self._prepare(context, asked, translated)
         return None
 
-    def _check_fields(self, context: RequestContext) -> CheckedFields:
+    def _translate(self, context: RequestContext) -> Translated | None:
+        """Bring the request into OpenAI's form, before any rule looks at the request."""
+        context.body = context.request.body
+        translate = TRANSLATIONS.get(context.path)
+        if translate is None:
+            return None
+        translated = translate(context.path, context.body)
+        context.path, context.body = translated.path, translated.body
+        return translated
+
+    def _check_fields(self, context: RequestContext, size: PromptSize) -> CheckedFields:
         """Return the request's fields without ambiguity, and note their estimated tokens."""
-        checked = request_fields.checked(context.path, context.body)
-        context.prompt = checked.prompt_tokens()
+        checked = counted = request_fields.checked(context.path, context.body)
+        if size.text is not context.body:
+            counted = request_fields.checked(context.path, size.text)
+        context.prompt = counted.prompt_tokens() + size.media
         return checked
 
     def _limit(
@@ -274,6 +302,9 @@ class GatewayHandler:
         """Apply the optional features; the cache or a translation may already give the answer."""
         context.translated = translated
         if translated is not None and translated.answer is not None:
+            model = self._catalog().models.get(context.models[0])
+            if model is None or not model.replicas:
+                raise not_ready(fields.model, model, time.time())
             kind = b"content-type: %b\r\n" % translated.content_type
             return Reply(OK, kind + self.lines(context), translated.answer)
         redaction = self._features.redaction
@@ -451,10 +482,12 @@ class GatewayHandler:
             notes += b"x-gateway-model: %b\r\n" % context.substitute.encode()
         if self._cors is not None:
             notes += self._cors.lines(context.request.headers.get(b"origin"))
+        name = record.name.encode()
+        notes += error_forms.request_id(record.path, name)
         return b"%b%bx-request-id: %b\r\nx-gateway-backend: %b\r\nserver-timing: %b\r\n" % (
             context.reservation.headers,
             notes,
-            record.name.encode(),
+            name,
             record.replica.encode(),
             b"gateway;dur=%.3f, queue;dur=%.3f" % (record.overhead_s * 1000, record.queue_s * 1000),
         )
@@ -462,8 +495,6 @@ class GatewayHandler:
     def refusal(self, error: errors.ApiError, context: RequestContext) -> tuple[bytes, bytes]:
         """Return the header lines and body of an error, in the client's form."""
         lines, body = refusal(error, context)
-        if context.record.path in ollama_requests.PATHS:
-            body = error_body(error.message)
         if self._cors is not None:
             lines += self._cors.lines(context.request.headers.get(b"origin"))
         return lines, body

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hpc.keys.limits import KeyLimits
 
-BYTES_PER_TOKEN = 16
-"""Most bytes of a body for one token of its prompt: text takes about 4 in JSON, escaped text 12."""
+BYTES_PER_TOKEN = 12 * 1024
+"""Most bytes of a body for one token of its prompt: text takes about 4 in JSON, escaped text 12, a
+picture without compression 4 KiB, and sound of 48 kHz in stereo 10 KiB.
+"""
 OTHER_BYTES = 64 * 1024
 """Bytes of a body beside its prompt, such as the descriptions of tools."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from gateway_lite.wire import response_head, token_usage
+from gateway_lite.wire import error_forms, response_head, token_usage
 
 if TYPE_CHECKING:
     from gateway_lite.errors import ApiError
@@ -129,11 +129,16 @@ class ResponseWriter(msgspec.Struct, eq=False):
         self.said = True
 
     def spoil(self, error: ApiError) -> None:
-        """End an event stream with an error, or cut off another answer."""
-        if not self.events:
+        """End a stream of events or lines with an error, or cut off another answer."""
+        path = self.record.path
+        if self.events:
+            self.more(error_forms.frames(error, path))
+            self.end()
+        elif error_forms.is_ollama(path):
+            self.more(error_forms.line(error))
+            self.end()
+        else:
             self.keep_alive = False
-            return
-        self.more(error.frames())
 
 
 class UpstreamResponse(msgspec.Struct, eq=False):

@@ -15,6 +15,8 @@ from gateway_lite.upstream import handshake, request_head
 from gateway_lite.upstream.pool import Peer
 from gateway_lite.wire import media_urls
 from gateway_lite.wire.body_budget import BodyBudget
+from hpc.api_paths import POST_PATHS
+from hpc.peer_proof import HANDSHAKE_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,14 +36,8 @@ if TYPE_CHECKING:
     from gateway_lite.upstream.pool import PendingConnection, Upstream
 
 PATHS = {
-    b"POST": (
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/responses",
-        "/v1/rerank",
-    ),
-    b"GET": ("/v1/models", "/health", "/metrics", handshake.PATH),
+    b"POST": POST_PATHS,
+    b"GET": ("/v1/models", "/health", "/metrics", HANDSHAKE_PATH),
 }
 HOT = {(method, path.encode()): path for method, paths in PATHS.items() for path in paths}
 
@@ -56,7 +52,7 @@ class SidecarOptions:
         secret_file: file with the secret that both sides of a connection prove; read once.
         engine_key_env: variable with the key that the engine needs, or None.
         host: address to bind.
-        bind_port: TCP port to bind; 0 takes a free port.
+        bind_ports: lowest and highest TCP port to bind; 0 and 0 take any free port.
         ready_file: file that gets ``{"port": N}`` once the port is bound.
         tls_cert: PEM file with the certificate, or None without TLS.
         tls_key: PEM file of the certificate's key, mode 0600.
@@ -68,7 +64,7 @@ class SidecarOptions:
     secret_file: Path
     engine_key_env: str | None
     host: str
-    bind_port: int
+    bind_ports: tuple[int, int]
     ready_file: Path
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -120,7 +116,7 @@ class SidecarHandler:
     def check(self, context: RequestContext) -> None:
         """Refuse requests of an unproved connection, and announced bodies above the limit."""
         headers = context.request.headers
-        if context.path == handshake.PATH:
+        if context.path == HANDSHAKE_PATH:
             # A stranger's body would be kept in memory until its end.
             if b"content-length" in headers or b"transfer-encoding" in headers:
                 raise errors.unproved()
@@ -141,7 +137,7 @@ class SidecarHandler:
 
     def admit(self, context: RequestContext) -> Reply | None:
         """Admit the request unchanged unless its media lie elsewhere, or answer a handshake."""
-        if context.path == handshake.PATH:
+        if context.path == HANDSHAKE_PATH:
             return self._shake(context.client, context.request.headers)
         media_urls.check(context.request.body, self._media_domains)
         context.body = context.request.body

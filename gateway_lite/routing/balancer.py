@@ -70,13 +70,18 @@ class Balancer:
             pools: replicas by model.
             policies: routing policy by model; "prefix" for models not named.
         """
-        now, pool_states, before = self.clock(), {}, self._pools
+        now, before = self.clock(), self._pools
+        pool_states: dict[str, ReplicaState] = {}
         self._pools = {}
         for model, replicas in pools.items():
             # A replica that joins others warms up slowly; the first replicas of a model have to
             # take all requests.
             warm = not before.get(model)
-            pool = [self._state(replica, now, warm=warm) for replica in replicas]
+            # A model and its adapters share their replicas.
+            pool = [
+                pool_states.get(replica.key) or self._state(replica, now, warm=warm)
+                for replica in replicas
+            ]
             pool_states.update({state.key: state for state in pool})
             self._pools[model] = pool
         gone = [state for key, state in self._states.items() if key not in pool_states]

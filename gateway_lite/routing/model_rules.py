@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hpc.gateway_policy import GatewayPolicy, ModelRule, Routing
 
 NOTHING = ModelPolicy()
+LATEST = ":latest"
+"""The tag that Ollama's clients add to a name without one."""
 _BODY = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
@@ -49,6 +51,7 @@ class Table:
     Args:
         policy: the gateway policy of models.yaml.
         known: names of the known models.
+        bases: the model behind each adapter, whose settings hold for the adapter too.
 
     Attributes:
         aliases: model by alias; an alias with the name of a known model is left out.
@@ -61,9 +64,15 @@ class Table:
 
     __slots__ = ("aliases", "chains", "plain", "policies", "routing", "rules")
 
-    def __init__(self, policy: GatewayPolicy, known: Collection[str]) -> None:
+    def __init__(
+        self,
+        policy: GatewayPolicy,
+        known: Collection[str],
+        bases: Mapping[str, str] | None = None,
+    ) -> None:
         self.aliases = {a: model for a, model in policy.aliases.items() if a not in known}
-        self.policies = policy.models
+        behind = {a: policy.models[b] for a, b in (bases or {}).items() if b in policy.models}
+        self.policies = {**behind, **policy.models}
         self.routing: dict[str, Routing] = {
             name: self.policies.get(name, NOTHING).routing or policy.routing for name in known
         }
@@ -75,6 +84,12 @@ class Table:
                 self.chains[name] = chain
         # Most gateways have no policy: one flag spares their requests the lookups below.
         self.plain = not (self.aliases or self.rules or self.chains)
+
+    def untagged(self, name: str) -> str:
+        """Return a name without Ollama's usual tag, unless the name with the tag is known."""
+        if name in self.routing or name in self.aliases:
+            return name
+        return name.removesuffix(LATEST)
 
     def _condition(self, rule: ModelRule, known: Collection[str]) -> _Condition:
         return _Condition(
@@ -121,6 +136,8 @@ def chosen(
     Raises:
         ApiError: the key may not use the first model.
     """
+    if model.endswith(LATEST):
+        model = table.untagged(model)
     if table.plain and allows(model):
         return (model,)
     return permitted(table, allows, model, resolve(table, model, traits))

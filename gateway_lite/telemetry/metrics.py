@@ -214,6 +214,8 @@ def _measured(now: LiveSnapshot) -> Iterator[Metric]:
     stale = _gauge("heartbeats_stale", "Replicas with a stopped heartbeat", "model")
     for model in now.models.values():
         queued.add_metric([model.name], now.waiting.get(model.name, 0))
+        if model.base is not None:  # its replicas count once, for the base
+            continue
         stale.add_metric([model.name], model.stale)
         for phase in Phase:
             replicas.add_metric([model.name, phase.value], model.phases.count(phase))
@@ -250,7 +252,7 @@ def _by_name(now: LiveSnapshot) -> dict[tuple[str, str], ReplicaSnapshot]:
         (model.name, replica.name): now.replicas[replica.key]
         for model in now.models.values()
         for replica in model.replicas
-        if replica.key in now.replicas
+        if model.base is None and replica.key in now.replicas
     }
 
 

@@ -6,10 +6,14 @@ import itertools
 import re
 import secrets
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway_lite.wire import token_usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CLIENT_GONE = "client_gone"
 LEFT = 499
@@ -32,6 +36,19 @@ def bearer(authorization: bytes) -> bytes:
         return authorization[7:].strip()
     kind, _, token = authorization.partition(b" ")
     return token.strip() if kind.lower() == b"bearer" else b""
+
+
+def shown_key(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the key that a request shows; empty without any.
+
+    A bearer token comes first, as OpenAI's clients send the key; Anthropic's send ``x-api-key`` and
+    Azure's ``api-key``.
+
+    Args:
+        headers: headers by lower-case name.
+    """
+    token = bearer(headers.get(b"authorization", b""))
+    return token or (headers.get(b"x-api-key") or headers.get(b"api-key", b"")).strip()
 
 
 class RequestRecord(msgspec.Struct, eq=False, gc=False):

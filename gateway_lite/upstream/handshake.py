@@ -22,69 +22,9 @@ from hpc.peer_proof import CHALLENGE, PROOF, NotProved
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-PATH = "/handshake"
+    from hpc.peer_proof import GatewayHandshake
+
 P = TypeVar("P", bound=asyncio.Protocol)
-
-
-class GatewayHandshake:
-    """The gateway's part on one connection, without input or output.
-
-    The caller sends ``request``, then feeds received bytes and sends what ``feed`` returns, until
-    ``done``.
-
-    Args:
-        secret: the replica's secret.
-        port: the replica's TCP port.
-
-    Attributes:
-        done: True once both sides have proved themselves.
-    """
-
-    def __init__(self, secret: str, port: int) -> None:
-        self._secret, self._port = secret.encode(), port
-        self._challenge = peer_proof.new_challenge()
-        self._proved = self.done = False
-        self._seen = b""
-        self.request = _message(CHALLENGE, self._challenge)
-
-    def feed(self, data: bytes) -> bytes:
-        """Take received bytes, and return the bytes to send.
-
-        Args:
-            data: bytes from the far end; b"" is the end of the connection.
-
-        Raises:
-            NotProved: the far end is not the replica.
-        """
-        self._seen += data
-        fields = peer_proof.answered(self._seen, ended=not data or self.done)
-        if fields is None:
-            return b""
-        self._seen = b""
-        if self._proved:
-            self.done = True
-            return b""
-        theirs, proof = fields.get(CHALLENGE, ""), fields.get(PROOF, "")
-        if not peer_proof.is_challenge(theirs):
-            raise NotProved("the far end sent no challenge")
-        if not peer_proof.holds(
-            self._secret, proof, "replica", self._port, self._challenge, theirs
-        ):
-            raise WrongSecret
-        self._proved = True
-        own = peer_proof.prove(self._secret, "client", self._port, theirs, self._challenge)
-        return _message(PROOF, own)
-
-
-class WrongSecret(NotProved):
-    """A far end answered as a replica does, and does not hold the expected secret."""
-
-    def __init__(self) -> None:
-        super().__init__("the far end does not hold the replica's secret")
-
-
-def _message(name: str, value: str) -> bytes:
-    return f"GET {PATH} HTTP/1.1\r\nhost: replica\r\n{name}: {value}\r\n\r\n".encode()
 
 
 class ReplicaHandshake:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway_lite.upstream.connection import Fault, ResponseSink, UpstreamConnection
-from gateway_lite.upstream.handshake import GatewayHandshake, HandshakeProtocol, WrongSecret
-from hpc.peer_proof import NotProved
+from gateway_lite.upstream.first_proved import first_proved
+from gateway_lite.upstream.handshake import HandshakeProtocol
+from hpc.peer_proof import GatewayHandshake, NotProved, WrongSecret, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -29,11 +30,13 @@ class Peer(NamedTuple):
         address: base address, such as ``http://node:8000``.
         secret: secret that both sides of a connection prove, or None for a server of somebody else.
         certificate: PEM of the only certificate that is accepted, or None for the usual rules.
+        others: further names and addresses of a far end with a secret, in the order to try.
     """
 
     address: str
     secret: str | None = None
     certificate: str | None = None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,7 @@ def tls_context(certificate: str | None) -> ssl.SSLContext:
     """
     if certificate is None:
         return ssl.create_default_context()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    # No other certificate passes, and this one lies in the 0700 state directory: a name in it would
-    # prove nothing more.
-    context.check_hostname = False
-    context.load_verify_locations(cadata=certificate)
-    return context
+    return pinned(certificate)
 
 
 class PendingConnection:
@@ -145,6 +142,7 @@ class Pool:
 
     __slots__ = (
         "_closed",
+        "_hosts",
         "_idle",
         "_idle_s",
         "_loop",
@@ -167,6 +165,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._secret = peer.secret
+        self._hosts = (where.host, *peer.others)
         self._tls = tls_context(peer.certificate) if where.tls else None
         self._closed = False
 
@@ -203,22 +202,37 @@ class Pool:
             NotProved: the far end is not the replica.
             asyncio.TimeoutError: the connection was not opened and proved in time.
         """
-        return await asyncio.wait_for(self._dial(), self._settings.connect_s)
+        if self._secret is None or self.target.unix is not None:
+            return await asyncio.wait_for(self._dial(), self._settings.connect_s)
+        return await self._dial_replica()
 
     async def _dial(self) -> UpstreamConnection:
-        loop, where, secret = self._loop, self.target, self._secret
+        loop, where = self._loop, self.target
         if where.unix is not None:
             _, link = await loop.create_unix_connection(self._link, where.unix)
             return link
-        if secret is None:
-            _, link = await loop.create_connection(
-                self._link, where.host, where.port, ssl=self._tls
-            )
-            return link
-        transport, handshake = await loop.create_connection(
-            lambda: HandshakeProtocol(GatewayHandshake(secret, where.port), self._link),
-            where.host,
-            where.port,
+        _, link = await loop.create_connection(self._link, where.host, where.port, ssl=self._tls)
+        return link
+
+    async def _dial_replica(self) -> UpstreamConnection:
+        """Open a connection to the first of the replica's hosts that proves itself."""
+        host, link = await first_proved(
+            self._hosts,
+            self._dial_host,
+            next_s=self._settings.next_host_s,
+            limit_s=self._settings.connect_s,
+        )
+        if host != self._hosts[0]:  # the host that answered is tried first from now on
+            self._hosts = (host, *(each for each in self._hosts if each != host))
+        return link
+
+    async def _dial_host(self, host: str) -> UpstreamConnection:
+        """Open a connection to one of the replica's hosts, whose far end proves itself."""
+        secret, port = str(self._secret), self.target.port
+        transport, handshake = await self._loop.create_connection(
+            lambda: HandshakeProtocol(GatewayHandshake(secret, port), self._link),
+            host,
+            port,
             ssl=self._tls,
         )
         try:

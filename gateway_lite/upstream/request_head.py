@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from gateway_lite.upstream.pool import UpstreamAddress
 
 
+KINDS = (b"application/json", b"multipart/")
+"""Content types that go on. Any other body was read as JSON, and is declared so: ``curl -d`` says
+form, and engines refuse that.
+"""
+
+
 def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size: int) -> bytes:
     """Return the head of a request to a replica.
 
@@ -26,6 +32,8 @@ def request_head(fixed: bytes, headers: Mapping[bytes, bytes], name: bytes, size
         size: bytes of the body.
     """
     kind = headers.get(b"content-type", JSON)
+    if not kind.lower().startswith(KINDS):
+        kind = JSON
     accept = headers.get(b"accept", b"*/*")
     more = trace_context.lines(headers) if b"traceparent" in headers else b""
     return (

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from gateway_lite import errors
+from gateway_lite.wire import content_coding, error_forms
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,7 +31,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """Return a request's whole body.
+    """Return a request's whole body, unpacked.
 
     Args:
         scope: the request.
@@ -39,12 +40,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             read.
 
     Raises:
-        ApiError: the body is larger.
+        ApiError: the body is larger, or packed in a way that is not read.
         ClientGone: the client left before the body was complete.
     """
     told = header(scope, b"content-length")
     if told is not None and int(told) > limit:
         raise errors.too_large(limit)
+    coding = content_coding.named(header(scope, b"content-encoding"))
     parts: list[bytes] = []
     size = 0
     while True:
@@ -56,7 +58,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         if size > limit:
             raise errors.too_large(limit)
         if not message.get("more_body"):
-            return b"".join(parts)
+            body = b"".join(parts)
+            return content_coding.plain(body, coding, limit) if coding else body
 
 
 async def send_bytes(send: Send, status: int, body: bytes, headers: Headers) -> None:
@@ -72,7 +75,13 @@ async def send_json(send: Send, value: object, *, status: int = 200, headers: He
     await send_bytes(send, status, body, [(b"content-type", b"application/json"), *headers])
 
 
-async def send_error(send: Send, error: errors.ApiError) -> None:
-    """Send an error of the gateway."""
+async def send_error(send: Send, error: errors.ApiError, form: str = "") -> None:
+    """Send an error of the gateway.
+
+    Args:
+        send: sends messages of the answer.
+        error: the error.
+        form: a path in whose API's form the error is told; OpenAI's form without any.
+    """
     headers = [(b"content-type", b"application/json"), *error.headers]
-    await send_bytes(send, error.status, error.body(), headers)
+    await send_bytes(send, error.status, error_forms.body(error, form), headers)

@@ -61,16 +61,16 @@ class RequestFields(msgspec.Struct, gc=False):
                 return value
         return None
 
-    def tokens(self, size: int, limit: int | None) -> int:
+    def tokens(self, prompt: int, limit: int | None) -> int:
         """Return an estimate of the request's tokens, prompt and answer together.
 
         Args:
-            size: bytes of the body.
+            prompt: estimated tokens of the prompt.
             limit: result of ``limit``.
         """
         n = self.n
         each = USUAL_TOKENS if limit is None else limit
-        return size // BYTES_PER_TOKEN + (each * n if type(n) is int and n > 0 else each)
+        return prompt + (each * n if type(n) is int and n > 0 else each)
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -94,10 +94,17 @@ def read(body: bytes) -> RequestFields:
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise errors.bad_request("the request is not valid JSON") from error
+        raise errors.bad_request(f"the request is not valid JSON: {_reason(error)}") from error
     if not ask.model:
         raise errors.bad_request("the request names no model", param="model")
     return ask
+
+
+def _reason(error: Exception) -> str:
+    """Return the decoder's reason, which holds no word of the request."""
+    if isinstance(error, msgspec.DecodeError):
+        return str(error).removeprefix("JSON is malformed: ")
+    return "invalid UTF-8" if isinstance(error, UnicodeDecodeError) else "nested too deeply"
 
 
 def _invalid(told: str) -> errors.ApiError:

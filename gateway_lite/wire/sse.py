@@ -34,16 +34,18 @@ class ResponseEdits(Protocol):
 
 
 END = re.compile(rb"\r?\n\r?\n")
-MOST_BYTES = 8 * 2**20
-"""A bound on buffered bytes of one event; engines send no event above this size."""
-MOST_BODY_BYTES = 64 * 2**20
-"""A bound on a buffered answer in one piece; engines send no answer above this size."""
+MOST_BYTES = 64 * 2**20
+"""A bound on buffered bytes of one event, or of an answer in one piece: that of an answer which is
+no stream. A picture, a sound or a long answer comes in one event, above 8 MiB at times.
+"""
 LEAST = 2
 """The largest computed end if no separator is found: -1 + 3."""
+SEAM = 3
+"""Bytes of a separator that an earlier read may hold."""
 
 
 class WholeBody:
-    """A collected answer in one piece, of ``MOST_BODY_BYTES`` at most.
+    """A collected answer in one piece, of ``MOST_BYTES`` at most.
 
     Args:
         purpose: the verb for the error, such as "redact".
@@ -63,7 +65,7 @@ class WholeBody:
             ApiError: the answer is larger than any engine makes.
         """
         self._size += len(data)
-        if self._size > MOST_BODY_BYTES:
+        if self._size > MOST_BYTES:
             raise errors.upstream_error(
                 f"the engine sent an answer that is too large to {self._purpose}"
             )
@@ -83,10 +85,12 @@ class Events:
         most: largest kept size of an unfinished event in bytes.
     """
 
-    __slots__ = ("_held", "_most")
+    __slots__ = ("_held", "_last", "_most", "_size")
 
     def __init__(self, most: int = MOST_BYTES) -> None:
-        self._held = b""
+        self._held: list[bytes] = []
+        self._last = b""
+        self._size = 0
         self._most = most
 
     def whole(self, data: bytes) -> bytes:
@@ -95,18 +99,35 @@ class Events:
         Raises:
             ApiError: an event is larger than any engine makes.
         """
-        if self._held:
-            data = self._held + data
-            self._held = b""
         # Engines write whole events, so nearly every read ends here without a search.
         if data.endswith(b"\n\n"):
-            return data
-        end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-        end = end if end > LEAST else 0
-        if len(data) - end > self._most:
+            return self._taken() + data if self._held else data
+        # Only the seam is searched again: an event of many reads costs no search of all before.
+        seam = self._last
+        near = seam + data
+        end = max(near.rfind(b"\n\n") + 2, near.rfind(b"\n\r\n") + 3)
+        if end <= LEAST:
+            self._hold(data)
+            return b""
+        end -= len(seam)
+        whole = self._taken() + data[: max(end, 0)]
+        self._hold(data[end:])
+        return whole
+
+    def _hold(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._most:
             raise errors.upstream_error("the engine sent an event without an end")
-        self._held = data[end:]
-        return data[:end]
+        if data:
+            self._held.append(data)
+            self._last = (self._last + data)[-SEAM:]
+
+    def _taken(self) -> bytes:
+        """Take what is held out of the buffer."""
+        held = b"".join(self._held)
+        self._held.clear()
+        self._last, self._size = b"", 0
+        return held
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the complete events, each with the empty line at the end."""
@@ -114,8 +135,7 @@ class Events:
 
     def rest(self) -> bytes:
         """Take the unfinished event out of the buffer and return it."""
-        held, self._held = self._held, b""
-        return held
+        return self._taken()
 
 
 def split(whole: bytes) -> list[bytes]:

@@ -126,5 +126,5 @@ def of_whole(body: bytes) -> Usage | None:
         try:
             return _usage(ANSWER.decode(body).usage)
         except UNREADABLE:
-            return None
+            return read(body)  # half a character elsewhere in the answer spoils no report
     return read(body[-TAIL_BYTES:])

@@ -50,9 +50,18 @@ def _remove(folder: Path) -> None:
     # The lock and the second look settle the race with an intake that completes just now.
     with suppress(OSError, StateError), lock.exclusive(BatchFolder(folder).intake, patience_s=0):
         if not BatchFolder(folder).spec.exists():
-            gone = folder.with_name(f".{folder.name}")
-            folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            drop(folder)
+
+
+def drop(folder: Path) -> None:
+    """Remove the folder of a batch; killed half-way, the next sweep goes on.
+
+    Raises:
+        OSError: the folder cannot be renamed.
+    """
+    gone = folder.with_name(f".{folder.name}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _is_quiet(folder: Path) -> bool:

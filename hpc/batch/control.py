@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpc.batch import gateway_token
+from hpc.batch import cleanup, gateway_token
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
 from hpc.batch.folder import DONE, BatchFolder
@@ -15,21 +15,23 @@ from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.worker import pause_rules
 from hpc.errors import BatchError
 from hpc.jobs import api as jobs
-from hpc.model import JobState
+from hpc.model import JobState, JobStatus
 from hpc.state import directory
 from hpc.state import files as state_files
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from hpc.batch.model import BatchSpec, BatchWorker
     from hpc.batch.submit import Elsewhere
     from hpc.config import Site
     from hpc.jobs.submission import Cluster
-    from hpc.model import JobHandle, JobStatus
+    from hpc.model import JobHandle
 
 AT_WORK = frozenset({JobState.PENDING, JobState.RUNNING, JobState.ENDING})
+REMOVABLE = frozenset({"DONE", "CANCELLED"})
+"""States of a batch that nobody goes on with."""
 SETTLE_S = 30.0
 
 
@@ -48,6 +50,11 @@ class BatchStatus:
     hours: batch_report.Hours
     on_done: dict[str, Any] | None
     why: str | None
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody goes on with the batch, and none of its jobs lives."""
+        return self.state in REMOVABLE and not any(one.state.alive for _, one in self.jobs)
 
 
 def ids(root: Path) -> list[str]:
@@ -69,8 +76,8 @@ def look(root: Path, batch: str) -> BatchStatus:
     folder, files = directory.batch_dir(root, batch), RealFileSystem()
     spec = batch_report.load(folder)
     found = batch_submit.handles(folder)
-    statuses = jobs.statuses(found)
     workers = heartbeats.load_all(files, folder)
+    statuses = _statuses(found, workers)
     made = batch_report.report(folder)
     full = [len(merge.rows_of(spec, claim.chunk)) for claim in claims.listed(files, folder, DONE)]
     return BatchStatus(
@@ -80,7 +87,7 @@ def look(root: Path, batch: str) -> BatchStatus:
         good=made["good"] if made else sum(one.good for one in workers),
         failed=made["failed"] if made else sum(one.failed for one in workers),
         workers=tuple(workers),
-        jobs=tuple((handle, statuses[handle.job_id]) for handle in found),
+        jobs=tuple((handle, statuses[handle.key]) for handle in found),
         report=made,
         hours=batch_report.hours(workers),
         on_done=pause_rules.on_done(folder),
@@ -97,7 +104,7 @@ def _state(
     if made:
         return "DONE"
     said = BatchFolder(folder).order()
-    states = [statuses[handle.job_id].state for handle in found]
+    states = [statuses[handle.key].state for handle in found]
     if said:
         ending = any(one.alive for one in states)
         return {"pause": "PAUSING" if ending else "PAUSED"}.get(said, "CANCELLED")
@@ -130,6 +137,28 @@ def stop(root: Path, batch: str, *, word: str) -> None:
     if word == "cancel":
         _wait_ended(folder)
         jobs.cancel(_alive(folder))
+
+
+def remove(root: Path, batch: str) -> None:
+    """Remove the folder of a batch that is over; the output file stays.
+
+    Args:
+        root: the state directory.
+        batch: the batch's id.
+
+    Raises:
+        BatchError: the batch does not exist, or is not over; its answers would be lost.
+    """
+    found = look(root, batch)
+    if found.state not in REMOVABLE:
+        raise BatchError(
+            f"the batch {batch!r} is {found.state}, and its answers are in the folder",
+            hint=f"'hpc-serve batch cancel {batch}' ends it first",
+        )
+    if not found.over:
+        raise BatchError(f"jobs of the batch {batch!r} are still ending", hint="try again soon")
+    gateway_token.end(root, batch)
+    cleanup.drop(BatchFolder.of(root, batch).path)
 
 
 def resume(
@@ -221,7 +250,7 @@ def retry(root: Path, batch: str, *, cluster: Cluster | None, site: Site) -> int
 
 
 def here(folder: Path) -> list[JobHandle]:
-    """Return the jobs of a batch on this machine."""
+    """Return the jobs of a batch on the local machine."""
     return _jobs_in(folder, AT_WORK)
 
 
@@ -240,9 +269,26 @@ def _alive(folder: Path) -> list[JobHandle]:
 def _jobs_in(folder: Path, states: Container[JobState]) -> list[JobHandle]:
     """Return the jobs in the given states, running jobs first."""
     found = batch_submit.handles(folder)
-    states_of = {job_id: one.state for job_id, one in jobs.statuses(found).items()}
-    among = [handle for handle in found if states_of[handle.job_id] in states]
-    return sorted(among, key=lambda handle: states_of[handle.job_id] is not JobState.RUNNING)
+    answers = _statuses(found, heartbeats.load_all(RealFileSystem(), folder))
+    states_of = {handle: answers[handle.key].state for handle in found}
+    among = [handle for handle in found if states_of[handle] in states]
+    return sorted(among, key=lambda handle: states_of[handle] is not JobState.RUNNING)
+
+
+def _statuses(found: Sequence[JobHandle], workers: Iterable[BatchWorker]) -> dict[str, JobStatus]:
+    """Return the statuses of a batch's jobs; UNKNOWN for a GONE job whose worker still writes."""
+    answers = jobs.statuses(found)
+    now = time.time()
+    write = {
+        one.job_id
+        for one in workers
+        if not one.ended and abs(now - one.beat_at) <= directory.STALE_S
+    }
+    for handle in found:
+        if answers[handle.key].state is JobState.GONE and handle.job_id in write:
+            reason = "Slurm does not know the job, but its worker still writes"
+            answers[handle.key] = JobStatus(JobState.UNKNOWN, reason=reason)
+    return answers
 
 
 def _wait_ended(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The folder of one batch: all names in it, and the word that controls the workers."""
+"""The folder of a batch: all names in it, and the word that controls the workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TODO, DOING, DONE = "todo", "doing", "done"
 
 @dataclass(frozen=True, slots=True)
 class BatchFolder:
-    """The names in the folder of one batch; no other module knows them.
+    """The names in the folder of a batch; no other module knows them.
 
     Attributes:
         path: the folder.

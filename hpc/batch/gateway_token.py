@@ -1,4 +1,4 @@
-"""The batch token of a batch that the gateway of this machine answers.
+"""The batch token of a batch that the gateway of the machine answers.
 
 The folder of the batch holds a token in place of the owner's key: it opens inference alone, and
 nothing once the batch is done or cancelled.

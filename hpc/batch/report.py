@@ -38,7 +38,7 @@ def load(folder: Path) -> BatchSpec:
 
 
 def target(folder: Path) -> BatchTarget:
-    """Return the server for the requests of a batch without engines: this machine's gateway.
+    """Return the server for the requests of a batch without engines: the machine's gateway.
 
     Raises:
         BatchError: the batch has no token for the gateway.

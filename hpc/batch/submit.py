@@ -1,27 +1,28 @@
-"""The submission of a batch: intake of the file, then one job for each worker."""
+"""The submission of a batch: intake of the file, then a job for each worker."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hpc.batch import cleanup, gateway_token
 from hpc.batch.folder import TODO, BatchFolder
-from hpc.batch.input import intake, parquet
+from hpc.batch.input import documents, intake, parquet
 from hpc.batch.ledger import claims
 from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchSpec
 from hpc.batch.worker.job import RunBatch
-from hpc.engines import preflight
 from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
+from hpc.jobs import planning
 from hpc.model import JobHandle, JobRequest, Resources, ServiceSpec
 from hpc.state import directory, files, records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from hpc.batch.input.jsonl import BadLine, InputRequest
@@ -58,6 +59,8 @@ class BatchOptions:
         max_hours: hours of work until the batch pauses.
         on_done: shell command to run after the last answer.
         model_patience_s: seconds without the model until the batch pauses.
+        overwrite: whether an output file that exists may be replaced.
+        any_model: send lines that name another model to this one, too.
     """
 
     path: Path
@@ -75,6 +78,8 @@ class BatchOptions:
     max_hours: float | None = None
     on_done: str | None = None
     model_patience_s: float = 3600.0
+    overwrite: bool = False
+    any_model: bool = False
 
 
 def submit(
@@ -85,6 +90,7 @@ def submit(
     cluster: Cluster | None,
     site: Site,
     watch: Watch = iter,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> BatchSpec:
     """Take a file in and submit its workers; on failure nothing is left behind.
 
@@ -95,17 +101,23 @@ def submit(
         cluster: "slurm" or "local"; None detects Slurm.
         site: names the container program and templates.
         watch: passes the requests on while they are read, such as for a progress display.
+        tell: called with each note of the engine's plan.
 
     Raises:
         BatchError: the file is faulty or the output cannot be written.
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or the output exists or belongs to another batch.
         EngineError: the image or the model is missing.
         SchedulerError: a job was refused.
     """
     if engine is not None:
-        preflight.check_files(engine)
+        planned = planning.planned(engine, cluster=cluster or jobs.default_cluster())
+        engine = planned.spec
+        for note in planned.notes:
+            tell(note)
     if not wanted.output.parent.is_dir():
         raise ConfigError(f"there is no folder {wanted.output.parent} for the output")
+    if not wanted.overwrite:
+        _check_free(root, wanted.output)
     if parquet.is_parquet(wanted.output):
         parquet.needed()
     cleanup.sweep(root)
@@ -120,6 +132,39 @@ def submit(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return spec
+
+
+def dated(text: str) -> str:
+    """Return a text with the present day and time in place of ``{date}`` and ``{time}``."""
+    now = datetime.now()  # noqa: DTZ005 - in names that people read
+    return text.replace("{date}", now.strftime("%Y-%m-%d")).replace("{time}", now.strftime("%H%M"))
+
+
+def _check_free(root: Path, output: Path) -> None:
+    """Refuse an output that exists, or that another batch is about to write.
+
+    Raises:
+        ConfigError: names the file, and the batch whose output the file is.
+    """
+    owner = next((one for one in _specs(root) if one.output == str(output)), None)
+    folder = None if owner is None else BatchFolder.of(root, owner.id)
+    over = folder is None or folder.report.exists() or folder.order() == "cancel"
+    if over and not output.exists():
+        return
+    whose = "" if owner is None else f": the output of batch {owner.id}"
+    verb = "exists" if output.exists() else "is taken"
+    raise ConfigError(
+        f"{output} {verb}{whose}",
+        hint="name another file, use {date} or {time} in its name, or say --overwrite",
+    )
+
+
+def _specs(root: Path) -> Iterator[BatchSpec]:
+    """Yield the specifications of all batches, the newest first."""
+    for folder in sorted(directory.batches_dir(root).glob("[!.]*"), reverse=True):
+        spec = records.read_record(BatchFolder(folder).spec, BatchSpec)
+        if spec is not None:
+            yield spec
 
 
 def _fresh(root: Path) -> Path:
@@ -141,9 +186,10 @@ def _prepare(
     folder: Path, wanted: BatchOptions, engine: ServiceSpec | None, watch: Watch = iter
 ) -> BatchSpec:
     # Counted before the reading: the size of a chunk depends on the number of rows.
-    rows = _count_lines(wanted.path)
+    rows = _count(wanted)
     chunk_rows = max(1, min(LARGEST_CHUNK, rows // (CHUNKS_WANTED * wanted.workers) or 1))
-    found = watch(intake.read(wanted.path, wanted.model, wanted.template))
+    read = intake.read(wanted.path, wanted.model, wanted.template, any_model=wanted.any_model)
+    found = watch(read)
     seen = intake.take_in(found, folder, chunk_rows=chunk_rows, skip_bad=wanted.skip_bad)
     spec = BatchSpec(
         id=folder.name,
@@ -175,14 +221,12 @@ def _prepare(
     return spec
 
 
-def _count_lines(path: Path) -> int:
+def _count(wanted: BatchOptions) -> int:
+    """Return the number of rows of a file, or about that of a table."""
+    path = wanted.path
     if parquet.is_parquet(path):
         return parquet.count(path)
-    try:
-        with path.open("rb") as file:
-            return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    return documents.count(path) if wanted.template is None else documents.count_lines(path)
 
 
 def submit_workers(

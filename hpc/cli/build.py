@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,7 +62,9 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--partition", "-p", metavar="P", help="Slurm partition of the job."),
     click.option("--account", "-A", metavar="A", help="Slurm account of the job."),
     click.option("--cpus", type=int, default=4, show_default=True, help="CPUs of the job."),
-    click.option("--mem", default="16G", show_default=True, help="Memory of the job."),
+    click.option(
+        "--mem", default="16G", show_default=True, help="Memory of the job; none asks for none."
+    ),
     click.option("--time", "-t", default="02:00:00", show_default=True, help="The job's walltime."),
 )
 
@@ -169,17 +172,22 @@ FLAGS = {"bootstrap": "bootstrap", "from": "from_", "mirror": "mirror"}
 def _in_job(loaded: Config, order: BuildImage, options: dict[str, Any], *, wait: bool) -> str:
     """Submit the build; return the finished image's path, or the job's id without waiting."""
     from hpc import config
+    from hpc.config import sbatch_variables
     from hpc.images import build as building
     from hpc.jobs import api as jobs
     from hpc.model import JobRequest, Resources
 
+    shell = sbatch_variables.resources(os.environ)
     try:
         resources = Resources(
-            partition=options["partition"],
-            account=options["account"],
+            partition=options["partition"] or shell["partition"],
+            account=options["account"] or shell["account"],
+            qos=shell["qos"],
+            constraint=shell["constraint"],
             cpus=options["cpus"],
-            mem_mb=config.parse_memory(options["mem"]),
+            mem_mb=None if options["mem"] == "none" else config.parse_memory(options["mem"]),
             time_min=config.parse_time(options["time"]),
+            extra=shell.get("extra", {}),
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpc.cli import output
+from hpc.cli import output, proxy_bypass
 from hpc.errors import TunnelError
 from hpc.tunnel.discovery import REMOTE_COMMAND
 from hpc.tunnel.login import TRANSPORTS
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hpc.connection.background import Tunnel
     from hpc.connection.connection import ClusterConnection, Event
 
+HOST = "127.0.0.1"
 PORT = 8081
 SSH = ("identity", "ssh_options", "ssh_config", "transport", "relay", "remote_command")
 
@@ -222,7 +223,8 @@ def _check_model(connection: ClusterConnection, model: str | None) -> None:
 
 def _environment(connection: ClusterConnection, model: str | None) -> dict[str, str]:
     ours = {"OPENAI_BASE_URL": connection.base_url, "OPENAI_API_KEY": connection.key}
-    return {**os.environ, **ours, **({"OPENAI_MODEL": model} if model else {})}
+    more = {"OPENAI_MODEL": model} if model else {}
+    return {**os.environ, **ours, **more, **proxy_bypass.variables(os.environ, HOST)}
 
 
 def _announce(connection: ClusterConnection, options: dict[str, Any]) -> None:
@@ -265,6 +267,8 @@ def _lines(base_url: str, key_file: str, options: dict[str, Any]) -> None:
     )
     if options["model"]:
         output.echo(f"export OPENAI_MODEL={shlex.quote(options['model'])}")
+    for line in proxy_bypass.exports(os.environ, HOST):
+        output.echo(line)
 
 
 def _print_event(event: Event, **more: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands ``gateway``: the gateway of this machine."""
+"""The commands ``gateway``: the gateway of the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hpc.cli import output
+from hpc.cli import output, proxy_bypass
+from hpc.cli.guesses import GuessingGroup
 from hpc.errors import GatewayError
 from hpc.state import directory
 
@@ -48,9 +49,11 @@ def listen_options(command: F) -> F:
     return command
 
 
-@click.group(epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway status"))
+@click.group(
+    cls=GuessingGroup, epilog=output.examples("hpc-serve gateway start", "hpc-serve gateway status")
+)
 def gateway() -> None:
-    """Run the gateway on this machine: one address for every model, with keys."""
+    """Run the gateway on the local machine: one address for every model, with keys."""
 
 
 @gateway.command(
@@ -107,7 +110,7 @@ def start(
 @gateway.command(epilog=output.examples("hpc-serve gateway stop"))
 @output.home_option
 def stop(home: str | None) -> None:
-    """Stop this machine's gateway after its streams have ended."""
+    """Stop the machine's gateway after its streams have ended."""
     from hpc.gateway import control as use
 
     with output.spinner("stopping the gateway"):
@@ -138,12 +141,12 @@ def reload(home: str | None, *, as_json: bool) -> None:
 @output.home_option
 @output.json_option
 def status(home: str | None, *, as_json: bool) -> None:
-    """List the gateways of all machines. Exits with 8 if none answers on this machine."""
+    """List the gateways of all machines. Exits with 8 if none answers on the local machine."""
     from hpc.gateway import control as use
 
     root = directory.home(home)
     here = use.find(root)
-    rows = [_describe(record, here) for record in use.find_all(root)]
+    rows = [describe(record, here) for record in use.find_all(root)]
     if as_json:
         output.print_json(rows)
     elif rows:
@@ -184,6 +187,8 @@ def env(models_file: str | None, home: str | None) -> None:
     output.echo(f"export OPENAI_API_KEY={access.key}")
     if access.socket is not None:
         output.echo(f"export HPC_SERVE_SOCKET={shlex.quote(access.socket)}")
+    for line in proxy_bypass.exports(os.environ, access.host):
+        output.echo(line)
 
 
 def _argv(more: Mapping[str, Any]) -> list[str]:
@@ -204,7 +209,13 @@ def _address(record: GatewayRecord) -> str:
 
 def _changes(outcome: Reload) -> str:
     """Return the changes of the last reload, such as ``added a, b; removed c``."""
-    kinds = {"added": outcome.added, "removed": outcome.removed, "changed": outcome.changed}
+    kinds = {
+        "added": outcome.added,
+        "added, served after 'hpc-serve submit':": outcome.not_submitted,
+        "removed": outcome.removed,
+        "removed from the file, served until 'hpc-serve stop':": outcome.still_served,
+        "changed": outcome.changed,
+    }
     return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 
@@ -225,8 +236,11 @@ def _shown(record: GatewayRecord) -> dict[str, Any]:
     return {name: value for name, value in asdict(record).items() if name != "proof_secret"}
 
 
-def _describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
-    """Return a row of the list; another machine's gateway is judged by its heartbeat."""
+def describe(record: GatewayRecord, here: GatewayRecord | None) -> dict[str, Any]:
+    """Return a gateway for JSON output, without its secret.
+
+    A heartbeat tells whether the gateway of another machine lives.
+    """
     from hpc.gateway import reach
 
     ours = record.hostname == socket.gethostname()

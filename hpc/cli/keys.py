@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hpc.cli import output
+from hpc.cli.guesses import GuessingGroup
 from hpc.state import directory
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def limit_options(command: F) -> F:
     return command
 
 
-@click.group(epilog=output.examples("hpc-serve keys add --name ada", "hpc-serve keys list"))
+@click.group(
+    cls=GuessingGroup,
+    epilog=output.examples("hpc-serve keys add --name ada", "hpc-serve keys list"),
+)
 def keys() -> None:
     """Manage the API keys of the gateway's users."""
 

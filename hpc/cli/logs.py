@@ -34,7 +34,7 @@ FOLLOW_EVERY_S = 0.5
     type=click.Choice(["engine", "sidecar", "job"]),
     default="engine",
     show_default=True,
-    help="Program whose log is printed.",
+    help="Program whose log is printed; the job's own stands in for an engine that never started.",
 )
 @home_option
 @json_option
@@ -71,13 +71,16 @@ def logs(
 
 
 def paths(root: Path, name: str, replica: int, source: str) -> list[Path]:
-    """Return the log files of one replica."""
-    if source == "job":
-        job = directory.load_job(root, name, replica)
-        folder = Path(job.folder) if job else directory.jobs_dir(root, name)
-        return sorted(folder.glob(f"{job.job_id}_*_log.*")) if job else []
+    """Return the log files of a replica."""
+    job = directory.load_job(root, name, replica)
+    own = sorted(Path(job.folder).glob(f"{job.job_id}_*_log.*")) if job else []
     engine = directory.engine_log(root, name, replica)
-    return [engine if source == "engine" else engine.with_name("sidecar.log")]
+    if source == "job":
+        return own
+    if source == "sidecar":
+        return [engine.with_name("sidecar.log")]
+    # A job that died before its engine's start has told its cause in its own log.
+    return [engine] if engine.exists() else [*own, engine]
 
 
 def show(path: Path, prefix: str, tail: int, follow: bool) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpc.cli import output
+from hpc.cli.guesses import GuessingGroup
 from hpc.errors import HpcServeError
 from hpc.state import private
 from hpc.version import __version__
@@ -22,13 +24,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("hpc.cli.build:build", "Build the container image of an engine."),
     "submit": ("hpc.cli.services:submit", "Start the replicas of a service as Slurm jobs."),
     "ls": ("hpc.cli.services:ls", "List services and their phases."),
-    "status": ("hpc.cli.services:status", "Show the replicas of a service."),
+    "status": ("hpc.cli.overview:status", "Show everything at a glance, or one service."),
     "logs": ("hpc.cli.logs:logs", "Print the logs of a service."),
     "wait": ("hpc.cli.services:wait", "Wait until a service is ready."),
     "stop": ("hpc.cli.services:stop", "Stop services and remove their records."),
     "gateway": ("hpc.cli.gateway:gateway", "Run the gateway on this machine."),
     "keys": ("hpc.cli.keys:keys", "Manage the API keys of the gateway's users."),
+    "chat": ("hpc.cli.chat:chat", "Talk to a model from the terminal."),
     "batch": ("hpc.cli.batch.commands:batch", "Answer files of requests with jobs."),
+    "clean": ("hpc.cli.clean:clean", "Show and remove what is over and takes disk space."),
     "connect": ("hpc.cli.connect:connect", "Open a tunnel to a cluster's gateway."),
     "relay": ("hpc.cli.relay:relay", "Carry one connection of a tunnel (used by connect)."),
 }
@@ -42,7 +46,7 @@ On the laptop:
 """
 
 
-class LazyGroup(click.Group):
+class LazyGroup(GuessingGroup):
     """A group that imports a command's module when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,7 +55,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return one command."""
+        """Import and return a command."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
@@ -81,6 +85,9 @@ def run(argv: Iterable[str] | None = None) -> None:
         argv: arguments after the program's name; None takes those of the process.
     """
     private.keep_files()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the terminal cannot show
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code: Any = root.main(arguments, prog_name="hpc-serve", standalone_mode=False)

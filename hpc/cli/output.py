@@ -22,6 +22,15 @@ T = TypeVar("T")
 
 COUNT_EVERY = 1000
 
+STATES = {"PHASE", "PHASES", "STATE"}
+"""Columns whose words for states have a colour."""
+STYLES = {
+    "green": ("READY", "DONE", "running", "up"),
+    "yellow": ("QUEUED", "STARTING", "LOADING", "WARMING", "DRAINING", "PAUSED", "down"),
+    "red": ("FAILED", "gone"),
+    "dim": ("STOPPED", "CANCELLED"),
+}
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 home_option = click.option(
     "--home",
@@ -65,22 +74,49 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     click.echo(terminal.plain(text), err=err, nl=nl)
 
 
+def note(text: str) -> None:
+    """Print a note on stderr, in one line."""
+    echo(f"note: {text}", err=True)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their headings, as wide as the terminal allows."""
+    """Print rows under their headings: as wide as the terminal, or each row on a line of a pipe.
+
+    Words for states have a colour on terminals, unless NO_COLOR is set.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    if not console.is_terminal:
+        return _print_lines(columns, [[*map(terminal.plain, row)] for row in rows])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(terminal.plain, row))
-    Console(highlight=False, markup=False, soft_wrap=False).print(table)
+        cells = [Text(terminal.plain(cell)) for cell in row]
+        for cell, column in zip(cells, columns, strict=True):
+            if column in STATES:
+                for style, words in STYLES.items():
+                    cell.highlight_words(words, style)
+        table.add_row(*cells)
+    console.print(table)
+    return None
+
+
+def _print_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print each row on a line, which programs can read and nothing folds."""
+    lines = [[cell.replace("\n", " ") for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
 
 
 @contextmanager

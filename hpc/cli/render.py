@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hpc.cli.build import DEFINITION_OPTIONS, definition_settings
-from hpc.cli.output import echo, examples, home_option, models_option, with_options
+from hpc.cli.output import echo, examples, home_option, models_option, note, with_options
 from hpc.cli.services import FLAGS as SERVICE_FLAGS
 
 
@@ -32,16 +32,23 @@ def render() -> None:
 def sbatch(
     name: str, *, replica: int, models_file: str | None, home: str | None, **flags: Any
 ) -> None:
-    """Print the batch script of one replica of NAME, as submit would send it."""
+    """Print the batch script of a replica of NAME, as submit would send it."""
     from hpc import config
-    from hpc.errors import ConfigError
-    from hpc.jobs import submission
+    from hpc.engines import plan
+    from hpc.errors import ConfigError, EngineError
+    from hpc.jobs import planning, submission
     from hpc.services import lifecycle
 
     loaded = config.load(models_file=models_file, flags=flags, home=home)
     spec = lifecycle.wanted(loaded, name)
     if replica >= spec.replicas:
         raise ConfigError(f"{name} has {spec.replicas} replica(s), counted from 0; not {replica}")
+    for text in planning.planned(spec, cluster="slurm", files=False).notes:
+        note(text)
+    try:
+        plan.check_files(spec)
+    except EngineError as error:  # a script may be wanted before its image is built
+        note(str(error))
     text = submission.script(spec, loaded.home, replica, templates=loaded.site.templates)
     echo(text, nl=False)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,18 +20,23 @@ from hpc.cli.output import (
     json_option,
     left,
     models_option,
+    note,
     print_json,
     print_table,
     spinner,
     with_options,
 )
+from hpc.cli.service_text import as_dict, describe, phases
 from hpc.model import Accelerator, Container, Engine, Server
 from hpc.state import directory, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hpc.services.phase import ReplicaView, Service
+    from hpc.config import Config
+    from hpc.jobs.submission import Cluster
+    from hpc.model import JobHandle
+    from hpc.services.phase import Service
 
 NAME_LENGTH = 63
 
@@ -41,7 +49,7 @@ FLAGS: tuple[Callable[[Any], Any], ...] = (
     click.option("--gpus", type=int, metavar="G", help="GPUs for each replica."),
     click.option("--gpu-type", metavar="TYPE", help="GRES type, as in gpu:h100:2."),
     click.option("--cpus", type=int, metavar="C", help="CPUs for each replica."),
-    click.option("--mem", metavar="M", help="Memory for each replica, such as 64G."),
+    click.option("--mem", metavar="M", help="Memory for each replica, such as 64G, or none."),
     click.option("--time", "-t", metavar="T", help="Walltime, such as 08:00:00 or 1-12."),
     click.option(
         "--container",
@@ -77,11 +85,40 @@ ADHOC = (
     ),
 )
 
+local_option = click.option(
+    "--local", is_flag=True, help="Run on this machine, even where Slurm is."
+)
+
+
+def place_of_jobs(*, local: bool) -> Cluster:
+    """Return the place of new jobs.
+
+    Raises:
+        ConfigError: the machine belongs to a Slurm cluster whose programs are not on PATH.
+    """
+    from hpc.jobs import api as jobs
+
+    return "local" if local else jobs.default_cluster()
+
+
+def tell_place(subject: str, where: Cluster, *, local: bool) -> None:
+    """Print a line on stderr if new jobs run on this machine."""
+    from hpc.jobs import api as jobs
+
+    if where == "local":
+        chosen = local or jobs.VARIABLE in os.environ
+        why = "not Slurm, as asked" if chosen else "as there is no Slurm here (no sbatch on PATH)"
+        echo(f"{subject} runs on this machine, {socket.gethostname()}: {why}", err=True)
+
 
 def name_for(model: str) -> str:
     """Return a service name derived from a model's name."""
-    # ORG/NAME:FILE.gguf gives the file's name, ORG/NAME and a path their last part.
-    stem = Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")
+    from hpc.config import paths
+
+    # ORG/NAME:FILE.gguf gives the file's name, ORG/NAME:TAG and a path their last part.
+    model, _ = paths.hub_name(model, model)
+    repo, _, tail = model.rpartition(":")
+    stem = Path(tail if tail.endswith(".gguf") else repo or tail).name.removesuffix(".gguf")
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name[:NAME_LENGTH].rstrip("-._") or "model"
 
@@ -121,7 +158,11 @@ def adhoc_entry(
 @click.argument("name", required=False)
 @with_options(ADHOC)
 @with_options(FLAGS)
+@local_option
 @click.option("--wait", "wait_", is_flag=True, help="Wait until all replicas are ready.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything, print the engine's command, submit nothing."
+)
 @models_option
 @home_option
 @json_option
@@ -131,7 +172,9 @@ def submit(
     model: str | None,
     engine_args: tuple[str, ...],
     *,
+    local: bool,
     wait_: bool,
+    dry_run: bool,
     models_file: str | None,
     home: str | None,
     as_json: bool,
@@ -143,27 +186,52 @@ def submit(
 
     entry = adhoc_entry(name, engine, model, engine_args)
     loaded = config.load(models_file=models_file, flags=flags, home=home, adhoc=entry)
+    chosen = entry["name"] if entry else str(name)
+    if dry_run:
+        return show_plan(loaded, chosen, as_json=as_json)
     started = time.monotonic()
-    spec = lifecycle.submit(loaded, entry["name"] if entry else str(name))
+    where = place_of_jobs(local=local)
+    spec = lifecycle.submit(loaded, chosen, cluster=where, tell=note)
+    tell_place(spec.name, where, local=local)
     if wait_:
         await_ready(loaded.home, spec.name, timeout_s=None)
     found = lifecycle.find(loaded.home, spec.name)
     if as_json:
-        print_json(as_dict(found))
-        return
+        return print_json(as_dict(found))
     if not wait_:
-        ids = ", ".join(r.job.job_id for r in found.replicas if r.job)
+        ids = ", ".join(_job(r.job) for r in found.replicas if r.job)
         echo(f"submitted {spec.name}: {spec.replicas} replica(s), job {ids}")
         echo(f"  next: hpc-serve wait {spec.name}")
-        return
+        return None
     took = time.monotonic() - started
     echo(f"{spec.name} is ready: {found.ready} replica(s), {took:.1f} s after submission")
     echo("  next: hpc-serve gateway start")
+    return None
+
+
+def show_plan(loaded: Config, name: str, *, as_json: bool) -> None:
+    """Print the plan of a submission, after its checks."""
+    from hpc.services import lifecycle
+
+    planned = lifecycle.plan_of(loaded, name)
+    spec = planned.spec
+    if as_json:
+        plain = {"spec": records.encode(spec), "argv": planned.launch.argv, "notes": planned.notes}
+        return print_json({"name": spec.name, **plain})
+    for text in planned.notes:
+        note(text)
+    echo(f"{spec.name}: {spec.replicas} replica(s) of {spec.model} would be submitted")
+    echo(f"  engine: {shlex.join(planned.launch.argv)}")
+    return None
+
+
+def _job(job: JobHandle) -> str:
+    return f"{job.job_id} on {job.slurm_cluster}" if job.named_cluster else job.job_id
 
 
 def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
     """Wait for a service, and show its phases on stderr."""
-    from hpc.services import lifecycle
+    from hpc.services import lifecycle, reach
 
     started = time.monotonic()
     said: dict[int, str] = {}
@@ -177,14 +245,10 @@ def await_ready(root: Path, name: str, *, timeout_s: float | None) -> Service:
                     echo(f"[{duration(time.monotonic() - started):>6}] {line}", err=True)
             status.update(f"{name}: {seen.ready} of {len(seen.replicas)} ready")
 
-        return lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
-
-
-def describe(replica: ReplicaView) -> str:
-    """Return a replica's phase, node and reason in one line."""
-    where = f" on {replica.endpoint.host}" if replica.endpoint else ""
-    why = f" ({replica.note})" if replica.note else ""
-    return f"{replica.phase.value}{where}{why}"
+        found = lifecycle.wait(root, name, timeout_s=timeout_s, tell=tell)
+    for number, told in reach.notes(root, found).items():
+        echo(f"{name}/{number} {told}", err=True)
+    return found
 
 
 @click.command(epilog=examples("hpc-serve ls", "hpc-serve ls --json"))
@@ -206,40 +270,13 @@ def ls(*, home: str | None, as_json: bool) -> None:
             one.spec.name,
             one.spec.server,
             f"{one.ready}/{len(one.replicas)}",
-            ", ".join(sorted({r.phase.value for r in one.replicas})),
+            phases(one),
             ", ".join(r.job.job_id for r in one.replicas if r.job),
             min((left(r.status.end_at) for r in one.replicas), default="-"),
         ]
         for one in found
     ]
     print_table(["NAME", "SERVER", "READY", "PHASES", "JOBS", "TIME LEFT"], rows)
-
-
-@click.command(epilog=examples("hpc-serve status mistral"))
-@click.argument("name")
-@home_option
-@json_option
-def status(name: str, *, home: str | None, as_json: bool) -> None:
-    """Show the replicas of the service NAME."""
-    from hpc.services import lifecycle
-
-    found = lifecycle.find(directory.home(home), name)
-    if as_json:
-        print_json(as_dict(found))
-        return
-    rows = [
-        [
-            str(r.number),
-            r.phase.value,
-            r.job.job_id if r.job else "-",
-            r.status.state.value,
-            r.endpoint.host if r.endpoint else ",".join(r.status.nodes) or "-",
-            left(r.status.end_at),
-            r.note or "",
-        ]
-        for r in found.replicas
-    ]
-    print_table(["REPLICA", "PHASE", "JOB", "STATE", "NODE", "TIME LEFT", "NOTE"], rows)
 
 
 @click.command(epilog=examples("hpc-serve wait mistral --timeout 600"))
@@ -259,9 +296,14 @@ def wait(name: str, *, timeout: float | None, home: str | None, as_json: bool) -
 @click.command(epilog=examples("hpc-serve stop mistral", "hpc-serve stop --all"))
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option("--all", "all_", is_flag=True, help="Stop every service.")
+@click.option(
+    "--force", is_flag=True, help="Cancel at once, and forget jobs that are not seen to end."
+)
 @home_option
 @json_option
-def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool) -> None:
+def stop(
+    names: tuple[str, ...], *, all_: bool, force: bool, home: str | None, as_json: bool
+) -> None:
     """Stop the services NAME... and remove their records.
 
     Serving replicas are drained first: streams in flight get 20 s to end.
@@ -274,29 +316,11 @@ def stop(names: tuple[str, ...], *, all_: bool, home: str | None, as_json: bool)
     stopped = []
     for name in directory.services(root) if all_ else names:
         with spinner(f"stopping {name}"):
-            lifecycle.stop(root, name)
+            left = lifecycle.stop(root, name, force=force)
         stopped.append(name)
+        for job in left:
+            echo(f"job {_job(job)} of {name} was not seen to end and is forgotten", err=True)
         if not as_json:
             echo(f"stopped {name}")
     if as_json:
         print_json({"stopped": stopped})
-
-
-def as_dict(found: Service) -> dict[str, Any]:
-    """Return a service for JSON output, without secrets."""
-    return {
-        "name": found.spec.name,
-        "ready": found.ready,
-        "spec": records.encode(found.spec),
-        "replicas": [
-            {
-                "replica": r.number,
-                "phase": r.phase.value,
-                "note": r.note,
-                "job": records.encode(r.job) if r.job else None,
-                "status": records.encode(r.status),
-                "endpoint": records.encode(r.endpoint) if r.endpoint else None,
-            }
-            for r in found.replicas
-        ],
-    }

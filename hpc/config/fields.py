@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from hpc.config.units import parse_memory, parse_time
+from hpc.config.units import parse_memory, parse_node_memory, parse_time
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
@@ -43,7 +43,12 @@ def check_name(name: str) -> str:
     return name
 
 
-def _check_alias(name: str) -> str:
+def check_alias(name: str) -> str:
+    """Return a name of a model if clients may request the name.
+
+    Raises:
+        ValueError: the name holds a character that is not allowed, or is too long.
+    """
     if not _ALIAS.fullmatch(name):
         raise ValueError(
             f"{name!r} is not a name; allowed: up to 128 letters, digits, and . _ : / @ + -"
@@ -90,6 +95,24 @@ def _sbatch_value(value: object) -> object:
     return value
 
 
+def _port_range(text: str) -> str:
+    low, mark, high = text.partition("-")
+    if mark and low.isdecimal() and high.isdecimal() and 1024 <= int(low) <= int(high) <= 65535:
+        return text
+    raise ValueError(
+        f"{text!r} is no range of ports; allowed: LOW-HIGH from 1024 to 65535, as in 20000-20100"
+    )
+
+
+def _node_folder(text: str) -> str:
+    if not text.startswith(("/", "$", "~")):
+        raise ValueError(
+            f"{text!r} is no whole path; allowed: a path that begins with /, ~ or a variable, such"
+            " as /scratch/$USER"
+        )
+    return text
+
+
 def _gpus(value: object) -> object:
     found = _TYPED_GPUS.fullmatch(value) if isinstance(value, str) else None
     if found is not None:
@@ -101,16 +124,20 @@ def _gpus(value: object) -> object:
 
 
 Name = Annotated[str, AfterValidator(check_name)]
-Alias = Annotated[str, AfterValidator(_check_alias)]
+Alias = Annotated[str, AfterValidator(check_alias)]
 KeyName = Annotated[str, AfterValidator(_check_key)]
 Domain = Annotated[str, AfterValidator(_check_domain)]
 Domains = Annotated[list[Domain], BeforeValidator(one_or_many)]
 Line = Annotated[str, AfterValidator(_check_line)]
 Lines = Annotated[list[Line], BeforeValidator(one_or_many)]
 SbatchValue = Annotated[str | None, BeforeValidator(_sbatch_value)]
+PortRange = Annotated[str, AfterValidator(_port_range)]
+NodeFolder = Annotated[str, AfterValidator(_check_line), AfterValidator(_node_folder)]
+NodeFolders = Annotated[list[NodeFolder], BeforeValidator(one_or_many)]
 Gpus = Annotated[int, BeforeValidator(_gpus)]
 Minutes = Annotated[int, BeforeValidator(parse_time)]
 Mib = Annotated[int, BeforeValidator(parse_memory)]
+NodeMib = Annotated[int, BeforeValidator(parse_node_memory)]
 Variable = Annotated[str, AfterValidator(_check_variable)]
 
 

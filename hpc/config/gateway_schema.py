@@ -65,7 +65,7 @@ KeyNames = Annotated[list[KeyName], BeforeValidator(one_or_many)]
 
 
 class RuleEntry(Strict):
-    """One entry of gateway.rules: conditions, and the model for the requests that meet all."""
+    """An entry of gateway.rules: conditions, and the model for the requests that meet all."""
 
     use: Alias = Field(description="model that gets the matching requests")
     models: Aliases = Field(
@@ -76,7 +76,7 @@ class RuleEntry(Strict):
         default_factory=dict, description='required header values; "" accepts any value'
     )
     prompt_tokens_over: int | None = Field(
-        None, ge=0, description="matches prompts of more tokens, counted as 4 bytes each"
+        None, ge=0, description="matches prompts of more tokens, 4 bytes of text each"
     )
     max_tokens_over: int | None = Field(None, ge=0, description="matches requests for more tokens")
 

@@ -1,21 +1,23 @@
-"""Merging of the layers: default < site file < models.yaml < environment < flag."""
+"""Merging of layers: default < sbatch's < site file < models.yaml < environment < flag."""
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from hpc.config import engine_options, paths, sbatch_variables
+from hpc.config.fields import check_alias
 from hpc.config.gateway import resolved
+from hpc.config.resources import ALTERNATIVES, overlaid
 from hpc.config.schema import ModelEntry, ModelsFileSchema, ResourcesEntry, Settings, SiteFileSchema
-from hpc.config.yaml_files import explain, read
+from hpc.config.yaml_files import explain, placed, read
 from hpc.errors import ConfigError
 from hpc.gateway_policy import GatewayPolicy
-from hpc.model import Engine, Resources, Server, ServiceSpec
+from hpc.model import IMAGE_SCHEMES, Engine, EngineValue, Resources, Server, ServiceSpec
 from hpc.state import directory, trust
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ NAMED = "HPC_SERVE_MODELS"
 MODELS_NAME = "models.yaml"
 SCALARS = ("container", "server", "image", "accelerator", "replicas", "hf_home", "python")
 """Settings that a variable or a flag may set, beside every resource except ``extra``."""
+UNSET = "none"
+"""The memory of a variable or a flag that unsets the memory of the files, as null does there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ def load(
         path = find_models(models_file)
     file = read(path, ModelsFileSchema) if path else ModelsFileSchema()
     entries = [*file.models, *_adhoc(adhoc)]
+    shell = _of_sbatch()
     over = [_environment(), _layer(flags or {}, lambda key: "--" + key.replace("_", "-"))]
     root = directory.home(home)
     base = (path.parent if path else Path.cwd()).absolute()
@@ -115,7 +120,7 @@ def load(
     for entry in (e for e in entries if e.model is not None):
         # Paths in models.yaml are relative to the file, paths on the command line to the caller.
         folder = Path.cwd() if adhoc and entry.name == adhoc["name"] else base
-        layers = [site_file, entry, *over]
+        layers = [shell, site_file, entry, *over]
         specs[entry.name] = _Resolver(root, folder, layers).spec(entry)
     backends = tuple(
         Backend(e.name, e.backend, e.backend_url.rstrip("/"), e.format, e.api_key_env, e.revision)
@@ -148,7 +153,7 @@ def searched(given: str | None) -> bool:
 
 
 def safe(path: Path) -> Path:
-    """Return a file or folder that a search found, unless other users can write to it.
+    """Return a file or folder that a search found, unless foreign users can write to it.
 
     Such a file is code: setup lines, commands, addresses that get a key.
 
@@ -204,15 +209,22 @@ def _adhoc(keys: Mapping[str, Any] | None) -> list[ModelEntry]:
     if keys is None:
         return []
     try:
-        return [ModelEntry.model_validate(dict(keys))]
+        return [ModelEntry.model_validate({k: v for k, v in keys.items() if v is not None})]
     except ValidationError as error:
-        raise ConfigError(explain(error.errors()[0], ModelEntry)) from error
+        raise ConfigError(explain(placed(error.errors()[0]), ModelEntry)) from error
 
 
 def _environment() -> Settings:
     known = {VARIABLE + key.upper(): key for key in (*SCALARS, *_resource_keys())}
     said = {key: os.environ[name] for name, key in known.items() if os.environ.get(name)}
     return _layer(said, lambda key: VARIABLE + key.upper())
+
+
+def _of_sbatch() -> Settings:
+    said = sbatch_variables.resources(os.environ)
+    known = {**sbatch_variables.HONOURED, **sbatch_variables.EXTRA}
+    names = {key: name for name, key in known.items()}
+    return _layer(said, lambda key: names.get(key, key))
 
 
 def _resource_keys() -> list[str]:
@@ -222,11 +234,13 @@ def _resource_keys() -> list[str]:
 def _layer(said: Mapping[str, Any], name_of: Any) -> Settings:
     """Validate the flat settings of one origin, and name the origin in errors."""
     given = {key: value for key, value in said.items() if value is not None}
-    resources = {key: given.pop(key) for key in list(given) if key in _resource_keys()}
+    if given.get("mem") == UNSET:
+        given["mem"] = None
+    resources = {key: given.pop(key) for key in list(given) if key in ResourcesEntry.model_fields}
     try:
         return Settings.model_validate({**given, "resources": resources})
     except ValidationError as error:
-        first = error.errors()[0]
+        first = placed(error.errors()[0])
         message = explain(first, Settings).split(": ", 1)[-1]
         raise ConfigError(f"{name_of(str(first['loc'][-1]))}: {message}") from error
 
@@ -242,7 +256,10 @@ def changed(resources: Resources, flags: Mapping[str, Any]) -> Resources:
         ConfigError: a value is not allowed; names the flag.
     """
     said = _layer(flags, lambda key: "--" + key.replace("_", "-")).resources
-    return replace(resources, **_named(said.model_dump(exclude_none=True)))
+    above = said.model_dump(exclude_unset=True)
+    # Alternatives of a new value lose theirs: memory per CPU gives way to memory per node.
+    unset = {key: None for keys in ALTERNATIVES if above.keys() & set(keys) for key in keys}
+    return replace(resources, **_named({**unset, **above}))
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,7 +269,7 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Resolver:
-    """The merging of one entry's layers; the last layer with a value wins."""
+    """The merging of an entry's layers; the last layer with a value wins."""
 
     root: Path
     base: Path
@@ -268,69 +285,121 @@ class _Resolver:
             raise ConfigError(f"model {entry.name!r}: the server {server} is not {entry.backend}")
         accelerator = self._last("accelerator", "cuda" if resources.gpus else "none")
         hf_home = self._last("hf_home", None)
+        arguments = engine_options.resolved(self._merged("engine_args"), self.base, safe)
+        model, revision = paths.hub_name(entry.model or "", entry.name)
+        given = self._last("replica_ports", None)
+        ports = None if given is None else given.partition("-")
         return ServiceSpec(
             name=entry.name,
             engine=entry.backend,
             server=server,
-            model=self._model(entry.model or "", entry.backend),
+            model=self._model(model, entry.backend),
             container=container,
             image=self._image(server, accelerator) if container == "apptainer" else None,
             accelerator=accelerator,
             replicas=self._last("replicas", 1),
             resources=resources,
-            revision=entry.revision,
-            engine_args=self._merged("engine_args"),
+            revision=entry.revision or revision,
+            engine_args=arguments,
+            adapters=self._adapters(entry.name, arguments),
             env=self._merged("env"),
-            binds=self._joined("binds"),
+            binds=tuple(paths.expanded_bind(bind, self.base) for bind in self._joined("binds")),
             apptainer_args=self._joined("apptainer_args"),
             media_domains=self._joined("media_domains"),
             setup=self._joined("setup"),
             hf_home=None if hf_home is None else str(self._path(hf_home)),
-            python=self._last("python", None),
+            python=self._python(self._last("python", None)),
             load_timeout_s=self._last("load_timeout", 1800),
             grace_s=self._last("grace", 90),
             max_restarts=self._last("max_restarts", 100),
             replica_tls=self._last("replica_tls", default=False),
+            replica_ports=None if ports is None else (int(ports[0]), int(ports[2])),
+            interface=self._last("interface", None),
+            tmp=self._last("tmp", None),
+            node_paths=self._joined("node_paths"),
         )
 
     def _resources(self, *, default_gpus: int) -> Resources:
-        said: dict[str, Any] = {"gpus": default_gpus}
-        extra: dict[str, str | None] = {}
+        said: dict[str, Any] = {}
         for layer in self.layers:
-            extra |= layer.resources.extra or {}
-            said |= layer.resources.model_dump(exclude_none=True, exclude={"extra"})
-        wanted = {option: value for option, value in extra.items() if value is not None}
-        return Resources(extra=wanted, **_named(said))
+            said = overlaid(said, layer.resources.model_dump(exclude_unset=True))
+        extra = {name: value for name, value in said.get("extra", {}).items() if value is not None}
+        gpus = said.get("gpus", default_gpus)
+        if "cpus_per_gpu" in said:
+            said["cpus"] = said["cpus_per_gpu"] * gpus
+        for key in ("cpus_per_gpu", "mem_per_gpu"):
+            if key in said and not gpus:
+                raise ConfigError(f"resources.{key} needs GPUs, and there are none: set gpus")
+        return Resources(**_named({**said, "gpus": gpus, "extra": extra}))
+
+    def _said(self, key: str) -> list[Any]:
+        """Return the values of a key from the layers; null discards those of lower layers."""
+        said: list[Any] = []
+        for layer in self.layers:
+            value = getattr(layer, key)
+            if key in layer.model_fields_set and value is None:
+                said = []
+            said += [] if value is None else [value]
+        return said
 
     def _last(self, key: str, default: Any) -> Any:
-        said = [value for layer in self.layers if (value := getattr(layer, key)) is not None]
-        return said[-1] if said else default
+        return (self._said(key) or [default])[-1]
 
     def _merged(self, key: str) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        for layer in self.layers:
-            merged |= getattr(layer, key) or {}
-        return merged
+        for value in self._said(key):
+            merged |= value
+        return {name: value for name, value in merged.items() if value is not None}
 
     def _joined(self, key: str) -> tuple[str, ...]:
-        return tuple(item for layer in self.layers for item in getattr(layer, key) or ())
+        return tuple(item for value in self._said(key) for item in value)
+
+    @staticmethod
+    def _adapters(name: str, arguments: Mapping[str, EngineValue]) -> tuple[str, ...]:
+        found = engine_options.adapters(arguments)
+        for adapter in found:
+            try:
+                check_alias(adapter)
+            except ValueError as error:
+                raise ConfigError(f"engine_args of {name}: an adapter: {error}") from error
+        if name in found or len(set(found)) < len(found):
+            raise ConfigError(
+                f"engine_args of {name}: each adapter needs a name of its own, beside {name!r}"
+            )
+        return found
 
     def _path(self, text: str) -> Path:
-        return self.base / Path(text).expanduser()
+        path = paths.expanded(text)
+        # A variable that is not set stays in front, so that the check at submission finds it.
+        return Path(path) if path.startswith("$") else self.base / path
+
+    def _python(self, text: str | None) -> str | None:
+        """Return an interpreter's path; a program's name alone is looked for on the node."""
+        return text if text is None or not text.startswith(("~", "$")) else paths.expanded(text)
 
     def _model(self, text: str, engine: Engine) -> str:
         """Return an absolute path for a file or folder, and a Hugging Face id unchanged."""
         path = self._path(text)
-        says_path = text.startswith(("/", "./", "../", "~"))
+        says_path = text.startswith(("/", "./", "../", "~", "$"))
         if not says_path and path.exists():
             # Anybody who writes to the folder could put a model in the way of a Hugging Face id.
             says_path = bool(safe(path))
-        # A file name alone is a path even where the file is missing, so that the error names it.
-        bare_file = engine == "llamacpp" and re.fullmatch(r"[^/:]+\.gguf", text) is not None
-        return str(path) if says_path or bare_file else text
+        # The name of a file, or of a folder in a folder, is a path even where nothing is there, so
+        # that the error names the place: no repository has such a name.
+        named = ":" not in text and (
+            (engine == "llamacpp" and text.endswith(".gguf")) or text.rstrip("/").count("/") > 1
+        )
+        return str(path) if says_path or named else text.rstrip("/")
 
     def _image(self, server: Server, accelerator: str) -> str:
-        text = self._last("image", None) or default_image(server, accelerator) + ".sif"
+        text: str = self._last("image", None) or default_image(server, accelerator) + ".sif"
+        if text.startswith(IMAGE_SCHEMES):
+            return text
+        if "://" in text:
+            known = ", ".join(IMAGE_SCHEMES)
+            raise ConfigError(
+                f"the image {text!r} is of no known kind; allowed: a path, or one of {known}"
+            )
         # A name alone is never looked for beside models.yaml, where others may have put an image.
         return str(self._path(text) if "/" in text else directory.images_dir(self.root) / text)
 

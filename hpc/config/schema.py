@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,22 +15,37 @@ from hpc.config.fields import (
     Minutes,
     MisplacedError,
     Name,
+    NodeFolder,
+    NodeFolders,
+    NodeMib,
+    PortRange,
     SbatchValue,
     Strict,
     Variable,
 )
 from hpc.config.gateway_schema import Aliases, GatewayEntry
+from hpc.config.resources import spelled
 from hpc.gateway_policy import (
     Routing,  # noqa: TC001 - the same
 )
-from hpc.model import Accelerator, Container, Engine, Scalar, Server  # noqa: TC001 - pydantic reads them
+from hpc.model import (
+    Accelerator,
+    Container,
+    Engine,
+    GpuOption,
+    Scalar,
+    Server,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+EngineArgument = Scalar | list[Scalar | dict[str, Any]] | dict[str, Any]
+
+
 class ResourcesEntry(Strict):
-    """The Slurm resources of one replica."""
+    """The Slurm resources of a replica."""
 
     partition: Line | None = Field(None, description="Slurm partition")
     account: Line | None = Field(None, description="Slurm account that is charged")
@@ -40,13 +55,32 @@ class ResourcesEntry(Strict):
         None, ge=0, description="GPUs per replica; 1 for vllm unless accelerator is none"
     )
     gpu_type: Line | None = Field(None, description="GRES type, as in gpu:h100:2")
+    gpu_option: GpuOption | None = Field(
+        None,
+        description="sbatch option that asks for the GPUs; none: none asks, as on sites that hand"
+        " out whole nodes",
+    )
     cpus: int | None = Field(None, ge=1, description="CPUs per replica")
-    mem: Mib | None = Field(None, description="memory per replica, such as 64G")
+    cpus_per_gpu: int | None = Field(None, ge=1, description="CPUs per GPU, instead of `cpus`")
+    mem: NodeMib | None = Field(
+        None, description="memory per replica, such as 64G; 0 is all of the node"
+    )
+    mem_per_cpu: Mib | None = Field(None, description="memory per CPU, instead of `mem`")
+    mem_per_gpu: Mib | None = Field(None, description="memory per GPU, instead of `mem`")
     time: Minutes | None = Field(None, description="walltime, such as 08:00:00")
     extra: dict[str, SbatchValue] | None = Field(
         None,
         description="further sbatch options, without dashes; yes is an option without a value",
     )
+
+    @model_validator(mode="after")
+    def _spelled(self) -> ResourcesEntry:
+        # Assigned one by one: what no file says must not count as said.
+        said = self.model_dump(exclude_unset=True)
+        for key, value in spelled(said).items():
+            if key not in said or said[key] != value:
+                setattr(self, key, value)
+        return self
 
 
 class Settings(Strict):
@@ -54,14 +88,22 @@ class Settings(Strict):
 
     container: Container | None = Field(None, description="container runtime: apptainer or none")
     server: Server | None = Field(None, description="program that serves the model")
-    image: Line | None = Field(None, description="container image, a SIF file")
+    image: Line | None = Field(
+        None,
+        description="container image: a SIF file, a sandbox folder, or an address that Apptainer"
+        " fetches, such as docker://vllm/vllm-openai:v0.11.0",
+    )
     accelerator: Accelerator | None = Field(
         None, description="GPU libraries: cuda (--nv), rocm (--rocm) or none"
     )
     replicas: int | None = Field(None, ge=1, le=1000, description="jobs that serve the model")
     resources: ResourcesEntry = Field(default_factory=ResourcesEntry)
-    engine_args: dict[str, Scalar] | None = Field(None, description="the server's long options")
-    env: dict[Variable, str] | None = Field(None, description="the engine's environment variables")
+    engine_args: dict[str, EngineArgument | None] | None = Field(
+        None, description="the server's long options"
+    )
+    env: dict[Variable, str | None] | None = Field(
+        None, description="the engine's environment variables"
+    )
     binds: Lines | None = Field(None, description="Apptainer binds, SRC[:DEST[:ro]]")
     apptainer_args: Lines | None = Field(None, description="arguments of apptainer exec")
     media_domains: Domains | None = Field(
@@ -78,10 +120,28 @@ class Settings(Strict):
     replica_tls: bool | None = Field(
         None, description="TLS between the gateway and the model's replicas"
     )
+    replica_ports: PortRange | None = Field(
+        None, description="ports of the replicas, LOW-HIGH; default: any free port"
+    )
+    interface: Line | None = Field(
+        None,
+        description="network interface of the replicas, or a network such as 10.1.0.0/16;"
+        " default: all of the node's",
+    )
+    tmp: NodeFolder | None = Field(
+        None,
+        description="folder of the compute node for private files, such as /scratch/$USER, with"
+        " variables of the job; default: /tmp",
+    )
+    node_paths: NodeFolders | None = Field(
+        None,
+        description="folders that compute nodes alone have: files in them are looked for in the"
+        " job, not at submission",
+    )
 
 
 class ModelEntry(Settings):
-    """One entry of models.yaml: a service to run, or a static backend."""
+    """An entry of models.yaml: a service to run, or a static backend."""
 
     name: Name = Field(description="the model's name at the gateway")
     backend: Engine = Field(description="vllm or llamacpp")
@@ -102,7 +162,7 @@ class ModelEntry(Settings):
         None, ge=1, description="most tokens that all answers of a request may have"
     )
     max_prompt_tokens: int | None = Field(
-        None, ge=1, description="most tokens of a prompt, counted as 4 bytes each"
+        None, ge=1, description="most tokens of a prompt, 4 bytes of text each"
     )
 
     @model_validator(mode="after")
@@ -113,7 +173,22 @@ class ModelEntry(Settings):
             )
         if self.model is not None and self.backend_url is not None:
             raise ValueError(f"model {self.name!r} has both 'model' and 'backend_url'; keep one")
+        return self._check_unused()
+
+    def _check_unused(self) -> ModelEntry:
+        """Refuse keys without effect, such as the resources of a static backend."""
+        kind = "static backends" if self.model else "services that hpc-serve runs"
+        why = "no 'backend_url'" if self.model else "a 'backend_url'"
+        for key in STATIC_ONLY if self.model else SERVED_ONLY:
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise MisplacedError((key,), f"is for {kind}, and {self.name!r} has {why}")
         return self
+
+
+SERVED_ONLY = tuple(Settings.model_fields)
+"""Keys of an entry that say nothing about a server of somebody else."""
+STATIC_ONLY = ("api_key_env",)
+"""Keys of an entry that say nothing about a service of ours."""
 
 
 class ModelsFileSchema(Strict):
@@ -126,10 +201,12 @@ class ModelsFileSchema(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelsFileSchema:
-        names = [entry.name for entry in self.models]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"the model {twice[0]!r} is given twice")
+        seen: set[str] = set()
+        for index, entry in enumerate(self.models):
+            if entry.name in seen:
+                at = ("models", index, "name")
+                raise MisplacedError(at, f"the model {entry.name!r} is given twice")
+            seen.add(entry.name)
         check(self.models, self.gateway)
         return self
 

@@ -10,6 +10,7 @@ UNLIMITED = 0
 
 TIME_FORMS = "MM, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED"
 MEMORY_FORMS = "a number with K, M, G or T, such as 64G (MiB without a unit)"
+NODE_MEMORY_FORMS = f"{MEMORY_FORMS}; 0 is all of the node"
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 _MEMORY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -78,3 +79,13 @@ def parse_memory(text: str | int) -> int:
     if mib == 0:
         raise ValueError(f"{str(text)!r} is zero memory; allowed: {MEMORY_FORMS}")
     return mib
+
+
+def parse_node_memory(text: str | int) -> int:
+    """Return an amount of memory in MiB, or 0 for all memory of the node, as sbatch reads it.
+
+    Raises:
+        ValueError: the text is not an amount of memory.
+    """
+    match = _MEMORY.fullmatch(str(text).strip())
+    return 0 if match is not None and float(match["number"]) == 0 else parse_memory(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hpc.errors import ConfigError
+from hpc.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +92,7 @@ def read(path: Path, kind: type[M]) -> M:
     try:
         return _validate(kind, data, node)
     except ValidationError as error:
-        first = _placed(error.errors()[0])
+        first = placed(error.errors()[0])
         raise ConfigError(
             f"{path}:{_locate(node, first['loc'])}: {explain(first, kind)}"
         ) from error
@@ -142,8 +142,12 @@ def _item(data: Any, part: str | int) -> Any:
     return data.get(part) if isinstance(data, dict) else None
 
 
-def _placed(error: Any) -> dict[str, Any]:
-    """Return an error with its full location; a check over several entries knows the rest of it."""
+def placed(error: Any) -> dict[str, Any]:
+    """Return an error with its full location; a check over several keys knows the rest of it.
+
+    Args:
+        error: an item of ``ValidationError.errors()``.
+    """
     at = getattr(error.get("ctx", {}).get("error"), "at", ())
     return {**error, "loc": (*error["loc"], *at)}
 
@@ -160,8 +164,9 @@ def explain(error: Any, kind: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in where) or "the file"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        allowed = ", ".join(sorted(_allowed(kind, error["loc"][:-1])))
-        return f"unknown key {key!r}; allowed: {allowed}"
+        names = sorted(_allowed(kind, error["loc"][:-1]))
+        meant = did_you_mean(str(error["loc"][-1]), names)
+        return f"unknown key {key!r}{meant}; allowed: {', '.join(names)}"
     if error["type"] == "missing":
         return f"the key {key!r} is missing"
     return f"{key}: {message[:1].lower()}{message[1:]}"

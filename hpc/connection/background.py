@@ -1,4 +1,4 @@
-"""The background tunnels of this machine: list, find and stop."""
+"""The background tunnels of the machine: list, find and stop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Tunnel:
 
 
 def list_all() -> list[Tunnel]:
-    """Return the open tunnels of this machine."""
+    """Return the open tunnels of the machine."""
     root = directory.home()
     return [_describe(root, record) for record in records.living(root)]
 
@@ -58,7 +58,7 @@ def find(login: str) -> Tunnel | None:
 
 
 def stop(login: str | None = None) -> list[Tunnel]:
-    """End the background tunnels, or those to one account.
+    """End the background tunnels, or those to an account.
 
     Args:
         login: account and login node, as given to connect; None ends all.

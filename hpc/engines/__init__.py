@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpc.engines import llamacpp, vllm, weights
-from hpc.engines.common import INHERITED, check
+from hpc.engines.common import GPU_MASKS, INHERITED, check
 from hpc.engines.types import EngineContext, Launch, ReadinessProbe
 
 if TYPE_CHECKING:
     from hpc.model import ServiceSpec
 
-__all__ = ["INHERITED", "EngineContext", "Launch", "ReadinessProbe", "launch"]
+__all__ = ["GPU_MASKS", "INHERITED", "EngineContext", "Launch", "ReadinessProbe", "launch"]
 
 LAUNCHERS = {
     "vllm": vllm.launch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,22 @@ if TYPE_CHECKING:
 
     from hpc.engines.types import Address, EngineContext
     from hpc.engines.weights import Weights
-    from hpc.model import ServiceSpec
+    from hpc.model import Resources, ServiceSpec
 
 INHERITED = (
-    "HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
+    "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "ALL_PROXY", "all_proxy",
 )  # fmt: skip
 """Variables of the job that a download of weights may need."""
+GPU_MASKS = (
+    "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
+)  # fmt: skip
+"""Variables that leave an engine some of the node's GPUs; an engine gets one at most."""
+GPU_REQUEST = re.compile(
+    r"gpus(-per-\w+)?=(?!0$).+|(gres|tres-per-\w+)=(.*,)?(gres[/:])?(gpu|shard|mps)([:=,].*)?"
+)
+"""An option of ``resources.extra`` that asks for GPUs, or for a part of one."""
 SOCKET_BYTES = 107
 """The longest path that a Unix socket can have."""
 ZMQ_NAME_BYTES = 41
@@ -36,7 +46,7 @@ def check(place: EngineContext) -> None:
     if longest > SOCKET_BYTES:
         raise EngineError(
             f"the run folder {place.run_dir} is too long a path for a Unix socket",
-            hint="set TMPDIR to a shorter folder of the node",
+            hint="name a folder with a shorter path by 'tmp'",
         )
 
 
@@ -79,18 +89,44 @@ def environment(
     }
     if spec.container == "apptainer":
         found |= {"XDG_CACHE_HOME": cache, "LANG": "C.UTF-8"}
-        if weights.repo is None:
+        if weights.repo is None or place.hub:
             found["HF_HOME"] = f"{cache}/huggingface"
+    if weights.repo is not None:  # or the shell's own would win over hf_home
+        found["HF_HUB_CACHE"] = place.hub or f"{place.hf_home}/hub"
     # The key comes last: a model's env must not open the engine to the node's other users.
     return found | dict(ours) | dict(spec.env) | {key_env: place.secret}
 
 
 def _devices(spec: ServiceSpec, place: EngineContext) -> dict[str, str]:
-    """Pass the job's GPUs on to the engine; without GPUs in the job, hide the node's GPUs."""
-    if spec.resources.gpus and not place.devices:
+    """Pass the job's GPUs on to the engine; without GPUs in the job, hide the node's GPUs.
+
+    One mask only: on ROCm the entries of a second one would count among the GPUs that the first
+    leaves. A model's own mask therefore takes the place of the job's.
+    """
+    if any(name in spec.env for name in GPU_MASKS):
         return {}
-    name = "HIP_VISIBLE_DEVICES" if spec.accelerator == "rocm" else "CUDA_VISIBLE_DEVICES"
-    return {name: ",".join(place.devices) if spec.resources.gpus else ""}
+    wanted = spec.resources.gpus > 0 or any(map(GPU_REQUEST.fullmatch, _options(spec.resources)))
+    if wanted and not place.devices:
+        return {}
+    name = "CUDA_VISIBLE_DEVICES"
+    if spec.accelerator == "rocm":
+        # HIP reads numbers only; ROCR reads UUIDs too, but Ray refuses it.
+        numbers = all(device.isdigit() for device in place.devices)
+        name = "HIP_VISIBLE_DEVICES" if numbers else "ROCR_VISIBLE_DEVICES"
+    return {name: ",".join(place.devices) if wanted else ""}
+
+
+def _options(resources: Resources) -> list[str]:
+    return [f"{option}={value}" for option, value in resources.extra.items()]
+
+
+def memory_mb(resources: Resources) -> int | None:
+    """Return the memory of the job in MiB; None if the scheduler alone knows."""
+    if resources.mem_per_cpu is not None:
+        return resources.mem_per_cpu * resources.cpus
+    if resources.mem_per_gpu is not None:
+        return resources.mem_per_gpu * resources.gpus
+    return resources.mem_mb or None
 
 
 def binds(
@@ -103,15 +139,20 @@ def binds(
         weights: a path is bound read-only; for a repository the cache is bound read-write.
         scripts: files that the image does not hold, bound read-only.
     """
-    writable = [place.run_dir, *([place.hf_home] if weights.path is None else [])]
-    readable = [path for path in (_model_root(weights.path), *scripts) if path]
-    return (*(_bind(path) for path in writable), *(_bind(path, ",ro") for path in readable))
+    writable, readable = [place.run_dir], []
+    if weights.path is None:
+        writable += [place.hub or place.hf_home, *place.reached]
+    else:
+        readable += [model_root(weights.path), *place.reached]
+    writable += place.written
+    readable += [*place.readable, *scripts]
+    once = [path for path in dict.fromkeys(readable) if path not in writable]
+    written = dict.fromkeys(writable)
+    return (*(_bind(path) for path in written), *(_bind(path, ",ro") for path in once))
 
 
-def _model_root(path: str | None) -> str | None:
+def model_root(path: str) -> str:
     """Return the folder to bind for a model: links and split files lead out of the path itself."""
-    if path is None:
-        return None
     pure = PurePosixPath(path)
     if "snapshots" in pure.parts[:-1]:
         return str(PurePosixPath(*pure.parts[: pure.parts.index("snapshots")]))

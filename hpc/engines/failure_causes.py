@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpc.engines.common import memory_mb
+
 if TYPE_CHECKING:
     from hpc.model import ServiceSpec
 
@@ -60,6 +62,16 @@ RULES = (
     _rule(
         r"FATAL: .*(?:user namespace|fakeroot|squashfuse|setuid)",
         "Apptainer cannot open images on this node: user namespaces or FUSE are not allowed",
+    ),
+    _rule(
+        r"unknown flag: (--no-eval|--mount|--no-mount)",
+        "the container program of the node has no option {found}: Apptainer 1.1, SingularityCE"
+        " 3.10, or a later one is needed",
+    ),
+    _rule(
+        r"FATAL: +(?:Unable to handle \S+ uri|While (?:making image from oci registry|pulling)"
+        r"[^:]*): *(.*)",
+        "the image {image} could not be fetched on the node: {found}",
     ),
     # Missing packages and wrong options
     _rule(
@@ -167,7 +179,15 @@ RULES = (
         r"[Aa]ddress already in use|couldn't bind HTTP server socket",
         "the engine's address is already in use on the node",
     ),
-    _rule(r"No space left on device", "no space left on a file system that the engine writes to"),
+    _rule(
+        r"No space left on device",
+        "no space left on a file system that the engine writes to, perhaps the node's temporary"
+        " folder, which 'tmp' moves",
+    ),
+    _rule(
+        r"failed to map segment from shared object",
+        "the node runs no programs from its temporary folder (noexec): 'tmp' names another",
+    ),
     _rule(r"Disk quota exceeded", "the disk quota is exhausted"),
     _rule(r"Read-only file system: '([^']+)'", "the engine cannot write {found}: it is read-only"),
     _rule(r"Permission denied: '([^']+)'", "the engine may not open {found}"),
@@ -204,7 +224,8 @@ def explain(spec: ServiceSpec, returncode: int | None, log_tail: str) -> str | N
 
 
 def _sentence(text: str, spec: ServiceSpec, found: str) -> str:
-    memory = f"{spec.resources.mem_mb} MiB of memory" if spec.resources.mem_mb else "memory"
+    known = memory_mb(spec.resources)
+    memory = f"{known} MiB of memory" if known else "memory"
     return text.format(
         found=found[:FOUND_SHOWN],
         image=spec.image,

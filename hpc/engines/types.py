@@ -13,7 +13,7 @@ Address = Literal["unix", "tcp"]
 
 @dataclass(frozen=True, slots=True)
 class EngineContext:
-    """The surroundings of one replica's engine on its node.
+    """The surroundings of a replica's engine on its node.
 
     Attributes:
         socket: Unix socket to listen on, ending in ``.sock``; None means ``port``.
@@ -21,7 +21,12 @@ class EngineContext:
         secret: the engine's own key, known on this node only.
         devices: entries of CUDA_VISIBLE_DEVICES as the scheduler set them; may be empty.
         weights_cached: whether ``hf_home`` holds the Hugging Face model completely.
-        hf_home: Hugging Face cache, absolute; must exist for a Hugging Face model.
+        hf_home: Hugging Face folder, absolute; must exist for a Hugging Face model.
+        hub: folder of downloaded repositories where it is not ``hub`` of ``hf_home``, or "".
+        snapshot: folder of the model's revision in the cache, or "".
+        reached: files and folders to which links of the weights lead.
+        readable: files and folders of engine arguments.
+        written: the same, for an engine that writes there.
         run_dir: private folder of this start, absolute and short; see ``Launch.folders``.
         gguf_server: path of gguf_api_server.py on the node.
         python: interpreter of an engine without a container.
@@ -37,6 +42,11 @@ class EngineContext:
     run_dir: str
     gguf_server: str = ""
     python: str = "python3"
+    hub: str = ""
+    snapshot: str = ""
+    reached: tuple[str, ...] = ()
+    readable: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
     inherited: Mapping[str, str] = field(default_factory=dict)
 
 

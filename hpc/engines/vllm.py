@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from hpc.engines import arguments
-from hpc.engines.common import binds, environment, interpreter, listens
+from hpc.engines.common import binds, environment, interpreter, listens, memory_mb
 from hpc.engines.types import Launch, ReadinessProbe
+from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpc.engines.types import EngineContext
     from hpc.engines.weights import Weights
-    from hpc.model import Scalar, ServiceSpec
+    from hpc.model import EngineValue, ServiceSpec
 
-RESERVED = frozenset(
+SEVERAL_NODES = frozenset(
     {
-        "allowed-media-domains", "api-key", "host", "model", "port", "revision",
-        "served-model-name", "ssl-certfile", "ssl-keyfile", "uds",
+        "nnodes", "node-rank", "master-addr", "master-port", "headless", "data-parallel-rank",
+        "data-parallel-start-rank", "data-parallel-size-local", "data-parallel-address",
+        "data-parallel-rpc-port", "data-parallel-hybrid-lb", "data-parallel-external-lb",
+        "data-parallel-multi-port-external-lb", "data-parallel-supervisor-port",
     }
 )  # fmt: skip
+"""Options of an engine on several nodes, or behind a balancer; a replica is one engine."""
+RESERVED = frozenset(
+    {
+        "allowed-media-domains", "api-key", "host", "model", "model-tag", "port", "revision",
+        "served-model-name", "ssl-certfile", "ssl-keyfile", "uds", *SEVERAL_NODES,
+    }
+)  # fmt: skip
+SYNONYMS = {
+    "tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size",
+    "dcp": "decode-context-parallel-size", "pcp": "prefill-context-parallel-size",
+    "dpn": "data-parallel-rank", "dpr": "data-parallel-start-rank",
+    "dpl": "data-parallel-size-local", "dpa": "data-parallel-address",
+    "dpp": "data-parallel-rpc-port", "dpb": "data-parallel-backend",
+    "dph": "data-parallel-hybrid-lb", "dpe": "data-parallel-external-lb",
+    "dpm": "data-parallel-multi-port-external-lb", "ep": "enable-expert-parallel",
+    "n": "nnodes", "r": "node-rank", "q": "quantization", "sc": "speculative-config",
+    "dc": "diffusion-config", "cc": "compilation-config", "O": "optimization-level",
+    "ac": "attention-config",
+}  # fmt: skip
+"""vLLM's short options (``engine/arg_utils.py`` of 0.32)."""
 PARALLEL = ("data-parallel-size", "pipeline-parallel-size", "tensor-parallel-size")
+ONE_NODE = "a replica is one engine on one node; the number of replicas is set by replicas"
+INSTEAD = dict.fromkeys(SEVERAL_NODES, ONE_NODE)
 KEY_ENV = "VLLM_API_KEY"
 NO_HOST = "none.invalid"
 VARIABLES = {
@@ -39,13 +65,16 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
 
     A 503 of vLLM's /health means dead, not loading: vLLM listens only once the model is loaded.
     """
-    given = arguments.given(spec, reserved=RESERVED)
+    given = arguments.given(spec, reserved=RESERVED, synonyms=SYNONYMS, instead=INSTEAD)
+    _check_gpus(spec)
     tp = {"tensor-parallel-size": spec.resources.gpus} if spec.resources.gpus > 1 else {}
-    ours: dict[str, Scalar] = {
+    ours: dict[str, EngineValue] = {
         "served-model-name": spec.name,
         **({"revision": spec.revision} if spec.revision and weights.repo else {}),
         **({} if any(key in given for key in PARALLEL) else tp),
         **_kv_cache(spec, given),
+        # Without it vLLM refuses the adapters of lora-modules, after loading the model.
+        **({"enable-lora": True} if spec.adapters else {}),
         **({"uds": place.socket} if place.socket else {"host": "127.0.0.1"}),
         **({} if place.socket else {"port": place.port or 0}),
     }
@@ -66,6 +95,24 @@ def launch(spec: ServiceSpec, place: EngineContext, weights: Weights) -> Launch:
     )
 
 
+def gpus_used(spec: ServiceSpec) -> int | None:
+    """Return the number of GPUs that an engine's own sizes take; None without such sizes."""
+    given = arguments.given(spec, reserved=RESERVED, synonyms=SYNONYMS, instead=INSTEAD)
+    sizes = [str(given.get(key, 1)) for key in PARALLEL]
+    said = any(key in given for key in PARALLEL) and all(size.isdecimal() for size in sizes)
+    return math.prod(map(int, sizes)) if said else None
+
+
+def _check_gpus(spec: ServiceSpec) -> None:
+    """Refuse more GPUs for the engine than its job has."""
+    used = gpus_used(spec)
+    if used is not None and used > spec.resources.gpus > 0:
+        raise ConfigError(
+            f"engine_args of {spec.name}: the sizes of {', '.join(PARALLEL)} take {used} GPUs, and"
+            f" resources.gpus is {spec.resources.gpus}"
+        )
+
+
 def _program(spec: ServiceSpec, place: EngineContext) -> tuple[str, ...]:
     """Return vLLM's command; without a container, the interpreter's vLLM instead of PATH's."""
     if spec.container == "apptainer":
@@ -83,7 +130,7 @@ def _media(spec: ServiceSpec) -> tuple[str, ...]:
     return ("--allowed-media-domains", *(spec.media_domains or (NO_HOST,)))
 
 
-def _kv_cache(spec: ServiceSpec, given: dict[str, Scalar]) -> dict[str, Scalar]:
+def _kv_cache(spec: ServiceSpec, given: dict[str, EngineValue]) -> dict[str, EngineValue]:
     """Return the size of a CPU job's KV cache, unless the model sets the size itself.
 
     By default vLLM on CPUs claims nearly all memory of the machine and refuses to share.
@@ -91,5 +138,5 @@ def _kv_cache(spec: ServiceSpec, given: dict[str, Scalar]) -> dict[str, Scalar]:
     chosen = {"kv-cache-memory-bytes", "gpu-memory-utilization"} & given.keys()
     if spec.resources.gpus or chosen or "VLLM_CPU_KVCACHE_SPACE" in spec.env:
         return {}
-    memory = (spec.resources.mem_mb or 0) << 20
+    memory = (memory_mb(spec.resources) or 0) << 20
     return {"kv-cache-memory-bytes": memory // KV_CACHE_SHARE or KV_CACHE_DEFAULT}

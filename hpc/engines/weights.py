@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hpc.model import ServiceSpec
 
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+BARE_REPO = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""A repository without an owner, such as ``gpt2``."""
+TAG = re.compile(r"[A-Za-z0-9][\w-]*")
+VARIABLE = re.compile(r"\$(?:\w+|\{\w+\})")
+VARIABLE_HINT = "variables are replaced at submission; set this one, or write the path itself"
 SPLIT_GGUF = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 
@@ -27,57 +28,64 @@ class Weights:
         path: absolute path, or None.
         repo: ``ORG/NAME``, or None.
         file: the GGUF file in the repository; None leaves the choice of files to the engine.
+        tag: the quantization of a GGUF file yet to be found, such as ``Q4_K_M``; "" is any.
     """
 
     path: str | None = None
     repo: str | None = None
     file: str | None = None
+    tag: str | None = None
 
 
 def of(spec: ServiceSpec) -> Weights:
-    """Return the source of a model's weights.
+    """Return the source of a model's weights; of a split GGUF, the first part.
 
     Raises:
         ConfigError: ``model`` is neither an absolute path nor a repository in the engine's form.
     """
     if spec.model.startswith("/"):
-        return Weights(path=spec.model)
-    repo, _, file = spec.model.partition(":")
-    wants_file = spec.engine == "llamacpp"
-    if not REPO.fullmatch(repo) or wants_file != file.endswith(".gguf"):
-        allowed = "ORG/NAME:FILE.gguf" if wants_file else "ORG/NAME"
+        return Weights(path=first_part(spec.model))
+    return _gguf(spec) if spec.engine == "llamacpp" else _repository(spec)
+
+
+def _gguf(spec: ServiceSpec) -> Weights:
+    repo, _, rest = spec.model.partition(":")
+    if REPO.fullmatch(repo):
+        if rest.endswith(".gguf"):
+            return Weights(repo=repo, file=first_part(rest))
+        if not rest or TAG.fullmatch(rest):
+            return Weights(repo=repo, tag=rest)
+    raise _no_model(spec, "ORG/NAME:FILE.gguf, ORG/NAME:QUANTIZATION or ORG/NAME")
+
+
+def _repository(spec: ServiceSpec) -> Weights:
+    repo, colon, rest = spec.model.partition(":")
+    named = REPO.fullmatch(repo) or BARE_REPO.fullmatch(repo)
+    if named and colon:
         raise ConfigError(
-            f"model of {spec.name} is neither an absolute path nor {allowed}: {spec.model}"
+            f"model of {spec.name}: vLLM loads a whole repository, and would not see the"
+            f" {rest!r} of {spec.model}",
+            hint=f"write {repo}, or serve the GGUF file with backend: llamacpp",
         )
-    return Weights(repo=repo, file=file or None)
+    if not named:
+        raise _no_model(spec, "ORG/NAME")
+    return Weights(repo=repo)
 
 
-def hf_home(spec: ServiceSpec, environ: Mapping[str, str]) -> str:
-    """Return the Hugging Face cache of a model: from its entry, else from the environment."""
-    if spec.hf_home:
-        return spec.hf_home
-    if environ.get("HF_HOME"):
-        return environ["HF_HOME"]
-    cache = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/")) / ".cache")
-    return str(Path(cache) / "huggingface")
+def _no_model(spec: ServiceSpec, allowed: str) -> ConfigError:
+    if variable := VARIABLE.search(spec.model):
+        return ConfigError(
+            f"model of {spec.name}: the variable {variable[0]} is not set here: {spec.model}",
+            hint=VARIABLE_HINT,
+        )
+    return ConfigError(
+        f"model of {spec.name} is neither an absolute path nor {allowed}: {spec.model}"
+    )
 
 
-def cached(spec: ServiceSpec, home: str) -> bool:
-    """Return whether an engine can load a model without the network.
-
-    Args:
-        spec: the model; always true for a path.
-        home: Hugging Face cache.
-    """
-    weights = of(spec)
-    if weights.repo is None:
-        return True
-    snapshot = _snapshot(Path(home) / "hub" / f"models--{weights.repo.replace('/', '--')}", spec)
-    if snapshot is None:  # never downloaded, or another revision
-        return False
-    if weights.file is not None:
-        return all((snapshot / part).is_file() for part in parts(weights.file))
-    return (snapshot / "config.json").is_file() and _whole(snapshot)
+def first_part(name: str) -> str:
+    """Return the first file of a split GGUF model; another name unchanged."""
+    return SPLIT_GGUF.sub(r"-00001-of-\1.gguf", name)
 
 
 def parts(file: str) -> list[str]:
@@ -87,29 +95,3 @@ def parts(file: str) -> list[str]:
         return [file]
     stem, count = file[: match.start()], match[1]
     return [f"{stem}-{number:05d}-of-{count}.gguf" for number in range(1, int(count) + 1)]
-
-
-def _snapshot(folder: Path, spec: ServiceSpec) -> Path | None:
-    """Return the folder of a revision, given as a commit or as a branch or tag."""
-    revision = spec.revision or "main"
-    try:
-        commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
-    except OSError:
-        commit = revision
-    snapshot = folder / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None
-
-
-def _whole(snapshot: Path) -> bool:
-    """Return whether every weight file is complete: links to unfinished downloads dangle."""
-    # An index lists every shard: a download in progress has the index before its shards.
-    names: set[str] = set()
-    for index in snapshot.glob("*.index.json"):
-        try:
-            names.update(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
-            return False
-    if names:
-        return all((snapshot / name).is_file() for name in names)
-    kinds = ("*.safetensors", "*.bin", "*.pt")
-    return any(path.is_file() for kind in kinds for path in snapshot.glob(kind))

@@ -1,4 +1,4 @@
-"""The gateway of this machine: start, find, stop and reload."""
+"""The gateway of the machine: start, find, stop and reload."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN_LINES = 3
 
 
 def find(root: Path) -> GatewayRecord | None:
-    """Return this machine's running gateway, which proved itself just now, or None."""
+    """Return the machine's running gateway, which proved itself just now, or None."""
     record = reach.here(root)
     return record if record is not None and reach.proves(record) else None
 
@@ -120,7 +120,7 @@ def start(
     models_file: str | None = None,
     more: Sequence[str] = (),
 ) -> tuple[GatewayRecord, bool]:
-    """Start a gateway on this machine that outlives the command, unless a gateway runs.
+    """Start a gateway on the local machine that outlives the command, unless a gateway runs.
 
     Args:
         root: the state directory.
@@ -140,7 +140,7 @@ def start(
 
 
 def stop(root: Path) -> bool:
-    """End the gateway of this machine, after its streams.
+    """End the gateway of the machine, after its streams.
 
     Returns:
         Whether a gateway was running.
@@ -160,7 +160,7 @@ def stop(root: Path) -> bool:
 
 
 def reload(root: Path) -> Reload:
-    """Make this machine's gateway read models.yaml now, and return the outcome.
+    """Make the machine's gateway read models.yaml now, and return the outcome.
 
     Raises:
         GatewayError: no gateway runs, or the gateway does not answer.
@@ -193,7 +193,7 @@ def start_here(
 
 
 def _with_socket(root: Path, more: Sequence[str]) -> Sequence[str]:
-    """Return a gateway's arguments with a Unix socket, the first way for programs of this user."""
+    """Return a gateway's arguments with a Unix socket, the first way for programs of the user."""
     return more if "--unix" in more else (*more, *private_socket(root))
 
 
@@ -248,7 +248,7 @@ def private_socket(root: Path) -> tuple[str, ...]:
 
 
 def one_at_a_time(root: Path) -> AbstractContextManager[None]:
-    """Prevent two commands on this machine from starting two gateways at once.
+    """Prevent two commands on the local machine from starting two gateways at once.
 
     The lock lies in the state directory, where no other user can hold it; the kernel frees it
     with the process, however the process ends.

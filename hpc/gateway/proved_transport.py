@@ -1,4 +1,4 @@
-"""Connections of httpx to the gateway of this machine, each proved before its first request.
+"""Connections of httpx to the gateway of the machine, each proved before its first request.
 
 A pool opens connections when it likes: after an idle time, after an error, beside a busy one. So
 the proof belongs to the opening, below the pool, and no request can be sent around it.

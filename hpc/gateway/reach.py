@@ -54,7 +54,7 @@ class Answer:
 
 
 def here(root: Path) -> GatewayRecord | None:
-    """Return the record of this machine's gateway if its process runs, or None."""
+    """Return the record of the machine's gateway if its process runs, or None."""
     record = directory.load_gateway(root, socket.gethostname())
     return record if record is not None and is_living(record) else None
 
@@ -123,7 +123,7 @@ def handshake(record: GatewayRecord, place: peer_proof.Place) -> Handshake:
 
 
 def check_user(sock: socket.socket) -> None:
-    """Check that the far end of a Unix socket is a process of this user.
+    """Check that the far end of a Unix socket is a process of the user.
 
     Raises:
         NotProved: another user listens there.

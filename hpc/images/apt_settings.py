@@ -1,4 +1,4 @@
-"""Apt's settings of this machine for builds: mirror, proxies, checks, passwords."""
+"""Apt's settings of the machine for builds: mirror, proxies, checks, passwords."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _leave_out_sources(packing: Packing, known: list[Source], mirror: str | None
 
 
 def _leave_out_pins(packing: Packing, root: Path) -> None:
-    """Note apt's choices of versions, which name packages and releases of this machine."""
+    """Note apt's choices of versions, which name packages and releases of the machine."""
     files = [root / "preferences", *sorted((root / "preferences.d").glob("*"))]
     there = [file for file in files if surely(file.is_file) and file.suffix in {".pref", ""}]
     if there:

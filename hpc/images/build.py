@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc import apptainer, render
-from hpc.errors import CommandError, ConfigError, StateError
+from hpc.errors import CommandError, ConfigError, SchedulerError, StateError
 from hpc.images import apt_settings, carried, pip_settings
 from hpc.images.workplace import workplace
 from hpc.jobs import api as jobs
@@ -141,15 +141,22 @@ def wait(order: BuildImage, job: JobHandle, *, tell: Callable[[str], None] | Non
 
     Raises:
         CommandError: the job ended without an image; names the cause.
+        SchedulerError: the job waits for what no time brings, such as a shorter walltime.
     """
     seen = 0
     while True:
-        status = jobs.statuses([job])[job.job_id]
+        status = jobs.statuses([job])[job.key]
         # An earlier build of this image may have left a log.
         if order.log.exists() and order.log.stat().st_mtime >= job.submitted_at:
             seen = _follow(order.log, seen, tell)
         if status.state.over:
             break
+        if status.blocked:
+            raise SchedulerError(
+                f"the build waits in vain (job {job.job_id}): {status.reason}",
+                hint=f"free a held job with 'scontrol release {job.job_id}'; otherwise"
+                f" 'scancel {job.job_id}', and build with other resources",
+            )
         time.sleep(JOB_POLL_S)
     made = Path(order.output)
     if not made.exists() or made.stat().st_mtime < job.submitted_at:
@@ -167,7 +174,7 @@ def _settings(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _carried(order: BuildImage) -> list[Carried]:
-    """Return the settings of this machine's pip and apt for a build."""
+    """Return the settings of the machine's pip and apt for a build."""
     settings = _settings(order.settings)
     mirror = settings["mirror"] if settings.get("bootstrap") == "debootstrap" else None
     return [

@@ -1,4 +1,4 @@
-"""The form in which this machine's settings reach a build or a node."""
+"""The form in which the machine's settings reach a build or a node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 COPIED_BYTES = 4 << 20
-"""The most that is copied of one file; Debian's bundle of certificates has 220 kB."""
+"""The most that is copied of a file; Debian's bundle of certificates has 220 kB."""
 SYSTEM = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "run", "sbin", "sys", "usr")
 """Folders of every image: a bind at or below one, but below /usr/local, would hide its files."""
 SHARED = frozenset(
@@ -35,7 +35,7 @@ PASSWORD = re.compile(r"\S*@")
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """The settings of one program as a build or node sees them.
+    """The settings of a program as a build or node sees them.
 
     Attributes:
         files: contents by name, for one folder that only its owner may look into.
@@ -130,7 +130,7 @@ class Packing:
         return None
 
     def done(self) -> Carried:
-        """Return the collection as the settings of one program."""
+        """Return the collection as the settings of a program."""
         tops = [p for p in self._folders if not any(up in self._folders for up in p.parents)]
         return Carried(dict(self.files), tuple(sorted(map(str, tops))), tuple(self._left_out))
 

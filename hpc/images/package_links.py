@@ -1,4 +1,4 @@
-"""Folders of packages on this machine: named folders, and the targets of links."""
+"""Folders of packages on the local machine: named folders, and the targets of links."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _hops(path: Path) -> Iterator[Path]:
 
 
 def _targets(pages: Iterable[Path]) -> Iterator[Path]:
-    """Yield the local targets of the links of pages, one file per folder.
+    """Yield the local targets of the links of pages, a file per folder.
 
     Symbolic links are yielded all, as each may lead elsewhere.
     """

@@ -1,4 +1,4 @@
-"""Pip's configuration on this machine, read in pip's own order: files, then variables."""
+"""Pip's configuration on the local machine, read in pip's own order: files, then variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pip's settings of this machine for builds and nodes, complete or left out with a note."""
+"""Pip's settings of the machine for builds and nodes, complete or left out with a note."""
 
 from __future__ import annotations
 

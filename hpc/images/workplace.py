@@ -27,7 +27,7 @@ ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def workplace(parent: Path) -> Iterator[Path]:
-    """Make a folder, mode 0700, for a build on this machine, and remove the folder at the end.
+    """Make a folder, mode 0700, for a build on the local machine, and remove the folder at the end.
 
     Signals that end the process remove the folder too. What SIGKILL leaves is removed by the next
     build on the same machine: other machines may not see this one's locks.
@@ -55,7 +55,7 @@ def workplace(parent: Path) -> Iterator[Path]:
 
 
 def _sweep(parent: Path, prefix: str) -> None:
-    """Remove this user's folders of builds that were killed; others may share the parent."""
+    """Remove the user's folders of builds that were killed; others may share the parent."""
     for folder in parent.glob(f"{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError):
             if folder.lstat().st_uid == os.geteuid() and not folder.is_symlink():

@@ -1,1 +1,1 @@
-"""Jobs on Slurm or on this machine."""
+"""Jobs on Slurm or on the local machine."""

@@ -1,4 +1,4 @@
-"""Jobs on Slurm or on this machine, behind one interface."""
+"""Jobs on Slurm or on the local machine, behind one interface."""
 
 # ruff: noqa: PLC0415 - submitit costs more than a squeue
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpc import slurm
 from hpc.errors import ConfigError
 from hpc.jobs import local
+from hpc.jobs.last_words import last_words
 from hpc.model import JobHandle, JobRequest, JobState, JobStatus, Phase
 from hpc.state import directory, files
 
@@ -31,7 +32,8 @@ def default_cluster() -> Cluster:
     """Return the cluster for new jobs: HPC_SERVE_CLUSTER, else "slurm" if Slurm is installed.
 
     Raises:
-        ConfigError: the variable has another value.
+        ConfigError: the variable has another value, or this machine belongs to a Slurm cluster
+            whose programs are not on PATH.
     """
     said = os.environ.get(VARIABLE)
     choices: dict[str, Cluster] = {"slurm": "slurm", "local": "local"}
@@ -39,13 +41,21 @@ def default_cluster() -> Cluster:
         return choices[said]
     if said:
         raise ConfigError(f"{VARIABLE}={said!r} is not allowed; allowed: slurm, local")
-    return "slurm" if slurm.available() else "local"
+    missing, sign = slurm.missing_programs(), slurm.sign_of_slurm(os.environ)
+    if missing and sign:
+        raise ConfigError(
+            f"Slurm's programs are not on PATH ({', '.join(missing)}), but {sign}: nothing is"
+            " started on this machine, which seems to be part of a Slurm cluster",
+            hint="load Slurm's module, or add Slurm's bin folder to PATH; to run on this machine"
+            f" all the same: submit --local, or {VARIABLE}=local",
+        )
+    return "local" if missing else "slurm"
 
 
 def submit_replica(
     spec: ServiceSpec, root: Path, replica: int, *, cluster: Cluster, site: Site
 ) -> JobHandle:
-    """Submit the job of one replica.
+    """Submit the job of a replica.
 
     Args:
         spec: the service.
@@ -70,11 +80,27 @@ def submit_replica(
             text=submission.script(spec, root, replica, templates=site.templates),
             minutes=spec.resources.time_min,
             restarts=spec.max_restarts,
-            hide=slurm.options(os.environ),
+            name=submission.replica_name(spec.name, replica),
         )[0]
     gpus = local.pick_gpus(spec.resources.gpus, replica, os.environ)
     request = JobRequest(spec.name, spec.resources, spec.setup, spec.max_restarts, spec.grace_s)
     return _submit_here(task, request, folder, gpus)
+
+
+def check_script(spec: ServiceSpec, root: Path, *, site: Site) -> None:
+    """Check that a replica's batch script can be rendered.
+
+    Args:
+        spec: the service.
+        root: state directory.
+        site: names a folder of templates.
+
+    Raises:
+        ConfigError: a value cannot stand in a batch script.
+    """
+    from hpc.jobs import submission
+
+    submission.script(spec, root, 0, templates=site.templates)
 
 
 def submit(
@@ -85,7 +111,7 @@ def submit(
     cluster: Cluster = "slurm",
     site: Site | None = None,
 ) -> list[JobHandle]:
-    """Submit the runs of a task, all or none; on Slurm as one job or array.
+    """Submit the runs of a task, all or none; on Slurm as a job or array.
 
     Args:
         task: picklable by reference.
@@ -109,7 +135,7 @@ def submit(
             text=submission.plain_script(request, folder, templates=templates),
             minutes=request.resources.time_min,
             restarts=request.restarts,
-            hide=slurm.options(os.environ),
+            name=submission.plain_name(request.name),
             count=request.count,
         )
     made: list[JobHandle] = []
@@ -147,16 +173,16 @@ def _submit_here(
 
 
 def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
-    """Return the statuses of jobs, by job id, with a single squeue for all Slurm jobs.
+    """Return the statuses of jobs, by ``JobHandle.key``; one squeue asks for all of a cluster.
 
     Args:
         handles: jobs of either kind. A job not yet visible in Slurm is PENDING.
     """
     here, there = _split(handles)
-    found = slurm.statuses([handle.job_id for handle in there])
+    found = slurm.statuses(there)
     for handle in there:
-        if slurm.just_submitted(found[handle.job_id], handle.submitted_at):
-            found[handle.job_id] = JobStatus(JobState.PENDING, reason="just submitted")
+        if slurm.just_submitted(found[handle.key], handle.submitted_at):
+            found[handle.key] = JobStatus(JobState.PENDING, reason="just submitted")
     return found | local.statuses(here)
 
 
@@ -168,7 +194,7 @@ def drain(handles: Sequence[JobHandle]) -> None:
     """
     here, there = _split(handles)
     local.drain(here)
-    slurm.drain([handle.job_id for handle in there])
+    slurm.drain(there)
 
 
 def cancel(handles: Sequence[JobHandle]) -> None:
@@ -179,7 +205,7 @@ def cancel(handles: Sequence[JobHandle]) -> None:
     """
     here, there = _split(handles)
     local.cancel(here)
-    slurm.cancel([handle.job_id for handle in there])
+    slurm.cancel(there)
 
 
 def logs(handle: JobHandle) -> tuple[Path, Path]:
@@ -193,13 +219,27 @@ def _split(handles: Sequence[JobHandle]) -> tuple[list[JobHandle], list[JobHandl
     return here, [handle for handle in handles if handle.cluster != "local"]
 
 
-def slurm_exit_reason(job: JobHandle) -> str | None:
-    """Return Slurm's reason for a job's end, if the job's log holds one.
+def exit_reason(job: JobHandle) -> str | None:
+    """Return the cause of a job's end that Slurm wrote to the job's log, or None.
 
     Args:
         job: a job that has ended.
     """
-    path = Path(job.folder) / f"{job.job_id}_0_log.err"
-    text = files.read_text(path) if job.cluster == "slurm" else None
-    # A requeued job appends to the same log: only the last run counts.
-    return slurm.exit_reason(text[-LOG_TAIL:].rpartition(START_MARK)[2]) if text else None
+    text = _last_run(logs(job)[1]) if job.cluster == "slurm" else ""
+    return slurm.exit_reason(text) if text else None
+
+
+def exit_words(job: JobHandle) -> str | None:
+    """Return the last meaningful line of a job's log, or None.
+
+    Args:
+        job: a job that has ended without a known cause.
+    """
+    out, err = logs(job)
+    return last_words(_last_run(err), _last_run(out))
+
+
+def _last_run(path: Path) -> str:
+    """Return the end of a job's log; a requeued job appends to the log, and its last run counts."""
+    text = files.read_text(path) or ""
+    return text[-LOG_TAIL:].rpartition(START_MARK)[2]

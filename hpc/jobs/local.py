@@ -1,4 +1,4 @@
-"""Jobs on this machine: submitit's local controller, identified by its process id."""
+"""Jobs on the local machine: submitit's local controller, identified by its process id."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def start(
 
 
 def pick_gpus(wanted: int, replica: int, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the GPUs of one replica; replicas on one machine get different ones.
+    """Return the GPUs of a replica; replicas on a machine get different ones.
 
     Args:
         wanted: GPUs per replica.
@@ -117,12 +117,12 @@ def pick_gpus(wanted: int, replica: int, env: Mapping[str, str]) -> tuple[str, .
 
 
 def statuses(handles: Sequence[JobHandle]) -> dict[str, JobStatus]:
-    """Return the statuses of this machine's jobs; UNKNOWN for jobs of another machine.
+    """Return the statuses of the machine's jobs by key; UNKNOWN for jobs of another machine.
 
     Args:
         handles: local jobs.
     """
-    return {handle.job_id: _status(handle) for handle in handles}
+    return {handle.key: _status(handle) for handle in handles}
 
 
 def drain(handles: Sequence[JobHandle]) -> None:

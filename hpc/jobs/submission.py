@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
+import secrets
 import shlex
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
+from submitit.core.utils import JobPaths
 
-from hpc import render
-from hpc.errors import ConfigError, SubmitError
+from hpc import render, slurm
+from hpc.errors import CommandError, ConfigError, SchedulerError, SubmitError
 from hpc.jobs import submitit_executors
 from hpc.model import JobHandle
 from hpc.processes import own_python
 from hpc.state import directory, files, private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from submitit.local.local import LocalExecutor
     from submitit.slurm.slurm import SlurmExecutor
@@ -39,7 +40,7 @@ _TOO_MANY = "the site's MaxArraySize limits the elements of one array (scontrol 
 
 
 def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | None = None) -> str:
-    """Return the batch script of one replica, byte for byte as a submission sends it.
+    """Return the batch script of a replica, byte for byte as a submission sends it.
 
     Args:
         spec: the service.
@@ -57,7 +58,7 @@ def script(spec: ServiceSpec, root: Path, replica: int, *, templates: Path | Non
         folder=str(folder),
         stdout=stdout,
         stderr=stderr,
-        job_name=f"hpc-serve-{spec.name}-{replica}",
+        job_name=replica_name(spec.name, replica),
         signal_s=spec.grace_s,
     )
     return render.sbatch(spec, job, templates)
@@ -81,7 +82,7 @@ def plain_script(request: JobRequest, folder: Path, *, templates: Path | None = 
         folder=str(folder),
         stdout=stdout,
         stderr=stderr,
-        job_name=f"hpc-serve-{request.name}",
+        job_name=plain_name(request.name),
         signal_s=request.grace_s,
         array=f"0-{request.count - 1}" if several else None,
         requeue=request.restarts > 0,
@@ -94,6 +95,16 @@ def plain_script(request: JobRequest, folder: Path, *, templates: Path | None = 
             hint="add job.array to their directives, as our base.sbatch.j2 has it",
         )
     return text
+
+
+def replica_name(service: str, replica: int) -> str:
+    """Return the begin of a replica's job name in Slurm."""
+    return f"hpc-serve-{service}-{replica}"
+
+
+def plain_name(name: str) -> str:
+    """Return the begin of another job's name in Slurm."""
+    return f"hpc-serve-{name}"
 
 
 def task_command(folder: Path) -> str:
@@ -128,7 +139,7 @@ def to_slurm(
     text: str,
     minutes: int | None,
     restarts: int = 0,
-    hide: Iterable[str] = (),
+    name: str = "hpc-serve",
     count: int = 1,
 ) -> list[JobHandle]:
     """Submit a task to Slurm, all its runs with one sbatch.
@@ -139,22 +150,36 @@ def to_slurm(
         text: the batch script.
         minutes: walltime; 0 is UNLIMITED, None the partition's default.
         restarts: requeues at walltime.
-        hide: variables of our environment that sbatch must not see.
+        name: begin of the job's name, which gets an end of its own.
         count: number of runs, as in the text.
 
     Returns:
         One job, or the elements of an array, whose ids are ``ARRAY_INDEX``.
 
     Raises:
-        SubmitError: Slurm refused the job; nothing is left of the attempt.
+        SubmitError: Slurm refused the job, or did not say; nothing is left of the attempt.
     """
+    own_name, sent = f"{name}-{secrets.token_hex(4)}", list[JobHandle]()
+
+    def send(script: Path) -> slurm.Submitted:
+        made = slurm.submit(script, own_name)
+        place = made.cluster, made.named
+        sent.append(JobHandle(made.job_id, "slurm", str(folder), time.time(), own_name, *place))
+        return made
+
     # Without a known walltime every USR2 counts as a timeout, so that restarts stay limited.
     limit = {None: 0, 0: ENDLESS_MIN}.get(minutes, minutes)
-    with _staging(folder) as staging:
-        executor = submitit_executors.Slurm(staging, task_command(folder), text, list(hide))
-        executor.max_num_timeout = restarts
-        executor.parameters["time"] = limit
-        return _submit(executor, [task] * count, folder, "slurm")
+    try:
+        with _staging(folder) as staging:
+            executor = submitit_executors.Slurm(staging, task_command(folder), text, send)
+            executor.max_num_timeout = restarts
+            executor.parameters["time"] = limit
+            made = _submit(executor, [task] * count, folder, "slurm")
+    except BaseException:
+        with contextlib.suppress(SchedulerError):  # a job without its pickle ends by itself
+            slurm.cancel(sent)
+        raise
+    return [replace(sent[0], job_id=job.job_id, submitted_at=job.submitted_at) for job in made]
 
 
 def to_local(
@@ -191,17 +216,14 @@ def _submit(
     folder: Path,
     cluster: Cluster,
 ) -> list[JobHandle]:
-    told = io.StringIO()
     submitted_at = time.time()
     try:
-        with contextlib.redirect_stderr(told):
-            made = executor.submit_array(tasks)
-    except FailedJobError as error:
-        hint = _TOO_MANY if "job array" in str(error) else None
-        raise SubmitError(f"Slurm refused the job: {_refusal(str(error))}", hint=hint) from error
-    except FailedSubmissionError as error:
-        first = str(error).splitlines()[0]
-        raise SubmitError(f"sbatch gave no job id: {first}") from error
+        made = executor.submit_array(tasks)
+    except CommandError as error:
+        if error.returncode is None or cluster == "local":
+            raise
+        hint = _TOO_MANY if "job array" in error.stderr else None
+        raise SubmitError(f"Slurm refused the job: {_refusal(error.stderr)}", hint=hint) from error
     except OSError as error:
         raise SubmitError(f"cannot submit from {folder}: {error.strerror or error}") from error
     for job in made:

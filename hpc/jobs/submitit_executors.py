@@ -8,11 +8,13 @@ from submitit.local.local import LocalExecutor, LocalJob
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from submitit.core.core import Job
     from submitit.core.utils import DelayedSubmission
+
+    from hpc.slurm import Submitted
 
 
 class Slurm(SlurmExecutor):
@@ -22,14 +24,16 @@ class Slurm(SlurmExecutor):
         staging: folder of submitit's files, which is moved or removed afterwards.
         command: the shell command by which submitit runs a task.
         text: the batch script.
-        hide: variables of our environment that sbatch must not see.
+        send: submits a script, and returns the job.
     """
 
-    def __init__(self, staging: Path, command: str, text: str, hide: Sequence[str]) -> None:
+    def __init__(
+        self, staging: Path, command: str, text: str, send: Callable[[Path], Submitted]
+    ) -> None:
         super().__init__(staging)
         self._command = command
         self._text = text
-        self._hide = hide
+        self._send = send
 
     @classmethod
     def affinity(cls) -> int:
@@ -58,13 +62,14 @@ class Slurm(SlurmExecutor):
             jobs[n].paths.move_temporary_file(pickle, "submitted_pickle")
         return jobs
 
-    def _make_submission_file_text(self, command: str, uid: str) -> str:
-        del command, uid
-        return self._text
-
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        hidden = [word for name in self._hide for word in ("-u", name)]
-        return ["env", *hidden, "sbatch", str(submission_file_path)]
+    def _submit_command(self, command: str) -> SlurmJob[Any]:
+        """Submit our script; submitit would take the first "job 47" of any output for the id."""
+        del command
+        script = self.folder / ".submission.sh"
+        script.write_text(self._text, encoding="utf-8")
+        job: SlurmJob[Any] = SlurmJob(folder=self.folder, job_id=self._send(script).job_id)
+        job.paths.move_temporary_file(script, "submission_file")
+        return job
 
 
 class Local(LocalExecutor):

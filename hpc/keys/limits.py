@@ -15,7 +15,7 @@ MOST = 10**12
 
 
 class KeyLimits(BaseModel):
-    """The limits of one key; None is no limit.
+    """The limits of a key; None is no limit.
 
     Attributes:
         rpm: requests in any 60 seconds.

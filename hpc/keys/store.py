@@ -34,7 +34,7 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"
 
 
 class ClientKey(BaseModel):
-    """One entry of keys.yaml.
+    """An entry of keys.yaml.
 
     Attributes:
         id: short name that never changes.

@@ -1,4 +1,4 @@
-"""The usage records of client keys: one file for each machine's gateway."""
+"""The usage records of client keys: a file for each machine's gateway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY_S = 86400
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """The usage of one key.
+    """The usage of a key.
 
     Attributes:
         day: the last day with usage, in days since 1970-01-01, UTC.
@@ -42,7 +42,7 @@ class Use:
 
 
 def path(root: Path, hostname: str) -> Path:
-    """Return the usage record of one machine's gateway, its only writer."""
+    """Return the usage record of a machine's gateway, its only writer."""
     return directory.gateway_dir(root, hostname) / "use.json"
 
 
@@ -97,7 +97,7 @@ def load_all(root: Path, *, but: str | None = None) -> dict[str, Use]:
 
 
 def total(several: Iterable[Use]) -> Use:
-    """Return the sum of one key's usage on several machines."""
+    """Return the sum of a key's usage on several machines."""
     known = tuple(several)
     day = max((one.day for one in known), default=0)
     # Machines whose last usage was on an earlier day add nothing to the latest day.

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import httpx
 
 from hpc import apptainer
-from hpc.engines import failure_causes, preflight
-from hpc.errors import EngineError
+from hpc.engines import GPU_MASKS, failure_causes, preflight
+from hpc.errors import CommandTimeout, EngineError
 from hpc.processes import own_python, programs
 from hpc.state import files, private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from hpc.engines import Launch
     from hpc.model import ServiceSpec
@@ -33,6 +33,8 @@ PROBE_EVERY_S = 0.25
 PROBE_TIMEOUT_S = 5.0
 SIDECAR_START_S = 60.0
 SIGNALS_SETTLE_S = 0.5
+ENDING_S = 5.0
+"""Seconds for the end of a server that failed at a request."""
 LOG_TAIL = 20_000
 ENGINE_KEY = "HPC_SERVE_ENGINE_KEY"
 
@@ -72,14 +74,14 @@ def start_engine(
         CommandError: the container program or the engine is not installed.
         EngineError: the image or the model is missing.
     """
-    preflight.check_files(spec)
+    preflight.check_files(spec, on_node=True)
     if not spec.model.startswith("/"):
-        _make_cache(Path(launch.env["HF_HOME"]))
+        _make_cache(Path(launch.env.get("HF_HUB_CACHE") or launch.env["HF_HOME"]))
     for name in launch.folders:
         (run_dir / name).mkdir(mode=0o700, exist_ok=True)
     door = run_dir / "engine.sock"
     door.unlink(missing_ok=True)  # of a killed engine: the next engine could not bind
-    argv, env = launch.argv, {**_inherited(), **launch.env}
+    argv, env = launch.argv, {**_inherited(launch), **launch.env}
     if spec.container == "apptainer":
         argv = apptainer.exec_argv(
             str(spec.image),
@@ -90,7 +92,9 @@ def start_engine(
             extra=spec.apptainer_args,
             program=program,
         )
-        env = apptainer.container_env(launch.env, os.environ)
+        env = apptainer.container_env(launch.env, os.environ, _prefixes(program))
+        for name in apptainer.dropped(os.environ):
+            log.info("%s has no effect; write its option under apptainer_args", name)
     # The log is appended to: an old start's error must not explain this start's failure.
     log_start = log_path.stat().st_size if log_path.exists() else 0
     umask = private.user_umask()  # an engine may download weights that a group shares
@@ -98,13 +102,25 @@ def start_engine(
     return Running(started, launch, log_path, str(door), log_start)
 
 
-def _inherited() -> dict[str, str]:
-    """Return the process's variables for an engine, without PYTHONSAFEPATH.
+def _prefixes(program: str) -> tuple[str, ...]:
+    """Return the prefixes of variables that the node's container program reads."""
+    try:
+        told = programs.run([program, "--version"], check=False).stdout
+    except CommandTimeout:  # a slow file system: the start itself may take longer
+        told = ""
+    return apptainer.prefixes(told)
+
+
+def _inherited(launch: Launch) -> dict[str, str]:
+    """Return the job's variables for an engine, without PYTHONSAFEPATH and replaced GPU masks.
 
     A job runs with PYTHONSAFEPATH, against modules in a foreign working folder. An engine's
-    modules lie beside its script, and its working folder is private.
+    modules lie beside its script, and its working folder is private. A mask of the launch replaces
+    the job's: with ROCR_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES together, ROCm would index twice.
     """
-    return own_python.for_others(os.environ)
+    masked = any(name in launch.env for name in GPU_MASKS)
+    found = own_python.for_others(os.environ)
+    return {name: value for name, value in found.items() if not (masked and name in GPU_MASKS)}
 
 
 def _make_cache(folder: Path) -> None:
@@ -181,6 +197,20 @@ def check_alive(running: Running, spec: ServiceSpec) -> None:
     raise EngineError(cause or f"the engine ended with exit status {code}: {last_line(tail)}")
 
 
+def cause_of(running: Running, spec: ServiceSpec, error: EngineError) -> EngineError:
+    """Return the cause of a fault: the server's own, if it ends within a few seconds.
+
+    A server of several processes answers with errors first, and ends after that.
+    """
+    for _ in range(round(ENDING_S / PROBE_EVERY_S)):
+        try:
+            check_alive(running, spec)
+        except EngineError as found:
+            return found
+        time.sleep(PROBE_EVERY_S)
+    return error
+
+
 def read_tail(path: Path, start: int = 0) -> str:
     """Return the end of a log, at most ``LOG_TAIL`` bytes and none before ``start``."""
     try:
@@ -201,25 +231,25 @@ def last_line(text: str) -> str:
 def start_sidecar(
     running: Running,
     *,
+    spec: ServiceSpec,
     secret_file: Path,
     certificate: Certificate | None,
     host: str,
     run_dir: Path,
     log_path: Path,
     drain_s: float,
-    media_domains: Sequence[str] = (),
 ) -> tuple[Process[str], int]:
     """Start the sidecar, a replica's only outside access; return process and port.
 
     Args:
         running: the server behind the sidecar.
+        spec: the service, with the ports to choose from and the hosts of media.
         secret_file: file with the secret that both sides of a connection prove.
         certificate: the certificate, or None without TLS.
         host: address to bind.
         run_dir: the job's private folder.
         log_path: file for the sidecar's output.
         drain_s: seconds for streams to end.
-        media_domains: hosts that the engine may fetch media from.
 
     Raises:
         EngineError: the sidecar did not start.
@@ -228,11 +258,12 @@ def start_sidecar(
     ready.unlink(missing_ok=True)
     argv = own_python.argv("gateway_lite", "sidecar", "--upstream-unix", running.socket)
     argv += ["--secret-file", str(secret_file), "--engine-key-env", ENGINE_KEY]
-    argv += ["--host", host, "--port", "0", "--ready-file", str(ready)]
+    argv += ["--host", host, "--ready-file", str(ready)]
+    argv += ["--port", "{}-{}".format(*(spec.replica_ports or (0, 0)))]
     argv += ["--drain-timeout", f"{drain_s:g}"]
     if certificate is not None:
         argv += ["--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key)]
-    argv += [word for domain in media_domains for word in ("--media-domain", domain)]
+    argv += [word for domain in spec.media_domains for word in ("--media-domain", domain)]
     # The key travels in the environment: the argument list is readable by every user of the node.
     key = running.launch.env[running.launch.key_env]
     env = own_python.environment({**os.environ, ENGINE_KEY: key})

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hpc.model import Endpoint, Phase
+    from hpc.node.addresses import NodeAddresses
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Announcer:
         port: int | None = None,
         slots: int | None = None,
         certificate: str | None = None,
+        place: NodeAddresses | None = None,
         cause: str | None = None,
     ) -> None:
         """Publish a new phase.
@@ -52,6 +54,7 @@ class Announcer:
             port: the sidecar's port, once known.
             slots: requests the engine serves at once, once known.
             certificate: PEM of the sidecar's certificate, once known.
+            place: the node's addresses, once known.
             cause: the reason of a failure, in one sentence.
         """
         now = time.time()
@@ -62,6 +65,8 @@ class Announcer:
             port=self.endpoint.port if port is None else port,
             slots=self.endpoint.slots if slots is None else slots,
             certificate=self.endpoint.certificate if certificate is None else certificate,
+            host=self.endpoint.host if place is None else place.host,
+            addresses=self.endpoint.addresses if place is None else place.others,
             cause=cause,
             phases={**self.endpoint.phases, phase.value: now},
         )

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from hpc.batch.input import intake, jsonl
+from hpc.batch.input.documents import UnreadableFileError
 from hpc.batch.input.jsonl import BadLine
 from hpc.errors import ConfigError
 from hpc.keys import store as key_store
@@ -23,7 +24,6 @@ SHOWN = 100
 # The first match counts: the longer beginnings stand before the shorter.
 CODES = (
     ("no JSON", "invalid_json_line", None),
-    ("the JSON is nested", "invalid_json_line", None),
     ("the line is longer", "line_too_long", None),
     ("custom_id is missing", "missing_required_parameter", "custom_id"),
     ("custom_id", "duplicate_custom_id", "custom_id"),
@@ -72,19 +72,23 @@ def error(code: str, message: str, line: int | None = None, param: str | None = 
     return {"code": code, "message": message, "param": param, "line": line}
 
 
-def read(path: Path, endpoint: str, models: Container[str]) -> CheckedInput:
+def read(path: Path, endpoint: str, models: Container[str], most: int) -> CheckedInput:
     """Check every line of a file.
 
     Args:
         path: the file.
         endpoint: URL path that every request must have.
         models: allowed model names.
+        most: most bytes of the file, once unpacked.
 
     Raises:
-        RefusedError: the file is missing, or a line is faulty.
+        RefusedError: the file is missing or cannot be unpacked, or a line is faulty.
     """
     try:
-        seen = judge(intake.unique(jsonl.read(path)), endpoint, models)
+        seen = judge(intake.unique(jsonl.read(path, most=most)), endpoint, models)
+    except UnreadableFileError as unreadable:
+        told = str(unreadable).replace(str(path), f"the file {path.parent.name}")
+        raise RefusedError("failed", error("invalid_file_format", told)) from unreadable
     except ConfigError as gone:
         told = f"the file {path.parent.name} has been deleted, or cannot be read"
         raise RefusedError("failed", error("file_not_found", told)) from gone
@@ -125,7 +129,10 @@ def _of_request(one: InputRequest, endpoint: str, models: Container[str]) -> Any
         return error("mismatched_endpoint", told, one.number, "url")
     model = one.body["model"]
     if not isinstance(model, str) or model not in models:
-        told = f"the model {str(model)[:100]!r} does not exist, or this key may not use it"
+        told = (
+            f"the model {str(model)[:100]!r} does not exist, or this key may not use it;"
+            " an alias in models.yaml gives a model another name"
+        )
         return error("model_not_found", told, one.number, "body.model")
     return None
 

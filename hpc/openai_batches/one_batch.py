@@ -45,7 +45,7 @@ TOKEN_S = 3600
 
 @dataclass(frozen=True, slots=True)
 class ProcessorContext:
-    """The context that all batches of one batch processor share.
+    """The context that all batches of a batch processor share.
 
     Attributes:
         root: state directory.
@@ -60,12 +60,12 @@ class ProcessorContext:
     one_at_a_time: Lock = field(default_factory=Lock)
 
     def serves(self) -> bool:
-        """Return whether this machine's gateway runs."""
+        """Return whether the machine's gateway runs."""
         return reach.here(self.root) is not None
 
 
 class BatchRun:
-    """The processing of one batch; after a crash a new process continues from the state on disk.
+    """The processing of a batch; after a crash a new process continues from the state on disk.
 
     Args:
         office: the processor's context.
@@ -142,7 +142,8 @@ class BatchRun:
             if token is None:
                 return None
             input_check.check_key(self._office.root, self._order.key)
-            checked = input_check.read(content, self._order.endpoint, self._order.models)
+            order = self._order
+            checked = input_check.read(content, order.endpoint, order.models, order.most_bytes)
         except input_check.RefusedError as refused:
             self._end(refused.status, errors=refused.errors)
             return None
@@ -255,6 +256,7 @@ class BatchRun:
             return None
         order = self._order
         # Not random: after a crash in mid-step the same files are written again, not new ones.
+        now = int(time.time())
         mark = hashlib.sha256(f"{order.id} {kind}".encode()).hexdigest()[:24]
         file = batch_records.StoredFile(
             id=f"file-{mark}",
@@ -262,7 +264,8 @@ class BatchRun:
             filename=f"{order.id}_{kind}.jsonl",
             purpose="batch_output",
             size=(draft / "content").stat().st_size,
-            created_at=int(time.time()),
+            created_at=now,
+            expires_at=None if order.output_s is None else now + order.output_s,
         )
         batch_records.keep(self._office.root, draft, file)
         return file.id

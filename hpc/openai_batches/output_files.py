@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from hpc.batch.folder import DOING, DONE, TODO
 from hpc.batch.input import intake
 from hpc.batch.ledger import answers, claims, merge
+from hpc.surrogates import without_halves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
     from hpc.batch.model import BatchSpec
 
 NAMES = {
-    "input_tokens": ("prompt_tokens",),
-    "cached_tokens": ("prompt_tokens_details", "cached_tokens"),
-    "output_tokens": ("completion_tokens",),
-    "reasoning_tokens": ("completion_tokens_details", "reasoning_tokens"),
+    "input_tokens": (("prompt_tokens",), ("input_tokens",)),
+    "cached_tokens": (
+        ("prompt_tokens_details", "cached_tokens"),
+        ("input_tokens_details", "cached_tokens"),
+    ),
+    "output_tokens": (("completion_tokens",), ("output_tokens",)),
+    "reasoning_tokens": (
+        ("completion_tokens_details", "reasoning_tokens"),
+        ("output_tokens_details", "reasoning_tokens"),
+    ),
 }
-"""Token counts, each with its path in an answer's ``usage``."""
+"""Token counts, each with its paths in an answer's ``usage``: of chats, and of responses."""
 
 
 def of(line: bytes) -> dict[str, int]:
@@ -35,8 +42,12 @@ def of(line: bytes) -> dict[str, int]:
     Args:
         line: a line of the output.
     """
-    said = _at(from_json(line), "response", "body", "usage")
-    return {name: _count(_at(said, *path)) for name, path in NAMES.items()}
+    try:
+        said = from_json(line)
+    except ValueError:  # a number beyond 64 bits or nesting, which only Python's own reader takes
+        said = json.loads(line)
+    said = _at(said, "response", "body", "usage")
+    return {name: max(_count(_at(said, *path)) for path in paths) for name, paths in NAMES.items()}
 
 
 def _at(said: Any, *path: str) -> Any:
@@ -129,4 +140,4 @@ def _never(row: int, line: bytes, why: str) -> bytes:
         "response": None,
         "error": {"code": f"batch_{why}", "message": WORDS[why]},
     }
-    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+    return without_halves(json.dumps(said, separators=(",", ":")).encode()) + b"\n"

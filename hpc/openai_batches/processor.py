@@ -46,7 +46,7 @@ AGAIN_S = 10.0
 
 
 class BatchProcessor:
-    """The processor of all batches of one machine's gateway.
+    """The processor of all batches of a machine's gateway.
 
     Args:
         root: the state directory.
@@ -150,7 +150,7 @@ class BatchProcessor:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the batch processor of this machine, unless another one runs.
+    """Run the batch processor of the machine, unless another one runs.
 
     Args:
         argv: arguments after the program's name; None takes those of the process.

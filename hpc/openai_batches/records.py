@@ -21,6 +21,7 @@ from collections.abc import Mapping  # noqa: TC003 - records are decoded by thei
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpc import api_paths
 from hpc.errors import StateError
 from hpc.state import directory, records
 from hpc.state import files as state_files
@@ -36,7 +37,7 @@ DRAFT = ".draft-"
 STALE_S = 24 * 3600.0
 """Seconds after which an unfinished file belongs to a process that has ended."""
 FINAL = frozenset({"failed", "completed", "expired", "cancelled"})
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+ENDPOINTS = tuple(api_paths.BATCHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class StoredFile:
         purpose: ``batch`` or ``batch_output``.
         size: bytes.
         created_at: time of creation.
+        expires_at: time from which the file is no longer found, or None.
     """
 
     id: str
@@ -58,6 +60,7 @@ class StoredFile:
     purpose: str
     size: int
     created_at: int
+    expires_at: int | None = None
     schema: int = 1
 
 
@@ -76,6 +79,8 @@ class BatchRecord:
         metadata: the client's own notes.
         hostname: machine whose gateway accepted the batch.
         models: names of the models that the key may use, at the batch's creation.
+        most_bytes: most bytes of the file, once unpacked.
+        output_s: seconds for which the files of answers are kept; None is for ever.
     """
 
     id: str
@@ -88,6 +93,8 @@ class BatchRecord:
     metadata: Mapping[str, str] | None = None
     hostname: str = ""
     models: tuple[str, ...] = ()
+    most_bytes: int = 2**29
+    output_s: int | None = None
     schema: int = 1
 
 
@@ -144,10 +151,37 @@ def new_id(prefix: str) -> str:
 
 
 def load_file(root: Path, key: str, file: str) -> StoredFile | None:
-    """Return the record of a key's file, or None."""
+    """Return the record of a key's file, or None if there is none, or no longer."""
+    found = _load_file(root, key, file)
+    return None if found is None or _is_over(found, time.time()) else found
+
+
+def _load_file(root: Path, key: str, file: str) -> StoredFile | None:
     if not FILE_ID.fullmatch(file):
         return None
     return records.read_record(file_dir(root, key, file) / "meta.json", StoredFile)
+
+
+def _is_over(file: StoredFile, now: float) -> bool:
+    return file.expires_at is not None and now >= file.expires_at
+
+
+def remove_expired(root: Path, now: float) -> None:
+    """Remove the files of all keys that have expired.
+
+    Args:
+        root: the state directory.
+        now: Unix time.
+
+    Raises:
+        StateError: a file cannot be removed.
+    """
+    folder = directory.stored_files_dir(root, "")
+    for key in filter(KEY_ID.fullmatch, _names(folder)):
+        for name in _names(folder / key):
+            found = _load_file(root, key, name)
+            if found is not None and _is_over(found, now):
+                drop_file(root, key, name)
 
 
 def load_batch(root: Path, key: str, batch: str) -> BatchRecord | None:

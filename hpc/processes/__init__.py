@@ -1,1 +1,1 @@
-"""Programs and processes of this machine."""
+"""Programs and processes of the machine."""

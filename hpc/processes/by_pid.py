@@ -1,4 +1,4 @@
-"""Processes of this machine, each known by an identity that no other process ever has.
+"""Processes of the machine, each known by an identity that no other process ever has.
 
 A process id alone is reused, and a command line is whatever its owner writes: after a crash another
 user can have both. So records keep an identity, and no signal goes to anything else.
@@ -41,7 +41,7 @@ def stop(process: str, *, grace_s: float = 10.0) -> bool:
 
 
 def send(process: str, number: int) -> bool:
-    """Send a signal to exactly one process; return whether the process was there.
+    """Send a signal to a single process; return whether the process was there.
 
     Args:
         process: return value of ``identity``.

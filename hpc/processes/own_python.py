@@ -1,4 +1,4 @@
-"""Our own modules as programs, started from folders in which other users may write."""
+"""Our own modules as programs, started from folders in which foreign users may write."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUILD_FOLDER = "/opt/hpc-serve-build"
-"""Bind point for this machine's pip settings during a build; empty in the image."""
+"""Bind point for the machine's pip settings during a build; empty in the image."""
 WHEEL_FOLDER = "/opt/hpc-serve-wheels"
 """Bind point for a folder of wheels during a build; empty in the image."""
 PYTHON_PACKAGES = {

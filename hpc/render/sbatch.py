@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpc.config import format_time
 from hpc.errors import ConfigError
+from hpc.render import sbatch_options
 from hpc.render.template import CONTROL, fill
 
 if TYPE_CHECKING:
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from hpc.model import Resources, ServiceSpec
 
 PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
-OPTION = re.compile(r"[a-z][a-z0-9-]*")
-OURS = frozenset(
-    {"array", "error", "job-name", "open-mode", "output", "requeue", "no-requeue", "signal", "wrap"}
-)
-"""sbatch options that a site or model may not change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +79,41 @@ def script(
     Raises:
         ConfigError: a value cannot stand in a batch script, or a template is faulty.
     """
-    # submitit's log files, the requeue and the signal before the walltime depend on these options.
-    for option in resources.extra:
-        if option in OURS or not OPTION.fullmatch(option):
-            raise ConfigError(f"{option!r} is no sbatch option that a model or site can set")
+    sbatch_options.check(resources)
     values = {
         "job": job,
         "resources": resources,
+        "amounts": amounts(resources),
         "setup": setup,
         "directive": directive,
         "format_time": format_time,
     }
     return fill("slurm_templates", f"{template}.sbatch.j2", values, templates)
+
+
+def amounts(resources: Resources) -> dict[str, str | int]:
+    """Return the options of sbatch for CPUs, GPUs and memory, in the site's way of asking."""
+    wanted: dict[str, str | int] = {}
+    if resources.cpus_per_gpu is None:
+        wanted["cpus-per-task"] = resources.cpus
+    else:
+        wanted["cpus-per-gpu"] = resources.cpus_per_gpu
+    gpus = ":".join(filter(None, (resources.gpu_type, str(resources.gpus))))
+    asked = resources.gpu_option if resources.gpus else "none"
+    # A second --gres would replace the first: other GRES of a site join the GPUs.
+    gres = [f"gpu:{gpus}"] if asked == "gres" else []
+    gres += filter(None, [resources.extra.get("gres")])
+    if asked not in {"gres", "none"}:
+        wanted[asked] = gpus
+    if gres:
+        wanted["gres"] = ",".join(gres)
+    memory = {
+        "mem": resources.mem_mb,
+        "mem-per-cpu": resources.mem_per_cpu,
+        "mem-per-gpu": resources.mem_per_gpu,
+    }
+    named = {option: f"{mib}M" if mib else mib for option, mib in memory.items() if mib is not None}
+    return wanted | named
 
 
 def directive(option: str, value: str | int | None = None) -> str:

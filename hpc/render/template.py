@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-"""Characters that one line of a script cannot hold."""
+"""Characters that a line of a script cannot hold."""
 
 
 def fill(kind: assets.Kind, name: str, values: Mapping[str, Any], templates: Path | None) -> str:

@@ -17,7 +17,7 @@ NO_ANSWER = JobStatus(JobState.UNKNOWN, reason="the scheduler does not answer")
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """The state of one replica, from the node's and the scheduler's reports.
+    """The state of a replica, from the node's and the scheduler's reports.
 
     Attributes:
         number: number of the replica, from 0.
@@ -34,6 +34,17 @@ class ReplicaView:
     job: JobHandle | None
     status: JobStatus
     endpoint: Endpoint | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job serves no more, by Slurm's word or by the node's during Slurm's clean-up.
+
+        Slurm cleans up for hours where a process cannot be killed or a node is down.
+        """
+        if self.job is None or self.status.state.over:
+            return True
+        own = self.endpoint if of_this_run(self.endpoint, self.job, self.status) else None
+        return self.status.state is JobState.ENDING and own is not None and own.phase in OVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +76,39 @@ def join_phase(
     """
     if job is None:
         return Phase.FAILED, "no job was submitted"
+    status = doubted(status, job, endpoint, now=now)
     own = endpoint if of_this_run(endpoint, job, status) else None
     if status.state is JobState.PENDING:
         return Phase.QUEUED, _waits(status, now)
     if status.state in {JobState.RUNNING, JobState.UNKNOWN}:
         return _alive(status, own, now)
     if status.state is JobState.ENDING:
-        # A node that was told to stop cannot know whether Slurm is about to requeue the job.
         failed = own if own is not None and own.phase is Phase.FAILED else None
-        return (Phase.FAILED, failed.cause) if failed else (Phase.DRAINING, None)
+        return (Phase.FAILED, failed.cause) if failed else (Phase.DRAINING, _left(own))
     return _over(status, own)
+
+
+def doubted(
+    status: JobStatus, job: JobHandle, endpoint: Endpoint | None, *, now: float
+) -> JobStatus:
+    """Return the scheduler's report; UNKNOWN for a GONE job with a fresh heartbeat of the node.
+
+    Args:
+        status: the scheduler's report.
+        job: the replica's job.
+        endpoint: the node's last report.
+        now: Unix time.
+    """
+    if status.state is not JobState.GONE or endpoint is None:
+        return status
+    writes = endpoint.phase not in OVER and abs(now - endpoint.beat_at) <= directory.STALE_S
+    if not writes or not of_this_run(endpoint, job, status):
+        return status
+    age = max(0.0, now - endpoint.beat_at)
+    return JobStatus(
+        JobState.UNKNOWN,
+        reason=f"Slurm does not know the job, but its node wrote {age:.0f} s ago",
+    )
 
 
 def of_this_run(endpoint: Endpoint | None, job: JobHandle, status: JobStatus) -> bool:
@@ -112,7 +146,17 @@ def _alive(status: JobStatus, own: Endpoint | None, now: float) -> tuple[Phase, 
         notes.append(status.reason or "the scheduler does not answer")
     if now - own.beat_at > directory.STALE_S and own.phase not in OVER:
         notes.append(f"no heartbeat for {now - own.beat_at:.0f} s")
+    # A node that was told to stop cannot know whether Slurm is about to requeue the job: only the
+    # scheduler says over.
+    if own.phase is Phase.STOPPED:
+        return Phase.DRAINING, "; ".join(filter(None, [_left(own), *notes]))
     return own.phase, "; ".join(notes) or None
+
+
+def _left(own: Endpoint | None) -> str | None:
+    """Return the note of a replica with a stopped node and a living job, or None."""
+    stopped = own is not None and own.phase is Phase.STOPPED
+    return "its node has stopped, and Slurm ends or requeues the job" if stopped else None
 
 
 def _over(status: JobStatus, own: Endpoint | None) -> tuple[Phase, str | None]:

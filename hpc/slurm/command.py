@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.errors import CommandError, SchedulerError
@@ -17,6 +19,14 @@ TIMEOUT_S = 15.0
 LINES = 3
 """Last lines of a program's error that go into our error."""
 
+PROGRAMS = ("sbatch", "squeue", "scancel")
+FOLDERS = (
+    *("/etc/slurm", "/etc/slurm-llnl", "/usr/local/etc/slurm", "/opt/slurm", "/usr/local/slurm"),
+    *("/cm/shared/apps/slurm", "/run/slurm", "/var/spool/slurm", "/var/spool/slurmd"),
+)
+"""Usual places of Slurm's settings, programs and files, packages' and sites' own."""
+
+_SIGNS = re.compile(r"SLURM_(CONF|JWT|JOB_ID|ROOT|HOME|CLUSTERS|CLUSTER_NAME)(_|$)|SBATCH_")
 _OPTIONS = re.compile(r"(SBATCH|SLURM|SRUN|SALLOC|SQUEUE|SACCT|SINFO|SCANCEL|SCONTROL|SUBMITIT)_")
 _FINDS_SLURM = re.compile(r"SLURM_(CONF|JWT)(_|$)")
 _PREFIX = re.compile(r"^(\w+: )?(error|fatal): |^slurm_\w+( error)?: ")
@@ -73,7 +83,7 @@ def run(
 
 
 def said(stderr: str) -> str:
-    """Return the error of a Slurm program on one line, without prefixes."""
+    """Return the error of a Slurm program on a line, without prefixes."""
     lines = (_PREFIX.sub("", line.strip()) for line in stderr.splitlines())
     told = "; ".join(list(dict.fromkeys(line.rstrip(".") for line in lines if line))[-LINES:])
     return told[:1].lower() + told[1:] if told[1:2].islower() else told
@@ -87,11 +97,34 @@ def unanswered(error: CommandError) -> SchedulerError:
     )
 
 
+def clusters(env: Mapping[str, str]) -> str:
+    """Return the clusters for new jobs by an environment, read as by sbatch, or ""."""
+    return env.get("SBATCH_CLUSTERS") or env.get("SLURM_CLUSTERS") or ""
+
+
 def available() -> bool:
     """Return whether the machine has Slurm's programs, without running any."""
-    try:
-        for program in ("sbatch", "squeue", "scancel"):
-            programs.find_program(program)
-    except CommandError:
-        return False
-    return True
+    return not missing_programs()
+
+
+def missing_programs() -> list[str]:
+    """Return the needed programs of Slurm without a place on PATH."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+def sign_of_slurm(env: Mapping[str, str]) -> str | None:
+    """Return a sign of a Slurm cluster on the machine, or None.
+
+    A login node often has Slurm's programs behind a module only, and no folder of Slurm either.
+
+    Args:
+        env: the caller's.
+    """
+    names = [name for name in env if _SIGNS.match(name)]
+    if names:
+        return f"{names[0]} is set"
+    modules = [Path(one, "slurm") for one in env.get("MODULEPATH", "").split(":") if one]
+    for path in (*map(Path, FOLDERS), *modules):
+        if path.exists():
+            return f"{path} is there"
+    return None

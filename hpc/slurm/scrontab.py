@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from hpc.errors import CommandError, SchedulerError
-from hpc.slurm.command import run, said
+import os
+import re
 
+from hpc.errors import CommandError, SchedulerError
+from hpc.processes import programs
+from hpc.slurm.command import TIMEOUT_S, environment, run, said
+
+PROGRAM = "scrontab"
 BEGIN, END = "# hpc-serve {} begin", "# hpc-serve {} end"
-NONE_YET = "no crontab"
+NONE_YET = re.compile(r"(?:scrontab: )?no crontab for \S+\s*")
+"""The answer for a user without a scrontab: with exit status 1, and by release on either output."""
 
 
 def read() -> str | None:
     """Return the user's scrontab; None if the site has no scrontab or denies access."""
+    argv, env = [PROGRAM, "-l"], environment(os.environ)
     try:
-        return run(["scrontab", "-l"], exact=True).stdout
-    except CommandError as error:
-        return "" if NONE_YET in error.stderr else None
+        result = programs.run(argv, timeout_s=TIMEOUT_S, env=env, check=False, exact=True)
+    except CommandError:
+        return None
+    if any(NONE_YET.fullmatch(text.strip()) for text in (result.stdout, result.stderr)):
+        return ""
+    return result.stdout if result.returncode == 0 else None
 
 
 def put(name: str, lines: list[str]) -> None:
@@ -82,6 +92,6 @@ def _current() -> str:
 
 def _write(text: str) -> None:
     try:
-        run(["scrontab", "-"], stdin=text, exact=True)
+        run([PROGRAM, "-"], stdin=text, exact=True)
     except CommandError as error:
         raise SchedulerError(f"Slurm did not take the scrontab: {said(error.stderr)}") from error

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hpc.model import JobState, JobStatus
+from hpc.slurm import reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ STATES: dict[str, tuple[JobState, str | None]] = {
     "PENDING": (JobState.PENDING, None),
     "CONFIGURING": (JobState.PENDING, "its nodes are booting"),
     "REQUEUED": (JobState.PENDING, "requeued"),
-    "REQUEUE_HOLD": (JobState.PENDING, "requeued and held"),
+    "REQUEUE_HOLD": (JobState.PENDING, "held after a requeue"),
     "REQUEUE_FED": (JobState.PENDING, "requeued by the federation"),
     "RESV_DEL_HOLD": (JobState.PENDING, "held: its reservation is gone"),
     "SPECIAL_EXIT": (JobState.PENDING, "held after a special exit"),
@@ -46,30 +47,6 @@ STATES: dict[str, tuple[JobState, str | None]] = {
 }
 """All job states of Slurm up to 25.05."""
 
-REASONS = {
-    "Resources": "waits for free resources",
-    "Priority": "waits behind jobs of higher priority",
-    "Dependency": "waits for another job",
-    "BeginTime": "waits for its begin time",
-    "JobHeldUser": "held by its user",
-    "JobHeldAdmin": "held by an administrator",
-    "Reservation": "waits for its reservation",
-    "Licenses": "waits for a licence",
-    "ReqNodeNotAvail": "a node it needs is not available",
-    "PartitionDown": "its partition is down",
-    "PartitionInactive": "its partition is inactive",
-    "PartitionTimeLimit": "never starts: its walltime is over the partition's limit",
-    "PartitionNodeLimit": "never starts: its node count is outside the partition's limits",
-    "PartitionConfig": "never starts: no node of its partition is large enough",
-    "BadConstraints": "never starts: no node satisfies what it asks for",
-    "DependencyNeverSatisfied": "never starts: the job it waits for failed",
-    "AccountNotAllowed": "never starts: the partition refuses its account",
-    "QOSNotAllowed": "never starts: the partition refuses its QOS",
-    "InvalidAccount": "never starts: its account is not valid",
-    "InvalidQOS": "never starts: its QOS is not valid",
-    "RaisedSignal": "ended by a signal",
-    "NonZeroExitCode": "exited with an error",
-}
 _STEPD = re.compile(
     r"slurmstepd|srun: "
     # Since Slurm 25.05 no name stands before what slurmstepd writes, and so its sentences tell it.
@@ -86,8 +63,10 @@ _ENDINGS = {
     "due to node failure": "a node failed",
 }
 """Texts of slurmstepd at a job's end, in lower case, each with the cause."""
-_NO_REASON = {"", "None", "(null)", "NonZeroExitCode"}
 SIGKILL = 9
+NO_OUTPUT = 53
+"""slurmd's code for a batch script whose output file cannot be opened, shown as a signal."""
+NO_OUTPUT_TEXT = "the node cannot write the job's log: its folder is not there, or is read-only"
 _TIME = "%Y-%m-%dT%H:%M:%S"
 _RANGE = re.compile(r"\[([^\]]*)\]")
 
@@ -114,7 +93,8 @@ def status(
     elif name == "CANCELLED" and by:
         text = f"cancelled by uid {by.strip()}"
     elif state is JobState.PENDING:
-        text = _why(reason) or text
+        # A state that says "held" says more than a reason such as BeginTime.
+        text = text if reasons.blocks(text) else reasons.explain(reason) or text
     return JobStatus(
         state=state,
         reason=text,
@@ -122,6 +102,7 @@ def status(
         start_at=when(start),
         end_at=None if state is JobState.PENDING else when(end),
         exit_code=exit_code,
+        blocked=state is JobState.PENDING and reasons.blocks(text),
     )
 
 
@@ -201,21 +182,14 @@ def _exit(code: str) -> tuple[int | None, int]:
 
 
 def _failure(exit_code: int | None, signal: int, reason: str) -> str:
+    if signal == NO_OUTPUT:
+        return NO_OUTPUT_TEXT
     if signal:
         # On sites that sample memory instead of confining by cgroups, an out-of-memory kill by
         # Slurm is reported as FAILED.
         perhaps = ", perhaps for lack of memory" if signal == SIGKILL else ""
         return f"killed by signal {signal}{perhaps}"
-    why = _why(reason)
+    why = reasons.explain(reason)
     if exit_code and why is None:
         return f"exit status {exit_code}"
     return why or "it failed"
-
-
-def _why(reason: str) -> str | None:
-    """Return a Slurm reason in plain words, with Slurm's own word in parentheses."""
-    plain = reason.strip()
-    if plain in _NO_REASON:
-        return None
-    text = REASONS.get(re.split(r"[,:( ]", plain, maxsplit=1)[0])
-    return f"{text} ({plain})" if text else plain

@@ -60,7 +60,7 @@ def home(override: str | None = None) -> Path:
 
 
 def _check_way(root: Path) -> None:
-    """Refuse a state directory that other users could replace."""
+    """Refuse a state directory that foreign users could replace."""
     weak = trust.weak_folder(root)
     if weak is not None:
         other = "choose another folder by HPC_SERVE_HOME"
@@ -98,27 +98,27 @@ def _our_uid() -> int:
 
 
 def service_dir(root: Path, service: str) -> Path:
-    """Return the folder of one service."""
+    """Return the folder of a service."""
     return root / "services" / service
 
 
 def replica_dir(root: Path, service: str, replica: int) -> Path:
-    """Return the folder of one replica, counted from 0."""
+    """Return the folder of a replica, counted from 0."""
     return service_dir(root, service) / "replicas" / str(replica)
 
 
 def jobs_dir(root: Path, service: str) -> Path:
-    """Return submitit's folder for one service: scripts, pickles and logs."""
+    """Return submitit's folder for a service: scripts, pickles and logs."""
     return service_dir(root, service) / "jobs"
 
 
 def secret_path(root: Path, service: str, replica: int) -> Path:
-    """Return the file with the key of one replica's sidecar."""
+    """Return the file with the key of a replica's sidecar."""
     return replica_dir(root, service, replica) / "secret"
 
 
 def engine_log(root: Path, service: str, replica: int) -> Path:
-    """Return the log of one replica's engine."""
+    """Return the log of a replica's engine."""
     return replica_dir(root, service, replica) / "engine.log"
 
 
@@ -128,7 +128,7 @@ def batches_dir(root: Path) -> Path:
 
 
 def batch_dir(root: Path, batch: str) -> Path:
-    """Return the folder of one batch; ``hpc.batch.folder`` knows the names in it."""
+    """Return the folder of a batch; ``hpc.batch.folder`` knows the names in it."""
     return batches_dir(root) / batch
 
 
@@ -143,12 +143,12 @@ def plain_job_dir(root: Path, name: str) -> Path:
 
 
 def stored_files_dir(root: Path, key: str) -> Path:
-    """Return the folder of the files that clients of one key stored, by the key's id."""
+    """Return the folder of the files that clients of a key stored, by the key's id."""
     return root / "files" / key
 
 
 def batch_records_dir(root: Path, key: str) -> Path:
-    """Return the folder of the batch records of one key, by the key's id."""
+    """Return the folder of the batch records of a key, by the key's id."""
     return root / "openai-batches" / key
 
 
@@ -163,7 +163,7 @@ def processor_lock_path(root: Path, hostname: str) -> Path:
 
 
 def connections_dir(root: Path) -> Path:
-    """Return the folder with the records of this user's tunnels."""
+    """Return the folder with the records of the user's tunnels."""
     return root / "connections"
 
 
@@ -188,7 +188,7 @@ def keys_path(root: Path) -> Path:
 
 
 def gateway_dir(root: Path, hostname: str) -> Path:
-    """Return the folder of the gateway of one machine."""
+    """Return the folder of the gateway of a machine."""
     return root / "gateways" / hostname
 
 
@@ -208,12 +208,12 @@ def load_spec(root: Path, service: str) -> ServiceSpec | None:
 
 
 def save_job(root: Path, service: str, replica: int, job: JobHandle) -> None:
-    """Record the job of one replica."""
+    """Record the job of a replica."""
     write_record(replica_dir(root, service, replica) / "job.json", job)
 
 
 def load_job(root: Path, service: str, replica: int) -> JobHandle | None:
-    """Return the job of one replica, or None."""
+    """Return the job of a replica, or None."""
     return read_record(replica_dir(root, service, replica) / "job.json", JobHandle)
 
 
@@ -229,14 +229,14 @@ def load_endpoint(root: Path, service: str, replica: int) -> Endpoint | None:
 
 
 def new_secret(root: Path, service: str, replica: int) -> str:
-    """Make a fresh key for one replica's sidecar, readable by its owner only."""
+    """Make a fresh key for a replica's sidecar, readable by its owner only."""
     secret = secrets.token_urlsafe(SECRET_BYTES)
     write_text(secret_path(root, service, replica), secret)
     return secret
 
 
 def load_secret(root: Path, service: str, replica: int) -> str | None:
-    """Return the key of one replica's sidecar; None for no key, and for one open to others."""
+    """Return the key of a replica's sidecar; None for no key, and for one open to others."""
     with contextlib.suppress(StateError):
         text = read_secret(secret_path(root, service, replica))
         return text.strip() if text else None
@@ -244,7 +244,7 @@ def load_secret(root: Path, service: str, replica: int) -> str | None:
 
 
 def drop_secret(root: Path, service: str, replica: int) -> None:
-    """Remove the key of one replica's sidecar."""
+    """Remove the key of a replica's sidecar."""
     with contextlib.suppress(OSError):
         secret_path(root, service, replica).unlink(missing_ok=True)
 
@@ -255,7 +255,7 @@ def save_gateway(root: Path, record: GatewayRecord) -> None:
 
 
 def load_gateway(root: Path, hostname: str) -> GatewayRecord | None:
-    """Return the record of one machine's gateway, or None."""
+    """Return the record of a machine's gateway, or None."""
     return read_record(gateway_dir(root, hostname) / "gateway.json", GatewayRecord)
 
 

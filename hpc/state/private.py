@@ -26,7 +26,7 @@ _users: int | None = None
 
 
 def keep_files(umask: int | None = None) -> None:
-    """Close new files to other users, and remember the user's umask; a second call does nothing.
+    """Close new files to foreign users, and remember the user's umask; a second call does nothing.
 
     Args:
         umask: the user's umask, known from an earlier process; None is this process's.
@@ -84,7 +84,7 @@ def _mounts() -> str:
 
 
 def user_umask() -> int:
-    """Return the user's umask: that before ``keep_files``, or this process's."""
+    """Return the user's umask: that before ``keep_files``, or the process's."""
     if _users is not None:
         return _users
     # The kernel tells a process's umask only by setting another: a moment without the user's,

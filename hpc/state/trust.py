@@ -1,4 +1,4 @@
-"""Files and folders that other users of a machine could have made, changed or replaced.
+"""Files and folders that foreign users of a machine could have made, changed or replaced.
 
 The rule is that of OpenSSH's ``safe_path``: a file counts as ours if it and the folders above
 belong to us or to root and nobody else can write to them. No group is taken for the user's own: who
@@ -95,7 +95,7 @@ def weak_secret(path: Path, found: os.stat_result) -> Weakness | None:
 
 
 def weak_entry(path: Path, found: os.stat_result) -> Weakness | None:
-    """Return the weakness of one file, folder or link by itself; None if safe.
+    """Return the weakness of a file, folder or link by itself; None if safe.
 
     Args:
         path: the file, for the text.

@@ -87,7 +87,7 @@ def ensure_gateway(link: Transport, login: Login, *, remote_command: str) -> Rem
 
 
 def relay_words(remote_command: str, to: tuple[str, int] | str) -> str:
-    """Return the shell words for a relay of one connection over standard input and output."""
+    """Return the shell words for a relay of a connection over standard input and output."""
     host_port = to if isinstance(to, str) else f"{to[0]}:{to[1]}"
     return f"{remote_command} relay {shlex.quote(host_port)}"
 
@@ -112,7 +112,7 @@ def other_version(gateway: RemoteGateway, login: Login) -> str | None:
 
 
 def _install_there() -> str:
-    """Return the advice to install this copy's version, without a name that others may own."""
+    """Return the advice to install the copy's version, without a name that others may own."""
     return f"install {__version__} there as here, from {own_source.source()}"
 
 

@@ -23,7 +23,7 @@ class Unreachable(TunnelError):  # noqa: N818 - says what is the matter
 
 
 class PortTaken(TunnelError):  # noqa: N818 - says what is the matter
-    """A port of this machine cannot be listened on; exit code 7."""
+    """A port of the machine cannot be listened on; exit code 7."""
 
 
 def denied(login: Login, problems: Sequence[str] = (), untried: Sequence[str] = ()) -> TunnelError:

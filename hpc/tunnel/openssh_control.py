@@ -75,7 +75,7 @@ def _end(name: str, port: int) -> bytes:
 
 
 def _ask(control: Path, what: int, body: bytes) -> tuple[int, bytes]:
-    """Send one request on a separate connection; return the answer's kind and content."""
+    """Send a request on a separate connection; return the answer's kind and content."""
     try:
         with own_socket.connect(control, ANSWER_S) as line:
             _send(line, struct.pack(">II", HELLO, VERSION))

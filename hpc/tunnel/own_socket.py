@@ -1,4 +1,4 @@
-"""Unix sockets of this user alone: neither the path nor the listener can be another user's.
+"""Unix sockets of the user alone: neither the path nor the listener can be another user's.
 
 The mode of a socket's own file does not decide: a user who may write to a folder on the way to it
 can put another socket in its place. So the folders are looked at, and the kernel is asked for the
@@ -25,7 +25,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def connect(path: Path | str, timeout_s: float | None = None) -> socket.socket:
-    """Connect to a Unix socket, whose listener must run as this user.
+    """Connect to a Unix socket, whose listener must run as the user.
 
     Args:
         path: path of the socket.
@@ -55,7 +55,7 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 def own_path(path: Path) -> Path | None:
-    """Return a socket's path without symbolic links if only this user can listen there, else None.
+    """Return a socket's path without symbolic links if only the user can listen there, else None.
 
     Args:
         path: path of a Unix socket, from a configuration.
@@ -72,7 +72,7 @@ def own_path(path: Path) -> Path | None:
 
 
 def closed(folder: Path) -> bool:
-    """Return whether no other user can replace what this user makes in a folder.
+    """Return whether no other user can replace what the user makes in a folder.
 
     Each folder on the way belongs to this user or root, and others cannot write to it, or it is
     sticky as ``/tmp`` is.

@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 
 def ask(prompt: str, *, echo: bool) -> str:
-    """Ask one question; getpass uses the terminal, or the page of a notebook."""
+    """Ask a question; getpass uses the terminal, or the page of a notebook."""
     shown = "".join(c if c.isprintable() else "?" for c in prompt)
     if not echo:
         return getpass.getpass(shown)

@@ -68,7 +68,7 @@ def mark(root: Path, port: int, condition: str) -> None:
 
 
 def living(root: Path) -> list[TunnelRecord]:
-    """Return the open tunnels of this machine, by port; records of dead processes are removed."""
+    """Return the open tunnels of the machine, by port; records of dead processes are removed."""
     found = []
     for path in sorted((directory.connections_dir(root)).glob("*.json")):
         record = records.read_record(path, TunnelRecord)

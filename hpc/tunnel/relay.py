@@ -1,4 +1,4 @@
-"""The login node's end of a tunnel on servers that forbid forwarding: one connection on stdio.
+"""The login node's end of a tunnel on servers that forbid forwarding: a connection on stdio.
 
 The laptop starts one relay over the SSH connection for each of its own connections. The relay
 first prints a mark, since start-up files of the login shell may have printed text before.

@@ -97,7 +97,7 @@ def splice(one: Stream, other: Stream) -> None:
 
 
 def _half(source: Stream, sink: Stream) -> None:
-    """Copy one direction; an error ends both directions, an orderly end only the copied one."""
+    """Copy a direction; an error ends both directions, an orderly end only the copied one."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)

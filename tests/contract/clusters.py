@@ -42,7 +42,7 @@ def call(task, name="test", setup=(), **asked):
 def until(handle, *states, patience=120):
     deadline = time.monotonic() + patience
     while True:
-        found = jobs.statuses([handle])[handle.job_id]
+        found = jobs.statuses([handle])[handle.key]
         if found.state.value in states or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
@@ -52,6 +52,9 @@ def attempt(action, *args, **options):
         return action(*args, **options)
     except HpcServeError as error:
         return [type(error).__name__, str(error)]
+
+def unknown(job_id):
+    return JobHandle(job_id, 'slurm', '')
 
 def tell(value):
     print(json.dumps(value, default=lambda x: getattr(x, "value", None) or records.encode(x)))

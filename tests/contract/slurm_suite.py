@@ -55,26 +55,46 @@ def test_a_held_job_says_why_it_waits(slurm: Cluster) -> None:
 
 
 def test_unknown_jobs_are_gone(slurm: Cluster) -> None:
-    found = slurm.python("tell(slurm.statuses(['999999', 'junk', '-1', '999999']))")
+    found = slurm.python(
+        "tell(slurm.statuses([unknown(i) for i in ['999999', 'junk', '-1', '999999']]))"
+    )
     assert {job_id: answer["state"] for job_id, answer in found.items()} == {
-        "999999": "GONE",
-        "junk": "GONE",
-        "-1": "GONE",
+        "/999999": "GONE",
+        "/junk": "GONE",
+        "/-1": "GONE",
     }
 
 
 def test_unknown_jobs_do_not_hide_known_ones(slurm: Cluster) -> None:
     found = slurm.python(
-        "h = sleep(); until(h, 'RUNNING'); found = slurm.statuses(['999999', h.job_id]);"
-        "jobs.cancel([h]); tell([found['999999'], found[h.job_id]])"
+        "h = sleep(); until(h, 'RUNNING'); found = slurm.statuses([unknown('999999'), h]);"
+        "jobs.cancel([h]); tell([found['/999999'], found[h.key]])"
     )
     assert [answer["state"] for answer in found] == ["GONE", "RUNNING"]
+
+
+def test_a_job_is_found_by_its_name_and_a_number_alone_is_known_or_not(slurm: Cluster) -> None:
+    known, ids, job_id, name, cluster = slurm.python(
+        """
+from hpc.slurm import queue
+h = sleep(extra={'hold': ''})
+made = jobs.submit(time.sleep, JobRequest('ar', Resources(extra={'hold': ''}), count=3), root)
+known = [not queue._says_unknown([job], '') for job in (unknown('999999'), h, made[2])]
+ids = [queue.ids_of(job.name) for job in (h, made[0], unknown('999999'))]
+jobs.cancel([h, *made])
+tell([known, ids, [h.job_id, made[0].job_id.partition('_')[0]], h.name, h.slurm_cluster])
+"""
+    )
+    assert known == [False, True, True]
+    assert ids == [[job_id[0]], [job_id[1]], []]
+    assert name.startswith("hpc-serve-test-")
+    assert cluster
 
 
 def test_a_cancelled_job_says_so_and_may_be_cancelled_again(slurm: Cluster) -> None:
     found = slurm.python(
         "h = sleep(); until(h, 'RUNNING'); jobs.cancel([h]); found = until(h, 'FAILED');"
-        "jobs.cancel([h]); jobs.cancel([JobHandle('999999', 'slurm', '')]); tell(found)"
+        "jobs.cancel([h]); jobs.cancel([unknown('999999')]); tell(found)"
     )
     assert found["state"] == "FAILED"
     assert found["reason"].startswith("cancelled")
@@ -102,7 +122,7 @@ while 'Bypassing signal SIGTERM' not in log() and time.monotonic() < deadline:
     time.sleep(0.2)
 found, log = jobs.statuses([held, busy]), log()
 jobs.cancel([busy])
-tell([found[held.job_id], found[busy.job_id], log])
+tell([found[held.key], found[busy.key], log])
 """
     )
     assert waiting["reason"].startswith("cancelled")
@@ -120,8 +140,8 @@ def test_the_signal_before_the_walltime_requeues_a_checkpointed_job(slurm: Clust
     .replace('--no-requeue', '--requeue'))
 wait(lambda: begun([h]) == [1])
 subprocess.run(['scancel', '--signal=USR2', '--batch', h.job_id], check=True)
-wait(lambda: jobs.statuses([h])[h.job_id].restarts == 1)
-found = jobs.statuses([h])[h.job_id]
+wait(lambda: jobs.statuses([h])[h.key].restarts == 1)
+found = jobs.statuses([h])[h.key]
 jobs.cancel([h])
 tell([found.state, found.restarts, log(h)])
 """
@@ -182,7 +202,7 @@ made = several(task, 3, f'hurt{os.getpid()}')
 wait(lambda: begun(made) == [1] * 3)
 jobs.cancel(made[:1])
 subprocess.run(['scancel', '--signal=USR2', '--batch', made[2].job_id], check=True)
-found = lambda n: jobs.statuses(made)[made[n].job_id]
+found = lambda n: jobs.statuses(made)[made[n].key]
 wait(lambda: found(2).restarts == 1 and found(0).state.value == 'FAILED')
 tell([begun(made), states(made), found(0).reason, found(2).restarts, log(made[2])])
 jobs.cancel(made)
@@ -202,10 +222,10 @@ def test_a_long_list_of_elements_that_wait_is_read_to_its_end(slurm: Cluster) ->
         TASK
         + """
 made = several(task, 60, extra={'hold': ''})
-slurm.cancel([h.job_id for h in made[1::2]])
+slurm.cancel(made[1::2])
 found = jobs.statuses(made)
 jobs.cancel(made)
-even, odd = ([found[h.job_id] for h in made[n::2]] for n in (0, 1))
+even, odd = ([found[h.key] for h in made[n::2]] for n in (0, 1))
 tell([list({one.state for one in even}), list({one.state for one in odd}), odd[0].reason])
 """
     )
@@ -253,12 +273,14 @@ def test_without_an_answer_everything_is_unknown(slurm: Cluster, kind: str) -> N
     ask = f"h = JobHandle(**{handle}); started = time.monotonic();"
     with slurm.outage(kind):
         found, fault, took = slurm.python(
-            ask + "found = slurm.statuses([h.job_id, '999999']);"
+            ask + "found = slurm.statuses([h, unknown('999999')]);"
             "took = time.monotonic() - started; tell([found, attempt(slurm.partitions), took])"
         )
     after = slurm.python(ask + "found = until(h, 'RUNNING'); jobs.cancel([h]); tell(found)")
     assert {answer["state"] for answer in found.values()} == {"UNKNOWN"}
-    assert found[handle["job_id"]]["reason"].startswith("Slurm did not answer: squeue")
+    assert found[f"{handle['folder']}/{handle['job_id']}"]["reason"].startswith(
+        "Slurm did not answer: squeue"
+    )
     assert fault[0] == "SchedulerError"
     assert took < 60, "squeue has no limit of time"
     assert after["state"] == "RUNNING"

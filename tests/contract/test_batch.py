@@ -8,12 +8,14 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pyarrow import parquet as pq
 
+from hpc import disk_usage
 from hpc.batch import control as batch_control
 from hpc.batch import report as batch_report
 from hpc.batch import submit as batch_submit
@@ -21,7 +23,7 @@ from hpc.batch.ledger.filesystem import RealFileSystem
 from hpc.batch.model import BatchTarget, BatchWorker
 from hpc.batch.worker.loop import Worker
 from hpc.config import Site
-from hpc.errors import BatchError
+from hpc.errors import BatchError, ConfigError
 from hpc.jobs import api as jobs
 from hpc.jobs import local
 from hpc.state import directory
@@ -60,6 +62,10 @@ class Engine:
             raise ConnectionAbortedError
         if word == "wrong" or (word == "later" and self.broken):
             return 400, {}, b'{"error": {"message": "too long"}}'
+        if word == "odd":
+            return 200, {}, b'{"choices": {"0": []}, "usage": [3]}'
+        if word == "half":
+            prompt += "\ud83d"
         text = {"id": "x", "choices": [{"text": prompt.upper(), "logprobs": {"a": [1]}}]}
         return 200, {}, json.dumps({**text, "usage": {"completion_tokens": 3}}).encode()
 
@@ -195,8 +201,8 @@ def submitted(tmp_path: Path, engine: Engine) -> Iterator[Callable[..., BatchSpe
     """Submit batches of local jobs, none of which outlives the test."""
     made: list[str] = []
 
-    def submit(words: list[str], workers: int = 1) -> BatchSpec:
-        asked = wanted(tmp_path, engine, words, workers)
+    def submit(words: list[str], workers: int = 1, *, overwrite: bool = False) -> BatchSpec:
+        asked = replace(wanted(tmp_path, engine, words, workers), overwrite=overwrite)
         spec = batch_submit.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
         made.append(spec.id)
         return spec
@@ -214,6 +220,9 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     spec = submitted(words, workers=2)
     folder = directory.batch_dir(tmp_path, spec.id)
     wait(lambda: len(batch_control.look(tmp_path, spec.id).workers) == 2 and len(engine.asked) > 40)
+    with pytest.raises(BatchError, match="is RUNNING, and its answers are in the folder"):
+        batch_control.remove(tmp_path, spec.id)
+    assert disk_usage.leftovers(tmp_path) == []
     victim = batch_submit.handles(folder)[0]
     for member in local._family(int(victim.job_id)):
         os.kill(member.pid, signal.SIGKILL)
@@ -229,6 +238,30 @@ def test_a_killed_worker_a_pause_and_a_resume_leave_every_answer_once(
     assert sum(engine.asked.values()) <= 600 + 4 * 24
     with pytest.raises(BatchError, match="is done"):
         batch_control.stop(tmp_path, spec.id, word="cancel")
+    wait(lambda: disk_usage.leftovers(tmp_path) != [])
+    (over,) = disk_usage.leftovers(tmp_path)
+    assert (over.kind, over.path, over.note) == ("batch", folder, "DONE, its output is there")
+    assert over.size > 0
+    disk_usage.remove(tmp_path, over)
+    assert (batch_control.ids(tmp_path), folder.exists()) == ([], False)
+    assert len(texts(tmp_path)) == 600
+
+
+def test_an_output_is_never_overwritten_unless_told(
+    tmp_path: Path, engine: Engine, submitted: Callable[..., BatchSpec]
+) -> None:
+    engine.delay_s = 0.5
+    first = submitted(["good"] * 40)
+    with pytest.raises(ConfigError, match=rf"out\.jsonl is taken: the output of batch {first.id}"):
+        submitted(["good"])
+    engine.delay_s = 0.0
+    wait(lambda: batch_control.look(tmp_path, first.id).state == "DONE")
+    with pytest.raises(ConfigError, match=rf"out\.jsonl exists: the output of batch {first.id}"):
+        submitted(["good"])
+    assert batch_control.ids(tmp_path) == [first.id]
+    second = submitted(["good"], overwrite=True)
+    wait(lambda: batch_control.look(tmp_path, second.id).state == "DONE")
+    assert len(texts(tmp_path)) == 1
 
 
 def test_errors_are_asked_again_on_request(
@@ -257,3 +290,22 @@ def test_a_file_that_is_refused_leaves_nothing(tmp_path: Path, engine: Engine) -
         batch_submit.submit(tmp_path, asked, engine=None, cluster="local", site=Site())
 
     assert batch_control.ids(tmp_path) == []
+
+
+def test_an_answer_with_half_a_character_ends_as_any_other_in_every_format(
+    tmp_path: Path, engine: Engine
+) -> None:
+    asked = replace(wanted(tmp_path, engine, ["good", "half", "odd"] * 4), in_flight=4)
+    for suffix in ("jsonl", "parquet"):
+        folder = batch_submit._fresh(tmp_path)
+        spec = batch_submit._prepare(
+            folder, replace(asked, output=tmp_path / f"out.{suffix}"), None
+        )
+        assert asyncio.run(worker(folder, spec, suffix).run(BatchTarget(engine.url)))
+        report = batch_report.conclude(RealFileSystem(), folder, spec)
+        assert (report["good"], report["failed"]) == (12, 0)
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+
+    assert [one["content"] for one in rows[:3]] == ["GOOD 0", "HALF 1\ufffd", None]
+    body = results(tmp_path)[1]["response"]["body"]
+    assert body["choices"][0]["text"] == "HALF 1\ufffd"

@@ -14,7 +14,7 @@ from hpc.batch import submit as batch_submit
 from hpc.batch.folder import BatchFolder
 from hpc.config import Site
 from hpc.errors import StateError, SubmitError
-from hpc.model import Resources, ServiceSpec
+from hpc.model import JobHandle, Resources, ServiceSpec
 from hpc.state import directory
 from tests.fakes.slurm import FakeSlurm
 
@@ -130,4 +130,4 @@ def test_workers_that_cannot_be_written_down_are_cancelled(tmp_path: Path, fake:
     with pytest.raises(StateError):
         scale(tmp_path, spec, 4)
     assert {job["state"] for job in fake.jobs() if job["shown"].startswith("3_")} == {"CANCELLED"}
-    assert slurm.statuses(["1_0"])["1_0"].state.value == "PENDING"
+    assert slurm.statuses([JobHandle("1_0", "slurm", "")])["/1_0"].state.value == "PENDING"

@@ -45,7 +45,7 @@ class Machine:
     def until(self, handle: JobHandle, *wanted: JobState) -> JobStatus:
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            found = jobs.statuses([handle])[handle.job_id]
+            found = jobs.statuses([handle])[handle.key]
             if found.state in wanted or time.monotonic() > deadline:
                 return found
             time.sleep(0.05)
@@ -86,7 +86,7 @@ def test_several_jobs_run_or_none(machine: Machine, monkeypatch: pytest.MonkeyPa
 
 def test_a_job_runs_and_is_done(machine: Machine, tmp_path: Path) -> None:
     handle = machine.submit(Show(str(tmp_path / "shown")))
-    assert jobs.statuses([handle])[handle.job_id].state is JobState.RUNNING
+    assert jobs.statuses([handle])[handle.key].state is JobState.RUNNING
     found = machine.until(handle, JobState.DONE)
     assert (found.state, found.exit_code) == (JobState.DONE, 0)
     session, stdin, devices, *names = read(tmp_path / "shown").splitlines()
@@ -145,7 +145,7 @@ def test_cancelling_ends_what_does_not_listen(machine: Machine, tmp_path: Path) 
     handle = machine.submit(Stubborn(str(tmp_path / "pids")))
     pids = [int(word) for word in read(tmp_path / "pids").split()]
     local.cancel([handle], grace_s=0.5)
-    found = jobs.statuses([handle])[handle.job_id]
+    found = jobs.statuses([handle])[handle.key]
     assert (found.state, found.reason) == (JobState.FAILED, "its process ended without a result")
     assert not any(runs(pid) for pid in pids)
     local.cancel([handle])
@@ -193,7 +193,7 @@ os.killpg(0, signal.SIGHUP)
     handle = JobHandle(job_id, "local", folder)
     machine.submitted.append(handle)
     assert read(tmp_path / "drained") == "ready"
-    assert jobs.statuses([handle])[job_id].state is JobState.RUNNING
+    assert jobs.statuses([handle])[handle.key].state is JobState.RUNNING
     jobs.cancel([handle])
     assert read(tmp_path / "drained") == "told"
 
@@ -210,7 +210,7 @@ def test_the_signal_before_the_walltime_starts_a_job_again(
     while read(tmp_path / "starts") != "xx":
         assert time.monotonic() < deadline, jobs.logs(handle)[1].read_text()
         time.sleep(0.05)
-    assert jobs.statuses([handle])[handle.job_id].state is JobState.RUNNING
+    assert jobs.statuses([handle])[handle.key].state is JobState.RUNNING
 
 
 def test_a_job_of_another_machine_is_unknown_here(machine: Machine, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_job_of_another_machine_is_unknown_here(machine: Machine, tmp_path: Pa
     folder.mkdir()
     (folder / "1_host").write_text("login7")
     handle = JobHandle("1", "local", str(folder))
-    found = jobs.statuses([handle])["1"]
+    found = jobs.statuses([handle])[handle.key]
     assert (found.state, found.reason) == (JobState.UNKNOWN, "it runs on login7; ask there")
     with pytest.raises(SchedulerError, match="runs on login7, not on this machine"):
         jobs.cancel([handle])
@@ -230,6 +230,6 @@ def test_a_process_id_that_was_used_again_is_not_our_job(machine: Machine, tmp_p
     folder.mkdir()
     (folder / "1_host").write_text(socket.gethostname())
     handle = JobHandle("1", "local", str(folder))
-    assert jobs.statuses([handle])["1"].state is JobState.FAILED
+    assert jobs.statuses([handle])[handle.key].state is JobState.FAILED
     jobs.cancel([handle])
-    assert jobs.statuses([replace(handle, job_id="2")])["2"].state is JobState.GONE
+    assert jobs.statuses([replace(handle, job_id="2")])[f"{folder}/2"].state is JobState.GONE

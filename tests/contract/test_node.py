@@ -198,7 +198,7 @@ def start(tmp_path: Path, spec: ServiceSpec) -> Iterator[Callable[..., Node]]:
 def test_it_serves_until_told_to_end_and_leaves_nothing(start: Callable[..., Node]) -> None:
     node = start()
     said = node.until(Phase.READY)
-    assert list(said.phases) == ["STARTING", "LOADING", "READY"]
+    assert list(said.phases) == ["STARTING", "LOADING", "WARMING", "READY"]
     assert (said.host, said.slots, said.cause) == ("127.0.0.1", 1, None)
     assert node.ask(None).status_code == 401
     with pytest.raises(NotProved):

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -195,13 +195,51 @@ def test_waiting_follows_a_job_to_the_cause_of_its_failure(fake: FakeSlurm, root
     assert directory.services(root) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"setup": ("module load apptainer",)},
+            "a setup line of the job failed: module load apptainer (module: command not found)",
+        ),
+        ({"setup": ("exec /opt/gone/python",)}, "/opt/gone/python: No such file or directory"),
+        ({"tmp": "/proc/none"}, "tmp of tiny: cannot use /proc/none: No such file or directory"),
+        ({"tmp": "$NOT_OF_THIS_NODE"}, "tmp of tiny: $NOT_OF_THIS_NODE is $NOT_OF_THIS_NODE on"),
+    ],
+)
+def test_a_job_that_dies_before_its_engine_tells_its_last_line(
+    fake: FakeSlurm, root: Path, changes: dict[str, Any], told: str
+) -> None:
+    submit(root, replace(FREE, **changes))
+    with pytest.raises(EngineError) as caught:
+        lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S)
+    assert told in str(caught.value)
+    note = lifecycle.find(root, "tiny").replicas[0].note
+    assert note is not None
+    assert told in note
+
+
 def test_waiting_ends_when_the_job_is_cancelled(fake: FakeSlurm, root: Path) -> None:
     submit(root, replace(HELD, replicas=1))
     fake.change("1", cancelled=True)
+    until_state(fake, "1", "CANCELLED")
     with pytest.raises(
         EngineError, match=r"^replica 0 of 'tiny' failed: the job ended: cancelled$"
     ):
         lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S)
+
+
+def test_nobody_waits_for_a_job_that_never_starts(fake: FakeSlurm, root: Path) -> None:
+    submit(root, replace(HELD, replicas=2))
+    held = r"^replica 0 of 'tiny' waits in vain \(job 1\): held by its user \(JobHeldUser\)$"
+    with pytest.raises(SchedulerError, match=held) as caught:
+        lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S)
+    assert "scontrol release 1" in str(caught.value.hint)
+    fake.change("1", reason="Priority")
+    fake.change("2", reason="QOSMaxWallDurationPerJobLimit")
+    with pytest.raises(SchedulerError, match=r"^replica 1 .* over the limit of its QOS"):
+        lifecycle.wait(root, "tiny", timeout_s=PATIENCE_S)
+    assert lifecycle.find(root, "tiny").replicas[1].phase is Phase.QUEUED, "its job stays"
 
 
 def test_waiting_goes_on_while_a_requeued_job_has_said_nothing_new(
@@ -235,7 +273,8 @@ def until_state(fake: FakeSlurm, job_id: str, wanted: str) -> None:
 
 
 def test_waiting_has_an_end(fake: FakeSlurm, root: Path) -> None:
-    submit(root, HELD)
+    later = Resources(mem_mb=100, time_min=5, extra={"begin": "2099-01-01T00:00:00"})
+    submit(root, replace(HELD, resources=later))
     started = time.monotonic()
     with pytest.raises(EngineError, match=r"^'tiny' is not ready after 1.5 s$"):
         lifecycle.wait(root, "tiny", timeout_s=1.5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.fakes.slurm import FakeSlurm
 from tests.waits import PATIENCE_S
@@ -59,6 +61,35 @@ def test_it_writes_two_files_and_no_third_time(fake: FakeSlurm, tmp_path: Path) 
     third = init(home, "--force", path=path)
     assert third.returncode == 0
     assert "version: 1" in models.read_text()
+
+
+def test_it_asks_for_the_users_accounts_and_partitions(fake: FakeSlurm, tmp_path: Path) -> None:
+    user = pwd.getpwuid(os.getuid()).pw_name
+    fake.set(
+        accounting=True,
+        associations=["phys||normal,long|normal", "ml|gpu|normal|"],
+        users=["phys"],
+        partitions={
+            "cpu": "cpu*|up|1-00:00:00|1:00:00|2|4|16000|(null)|drained",
+            "more": "more|up|infinite|n/a|2|64|1|(null)|idle",
+            "gpu": "gpu|up|infinite|n/a|2|64|512000|gpu:h100:2(S:0-1),gpu:1g.5gb:7|mixed",
+        },
+        rules=[
+            "PartitionName=gpu AllowGroups=ALL AllowAccounts=ml AllowQos=ALL State=UP",
+            "PartitionName=more AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL State=UP",
+        ],
+    )
+    home = tmp_path / "home"
+    assert init(home, path=f"{fake.bin}:/usr/bin:/bin").returncode == 0
+    (entry,) = yaml.safe_load((home / "models.yaml").read_text())["models"]
+    asked = entry["resources"]
+    assert (asked["partition"], asked["account"], asked["gpu_type"]) == ("gpu", "ml", "h100")
+    site = (home / ".config/hpc-serve/site.yaml").read_text()
+    assert yaml.safe_load(site)["resources"] == {"partition": "more"}
+    assert "#   cpu*: 2 nodes" in site
+    assert "2 nodes down or drained" in site
+    asked_of = [call for call in fake.calls("sacctmgr") if f"user={user}" in call]
+    assert ["cluster=fake" in call for call in asked_of] == [True]
 
 
 def test_a_site_file_alone_is_enough_to_refuse(fake: FakeSlurm, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+
+from hpc.slurm import scrontab
 
 pytest.register_assert_rewrite("tests.contract.slurm_suite")
 
@@ -38,6 +41,28 @@ def test_the_fake_clusters_accounting_is_asked_about_what_left_the_queue(
     first, second = slurm.python(ask).values()
     assert (first["state"], first["reason"]) == ("FAILED", "exit status 3")
     assert second["reason"].startswith("cancelled by uid")
+
+
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [
+        ("echo 'no crontab for ada'; exit 1", ""),
+        ("echo 'no crontab for ada' >&2; exit 1", ""),
+        ("echo 'scrontab: no crontab for ada' >&2; exit 1", ""),
+        ("echo 'no crontab for ada'", ""),
+        ("echo '# no crontab for ada'", "# no crontab for ada\n"),
+        ("echo 'scrontab: fatal: scrontab is disabled on this cluster' >&2; exit 1", None),
+        ("echo 'no crontab for ada'; echo '0 4 * * 0 /bin/true'", "no crontab for ada\n0 4"),
+    ],
+)
+def test_a_user_without_a_scrontab_is_told_from_a_site_without(
+    program: str, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scrontab").write_text(f"#!/bin/sh\n{program}\n")
+    (tmp_path / "scrontab").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = scrontab.read()
+    assert told is None if found is None else str(told).startswith(found)
 
 
 def test_two_hundred_jobs_cost_one_squeue(slurm: FakeCluster) -> None:

@@ -235,6 +235,20 @@ def test_a_program_runs_with_the_variables(node: LoginNode) -> None:
     assert url.startswith("http://127.0.0.1:")
 
 
+def test_a_program_asks_no_web_proxy_for_the_gateway(
+    node: LoginNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "site.example")
+    script = (
+        "import openai, os; print(openai.OpenAI().models.list().data[0].id, os.environ['NO_PROXY'])"
+    )
+    argv = [*COMMAND, *node.arguments(), "--port=0", "--exec", "--", sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["demo", "site.example,127.0.0.1,localhost"], done.stderr
+
+
 def test_a_model_that_is_not_served_is_named(node: LoginNode) -> None:
     argv = [*COMMAND, *node.arguments(), "--port=0", "--model=other"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

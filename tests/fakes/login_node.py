@@ -283,8 +283,11 @@ class LoginNode:
         """Put a program of this text onto the node's PATH as hpc-serve."""
         path = self.home / ".local/bin/hpc-serve"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
+        # A tunnel may ask at any moment, and half a program would answer wrongly for good.
+        new = path.with_suffix(".new")
+        new.write_text(f"#!/bin/sh\n{script}\n")
+        new.chmod(0o755)
+        new.replace(path)
 
     def answer_well(self, gateway: Gateway | None = None, version: str = __version__) -> None:
         found = gateway or self.gateway

@@ -31,19 +31,31 @@ if TYPE_CHECKING:
 CONFIG = """\
 Configuration data as of 2026-11-20T12:00:00
 AccountingStorageEnforce = associations,limits
+ClusterName             = {cluster}
 KillWait                = 30 sec
 """
-COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "sinfo", "scontrol", "scrontab")
+COMMANDS = (
+    "sbatch", "squeue", "sacct", "sacctmgr", "scancel", "sinfo", "scontrol", "scrontab",
+)  # fmt: skip
 FOLDER = "FAKE_SLURM"
 NODE = "fake1"
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL"}
 SETTINGS: dict[str, Any] = {
-    "controller": "up",  # or "down", or "silent"
+    "controller": "up",  # or "down", or "silent", or "empty": squeue shows nothing, without a word
+    "cluster": "fake",
+    "siblings": {},  # folders of further clusters, by name, for --clusters
+    "down_after": 0,  # submissions, after which the controller is down; 0 is never
+    "sbatch_notes": [],  # lines that the site prints before sbatch's own
+    "sbatch_lost": "",  # "taken" or "dropped": the job's fate at a submission without an answer
+    "sbatch_appears_s": 0,  # until squeue shows such a job
     "accounting": False,
     "scrontab": False,
     "slots": 4,
     "max_submit": 1000,
     "min_job_age_s": 300,
+    "associations": [],
+    "users": [],
+    "rules": [],
     "minute_s": 60,
     "partitions": {
         "cpu": "cpu*|up|1-00:00:00|1:00:00|2|4|16000|(null)",
@@ -56,6 +68,7 @@ KILL_WAIT_S = {"CANCELLED": 2, "TIMEOUT": 2, "REQUEUED": 10}
 BITSTR = 64
 """Characters of an array's waiting elements that squeue shows where SLURM_BITSTR_LEN is not set."""
 LIMIT = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+TIMED_OUT = "Socket timed out on send/recv operation"
 DOWN = "Unable to contact slurm controller (connect failure)"
 
 
@@ -153,33 +166,61 @@ def _parser(*options: str, flags: tuple[str, ...] = ()) -> argparse.ArgumentPars
     return parser
 
 
+REFUSED = "sbatch: error: Batch job submission failed:"
+
+
 def sbatch(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Take a script and start it when there is a slot."""
-    refuse = "sbatch: error: Batch job submission failed:"
+    parser = _parser("job-name", "clusters", flags=("parsable",))
+    parser.add_argument("script", type=Path)
+    args = parser.parse_args(argv)
+    if settings["sbatch_lost"] == "dropped":
+        _fail(f"{REFUSED} {TIMED_OUT}")
     if settings["controller"] != "up":
-        _fail(f"{refuse} {DOWN}")
-    text = Path(argv[-1]).read_text()
+        _fail(f"{REFUSED} {DOWN}")
+    text = args.script.read_text()
+    options = _options(text) | ({"job-name": args.job_name} if args.job_name else {})
+    numbers = _enqueue(fake, settings, text, options)
+    _start(fake, numbers)
+    if max(numbers) == settings["down_after"]:
+        fake.set(controller="down")
+    if settings["sbatch_lost"] == "taken":
+        _fail(f"{REFUSED} {TIMED_OUT}")
+    first = min(numbers)
+    where = f";{settings['cluster']}" if args.clusters else ""
+    told = f"{first}{where}" if args.parsable else f"Submitted batch job {first}"
+    sys.stdout.write("".join(f"{line}\n" for line in [*settings["sbatch_notes"], told]))
+
+
+def _options(text: str) -> dict[str, str]:
+    """Return the options of a script, and those of the environment, which are stronger."""
     found = re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", text, re.MULTILINE)
     options = {name: shlex.split(value)[0] if value else "" for name, value in found}
-    options |= {
+    return options | {
         key.removeprefix("SBATCH_").lower(): value
         for key, value in os.environ.items()
         if key.startswith("SBATCH_")
     }
+
+
+def _enqueue(
+    fake: FakeSlurm, settings: dict[str, Any], text: str, options: dict[str, str]
+) -> list[int]:
+    """Record a job or the elements of an array, and return their numbers; or refuse them."""
     partition = options.get("partition", "cpu")
     if partition not in settings["partitions"]:
         sys.stderr.write(f"sbatch: error: invalid partition specified: {partition}\n")
-        _fail(f"{refuse} Invalid partition name specified")
+        _fail(f"{REFUSED} Invalid partition name specified")
     if not re.fullmatch(r"[\d:-]+|UNLIMITED", options.get("time", "1")):
         _fail("sbatch: error: Invalid --time specification", 255)
     count = _elements(options["array"]) if "array" in options else 1
     if not 0 < count <= MAX_ARRAY:
-        _fail(f"{refuse} Invalid job array specification")
+        _fail(f"{REFUSED} Invalid job array specification")
     with _locked(fake.folder):
         alive = sum(job["state"] not in OVER for job in fake.jobs())
         if alive + count > settings["max_submit"]:
             sys.stderr.write("sbatch: error: AssocMaxSubmitJobLimit\n")
-            _fail(f"{refuse} {LIMIT}")
+            _fail(f"{REFUSED} {LIMIT}")
         first = 1 + max((int(job["id"]) for job in fake.jobs()), default=0)
         # As in a real one, the last element to start has the number of the array.
         numbers = [*range(first + 1, first + count), first]
@@ -187,6 +228,10 @@ def sbatch(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
         for number, name in zip(numbers, shown, strict=True):
             (fake.folder / "jobs" / f"{number}.sh").write_text(text)
             _replace(fake.folder / "jobs" / f"{number}.json", _record(str(number), name, options))
+    return numbers
+
+
+def _start(fake: FakeSlurm, numbers: list[int]) -> None:
     keeper = subprocess.Popen(
         [sys.executable, "-S", "-E", __file__, "keep", *map(str, numbers)],
         start_new_session=True,
@@ -196,7 +241,6 @@ def sbatch(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     )
     for number in numbers:
         fake.change(str(number), keeper=keeper.pid)
-    sys.stdout.write(f"Submitted batch job {first}\n")
 
 
 def _elements(array: str) -> int:
@@ -215,6 +259,7 @@ def _record(job_id: str, shown: str, options: dict[str, str]) -> dict[str, Any]:
         "id": job_id,
         "shown": shown,
         "name": options["job-name"],
+        "submitted": time.time(),
         "state": "PENDING",
         "reason": "JobHeldUser" if "hold" in options else "Priority",
         "start": None,
@@ -353,32 +398,48 @@ def squeue(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Print the rows asked for."""
     if settings["controller"] == "silent":
         time.sleep(100)  # longer than anybody should wait
-        _fail("slurm_load_jobs error: Socket timed out on send/recv operation")
+        _fail(f"slurm_load_jobs error: {TIMED_OUT}")
     if settings["controller"] == "down":
         _fail(f"slurm_load_jobs error: {DOWN}")
     flags = ("local", "all", "noheader")
-    args = _parser("user", "states", "Format", flags=flags).parse_args(argv)
-    now = time.time()
+    args = _parser("user", "states", "Format", "clusters", "jobs", flags=flags).parse_args(argv)
+    if settings["controller"] == "empty":
+        return
+    if args.jobs:
+        known = [job for job in fake.jobs() if _shows(job, settings, everything=True)]
+        if not _named(known, args.jobs):
+            _fail("slurm_load_jobs error: Invalid job id specified")
+        sys.stdout.write(f"{args.jobs} as squeue's default format has it\n")
+        return
     for name, job in _rows(fake.jobs()):
-        over = job["state"] in OVER
-        if over and (args.states != "all" or now - job["end"] > settings["min_job_age_s"]):
-            continue
-        started = job["start"] is not None
-        ends = job["end"] or (
-            job["start"] + job["minutes"] * 60 if started and job["minutes"] else 0
-        )
-        cells = {
-            "JobArrayID": name,
-            "State": job["state"],
-            "StartTime": _clock(job["start"]) if started else "N/A",
-            "EndTime": _clock(ends) if ends else "NONE" if started else "N/A",
-            "NodeList": NODE if started else "",
-            "exit_code": str(job["code"]),
-            "RestartCnt": str(job["restarts"]),
-            "Reason": "NonZeroExitCode" if job["state"] == "FAILED" else job["reason"],
-        }
-        row = (part.partition(":") for part in args.Format.split(","))
-        sys.stdout.write("".join(cells[field] + end for field, _, end in row) + "\n")
+        if _shows(job, settings, everything=args.states == "all"):
+            cells = _cells(name, job)
+            row = (part.partition(":") for part in args.Format.split(","))
+            sys.stdout.write("".join(cells[field] + end for field, _, end in row) + "\n")
+
+
+def _shows(job: dict[str, Any], settings: dict[str, Any], *, everything: bool) -> bool:
+    now = time.time()
+    if now - job["submitted"] < settings["sbatch_appears_s"]:
+        return False
+    fresh = everything and job["end"] and now - job["end"] <= settings["min_job_age_s"]
+    return bool(job["state"] not in OVER or fresh)
+
+
+def _cells(name: str, job: dict[str, Any]) -> dict[str, str]:
+    started = job["start"] is not None
+    ends = job["end"] or (job["start"] + job["minutes"] * 60 if started and job["minutes"] else 0)
+    return {
+        "JobArrayID": name,
+        "State": job["state"],
+        "StartTime": _clock(job["start"]) if started else "N/A",
+        "EndTime": _clock(ends) if ends else "NONE" if started else "N/A",
+        "NodeList": NODE if started else "",
+        "exit_code": str(job["code"]),
+        "RestartCnt": str(job["restarts"]),
+        "Name": job["name"],
+        "Reason": "NonZeroExitCode" if job["state"] == "FAILED" else job["reason"],
+    }
 
 
 def _rows(jobs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -423,7 +484,7 @@ def sacct(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     if not settings["accounting"]:
         _fail("Slurm accounting storage is disabled")
     flags = ("noheader", "parsable2", "allocations")
-    args = _parser("format", "jobs", "starttime", flags=flags).parse_args(argv)
+    args = _parser("format", "jobs", "starttime", "clusters", flags=flags).parse_args(argv)
     asked = args.jobs.split(",") if args.jobs else []
     for name, job in _rows(fake.jobs()):
         if name in asked:
@@ -436,6 +497,7 @@ def sacct(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
                 "End": _clock(job["end"]) if job["end"] else "Unknown",
                 "NodeList": NODE if job["start"] else "None assigned",
                 "ExitCode": f"{code >> 8}:{code & 0x7F}",
+                "JobName": job["name"],
             }
             sys.stdout.write("|".join(cells[field] for field in args.format.split(",")) + "\n")
 
@@ -448,7 +510,7 @@ def _clock(moment: float) -> str:
 
 def scancel(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Signal or end jobs."""
-    parser = _parser("state", "signal", flags=("batch",))
+    parser = _parser("state", "signal", "clusters", flags=("batch",))
     parser.add_argument("ids", nargs="*")
     args = parser.parse_args(argv)
     failed = False
@@ -490,15 +552,29 @@ def sinfo(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     if settings["controller"] != "up":
         _fail(f"slurm_load_partitions: {DOWN}")
     args = _parser("format", flags=("local", "noheader", "exact")).parse_args(argv)
-    if args.format != "%P|%a|%l|%L|%D|%c|%m|%G":
+    if args.format != "%P|%a|%l|%L|%D|%c|%m|%G|%T":
         _fail(f"this fake does not know the format {args.format}")
-    sys.stdout.write("".join(f"{row}\n" for row in settings["partitions"].values()))
+    rows = settings["partitions"].values()
+    sys.stdout.write("".join(f"{row}{'|idle' * (row.count('|') == 7)}\n" for row in rows))
+
+
+def sacctmgr(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
+    """Print the user's associations and default account."""
+    del fake
+    if not settings["accounting"]:
+        _fail("sacctmgr: error: slurm_persist_conn_open_without_init: failed to open persistent")
+    if argv[:3] != ["--noheader", "--parsable2", "show"]:
+        _fail(f"this fake does not know sacctmgr {argv}")
+    sys.stdout.write("".join(f"{row}\n" for row in settings[argv[3]]))
 
 
 def scontrol(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None:
     """Requeue a job, as submitit does from inside it, or print settings."""
     if argv == ["show", "config"]:
-        sys.stdout.write(CONFIG)
+        sys.stdout.write(CONFIG.format(cluster=settings["cluster"]))
+        return
+    if argv == ["--oneliner", "show", "partition"]:
+        sys.stdout.write("".join(f"{row}\n" for row in settings["rules"]))
         return
     if argv[0] != "requeue":
         _fail(f"this fake does not know scontrol {argv[0]}")
@@ -521,7 +597,8 @@ def scrontab(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None
         _fail("scrontab: fatal: scrontab is disabled on this cluster")
     if argv == ["-l"]:
         if not path.exists():
-            _fail("no crontab for me")
+            sys.stdout.write("no crontab for me\n")  # where Slurm writes it too
+            sys.exit(1)
         sys.stdout.buffer.write(path.read_bytes())
         return
     if argv != ["-"]:
@@ -535,6 +612,12 @@ def scrontab(fake: FakeSlurm, settings: dict[str, Any], argv: list[str]) -> None
     path.write_bytes(table)
 
 
+def _asked_cluster(argv: list[str]) -> str:
+    """Return the value of --clusters on a command line, as one name."""
+    found = [word.partition("=")[2] for word in argv if word.startswith("--clusters=")]
+    return found[-1] if found else ""
+
+
 def main() -> None:
     """Be the program that the first argument names."""
     name, *argv = sys.argv[1:]
@@ -543,6 +626,13 @@ def main() -> None:
     if name != "keep":
         with _locked(fake.folder), (fake.folder / "calls").open("a") as file:
             file.write(json.dumps([name, *argv]) + "\n")
+    wanted = _asked_cluster(argv)
+    if wanted and wanted != settings["cluster"]:
+        if wanted not in settings["siblings"]:
+            _fail(f"{name}: error: '{wanted}' can't be reached now, or it is an invalid entry")
+        fake = FakeSlurm(Path(settings["siblings"][wanted]))
+        os.environ[FOLDER] = str(fake.folder)  # of the keeper of its jobs
+        settings = json.loads((fake.folder / "settings.json").read_text())
     globals()[name](fake, settings, argv)
 
 

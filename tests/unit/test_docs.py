@@ -47,8 +47,12 @@ VALUES = {
     "HPC_SERVE_CONSTRAINT": "avx512",
     "HPC_SERVE_GPUS": "2",
     "HPC_SERVE_GPU_TYPE": "h100",
+    "HPC_SERVE_GPU_OPTION": "gpus",
     "HPC_SERVE_CPUS": "3",
+    "HPC_SERVE_CPUS_PER_GPU": "3",
     "HPC_SERVE_MEM": "3G",
+    "HPC_SERVE_MEM_PER_CPU": "3G",
+    "HPC_SERVE_MEM_PER_GPU": "3G",
     "HPC_SERVE_TIME": "05:00",
 }
 """Every setting that a variable carries, with something else than its default."""
@@ -126,7 +130,8 @@ def test_every_variable_that_a_page_names_changes_what_is_loaded(
     for name in VALUES:
         monkeypatch.delenv(name, raising=False)
     file = tmp_path / "models.yaml"
-    file.write_text("models: [{name: a, backend: llamacpp, model: /m.gguf}]\n")
+    model = "{name: a, backend: llamacpp, model: /m.gguf, resources: {gpus: 1}}"
+    file.write_text(f"models: [{model}]\n")
 
     def loaded() -> object:
         return config.load(models_file=str(file), home=str(tmp_path / "state")).services["a"]

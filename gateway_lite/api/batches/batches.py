@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.api.batches import common
+from gateway_lite.api.batches import common, expiry
 from gateway_lite.wire.asgi import read_body
 from hpc.openai_batches import records as batch_records
 from hpc.openai_batches.records import FINAL, BatchProgress, BatchRecord
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hpc.gateway_policy import GatewayPolicy
 
 BODY_BYTES = 64 * 1024
+MIB = 1024 * 1024
 BATCHES = 20
 """Batches on a page if the client gives no limit."""
 KEPT = 10
@@ -42,7 +43,9 @@ HOURS = {"h": 1, "d": 24}
 LONGEST_H = 30 * 24
 PAIRS, NAME, VALUE = 16, 64, 512
 """Entries of metadata, and characters of their names and values, as in OpenAI's API."""
-FIELDS = frozenset({"input_file_id", "endpoint", "completion_window", "metadata"})
+FIELDS = frozenset(
+    {"input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"}
+)
 
 
 class BatchPages:
@@ -102,7 +105,11 @@ class BatchPages:
         if file is None:
             raise common.no_file(order.file)
         # The batch processor checks the lines by these names: its batch token opens no list.
-        order = replace(order, models=self._names(request.scope["principal"].allows))
+        order = replace(
+            order,
+            models=self._names(request.scope["principal"].allows),
+            most_bytes=self._policy().batch_file_mib * MIB,
+        )
         await common.on_disk(self._place, order)
         return shown(order, BatchProgress(), None)
 
@@ -194,6 +201,7 @@ def asked(body: bytes, key: str, now: int) -> BatchRecord:
         created_at=now,
         expires_at=now + seconds(window),
         metadata=notes(said.get("metadata")),
+        output_s=expiry.lifetime(said.get("output_expires_after"), "output_expires_after"),
         hostname=socket.gethostname(),
     )
 

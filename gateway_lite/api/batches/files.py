@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from gateway_lite import errors
-from gateway_lite.api.batches import common, multipart
+from gateway_lite.api.batches import common, expiry, multipart
 from hpc.openai_batches import records as batch_records
 from hpc.openai_batches.records import StoredFile
 from hpc.state import directory, lock
@@ -92,13 +92,16 @@ class FilePages:
                 said = form.fields.get("purpose", "")[: errors.LONGEST]
                 told = f"the purpose {said!r} is not served; allowed: 'batch'"
                 raise errors.bad_request(told, param="purpose")
+            kept_s = expiry.lifetime(expiry.in_form(form.fields), "expires_after")
+            now = int(time.time())
             file = StoredFile(
                 id=batch_records.new_id("file-"),
                 key=key,
                 filename=str(form.filename),
                 purpose="batch",
                 size=form.size,
-                created_at=int(time.time()),
+                created_at=now,
+                expires_at=None if kept_s is None else now + kept_s,
             )
             await common.on_disk(batch_records.keep, self._root, draft, file)
         except OSError as error:
@@ -163,5 +166,5 @@ def shown(file: StoredFile) -> Json:
         "filename": file.filename,
         "purpose": file.purpose,
         "status": "processed",
-        "expires_at": None,
+        "expires_at": file.expires_at,
     }

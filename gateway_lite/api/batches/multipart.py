@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from gateway_lite import errors
+from gateway_lite.wire import content_coding
 from gateway_lite.wire.asgi import ClientGone
 
 if TYPE_CHECKING:
@@ -183,6 +184,9 @@ def announced(request: Request, limit: int) -> int:
 
 
 def _boundary(request: Request, limit: int) -> bytes:
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in content_coding.IDENTITY:
+        raise errors.unsupported_coding(coding, "identity")
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not boundary:

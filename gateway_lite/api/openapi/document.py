@@ -17,6 +17,7 @@ from gateway_lite.api.openapi.operations import (
     MODEL_SHOWN,
     TEXT,
     answer_of,
+    anthropic_of,
     errors_of,
     health_of,
     ollama_of,
@@ -47,6 +48,15 @@ READY = page_of(
     answer_of("At least one model is ready to serve", json=ref("Ready")),
 )
 READY["responses"] |= UNREADY
+ROOT: Json = {
+    "summary": "A sign of life, as Ollama's clients know it",
+    "tags": ["Ollama"],
+    "security": [],
+    "responses": {
+        "200": answer_of("`Ollama is running`", text=TEXT),
+        **errors_of([errors.draining(), errors.internal()]),
+    },
+}
 DASHBOARD: Json = {
     "summary": "The live dashboard, a page for browsers",
     "tags": ["gateway"],
@@ -103,23 +113,22 @@ OPERATIONS: dict[Way, Json] = {
     ),
     ("POST", "/v1/embeddings"): work_of("Embed texts", "EmbeddingRequest", "Completion"),
     ("POST", "/v1/rerank"): work_of("Rank documents by a query", "RerankRequest", "Completion"),
+    ("POST", "/v1/messages"): anthropic_of(
+        "Continue a chat (Anthropic's API)", "MessagesRequest", "Message", streams=True
+    ),
+    ("POST", "/v1/messages/count_tokens"): anthropic_of(
+        "Count the tokens of a chat (Anthropic's API)", "CountRequest", "TokenCount"
+    ),
     ("POST", "/api/chat"): ollama_of("Continue a chat (Ollama's API)", "OllamaChatRequest"),
     ("POST", "/api/generate"): ollama_of("Complete a text (Ollama's API)", "OllamaRequest"),
     ("POST", "/api/embeddings"): ollama_of("Embed a text (Ollama's API)", "OllamaRequest"),
     ("POST", "/api/embed"): ollama_of("Embed texts (Ollama's API)", "OllamaRequest"),
-    ("GET", "/api/tags"): page_of(
-        "Models that your key may use (Ollama's API)",
-        answer_of("The models in Ollama's form", json={}),
-    ),
-    ("GET", "/api/ps"): page_of(
-        "Models with a ready replica (Ollama's API)",
-        answer_of("The models in Ollama's form", json={}),
-    ),
+    ("GET", "/api/tags"): ollama_of("Models that your key may use (Ollama's API)"),
+    ("GET", "/api/ps"): ollama_of("Models with a ready replica (Ollama's API)"),
     ("POST", "/api/show"): ollama_of("Describe a model (Ollama's API)", "OllamaRequest"),
-    ("GET", "/api/version"): page_of(
-        "Version of the gateway (Ollama's API)",
-        answer_of("The version in Ollama's form", json={}),
-    ),
+    ("POST", "/api/pull"): ollama_of("See that a model is served (Ollama's API)", "OllamaRequest"),
+    ("GET", "/"): ROOT,
+    ("GET", "/api/version"): ollama_of("Version of the gateway (Ollama's API)"),
     **operations.OPERATIONS,
 }
 
@@ -137,13 +146,18 @@ def document(served: Iterable[Way]) -> Json:
     for method, path in sorted(set(served)):
         about = OPERATIONS[method, path]
         paths[path][method.lower()] = {"operationId": _name(method, path), **about}
-    bearer = {"type": "http", "scheme": "bearer", "description": "Your key, hs-..."}
+    told = "Your key, hs-..."
+    keys: Json = {"key": {"type": "http", "scheme": "bearer", "description": told}}
+    keys |= {
+        name: {"type": "apiKey", "in": "header", "name": name, "description": told}
+        for name in ("x-api-key", "api-key")
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "hpc-serve gateway", "version": __version__, "description": ABOUT},
         "paths": dict(paths),
-        "components": {"schemas": schemas.SCHEMAS, "securitySchemes": {"key": bearer}},
-        "security": [{"key": []}],
+        "components": {"schemas": schemas.SCHEMAS, "securitySchemes": keys},
+        "security": [{name: []} for name in keys],
     }
 
 

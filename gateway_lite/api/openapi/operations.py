@@ -51,6 +51,7 @@ WORK = (
     errors.bad_request("REASON"),
     errors.media_refused(),
     errors.not_json(),
+    errors.unsupported_coding("CODING", "gzip, deflate"),
     errors.too_slow(),
     errors.too_large(1),
     errors.too_many_parts("1 values"),
@@ -136,20 +137,42 @@ def work_of(summary: str, request: str, answer: str, *, streams: bool = False) -
     }
 
 
-def ollama_of(summary: str, request: str) -> Json:
-    """Return an operation in Ollama's form."""
+def ollama_of(summary: str, request: str | None = None) -> Json:
+    """Return an operation in Ollama's form.
+
+    Args:
+        summary: the operation in a few words.
+        request: name of the request's schema; None for an operation without a body.
+    """
     lines = {"type": "string", "description": "One JSON object per line, the last with `done`"}
     kinds = {"json": {"type": "object"}, "lines": lines}
     told = {"400", "401", "403", "404", "408", "413", "415", "421", "429", "431", "4XX", "5XX"}
     failed = answer_of("The reason of the failure, in words", json=ref("OllamaError"))
+    asked: Json = {}
+    if request is not None:
+        asked["requestBody"] = {"required": True, **content_of("application/json", ref(request))}
     return {
         "summary": summary,
         "tags": ["Ollama"],
-        "requestBody": {"required": True, **content_of("application/json", ref(request))},
+        **asked,
         "responses": {
             "200": answer_of("The answer in Ollama's form", **kinds),
             **dict.fromkeys(told, failed),
         },
+    }
+
+
+def anthropic_of(summary: str, request: str, answer: str, *, streams: bool = False) -> Json:
+    """Return an operation in Anthropic's form."""
+    told = {"400", "401", "403", "404", "408", "413", "415", "421", "429", "431", "4XX", "5XX"}
+    failed = answer_of("The kind of the failure, and its reason", json=ref("AnthropicError"))
+    events: Json = {"events": {}} if streams else {}
+    good = answer_of("The answer in Anthropic's form", json=ref(answer), **events)
+    return {
+        "summary": summary,
+        "tags": ["Anthropic"],
+        "requestBody": {"required": True, **content_of("application/json", ref(request))},
+        "responses": {"200": good, **dict.fromkeys(told, failed)},
     }
 
 

@@ -107,8 +107,8 @@ def curl(method: str, path: str, about: Json) -> str:
         about: the operation.
     """
     # By a pipe: other users of the client's machine see the arguments of programs.
-    keyed = 'echo "Authorization: Bearer $KEY" | curl -H @-'
-    words = ["curl" if about.get("security") == [] else keyed]
+    keyed = 'echo "Authorization: Bearer $KEY" | curl --noproxy "*" -H @-'
+    words = ['curl --noproxy "*"' if about.get("security") == [] else keyed]
     words.append(f'"$URL{path}"'.replace("{name}", "MODEL"))
     schema = _body(about)
     if schema:

@@ -42,6 +42,10 @@ MODEL = _closed(
     object={"const": "model"},
     created=COUNT,
     owned_by=TEXT,
+    type={"const": "model"},
+    display_name=TEXT,
+    created_at={**TEXT, "format": "date-time"},
+    lifecycle={"const": "active"},
     phase={"enum": [phase.value for phase in Phase]},
     replicas=REPLICAS,
 )
@@ -93,6 +97,13 @@ USAGE = _closed(
     output_tokens_details=_closed(reasoning_tokens=COUNT),
     total_tokens=COUNT,
 )
+LIFETIME: Json = {
+    **_closed(
+        anchor={"const": "created_at"},
+        seconds={"type": "integer", "minimum": 3600, "maximum": 2592000},
+    ),
+    "description": "Time after which the file is removed",
+}
 SOME_FILE: Json = {"type": ["string", "null"], "description": "Id of a file of results"}
 FILE_SCHEMAS: Json = {
     "File": _closed(
@@ -103,7 +114,7 @@ FILE_SCHEMAS: Json = {
         filename=TEXT,
         purpose={"enum": ["batch", "batch_output"]},
         status={"const": "processed"},
-        expires_at={"type": "null"},
+        expires_at=WHEN,
     ),
     "FileList": _list("File"),
     "FileDeleted": _closed(id=TEXT, object={"const": "file"}, deleted={"const": True}),
@@ -112,6 +123,8 @@ FILE_SCHEMAS: Json = {
         "properties": {
             "purpose": {"const": "batch"},
             "file": {"type": "string", "contentMediaType": "application/octet-stream"},
+            "expires_after[anchor]": LIFETIME["properties"]["anchor"],
+            "expires_after[seconds]": LIFETIME["properties"]["seconds"],
         },
         "required": ["purpose", "file"],
     },
@@ -122,6 +135,7 @@ FILE_SCHEMAS: Json = {
             "endpoint": {"enum": [*ENDPOINTS]},
             "completion_window": WINDOW,
             "metadata": NOTES,
+            "output_expires_after": {"anyOf": [{"type": "null"}, LIFETIME]},
         },
         "required": ["input_file_id", "endpoint", "completion_window"],
         "additionalProperties": False,
@@ -167,6 +181,9 @@ SCHEMAS: Json = {
     "Error": _closed(error=ERROR),
     "EngineError": {"type": "object", "description": "An error in the engine's own form"},
     "OllamaError": {"type": "object", "properties": {"error": TEXT}, "required": ["error"]},
+    "AnthropicError": _closed(type={"const": "error"}, error=_closed(type=TEXT, message=TEXT)),
+    "Message": {"type": "object", "description": "A message in Anthropic's form"},
+    "TokenCount": _closed(input_tokens=COUNT),
     "Health": _closed(status={"const": "ok"}),
     "Ready": _closed(status=TEXT, models=COUNT, ready=COUNT),
     "Version": {
@@ -181,10 +198,7 @@ SCHEMAS: Json = {
         ],
     },
     "Model": {**MODEL, "additionalProperties": True},
-    "ModelList": _closed(
-        object={"const": "list"},
-        data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
-    ),
+    "ModelList": _list("Model"),
     "ChatRequest": _open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES, **SAMPLING),
     "CompletionRequest": _open({"model": "MODEL", "prompt": "Once"}, prompt=MANY, **SAMPLING),
     "ResponseRequest": _open(
@@ -196,6 +210,20 @@ SCHEMAS: Json = {
         query=TEXT,
         documents={"type": "array"},
     ),
+    "MessagesRequest": {
+        **_open(
+            {"model": "MODEL", "messages": HELLO, "max_tokens": 100},
+            messages=MESSAGES,
+            max_tokens={"type": "integer", "minimum": 1},
+            system={"description": "A text, or a list of text blocks"},
+            stream=STREAM,
+        ),
+        "required": ["model", "messages", "max_tokens"],
+    },
+    "CountRequest": {
+        **_open({"model": "MODEL", "messages": HELLO}, messages=MESSAGES),
+        "required": ["model", "messages"],
+    },
     "OllamaChatRequest": _open(
         {"model": "MODEL", "messages": HELLO}, messages=MESSAGES, stream=STREAM
     ),

@@ -9,29 +9,28 @@ from typing import Any
 
 import msgspec
 
+from gateway_lite import errors
+from gateway_lite.wire import tolerant_json
+from gateway_lite.wire.error_forms import ollama as told
 from gateway_lite.wire.sse import Events, WholeBody, payload
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
 DONE = b"[DONE]"
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+INCOMPREHENSIBLE = "the engine's answer cannot be understood"
 THOUGHTS = ("reasoning_content", "reasoning")
 """Engines' names for the field that Ollama calls thinking."""
-
-
-def error_body(message: str) -> bytes:
-    """Return an error in Ollama's form."""
-    return msgspec.json.encode({"error": message})
 
 
 def failed(body: bytes) -> bytes:
     """Return the body of an OpenAI error in Ollama's form."""
     try:
-        answer = msgspec.json.decode(body)
+        answer = tolerant_json.decode(body)
     except UNREADABLE:
-        return error_body(body[:1000].decode(errors="replace") or "the engine failed")
+        return told(body[:1000].decode(errors="replace") or "the engine failed")
     error = answer.get("error", answer) if type(answer) is dict else answer
     if type(error) is dict:
         error = error.get("message") or error.get("detail") or error
-    return error_body(error if type(error) is str else json.dumps(error))
+    return told(error if type(error) is str else json.dumps(error))
 
 
 class Clock:
@@ -39,12 +38,14 @@ class Clock:
 
     Args:
         model: model name in the client's request.
+        thoughts: False for a client that wants no thoughts, whatever the engine sends.
     """
 
-    __slots__ = ("_began", "_first", "model")
+    __slots__ = ("_began", "_first", "model", "thoughts")
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, thoughts: bool = True) -> None:
         self.model = model
+        self.thoughts = thoughts
         self._began = time.monotonic_ns()
         self._first = 0
 
@@ -97,13 +98,17 @@ class Whole:
         return b""
 
     def finish(self) -> bytes:
-        """Return the answer in Ollama's form."""
+        """Return the answer in Ollama's form.
+
+        Raises:
+            ApiError: the answer is none of OpenAI's.
+        """
         body = self._body.take()
         try:
-            answer = msgspec.json.decode(body)
+            answer = tolerant_json.decode(body)
             return msgspec.json.encode(self._made(answer))
         except (*UNREADABLE, AttributeError, IndexError, KeyError, TypeError):
-            return error_body("the engine's answer cannot be understood")
+            raise errors.upstream_error(INCOMPREHENSIBLE) from None
 
     def _made(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return an answer in Ollama's form."""
@@ -118,7 +123,8 @@ class Whole:
             said = {name: end[name] for name in kept}
             return {"model": self._clock.model, "embeddings": vectors, **said}
         choice = answer["choices"][0]
-        said = spoken(choice.get("message") or choice, self._form)
+        message = choice.get("message") or choice
+        said = spoken(message, self._form, thoughts=self._clock.thoughts)
         tools = called(choice.get("message", {}).get("tool_calls"))
         if tools:
             said["message"]["tool_calls"] = tools
@@ -166,7 +172,7 @@ class Lines:
         if data == DONE:
             return self._end() if self._reason is not None else b""
         try:
-            chunk = msgspec.json.decode(data)
+            chunk = tolerant_json.decode(data)
             return self._chunk(chunk)
         except (*UNREADABLE, AttributeError, IndexError, KeyError, TypeError):
             return self._error("the engine's stream cannot be understood")
@@ -185,7 +191,7 @@ class Lines:
         delta = choice.get("delta") or choice
         for tool in delta.get("tool_calls") or ():
             _gather(self._tools, tool)
-        said = spoken(delta, self._form)
+        said = spoken(delta, self._form, thoughts=self._clock.thoughts)
         text = said["response"] if self._form == "generate" else said["message"]["content"]
         spoke = text or "thinking" in said.get("message", said)
         if not spoke:
@@ -210,14 +216,14 @@ class Lines:
     def _error(self, message: str) -> bytes:
         """Return an error as the last line."""
         self._closed = True
-        return error_body(message) + b"\n"
+        return told(message) + b"\n"
 
 
-def spoken(said: dict[str, Any], form: str) -> dict[str, Any]:
+def spoken(said: dict[str, Any], form: str, *, thoughts: bool = True) -> dict[str, Any]:
     """Return the text of a message, a delta or a completion in Ollama's form."""
     text = said.get("content") or said.get("text") or ""
-    thoughts = next((said[name] for name in THOUGHTS if said.get(name)), None)
-    more = {"thinking": thoughts} if thoughts else {}
+    thought = next((said[name] for name in THOUGHTS if said.get(name)), None)
+    more = {"thinking": thought} if thought and thoughts else {}
     if form == "generate":
         return {"response": text, **more}
     return {"message": {"role": "assistant", "content": text, **more}}
@@ -229,7 +235,7 @@ def called(tools: Any) -> list[dict[str, Any]]:
     for tool in tools or ():
         function = tool["function"]
         try:
-            arguments = msgspec.json.decode(function.get("arguments") or "{}")
+            arguments = tolerant_json.decode((function.get("arguments") or "{}").encode())
         except UNREADABLE:
             arguments = function["arguments"]
         if type(arguments) is not dict:

@@ -6,13 +6,14 @@ Source: Ollama's API (docs/api.md of its repository).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway_lite import errors
-from gateway_lite.features.ollama.answers import UNREADABLE, Clock, Lines, Whole, spoken
+from gateway_lite.features.ollama.answers import Clock, Lines, Whole, failed, spoken
+from gateway_lite.features.translation import Translated
+from gateway_lite.wire.tolerant_json import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,30 +33,25 @@ OPTIONS = (
     "stop",
     "presence_penalty",
     "frequency_penalty",
+    "repeat_penalty",
+    "repeat_last_n",
+    "typical_p",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
 )
-"""Options with the same name and meaning at the engines."""
+"""Options with the same name and meaning at the engines, or at those of llama.cpp alone."""
+RENAMED = {"repeat_penalty": "repetition_penalty", "num_keep": "n_keep"}
+"""Options with another name at some engine; the engines ignore what they do not know."""
+EFFORTS = ("low", "medium", "high")
 IMAGES = {"/9j/": "jpeg", "iVBOR": "png", "R0lGOD": "gif", "UklGR": "webp"}
 """First base64 characters of image files, with the kind of image."""
 
 
-@dataclass(frozen=True, slots=True)
-class Translated:
-    """A request in OpenAI's form.
-
-    Args:
-        path: path in OpenAI's API.
-        body: the request's JSON.
-        editor: turns the engine's answer of status 200 into Ollama's form; for errors see
-            ``failed``.
-        content_type: content type of the answer.
-        answer: an immediate answer without an engine, or None.
-    """
-
-    path: str
-    body: bytes
-    editor: Lines | Whole
-    content_type: bytes
-    answer: bytes | None = None
+def _failed(status: int, body: bytes) -> bytes:
+    """Return the body of an engine's error in Ollama's form, which has no kinds by status."""
+    del status
+    return failed(body)
 
 
 def translate(path: str, body: bytes) -> Translated:
@@ -74,17 +70,18 @@ def translate(path: str, body: bytes) -> Translated:
         raise errors.bad_request("the request is no JSON") from None
     if type(asked) is not dict or type(asked.get("model")) is not str or not asked["model"]:
         raise errors.bad_request("a model is needed", param="model")
-    clock = Clock(asked["model"])
-    model = asked["model"].removesuffix(":latest")
+    clock, model = Clock(asked["model"], thoughts=asked.get("think") is not False), asked["model"]
     form = path.rpartition("/")[2]
     try:
         if form in {"embed", "embeddings"}:
             made = {"model": model, **_vectors(asked, form)}
-            return Translated(VECTORS, msgspec.json.encode(made), Whole(clock, form), JSON)
+            sent = msgspec.json.encode(made)
+            none = None if made["input"] else _no_vectors(clock, form)
+            return Translated(VECTORS, sent, Whole(clock, form), JSON, _failed, none)
         to, words = _chat(asked) if form == "chat" else _generate(asked)
         made = {"model": model, **words, **_options(asked)}
         if to == CHAT:
-            made |= _spelled(asked)
+            made |= _spelled(asked) | _thinking(asked)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise errors.bad_request(f"the request does not have the form of {path}") from None
     stream = asked.get("stream") is not False
@@ -95,9 +92,14 @@ def translate(path: str, body: bytes) -> Translated:
     # Ollama's clients send an empty request to load or unload a model; engines refuse such
     # requests.
     said = bool(words.get("messages") or words.get("prompt"))
-    return Translated(
-        to, msgspec.json.encode(made), editor, kind, None if said else _loaded(clock, asked, form)
-    )
+    answer = None if said else _loaded(clock, asked, form)
+    return Translated(to, msgspec.json.encode(made), editor, kind, _failed, answer)
+
+
+def _no_vectors(clock: Clock, form: str) -> bytes:
+    """Return the answer to a request without a text, which only loads a model."""
+    none = {"embedding": []} if form == "embeddings" else {"model": clock.model, "embeddings": []}
+    return msgspec.json.encode(none)
 
 
 def _loaded(clock: Clock, asked: dict[str, Any], form: str) -> bytes:
@@ -180,7 +182,9 @@ def _content(text: str, images: Sequence[str] | None) -> str | list[dict[str, An
 
 
 def _link(image: str) -> str:
-    """Return a base64 image as a data URL."""
+    """Return a base64 image as a data URL; some clients send one already."""
+    if image.startswith("data:"):
+        return image
     kind = next((kind for start, kind in IMAGES.items() if image.startswith(start)), "png")
     return f"data:image/{kind};base64,{image}"
 
@@ -189,6 +193,7 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
     """Return the options that engines know."""
     options = asked.get("options") or {}
     made = {name: options[name] for name in OPTIONS if options.get(name) is not None}
+    made |= {to: options[name] for name, to in RENAMED.items() if options.get(name) is not None}
     most = options.get("num_predict")
     if most is not None and type(most) is not int:
         raise errors.bad_request("'num_predict' must be a whole number", param="num_predict")
@@ -201,7 +206,22 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
     elif type(form) is dict:
         schema = {"name": "answer", "schema": form}
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif form not in (None, ""):
+        raise errors.bad_request("'format' must be 'json' or a JSON schema", param="format")
     return made
+
+
+def _thinking(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that switch thoughts on or off: chat templates name the switch two ways."""
+    think = asked.get("think")
+    if think is None:
+        return {}
+    if type(think) is not bool and think not in EFFORTS:
+        told = f"'think' must be true, false or one of {', '.join(EFFORTS)}"
+        raise errors.bad_request(told, param="think")
+    effort = {} if type(think) is bool else {"reasoning_effort": think}
+    on = bool(think)
+    return {**effort, "chat_template_kwargs": {"enable_thinking": on, "thinking": on}}
 
 
 def _spelled(asked: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway_lite import errors
 from gateway_lite.features.redact.text import UNREADABLE, Arguments, StreamingText, hide
+from gateway_lite.wire import tolerant_json
 from gateway_lite.wire.sse import Events, WholeBody, payload, replaced
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class AnswerRedactor:
         """Return the redacted answer; the same bytes if nothing is hidden."""
         body, finder = self._body.take(), self._finder.within(ANSWER_S)
         try:
-            answer = msgspec.json.decode(body)
+            answer = tolerant_json.decode(body)
             made = hide(_without_tokens(answer), finder)
             return body if made is answer else msgspec.json.encode(made)
         except UNREADABLE:
@@ -109,7 +110,7 @@ class StreamRedactor:
         if data == DONE:
             return self._flush() + event
         try:
-            chunk = msgspec.json.decode(data)
+            chunk = tolerant_json.decode(data)
             if type(chunk) is not dict:
                 chunk = {"data": chunk}
         except UNREADABLE:

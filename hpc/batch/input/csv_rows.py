@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, Any
 
-from hpc.batch.input import jsonl
+from hpc import api_paths
+from hpc.batch.input import documents
 from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import TextIO
 
     from jinja2 import Template
 
@@ -30,19 +32,43 @@ def read(path: Path, model: str | None, template: Path) -> Iterator[InputRequest
         ConfigError: a file cannot be read, or the template is faulty.
     """
     made = compiled(template)
-    csv.field_size_limit(jsonl.LINE_LIMIT)  # by default a field ends at 128 KiB
+    csv.field_size_limit(documents.LINE_LIMIT)  # by default a field ends at 128 KiB
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            for row in rows:
-                if None in row or None in row.values():
-                    yield BadLine(rows.line_num, UNEVEN)
-                else:
-                    yield request(rows.line_num, row, made, model)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no CSV file in UTF-8: {error}") from error
+        with documents.text(path) as file:
+            yield from _requests(file, made, model)
+    except csv.Error as error:
+        raise ConfigError(f"{path} is no CSV file: {error}") from error
+
+
+def _requests(
+    file: TextIO, template: Template, model: str | None
+) -> Iterator[InputRequest | BadLine]:
+    """Yield the requests of a file's rows.
+
+    Raises:
+        csv.Error: the first row cannot be read.
+    """
+    rows = csv.DictReader(file, strict=True)
+    if any(map(_is_no_utf8, rows.fieldnames or ())):
+        raise csv.Error("the names of its columns are not in UTF-8")
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:  # the reader begins anew at the next line
+            yield BadLine(rows.reader.line_num, f"no CSV: {error}")
+            continue
+        if row is None:
+            return
+        if None in row or None in row.values():
+            yield BadLine(rows.line_num, UNEVEN)
+        elif any(map(_is_no_utf8, row.values())):
+            yield BadLine(rows.line_num, "the row is not in UTF-8")
+        else:
+            yield request(rows.line_num, row, template, model)
+
+
+def _is_no_utf8(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def compiled(path: Path) -> Template:
@@ -78,4 +104,4 @@ def request(
         return BadLine(number, f"the template fails for this row: {error}")
     custom_id = str(row.get("custom_id") or f"line-{number}")
     body = {"model": model, "messages": [{"role": "user", "content": text}]}
-    return InputRequest(number, custom_id, jsonl.URLS[0], body)
+    return InputRequest(number, custom_id, api_paths.CHAT, body)

@@ -81,22 +81,25 @@ def _unseen(index: sqlite3.Connection, one: InputRequest) -> InputRequest | BadL
     return BadLine(one.number, f"custom_id {one.custom_id!r} is that of line {line}")
 
 
-def read(path: Path, model: str | None, template: Path | None) -> Iterator[InputRequest | BadLine]:
+def read(
+    path: Path, model: str | None, template: Path | None, *, any_model: bool = False
+) -> Iterator[InputRequest | BadLine]:
     """Yield the requests of a file of any kind; a repeated custom_id is yielded as Bad.
 
     Args:
         path: the file; the suffix ``.parquet`` marks a Parquet file.
         model: model name for requests without a model, and the only one allowed.
         template: Jinja2 template of the message for each row of a table.
+        any_model: send lines that name another model to this one, too.
 
     Raises:
         ConfigError: a file cannot be read.
     """
     if parquet.is_parquet(path):
-        return unique(parquet.read(path, model, template))
+        return unique(parquet.read(path, model, template, any_model=any_model))
     if template is not None:
         return unique(csv_rows.read(path, model, template))
-    return unique(jsonl.read(path, model))
+    return unique(jsonl.read(path, model, any_model=any_model))
 
 
 def validate(found: Iterable[InputRequest | BadLine]) -> IntakeCheck:
@@ -166,9 +169,11 @@ def _reject(bad: BadLine) -> bytes:
 def _refuse(seen: IntakeCheck, *, skip_bad: bool) -> None:
     if seen.bad and not skip_bad:
         one = seen.first[0]
+        hint = "see all with 'hpc-serve batch validate', or leave them out with --skip-bad"
+        if one.reason.startswith(jsonl.OTHER_MODEL):
+            hint = "with --any-model this batch's model answers every line, or see --skip-bad"
         raise BatchError(
-            f"{seen.bad} line(s) are no request; line {one.number}: {one.reason}",
-            hint="see all with 'hpc-serve batch validate', or leave them out with --skip-bad",
+            f"{seen.bad} line(s) are no request; line {one.number}: {one.reason}", hint=hint
         )
     if not seen.good:
         raise BatchError("there is no request in the file")

@@ -1,4 +1,4 @@
-"""Requests in JSONL: OpenAI's batch lines, or a prompt or messages on each line."""
+"""Requests in JSON: OpenAI's batch lines, or a prompt or messages in each document."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpc.errors import ConfigError
+from hpc import api_paths
+from hpc.batch.input.documents import LINE_LIMIT, documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-LINE_LIMIT = 16 * 1024 * 1024
-"""Largest line in bytes; OpenAI allows 200 MB for a whole file of 50,000 requests."""
+OTHER_MODEL = "unknown model"
+"""Beginning of the reason for a line that names another model than the batch's."""
+SPARE = 200
+"""Levels of nesting that are left for the lines around a document, and for deeper stacks."""
+ANY = "*"
+"""The model of a check without a batch: requests may name any model, or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRequest:
-    """One request of a batch.
+    """A request of a batch.
 
     Attributes:
         number: line of the input, from 1.
@@ -45,57 +49,75 @@ class BadLine:
     text: bytes = b""
 
 
-def read(path: Path, model: str | None = None) -> Iterator[InputRequest | BadLine]:
-    """Yield the requests of a JSONL file one by one.
+def read(
+    path: Path, model: str | None = None, most: int | None = None, *, any_model: bool = False
+) -> Iterator[InputRequest | BadLine]:
+    """Yield the requests of a file of JSON one by one.
 
     Args:
-        path: the file.
+        path: the file: a document per line, or one array of them.
         model: model name for lines without a model.
+        most: most bytes of the unpacked file; None is no bound.
+        any_model: send lines that name another model to this one, too.
 
     Raises:
         ConfigError: the file cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            for number, text in enumerate(_lines(file), 1):
-                if text.strip():
-                    yield parse(number, text, model)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    for number, text in enumerate(documents(path, most), 1):
+        if text.strip():
+            yield parse(number, text, model, any_model=any_model)
 
 
-def _lines(file: Any) -> Iterator[bytes]:
-    """Yield lines; a line over the limit is cut, so that memory holds no more than the limit."""
-    while text := file.readline(LINE_LIMIT + 1):
-        rest = text
-        while len(rest) > LINE_LIMIT and not rest.endswith(b"\n"):
-            rest = file.readline(LINE_LIMIT + 1)
-        yield text
-
-
-def parse(number: int, text: bytes, model: str | None = None) -> InputRequest | BadLine:
+def parse(
+    number: int, text: bytes, model: str | None = None, *, any_model: bool = False
+) -> InputRequest | BadLine:
     """Return the request of a line, or Bad with the reason."""
     if len(text) > LINE_LIMIT:
         return BadLine(number, f"the line is longer than {LINE_LIMIT} bytes", text[:200])
     try:
-        data = json.loads(text, parse_constant=_refuse)
+        data = parsed(text)
     except ValueError as error:
         return BadLine(number, f"no JSON: {error}", text)
-    except RecursionError:  # thousands of brackets, by mistake or malice
-        return BadLine(number, "the JSON is nested too deeply", text)
     if not isinstance(data, dict):
         return BadLine(number, "no JSON object", text)
-    return check(number, data, model, text)
+    return check(number, data, model, text, any_model=any_model)
+
+
+def parsed(text: bytes) -> Any:
+    """Return a decoded document.
+
+    Raises:
+        ValueError: the text is no JSON, or nested too deeply.
+    """
+    if too_deep(text):
+        raise ValueError("it is nested too deeply")
+    return json.loads(text, parse_constant=_refuse)
+
+
+def too_deep(text: bytes) -> bool:
+    """Return whether a document is nested too deeply to be written and read within another one."""
+    # Python bounds the depth by its stack's: what one function reads another may fail to write.
+    if text.count(b"[") + text.count(b"{") <= SPARE:
+        return False
+    try:
+        json.loads(b"[" * SPARE + text + b"]" * SPARE)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return False
 
 
 def check(
-    number: int, data: dict[str, Any], model: str | None, text: bytes
+    number: int, data: dict[str, Any], model: str | None, text: bytes, *, any_model: bool = False
 ) -> InputRequest | BadLine:
     """Return the request in the fields of a line or row, or Bad with the reason."""
     found = _openai(data) if "body" in data or "url" in data else _plain(data, number)
     if isinstance(found, str):
         return BadLine(number, found, text)
     custom_id, url, body = found
+    if any_model and model is not None:
+        body = {**body, "model": model}
     return _with_model(InputRequest(number, custom_id, url, body), model, text)
 
 
@@ -110,8 +132,8 @@ def _openai(data: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | str:
         return "custom_id is missing or no text"
     if data.get("method", "POST") != "POST":
         return f"method is {data['method']!r}, not 'POST'"
-    if not isinstance(url, str) or url not in URLS:
-        return f"url is {url!r}, not one of {', '.join(URLS)}"
+    if not isinstance(url, str) or url not in api_paths.BATCHED:
+        return f"url is {url!r}, not one of {', '.join(api_paths.BATCHED)}"
     if not isinstance(body, dict):
         return "body is no JSON object"
     return custom_id, url, body
@@ -123,16 +145,16 @@ def _plain(data: dict[str, Any], number: int) -> tuple[str, str, dict[str, Any]]
         return "custom_id is no text"
     body = {key: value for key, value in data.items() if key != "custom_id"}
     if "messages" in body:
-        return custom_id, URLS[0], body
+        return custom_id, api_paths.CHAT, body
     if "prompt" in body:
-        return custom_id, URLS[1], body
+        return custom_id, api_paths.TEXT, body
     return "there is neither body, prompt nor messages"
 
 
 def _with_model(request: InputRequest, model: str | None, text: bytes) -> InputRequest | BadLine:
     body = request.body
-    key = {URLS[0]: "messages", URLS[1]: "prompt", URLS[2]: "input"}[request.url]
-    if key not in body:
+    key = api_paths.missing(request.url, body)
+    if key is not None:
         return BadLine(request.number, f"body has no {key}", text)
     if body.get("stream"):
         return BadLine(request.number, "stream is set; a batch cannot stream its answers", text)
@@ -143,6 +165,6 @@ def _with_model(request: InputRequest, model: str | None, text: bytes) -> InputR
         return InputRequest(
             request.number, request.custom_id, request.url, {**body, "model": model}
         )
-    if model is not None and said != model:
-        return BadLine(request.number, f"unknown model {said!r}; this batch has {model!r}", text)
+    if model not in (None, ANY) and said != model:
+        return BadLine(request.number, f"{OTHER_MODEL} {said!r}; this batch has {model!r}", text)
     return request

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RowAnswer:
-    """The outcome of one request.
+    """The outcome of a request.
 
     Attributes:
         row: number of the request in the batch, from 0.
@@ -31,7 +31,7 @@ class RowAnswer:
 
 
 def encode(answer: RowAnswer) -> bytes:
-    """Return an answer as one line: checksum, row, outcome, output."""
+    """Return an answer as a line: checksum, row, outcome, output."""
     body = b"%d %d %s" % (answer.row, answer.good, answer.line)
     return b"%08x %s\n" % (zlib.crc32(body), body)
 

@@ -26,7 +26,7 @@ class FileSystem(Protocol):
 
 
 class RealFileSystem:
-    """The file system of this machine."""
+    """The file system of the machine."""
 
     def names(self, folder: Path) -> list[str]:
         """Return the names in a folder, sorted."""

@@ -36,7 +36,7 @@ def load_all(files: FileSystem, folder: Path) -> list[BatchWorker]:
 
 @dataclass(slots=True)
 class Monitor:
-    """The detection of dead workers, by this machine's clock, since the nodes' clocks differ.
+    """The detection of dead workers, by the machine's clock, since the nodes' clocks differ.
 
     Attributes:
         folder: the batch.

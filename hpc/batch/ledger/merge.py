@@ -1,4 +1,4 @@
-"""The merge of all answers into one file, in the input's order, proven complete."""
+"""The merge of all answers into a file, in the input's order, proven complete."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""One run of a schedule: a new batch, a resumed batch, or a skip while a batch still runs."""
+"""A run of a schedule: a new batch, a resumed batch, or a skip while a batch still runs."""
 
 from __future__ import annotations
 
 import json
 import os
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpc.batch import control as batch_control
 from hpc.batch.schedule import schedules as batch_schedules
+from hpc.batch.submit import dated
 from hpc.batch.worker import pause_rules
 from hpc.errors import BatchError, HpcServeError
 from hpc.processes import own_python, programs
@@ -74,11 +74,7 @@ def _late(root: Path, before: batch_control.BatchStatus) -> bool:
 
 def _submit(root: Path, found: batch_schedules.Schedule) -> str:
     """Submit as the user would, through the command line, and return the batch's id."""
-    now = datetime.now()  # noqa: DTZ005 - in names that people read
-    named = {"{date}": now.strftime("%Y-%m-%d"), "{time}": now.strftime("%H%M")}
-    words = list(found.words)
-    for place, value in named.items():
-        words = [word.replace(place, value) for word in words]
+    words = [dated(word) for word in found.words]
     done = programs.run(
         own_python.argv("hpc", "batch", "submit", *words, "--json", f"--home={root}"),
         timeout_s=None,

@@ -123,7 +123,9 @@ def make(
         partition=partition or resources.partition,
         account=resources.account,
         qos=resources.qos if partition is None else None,
-        mem_mb=MEM_MB,
+        # As the site takes it: some sites refuse --mem.
+        mem_mb=None if resources.mem_mb is None else MEM_MB,
+        mem_per_cpu=None if resources.mem_per_cpu is None else MEM_MB,
         time_min=MINUTES,
     )
     env = {name: value for name, value in os.environ.items() if KEPT_ENV.match(name)}
@@ -243,7 +245,7 @@ def trouble(root: Path, schedule: Schedule) -> str | None:
     handle = waits(root, schedule.id)
     if handle is None:
         return "no job is queued for the next run"
-    over = jobs.statuses([handle])[handle.job_id].state.over
+    over = jobs.statuses([handle])[handle.key].state.over
     return f"job {handle.job_id}, which was to start it, is over" if over else None
 
 

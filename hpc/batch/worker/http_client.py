@@ -1,4 +1,4 @@
-"""One batch request to an engine, until its answer or its final failure."""
+"""A batch request to an engine, until its answer or its final failure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import httpx
 
+from hpc.batch.input import jsonl
 from hpc.batch.ledger.answers import RowAnswer
 from hpc.batch.worker.missing_models import LATEST_S, MissingModels
 from hpc.gateway import reach
 from hpc.gateway.proved_transport import ProvedTransport
+from hpc.surrogates import without_halves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +36,7 @@ LONGEST_WAIT_S = 60.0
 
 
 class Clients:
-    """Connections to one server, as many as requests in flight, each with its own pool.
+    """Connections to a server, as many as requests in flight, each with its own pool.
 
     httpx searches a pool's connections for every request: with 256 in one pool the search takes
     nine tenths of a worker's time. The client's cookies, redirects and joined addresses take
@@ -150,7 +152,7 @@ class Sender:
         self.waiting = 0
 
     async def send(self, row: int, line: bytes) -> RowAnswer:
-        """Send one request and return its outcome.
+        """Send a request and return its outcome.
 
         Three failures use up no try: an unreachable engine, which may be restarting; a refusal with
         Retry-After, from a key's limit or a model that is not ready; and a missing model, which a
@@ -222,8 +224,9 @@ class Sender:
             return _refusal(row, custom_id, got, parsed), wait_s, counts
         self._pace.answered(now)
         usage = parsed.get("usage") if isinstance(parsed, dict) else None
-        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
-            self.counts.tokens += usage["completion_tokens"]
+        if isinstance(usage, dict):
+            made = usage.get("completion_tokens", usage.get("output_tokens"))
+            self.counts.tokens += made if isinstance(made, int) else 0
         return RowAnswer(row, True, _line(row, custom_id, got, parsed, None)), None, True
 
 
@@ -245,7 +248,7 @@ def _in_vain(got: httpx.Response) -> bool:
 
 def _json(got: httpx.Response) -> Any:
     try:
-        return got.json()
+        return None if jsonl.too_deep(got.content) else got.json()
     except (ValueError, RecursionError):
         return None
 
@@ -279,4 +282,5 @@ def _output(row: int, custom_id: str, response: Any, error: Any) -> bytes:
         "response": response,
         "error": error,
     }
-    return json.dumps(line, separators=(",", ":")).encode()
+    # Readers of the output may refuse a whole file for one half of a character.
+    return without_halves(json.dumps(line, separators=(",", ":")).encode())

@@ -45,7 +45,7 @@ STOPS = frozenset({"pause", "cancel"})
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
-    """The job of one worker; submitit pickles this object.
+    """The job of a worker; submitit pickles this object.
 
     Attributes:
         home: state directory.
@@ -80,7 +80,7 @@ class RunBatch:
 
 
 def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) -> None:
-    """Run one worker in this process, with its own engine unless a service answers.
+    """Run a worker in this process, with its own engine unless a service answers.
 
     Args:
         root: state directory.
@@ -95,7 +95,9 @@ def run(root: Path, batch: str, *, program: str = "apptainer", gpus: int = 0) ->
     raise_file_limit()
     folder = directory.batch_dir(root, batch)
     spec = batch_report.load(folder)
-    with node_environment.private_folder() as private:
+    engine = records.read_record(BatchFolder(folder).engine, ServiceSpec)
+    base = node_environment.base_folder(engine, os.environ)
+    with node_environment.private_folder(base) as private:
         life = WorkerRun(folder, spec, private, program, gpus)
         signals.listen()
         life.run()
@@ -105,7 +107,7 @@ _current: WorkerRun | None = None
 
 
 class WorkerRun:
-    """One run of a worker's job: everything to be closed at the job's end, however the job ends.
+    """A run of a worker's job: everything to be closed at the job's end, however the job ends.
 
     The worker's loop has its own thread, since signals and the engine's leash need the main thread.
     """
@@ -193,7 +195,7 @@ class WorkerRun:
         if handle is None:
             return False
         try:
-            found = jobs.statuses([handle])[job_id]
+            found = jobs.statuses([handle])[handle.key]
         except HpcServeError:
             return False
         return found.state.over

@@ -1,4 +1,4 @@
-"""One worker of a batch: claims chunks, keeps an engine busy, makes answers durable."""
+"""A worker of a batch: claims chunks, keeps an engine busy, makes answers durable."""
 
 from __future__ import annotations
 

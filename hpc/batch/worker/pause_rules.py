@@ -75,7 +75,7 @@ def forget(folder: Path) -> None:
 
 
 def run_on_done(folder: Path, spec: BatchSpec) -> None:
-    """Run the user's command in exactly one worker; a failure is recorded and harms nothing."""
+    """Run the user's command in a single worker; a failure is recorded and harms nothing."""
     if spec.on_done is None or not _claim(folder):
         return
     env = own_python.for_others({**os.environ, **_variables(folder, spec)})

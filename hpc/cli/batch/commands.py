@@ -12,6 +12,7 @@ from hpc.cli.batch.report import report
 from hpc.cli.batch.schedule import schedules, tick, unschedule
 from hpc.cli.batch.submit import submit, validate
 from hpc.cli.batch.text import as_dict, on_done, progress
+from hpc.cli.guesses import GuessingGroup
 from hpc.cli.services import FLAGS
 from hpc.state import directory, files
 
@@ -22,7 +23,7 @@ PLACE = tuple(flag for flag in FLAGS if set(output.names_of((flag,))) <= MAY_DIF
 """Options in which further workers may differ from the first."""
 
 
-@click.group(epilog=output.examples("hpc-serve batch ls"))
+@click.group(cls=GuessingGroup, epilog=output.examples("hpc-serve batch ls"))
 def batch() -> None:
     """Answer files of requests with jobs that survive crashes and walltimes."""
 
@@ -99,6 +100,19 @@ def cancel(batch_id: str, home: str | None) -> None:
 
     batch_control.stop(directory.home(home), batch_id, word="cancel")
     output.echo(f"cancelled {batch_id}")
+
+
+@batch.command(epilog=output.examples("hpc-serve batch rm 1120-220000"))
+@click.argument("batch_ids", nargs=-1, required=True, metavar="ID...")
+@output.home_option
+def rm(batch_ids: tuple[str, ...], home: str | None) -> None:
+    """Remove the folders of batches that are done or cancelled. Output files stay."""
+    from hpc.batch import control as batch_control
+
+    root = directory.home(home)
+    for one in batch_ids:
+        batch_control.remove(root, one)
+        output.echo(f"removed {one}")
 
 
 @batch.command(epilog=output.examples("hpc-serve batch resume 1120-220000"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc.cli import output
-from hpc.cli.services import ADHOC, FLAGS, adhoc_entry
+from hpc.cli.services import ADHOC, FLAGS, adhoc_entry, local_option, place_of_jobs, tell_place
 from hpc.state import records
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ HOW = (
         "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of jobs."
     ),
     click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row."),
+    click.option("--overwrite", is_flag=True, help="Replace an output file that exists."),
+    click.option(
+        "--any-model", is_flag=True, help="Answer every line, whatever model the line names."
+    ),
     click.option("--skip-bad", is_flag=True, help="Skip faulty lines instead of refusing FILE."),
     click.option(
         "--request-timeout",
@@ -89,13 +93,21 @@ HOW = (
     )
 )
 @click.argument("path", type=PATH, metavar="FILE")
-@click.option("-o", "--output", "out", required=True, type=PATH, help="File for the answers.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    required=True,
+    type=PATH,
+    help="File for the answers; {date} and {time} in its name are filled in.",
+)
 @click.option("--name", metavar="NAME", help="Model of models.yaml for each job to serve.")
 @click.option("--service", metavar="NAME", help="Running service that answers, without jobs.")
 @output.with_options(WHEN)
 @output.with_options(HOW)
 @output.with_options(ADHOC)
 @output.with_options(tuple(flag for flag in FLAGS if flag is not FLAGS[0]))
+@local_option
 @output.models_option
 @output.home_option
 @output.json_option
@@ -117,14 +129,18 @@ def submit(ctx: click.Context, /, *, as_json: bool, **options: Any) -> None:
     if serves is None:
         _check_service(loaded.home, str(options["service"]))
     asked = _wanted(serves, options)
+    where = place_of_jobs(local=options["local"] or serves is None)
     spec = batch_submit.submit(
         loaded.home,
         asked,
         engine=serves,
-        cluster=None,
+        cluster=where,
         site=loaded.site,
         watch=lambda found: output.counted(found, f"reading {asked.path.name}"),
+        tell=output.note,
     )
+    if serves is not None:
+        tell_place(f"batch {spec.id}", where, local=options["local"])
     if as_json:
         return output.print_json(records.encode(spec))
     output.echo(f"batch {spec.id}: {spec.rows} requests, {spec.workers} worker(s)")
@@ -160,7 +176,7 @@ def _wanted(serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions
         extra |= {"mail-type": "END,FAIL", "mail-user": options["mail"]}
     return batch_submit.BatchOptions(
         options["path"].absolute(),
-        options["out"].absolute(),
+        Path(batch_submit.dated(str(options["out"].absolute()))),
         serves.name if serves else str(options["service"]),
         workers=options["workers"],
         extra={key: value for key, value in extra.items() if value},
@@ -173,6 +189,8 @@ def _wanted(serves: ServiceSpec | None, options: dict[str, Any]) -> BatchOptions
         max_hours=options["max_hours"],
         on_done=options["on_done"],
         model_patience_s=options["model_patience"],
+        overwrite=options["overwrite"],
+        any_model=options["any_model"],
     )
 
 
@@ -193,6 +211,8 @@ def _schedule(
             "--every needs jobs with engines of their own (--name): runs start on a compute node, "
             "where the gateway of --service does not listen"
         )
+    if options["local"]:
+        raise click.UsageError("--every needs Slurm; leave --local out")
     if options["at"] or options["dependency"]:
         raise click.UsageError("--every sets the times; leave --at and --dependency out")
     # Each run submits once, and 'batch tick' adds --json and --home itself.
@@ -216,7 +236,7 @@ def _schedule(
 
 
 def _check_service(root: Path, service: str) -> None:
-    """Check that this machine's gateway runs, takes the owner's key and has the model."""
+    """Check that the machine's gateway runs, takes the owner's key and has the model."""
     from hpc.errors import GatewayError
     from hpc.gateway import control, owner_access
 
@@ -231,18 +251,24 @@ def _check_service(root: Path, service: str) -> None:
 
 @click.command(epilog=output.examples("hpc-serve batch validate prompts.jsonl"))
 @click.argument("path", type=PATH, metavar="FILE")
-@click.option("--name", default="any", metavar="NAME", help="Model for lines without a model.")
+@click.option(
+    "--name",
+    "--service",
+    "name",
+    metavar="NAME",
+    help="Model of the batch, as in batch submit: other models are faulty.",
+)
 @click.option("--template", type=PATH, help="Jinja2 template of the message for a table's row.")
 @output.json_option
 @click.pass_context
 def validate(
-    ctx: click.Context, path: Path, name: str, template: Path | None, *, as_json: bool
+    ctx: click.Context, path: Path, name: str | None, template: Path | None, *, as_json: bool
 ) -> None:
     """Check every line of FILE, and list the faulty lines."""
     from hpc.batch.input import intake
+    from hpc.batch.input.jsonl import ANY
 
-    model = None if name == "any" and template is None else name
-    found = intake.read(path, model, template)
+    found = intake.read(path, name or ANY, template)
     seen = intake.validate(output.counted(found, f"reading {path.name}"))
     if as_json:
         bad = [{"line": one.number, "reason": one.reason} for one in seen.first]

@@ -18,7 +18,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def progress(seen: BatchStatus) -> str:
-    """Return the progress of a batch in one line."""
+    """Return the progress of a batch in a line."""
     from hpc.batch import throughput
 
     rate, tokens = throughput.recent(seen.workers, time.time())
@@ -39,7 +39,9 @@ def waits(seen: BatchStatus) -> list[str]:
     """Return the reasons for a batch's standstill, each reason once."""
     if seen.why is not None:
         return [f"paused as {seen.why}; 'hpc-serve batch resume {seen.spec.id}' goes on"]
-    return list(dict.fromkeys(one.cause for one in seen.workers if one.cause and not one.ended))
+    causes = [one.cause for one in seen.workers if one.cause and not one.ended]
+    blocked = [f"job {job.job_id}: {at.reason}" for job, at in seen.jobs if at.blocked]
+    return list(dict.fromkeys((*causes, *blocked)))
 
 
 def as_dict(seen: BatchStatus) -> dict[str, Any]:

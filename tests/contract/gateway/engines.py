@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from gateway_lite.upstream import handshake
 from gateway_lite.upstream.handshake import ReplicaHandshake
 from hpc import peer_proof
 from tests.waits import PATIENCE_S
@@ -56,13 +55,17 @@ class Door:
         if scope["server"][1] not in SECRETS:
             return True
         known = self.proofs.get(scope["client"])
-        return known is not None and known.state == "done" and scope["path"] != handshake.PATH
+        return (
+            known is not None
+            and known.state == "done"
+            and scope["path"] != peer_proof.HANDSHAKE_PATH
+        )
 
     async def shake(self, scope: Any, send: Any) -> None:
         """Answer one message of the handshake, as a sidecar does."""
         headers, port = dict(scope["headers"]), scope["server"][1]
         lines = None
-        if scope["path"] == handshake.PATH:
+        if scope["path"] == peer_proof.HANDSHAKE_PATH:
             if peer_proof.CHALLENGE.encode() in headers:
                 self.proofs[scope["client"]] = ReplicaHandshake(SECRETS[port].encode(), port)
             lines = self.proofs[scope["client"]].answer(headers)

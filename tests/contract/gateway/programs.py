@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import httpcore
 import httpx
 
-from gateway_lite.upstream.handshake import GatewayHandshake
 from gateway_lite.upstream.pool import tls_context
 from hpc.keys import store as key_store
 from hpc.model import Endpoint, Phase, ServiceSpec
 from hpc.node.certificate import make_certificate
+from hpc.peer_proof import GatewayHandshake
 from hpc.state import directory, files
 from tests.contract.gateway.engines import SECRETS
 

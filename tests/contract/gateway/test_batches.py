@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -193,6 +194,46 @@ def test_usage_is_what_the_answers_name(gateway: Running) -> None:
     assert sum(one["prompt_tokens"] or 0 for one in answered) == done.usage.input_tokens
     refused = until(asks, start(asks, ["{no json"]).id)
     assert (refused.status, refused.usage) == ("failed", None)
+
+
+def test_packed_arrays_other_paths_and_files_that_expire(gateway: Running) -> None:
+    asks = client(gateway)
+    body = {"model": "m", "query": "q", "documents": ["a"], "messages": [{"content": "say"}]}
+    lines = [{"custom_id": f"r{n}", "url": "/v1/rerank", "body": body} for n in range(3)]
+    packed = io.BytesIO(gzip.compress(json.dumps(lines).encode("utf-16")))
+    packed.name = "requests.json.gz"
+    file = asks.files.create(
+        file=packed, purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    assert file.expires_at == file.created_at + 3600
+    made = asks.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/rerank",  # type: ignore[arg-type]  # of engines, not of OpenAI
+        completion_window="24h",
+        output_expires_after={"anchor": "created_at", "seconds": 7200},
+    )
+    done = until(asks, made.id)
+    assert done.status == "completed", done
+    answers = asks.files.retrieve(str(done.output_file_id))
+    assert answers.expires_at == answers.created_at + 7200
+    assert [one["custom_id"] for one in read(asks, done.output_file_id)] == ["r0", "r1", "r2"]
+    torn = io.BytesIO(packed.getvalue()[:-9])
+    torn.name = "torn"
+    refused = until(
+        asks,
+        asks.batches.create(
+            input_file_id=asks.files.create(file=torn, purpose="batch").id,
+            endpoint=CHAT,
+            completion_window="24h",
+        ).id,
+    )
+    assert [one.code for one in (refused.errors and refused.errors.data) or ()] == [
+        "invalid_file_format"
+    ]
+    with pytest.raises(openai.BadRequestError, match="expires_after is no object"):
+        asks.files.create(
+            file=packed, purpose="batch", expires_after={"anchor": "created_at", "seconds": 5}
+        )
 
 
 def see_files_go(asks: openai.OpenAI, uploaded: str) -> None:

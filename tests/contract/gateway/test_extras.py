@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import ollama
+import pytest
 
 from hpc.keys import store as key_store
 from hpc.keys.limits import KeyLimits
 from hpc.state import directory
-from tests.contract.gateway.engines import Engine, Seen, serve
+from tests.contract.gateway.engines import BrokenEngineError, Engine, Seen, serve
 from tests.contract.gateway.programs import (
     Running,
     run_gateway,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+HI = [{"role": "user", "content": "hi"}]
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 
 
@@ -30,6 +33,7 @@ class Chatty(Engine):
     """An engine that says what a test wants, as engines say it."""
 
     words = "hello you"
+    breaks = False
 
     async def _answer(self, request: Seen, send: Callable[..., Any]) -> None:
         kind, body = b"application/json", self._whole_answer()
@@ -37,6 +41,10 @@ class Chatty(Engine):
             kind, body = b"text/event-stream", self._events(request.body)
         head = [(b"content-type", kind)]
         await send({"type": "http.response.start", "status": 200, "headers": head})
+        if self.breaks:
+            part = {"type": "http.response.body", "body": body[:200], "more_body": True}
+            await send(part)
+            raise BrokenEngineError
         await send({"type": "http.response.body", "body": body})
 
     def _whole_answer(self) -> bytes:
@@ -70,24 +78,79 @@ def served(home: Path, key: str) -> list[dict[str, Any]]:
 
 
 def test_an_ollama_client_works_unchanged(home: Path) -> None:
-    with serve(Chatty()) as url, run_gateway(home, {"m": url}) as gateway:
+    policy = {"aliases": {"gpt": "m", "tagged:latest": "m", "gone": "none"}}
+    engine = Chatty()
+    with serve(engine) as url, run_gateway(home, {"m": url}, policy=policy) as gateway:
         headers = {"authorization": f"Bearer {gateway.key}"}
         client = ollama.Client(host=gateway.url, headers=headers, trust_env=False)
-        messages = [{"role": "user", "content": "hi"}]
-        whole = client.chat(model="m", messages=messages)
-        parts = list(client.chat(model="m:latest", messages=messages, stream=True))
-        listed = [model.model for model in client.list().models]
-        try:
-            client.chat(model="unknown", messages=messages)
-        except ollama.ResponseError as error:
-            refused = (error.status_code, error.error)
+        whole = client.chat(model="m", messages=HI)
+        assert whole.message.content == "hello you"
+        assert (whole.done, whole.eval_count, whole.prompt_eval_count) == (True, 3, 7)
+        for name in ("m:latest", "gpt", "gpt:latest", "tagged:latest"):
+            parts = list(client.chat(model=name, messages=HI, stream=True))
+            assert "".join(part.message.content or "" for part in parts) == "hello you"
+            assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+            assert parts[0].model == name
+            assert client.show(name).capabilities == ["completion", "tools"]
+            pulled = [one.status for one in client.pull(name, stream=True)]
+            assert (pulled[0], pulled[-1]) == ("pulling manifest", "success")
+        assert client.pull("m").status == "success"
+        for models in (client.list().models, client.ps().models):
+            assert sorted(str(one.model) for one in models) == ["gpt", "m", "tagged:latest"]
+        see_refusals(client)
+        engine.breaks = True
+        cut = refusal(lambda: list(client.chat(model="m", messages=HI, stream=True)))
+        assert "in mid-stream" in cut[1]
+        engine.breaks = False
         client.close()  # type: ignore[no-untyped-call]
-    assert whole.message.content == "hello you"
-    assert (whole.done, whole.eval_count, whole.prompt_eval_count) == (True, 3, 7)
-    assert "".join(part.message.content or "" for part in parts) == "hello you"
-    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
-    assert listed == ["m"]
-    assert refused == (404, "the model 'unknown' does not exist")
+        see_ollama_by_hand(gateway)
+
+
+def see_refusals(client: ollama.Client) -> None:
+    """See that each refusal is in the words and form of Ollama's client."""
+    unknown = (404, "the model 'unknown' does not exist")
+    assert refusal(lambda: client.chat(model="unknown", messages=HI)) == unknown
+    assert refusal(lambda: client.show("unknown")) == unknown
+    assert refusal(lambda: client.generate("unknown", keep_alive=0)) == unknown
+    assert client.generate("m").done_reason == "load"
+    for pull in (
+        lambda: client.pull("unknown"),
+        lambda: list(client.pull("unknown:latest", stream=True)),
+    ):
+        status, told = refusal(pull)
+        assert (status, "is not served here, and none is pulled" in told) == (404, True)
+    assert refusal(lambda: client.delete("m")) == (404, "the path /api/delete is not served")
+
+
+def refusal(ask: Callable[[], object]) -> tuple[int, str]:
+    """Return status and text by which a client is refused."""
+    with pytest.raises(ollama.ResponseError) as caught:
+        ask()
+    return caught.value.status_code, caught.value.error
+
+
+def see_ollama_by_hand(gateway: Running) -> None:
+    """See what programs do beside the official client: no content type, and refusals."""
+    form = {"content-type": "application/x-www-form-urlencoded", "user-agent": "curl/8.5.0"}
+    ask = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": false}'
+    with gateway.client() as client:
+        for path in ("/api/chat", "/v1/chat/completions"):
+            answer = client.post(path, content=ask, headers=form)
+            assert answer.status_code == 200, answer.text
+        assert client.request("GET", "/api/chat").json() == {"error": "/api/chat does not take GET"}
+        for path, body in (("/api/chat", b"{"), ("/api/show", b"{"), ("/api/embed", b"[]")):
+            answer = client.post(path, content=body)
+            assert answer.status_code == 400
+            assert type(answer.json()["error"]) is str
+    bare = httpx.Client(base_url=gateway.url, trust_env=False)
+    with bare:
+        assert bare.get("/").text == "Ollama is running"
+        assert bare.head("/").status_code == 200
+        for path in ("/api/tags", "/api/version", "/api/nothing"):
+            answer = bare.get(path)
+            assert (answer.status_code, type(answer.json()["error"])) == (401, str)
+        answer = bare.post("/api/chat", content=ask)
+        assert (answer.status_code, type(answer.json()["error"])) == (401, str)
 
 
 def test_prompts_are_redacted_before_the_engine_sees_them(home: Path) -> None:

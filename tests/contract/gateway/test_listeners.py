@@ -6,6 +6,7 @@ import datetime as dt
 import ipaddress
 import json
 import os
+import re
 import socket
 import ssl
 import stat
@@ -168,16 +169,25 @@ def test_a_certificate_that_is_none_is_told(folder: Path, tls: Tls, text: str) -
 
 
 def test_everybody_is_let_in_from_this_machine_only(tls: Tls) -> None:
-    for address in (Address("127.0.0.1", 1), Address("::1", 1, unix="/s"), Address("localhost", 1)):
-        check_open(address, anonymous=True)
     for address in (
-        Address("0.0.0.0", 1),
-        Address("::", 1),
-        Address("login1", 1),
-        Address("127.0.0.1", 1, tls=tls),
+        Address("127.0.0.1", 1),
+        Address("::1", 1, unix="/s"),
+        Address("localhost", 1),
+        Address("127.0.0.1", 1, tls=tls, tls_host="127.0.0.1"),
+        Address("ip6-localhost", 1, tls=tls, tls_host="::ffff:127.0.0.2"),
+    ):
+        check_open(address, anonymous=True)
+    for address, named in (
+        (Address("0.0.0.0", 1), "0.0.0.0"),
+        (Address("::", 1), "::"),
+        (Address("login1", 1), "login1"),
+        (Address("127.0.0.1", 1, tls=tls), "0.0.0.0"),
+        (Address("login1", 1, tls=tls, tls_host="127.0.0.1"), "login1"),
+        (Address("login1", 1, tls=tls, tls_host="::"), "login1 and ::"),
     ):
         check_open(address, anonymous=False)
-        with pytest.raises(ConfigError, match="allowed on loopback and Unix sockets only"):
+        told = f"allowed on loopback and Unix sockets only, and this gateway listens on {named}"
+        with pytest.raises(ConfigError, match=re.escape(told) + "$"):
             check_open(address, anonymous=True)
 
 

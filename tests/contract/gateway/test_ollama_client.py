@@ -158,8 +158,10 @@ def test_a_chat_in_one_piece(client: ollama.Client, engine: Engine) -> None:
     assert (answer.prompt_eval_count, answer.eval_count) == (7, 3)
     assert answer.total_duration
     assert answer.created_at
-    wanted = {"temperature": 0.0, "stop": ["x"], "seed": 1, "max_tokens": 5}
-    assert engine.asked == [(CHAT, {"model": "small", "messages": ASK, **wanted})]
+    wanted: dict[str, Any] = {"temperature": 0.0, "stop": ["x"], "seed": 1, "max_tokens": 5}
+    off = {"enable_thinking": False, "thinking": False}
+    wanted["chat_template_kwargs"] = off
+    assert engine.asked == [(CHAT, {"model": "small:latest", "messages": ASK, **wanted})]
 
 
 def test_a_chat_in_pieces(client: ollama.Client, engine: Engine) -> None:

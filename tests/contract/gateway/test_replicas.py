@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hpc.keys import store as key_store
-from hpc.model import Phase
+from hpc.model import Phase, ServiceSpec
 from hpc.state import directory, files
 from tests.contract.gateway.engines import SECRETS, Engine, serve
 from tests.contract.gateway.programs import (
@@ -177,3 +177,43 @@ def test_a_keys_file_that_may_not_be_used_lets_nobody_in(
     wait_until(lambda: gateway.post({}).status_code == 200)
     log = gateway.log.read_text()
     assert ("chmod" in log or "open to others" in log) if spoil == "mode" else "not YAML" in log
+
+
+def test_the_address_of_a_node_that_answers_is_found_and_remembered(
+    home: Path, engine: Engine
+) -> None:
+    """Its name is unknown here, and another of its addresses leads nowhere."""
+    save_service(home)
+    with serve(engine) as url, run_gateway(home) as gateway:
+        unknown = f"http://no-such-node.invalid:{url.rpartition(':')[2]}"
+        save_replica(home, unknown, addresses=("127.0.0.2", "127.0.0.1"))
+        wait_phase(gateway, "READY", 1)
+        assert [gateway.post({}).status_code for _ in range(2)] == [200, 200]
+        save_replica(home, unknown, job_id="2", addresses=("127.0.0.3",))
+        wait_until(lambda: gateway.post({}).status_code == 502)
+        told = gateway.log.read_text()
+        assert "cannot be reached: tried no-such-node.invalid: " in told
+        assert "127.0.0.3: " in told
+
+
+def test_an_adapter_is_a_model_at_the_replicas_of_its_base(home: Path, engine: Engine) -> None:
+    directory.save_spec(home, ServiceSpec("m", "vllm", "vllm", "org/x", adapters=("sql",)))
+    with (
+        serve(engine) as url,
+        run_gateway(home, {"m": url}, models={"m": {"max_tokens": 10}}) as it,
+    ):
+        save_replica(home, url)
+        wait_until(lambda: it.post({"model": "sql"}).status_code == 200)
+        with it.client() as client:
+            listed = {one["id"]: one for one in client.get("/v1/models").json()["data"]}
+        assert it.metrics().count('replicas{model="sql"') == 0
+        refused = it.post({"model": "sql", "max_tokens": 11})
+        narrow, _ = key_store.add(directory.keys_path(home), "narrow", models=("m",))
+        limited = Running(it.process, it.port, narrow, it.log)
+        wait_until(lambda: limited.post({"model": "m"}).status_code == 200)
+        assert limited.post({"model": "sql"}).status_code == 403
+    assert listed["sql"]["parent"] == "m"
+    assert "parent" not in listed["m"]
+    assert engine.seen[-1].body["model"] == "m"
+    assert {one.body["model"] for one in engine.seen} == {"m", "sql"}
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_tokens")

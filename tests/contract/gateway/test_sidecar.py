@@ -236,3 +236,13 @@ def test_a_node_without_tls_does_not_import_cryptography() -> None:
         [sys.executable, "-c", code], env=environment(), cwd=REPO, capture_output=True, check=True
     )
     assert done.stdout == b"False\n"
+
+
+def test_a_free_port_of_the_sites_range_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        low = taken.getsockname()[1]
+        ports = ("--port", f"{low}-{min(low + 20, 65535)}")
+        with run_sidecar(tmp_path, ["--upstream-port", "1"], *ports) as first:
+            assert low < first.port <= low + 20
+            with first.client() as client:
+                assert client.get("/health").status_code == 502

@@ -215,6 +215,22 @@ def test_workers_and_a_unix_socket_are_one_gateway(run: Run, home: Path, tmp_pat
     assert directory.load_gateway(home, socket.gethostname()) is None
 
 
+PROXIES = dict.fromkeys(
+    ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"
+)
+
+
+def test_the_printed_lines_keep_web_proxies_out(run: Run) -> None:
+    lines = run("gateway", "env").stdout
+    curl = 'curl -s -o /dev/null -w "%{http_code}\\n" "$OPENAI_BASE_URL/models"'
+    python = f'{sys.executable} -c "import openai; print(len(openai.OpenAI().models.list().data))"'
+    for proxies in (PROXIES, {**PROXIES, "no_proxy": "site.example"}):
+        argv = ["sh", "-euc", f"{lines}{curl}\n{python}"]
+        env = {**environment(), **proxies}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == ["401", "0"], done.stderr
+
+
 def test_anybody_is_let_in_where_that_is_said_and_only_from_here(run: Run, tmp_path: Path) -> None:
     (tmp_path / "work" / "models.yaml").write_text("models: []\ngateway: {anonymous: true}\n")
     refused = run("gateway", "start", "--host", "0.0.0.0", check=False)

@@ -50,7 +50,7 @@ asyncio.run(main())
 METRICS = """
 import socket, sys
 from pathlib import Path
-from gateway_lite.upstream.handshake import GatewayHandshake
+from hpc.peer_proof import GatewayHandshake
 host, port, secret = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).read_text().strip()
 with socket.create_connection((host, port)) as sock:
     handshake = GatewayHandshake(secret, port)

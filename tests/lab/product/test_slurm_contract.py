@@ -48,6 +48,6 @@ tell([slurm.has_accounting(), *map(found.get, ids[:3]), ids[3] in found])
 
 
 def test_without_accounting_sacct_is_no_obstacle(slurm: LabCluster, no_accounting: None) -> None:
-    has, found = slurm.python("tell([slurm.has_accounting(), slurm.statuses(['999999'])])")
+    has, found = slurm.python("tell([slurm.has_accounting(), slurm.statuses([unknown('999999')])])")
     assert has is False
-    assert found["999999"]["state"] == "GONE"
+    assert found["/999999"]["state"] == "GONE"

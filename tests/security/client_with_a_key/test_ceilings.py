@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -51,6 +53,7 @@ def capped(
             "m": key_with(home, gateway, KeyLimits(max_tokens=CEILING)),
             "capped": gateway,
             "prompts": key_with(home, gateway, KeyLimits(max_prompt_tokens=60)),
+            "pictures": key_with(home, gateway, KeyLimits(max_prompt_tokens=3000)),
         }
 
 
@@ -173,8 +176,31 @@ def test_an_ollama_client_is_held_to_the_ceiling(
         ({"num_predict": 200.0}, 400),
     ):
         body = {"stream": False, "options": options, "max_tokens": 500, "n": 9}
-        assert capped["m"].post(body, "/api/chat").status_code == status
+        refused = capped["m"].post(body, "/api/chat").status_code == 400
+        assert refused == (status == 400)
         assert max(reader(*worker.bodies[-1]) for reader in READERS) <= CEILING
+
+
+def test_an_anthropic_client_is_held_to_the_ceiling(
+    capped: dict[str, Running], worker: WorkingEngine
+) -> None:
+    for options, status in (
+        ({"max_tokens": 10}, 200),
+        ({"max_tokens": 10, "n": 9, "max_completion_tokens": 500, "best_of": 4}, 200),
+        ({"max_tokens": 11}, 400),
+        ({"max_tokens": "9"}, 400),
+        ({"max_tokens": 9.0}, 400),
+        ({}, 400),
+    ):
+        for stream in (False, True):
+            body = {"model": "m", "messages": MESSAGES, "stream": stream, **options}
+            before = len(worker.bodies)
+            with capped["m"].client() as client:
+                refused = client.post("/v1/messages", json=body).status_code == 400
+            assert refused == (status == 400)
+            assert len(worker.bodies) == before + (status == 200)
+            if status == 200:
+                assert max(reader(*worker.bodies[-1]) for reader in READERS) <= CEILING
 
 
 @pytest.mark.parametrize(
@@ -245,3 +271,35 @@ def test_no_spelling_makes_an_engine_work_more(
     parts += [f'"{name}":{json.dumps(value)}' for name, value in fields]
     most = allowed(worker, capped[model], path, ("{" + ",".join(parts) + "}").encode())
     assert most is None or most <= CEILING
+
+
+def test_a_picture_counts_by_its_pixels_and_hides_no_text(
+    capped: dict[str, Running], worker: WorkingEngine
+) -> None:
+    """A picture of 1 MB passes a ceiling of 3,000 tokens; text in its place does not."""
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 1400, 1050)
+    photo, words = (base64.b64encode(head + bytes(750_000)).decode(), "obey me " * 2000)
+
+    def openai(data: str, **more: str) -> dict[str, Any]:
+        part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + data}}
+        return {"messages": [{"role": "user", "content": [{**part, **more}]}]}
+
+    source = {"type": "base64", "media_type": "image/png", "data": photo}
+    claude = {"max_tokens": 5, "messages": [{"role": "user", "content": [{"type": "image"}]}]}
+    claude["messages"][0]["content"][0]["source"] = source  # type: ignore[index]
+    ollama = {"messages": [{"role": "user", "content": "?", "images": [photo]}], "stream": False}
+    for path, body, fits in (
+        (CHAT, openai(photo), True),
+        ("/v1/messages", claude, True),
+        ("/api/chat", ollama, True),
+        (CHAT, openai(words), False),
+        (CHAT, openai(base64.b64encode(words.encode()).decode()), False),
+        (CHAT, openai(photo, text=words), False),
+        (CHAT, openai(photo, type="text", text="?"), False),
+        (CHAT, {"messages": MESSAGES, "tools": [photo]}, False),
+    ):
+        before = len(worker.bodies)
+        with capped["pictures"].client() as client:
+            status = client.post(path, json={"model": "m", **body}).status_code
+        assert (status != 400) is fits, (path, status)
+        assert len(worker.bodies) == before + fits

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PROMPT = 10
 WAITS = "waits"
 """The field ``user`` of a stream that ends after its first word, until it is left."""
+WORD = {"index": 0, "message": {"content": "word"}, "text": "word", "finish_reason": "length"}
 TOGETHER = 100
 """Events that the engine sends at once."""
 
@@ -92,7 +93,7 @@ class WorkingEngine:
             return await self._whole(send, {"error": {"message": "no"}})
         if not asked.get("stream"):
             self.worked += PROMPT + tokens
-            return await self._whole(send, {"choices": [], **self._usage(tokens)})
+            return await self._whole(send, {"choices": [WORD], **self._usage(tokens)})
         self.worked += PROMPT
         await self._stream(asked, tokens, send)
         return None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/rerank"),
     *("/v1/files", "/v1/batches", "/v1/models", "/v1/models/m", "/api/chat", "/api/generate"),
+    *("/v1/messages", "/v1/messages/count_tokens"),
     *("/api/show", "/api/embed", "/metrics", "/dashboard/data", "/healthz", "/version", "/"),
 )
 LEAVES = (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway_lite.upstream.handshake import GatewayHandshake
 from gateway_lite.upstream.pool import tls_context
+from hpc.peer_proof import GatewayHandshake
 from tests.contract.gateway.engines import read_request
 from tests.contract.gateway.programs import PATIENCE_S, Running
 from tests.contract.gateway.test_sidecar import CLOSED, OPEN

@@ -156,7 +156,7 @@ def client_of(pages: list[Any]) -> TestClient:
         try:
             await inner({**scope, "principal": ANYBODY}, receive, send)
         except ApiError as error:
-            await send_error(send, error)
+            await send_error(send, error, scope["path"])
 
     return TestClient(app)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from hpc import config, site_setup
 from hpc.model import ServiceSpec
 from hpc.site_setup import Facts
-from hpc.slurm import Partition
+from hpc.slurm import Association, Partition, Permissions
 
 Load = Callable[[Facts], ServiceSpec]
 CPU = Partition("cpu", default=True, max_minutes=1440, nodes=10, cpus=128, mem_mb=512_000)
@@ -60,7 +61,7 @@ def test_a_small_partition_is_not_asked_for_more_than_it_has(load: Load) -> None
 
 def test_a_partition_may_be_called_like_a_word_of_yaml(load: Load) -> None:
     asked = load(Facts((ODD,))).resources
-    assert (asked.partition, asked.gpus, asked.cpus, asked.mem_mb) == ("on", 1, 2, 1024)
+    assert (asked.partition, asked.gpus, asked.cpus, asked.mem_mb) == ("on", 1, 2, 512)
 
 
 def test_without_slurm_the_example_runs_here(load: Load) -> None:
@@ -71,6 +72,82 @@ def test_without_slurm_the_example_runs_here(load: Load) -> None:
 def test_a_partition_that_is_down_is_not_proposed(load: Load) -> None:
     down = Partition("gpu", up=False, gpus=8)
     assert load(Facts((CPU, down))).engine == "llamacpp"
+
+
+def test_memory_that_slurm_does_not_know_is_not_asked_for(load: Load) -> None:
+    for partition in (replace(GPU, mem_mb=1), replace(CPU, mem_mb=1), replace(CPU, mem_mb=0)):
+        facts = Facts((partition,))
+        assert load(facts).resources.mem_mb is None
+        assert "memory not known" in site_setup.site_text(facts)
+
+
+@pytest.mark.parametrize(
+    "away",
+    [replace(GPU, name="gpu0", up=False), replace(GPU, name="gpu0", away=4)],
+    ids=["partition", "nodes"],
+)
+def test_a_partition_without_a_node_that_takes_jobs_is_not_proposed(
+    load: Load, away: Partition
+) -> None:
+    assert load(Facts((CPU, away, GPU))).resources.partition == "gpu"
+    assert load(Facts((CPU, away))).engine == "llamacpp"
+    dead = replace(CPU, name="old", up=away.up, away=10 if away.up else 0)
+    other = replace(CPU, name="new", default=False)
+    facts = Facts((dead, other))
+    assert load(facts).resources.partition == "new"
+    assert "\n  partition: new\n" in site_setup.site_text(facts)
+
+
+def test_parts_of_gpus_are_no_gpus(load: Load) -> None:
+    mig = replace(GPU, name="mig", gpus=0, gpu_types=(), gpu_parts=("a100_1g.5gb",))
+    assert load(Facts((CPU, mig))).engine == "llamacpp"
+    assert "parts of GPUs (a100_1g.5gb) each" in site_setup.site_text(Facts((mig,)))
+    both = load(Facts((CPU, replace(mig, gpus=2, gpu_types=("a100",))))).resources
+    assert (both.gpus, both.gpu_type) == (1, "a100"), "not a slice"
+
+
+ADA = Permissions(
+    frozenset({"ada", "physics"}),
+    (Association("phys", qos=("normal", "long"), default_qos="normal"), Association("ml", "gpu")),
+    "phys",
+)
+
+
+@pytest.mark.parametrize(
+    ("rules", "partition", "account", "qos"),
+    [
+        ({}, "gpu", None, None),
+        ({"AllowGroups": "physics,staff"}, "gpu", None, None),
+        ({"AllowGroups": "staff"}, "gpu2", None, None),
+        ({"AllowAccounts": "ML"}, "gpu", "ml", None),
+        ({"AllowAccounts": "chem"}, "gpu2", None, None),
+        ({"DenyAccounts": "phys,ml"}, "gpu2", None, None),
+        ({"DenyAccounts": "phys"}, "gpu", "ml", None),
+        ({"AllowAccounts": "phys", "AllowQos": "long"}, "gpu", None, "long"),
+        ({"AllowAccounts": "phys", "DenyQos": "normal,long"}, "gpu2", None, None),
+        ({"AllowAccounts": "phys", "DenyQos": "normal"}, "gpu", None, "long"),
+        ({"AllowAccounts": "phys", "AllowQos": "normal,long"}, "gpu", None, None),
+        ({"RootOnly": "YES"}, "gpu2", None, None),
+        ({"ReqResv": "YES"}, "gpu2", None, None),
+    ],
+)
+def test_the_example_is_for_a_partition_that_takes_the_user(
+    load: Load, rules: dict[str, str], partition: str, account: str | None, qos: str | None
+) -> None:
+    other = replace(GPU, name="gpu2", nodes=1)
+    facts = Facts((CPU, GPU, other), permissions=replace(ADA, partitions={"gpu": rules}))
+    asked = load(facts).resources
+    assert (asked.partition, asked.account, asked.qos) == (partition, account, qos)
+    told = site_setup.site_text(facts)
+    assert ("not open to you" in told) == (partition == "gpu2")
+    assert "# Your accounts: phys, ml; the default is phys." in told
+    assert "# Your QOS: normal, long" in told
+
+
+def test_an_account_is_named_where_none_is_the_default(load: Load) -> None:
+    facts = Facts((CPU, GPU), permissions=replace(ADA, default_account=None))
+    assert load(facts).resources.account == "phys"
+    assert "\n  account: phys\n" in site_setup.site_text(facts)
 
 
 def test_the_site_file_tells_what_was_found() -> None:

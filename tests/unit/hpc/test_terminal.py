@@ -57,6 +57,13 @@ def test_only_control_characters_change(text: str) -> None:
         assert after in "\n\t" or unicodedata.category(after) != "Cc"
 
 
+def test_halves_of_characters_are_shown_as_none() -> None:
+    shown = terminal.plain("models/\udcff and \ud83d")
+
+    assert shown == "models/\ufffd and \ufffd"
+    assert shown.encode()
+
+
 @pytest.mark.parametrize("text", ["", "a\tb\nc", "größer → 日本語 🙂", "e\u0301"])
 def test_ordinary_text_stays(text: str) -> None:
     assert terminal.plain(text) == text

@@ -31,11 +31,18 @@ def test_aliases_are_listed_with_what_they_stand_for() -> None:
         "object": "model",
         "created": 5,
         "owned_by": "hpc-serve",
+        "type": "model",
+        "display_name": "gpt",
+        "created_at": "1970-01-01T00:00:05+00:00",
+        "lifecycle": "active",
         "alias_of": "big",
         "phase": "READY",
         "replicas": {"ready": 1, "asked": 2},
     }
     assert "alias_of" not in told["data"][0]
+    assert (told["first_id"], told["last_id"], told["has_more"]) == ("big", "mini", False)
+    empty = status.listing(CATALOG, ALIASES, created=5, allows=lambda _: False)
+    assert (empty["data"], empty["first_id"], empty["last_id"]) == ([], None, None)
 
 
 def test_a_key_sees_what_it_may_use() -> None:

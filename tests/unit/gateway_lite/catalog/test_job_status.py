@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ONE, TWO = JobHandle("1", "slurm", "/j"), JobHandle("2", "slurm", "/j")
+K1, K2 = ONE.key, TWO.key
 PENDING = JobStatus(JobState.PENDING, reason="Priority", nodes=("n1",), start_at=5.0)
 GONE = JobStatus(JobState.GONE)
 UNKNOWN = JobStatus(JobState.UNKNOWN, reason="Slurm did not answer: squeue")
@@ -33,12 +34,11 @@ class Asked:
         self.breaks = False
 
     def __call__(self, jobs: Sequence[JobHandle]) -> dict[str, JobStatus]:
-        ids = [job.job_id for job in jobs]
-        self.calls.append(ids)
+        self.calls.append([job.job_id for job in jobs])
         assert self.may_answer.wait(PATIENCE_S)
         if self.breaks:
             raise OSError("no more processes")
-        return {name: self.answers.get(name, UNKNOWN) for name in ids}
+        return {job.key: self.answers.get(job.key, UNKNOWN) for job in jobs}
 
 
 @pytest.fixture
@@ -80,13 +80,13 @@ def test_nothing_is_asked_where_every_replica_speaks(
 def test_one_question_for_all_and_nobody_waits_for_it(
     asked: Asked, made: Callable[..., JobStatuses]
 ) -> None:
-    asked.answers = {"1": PENDING, "2": GONE}
+    asked.answers = {K1: PENDING, K2: GONE}
     asked.may_answer.clear()
     scheduler = made(every_s=60)
     assert scheduler.look([ONE, TWO]) == {}  # while nobody may answer
     until(lambda: asked.calls)
     asked.may_answer.set()
-    until(lambda: scheduler.look([ONE, TWO]) == {"1": PENDING, "2": GONE})
+    until(lambda: scheduler.look([ONE, TWO]) == {K1: PENDING, K2: GONE})
     for _ in range(20):
         scheduler.look([ONE, TWO])
     time.sleep(0.1)
@@ -94,12 +94,12 @@ def test_one_question_for_all_and_nobody_waits_for_it(
 
 
 def test_what_is_over_is_asked_for_no_more(asked: Asked, made: Callable[..., JobStatuses]) -> None:
-    asked.answers = {"1": PENDING, "2": GONE}
+    asked.answers = {K1: PENDING, K2: GONE}
     scheduler = made()
     until(lambda: len(scheduler.look([ONE, TWO])) == 2)
     until(lambda: scheduler.look([ONE, TWO]) and ["1"] in asked.calls)
-    asked.answers["1"] = GONE
-    until(lambda: scheduler.look([ONE, TWO])["1"] is GONE)
+    asked.answers[K1] = GONE
+    until(lambda: scheduler.look([ONE, TWO])[K1] is GONE)
     calls = len(asked.calls)
     for _ in range(20):
         scheduler.look([ONE, TWO])
@@ -110,16 +110,16 @@ def test_what_is_over_is_asked_for_no_more(asked: Asked, made: Callable[..., Job
 def test_no_answer_changes_nothing_and_is_told_once(
     asked: Asked, made: Callable[..., JobStatuses], caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked.answers = {"1": PENDING}
+    asked.answers = {K1: PENDING}
     scheduler = made()
-    until(lambda: scheduler.look([ONE]) == {"1": PENDING})
+    until(lambda: scheduler.look([ONE]) == {K1: PENDING})
     asked.answers = {}
     calls = len(asked.calls)
     until(lambda: scheduler.look([ONE]) and len(asked.calls) > calls + 2)
-    assert scheduler.look([ONE]) == {"1": PENDING}
+    assert scheduler.look([ONE]) == {K1: PENDING}
     assert [r.message for r in caplog.records] == ["Slurm did not answer: squeue"]
-    asked.answers = {"1": GONE}
-    until(lambda: scheduler.look([ONE]) == {"1": GONE})
+    asked.answers = {K1: GONE}
+    until(lambda: scheduler.look([ONE]) == {K1: GONE})
     until(lambda: len(caplog.records) == 2)
     assert caplog.records[1].message == "the scheduler answers again"
 
@@ -127,12 +127,12 @@ def test_no_answer_changes_nothing_and_is_told_once(
 def test_what_is_of_no_interest_is_forgotten_and_asked_again(
     asked: Asked, made: Callable[..., JobStatuses]
 ) -> None:
-    asked.answers = {"1": GONE}
+    asked.answers = {K1: GONE}
     scheduler = made()
-    until(lambda: scheduler.look([ONE]) == {"1": GONE})
+    until(lambda: scheduler.look([ONE]) == {K1: GONE})
     assert scheduler.look([]) == {}
-    asked.answers = {"1": PENDING}
-    until(lambda: scheduler.look([ONE]) == {"1": PENDING})
+    asked.answers = {K1: PENDING}
+    until(lambda: scheduler.look([ONE]) == {K1: PENDING})
 
 
 def test_a_question_that_breaks_is_not_the_last(
@@ -142,24 +142,24 @@ def test_a_question_that_breaks_is_not_the_last(
     scheduler = made()
     until(lambda: scheduler.look([ONE]) == {} and len(asked.calls) > 1)
     asked.breaks = False
-    asked.answers = {"1": PENDING}
-    until(lambda: scheduler.look([ONE]) == {"1": PENDING})
+    asked.answers = {K1: PENDING}
+    until(lambda: scheduler.look([ONE]) == {K1: PENDING})
 
 
 def test_workers_share_what_the_first_one_knows(
     asked: Asked, made: Callable[..., JobStatuses], tmp_path: Path
 ) -> None:
     file = tmp_path / "jobs.json"
-    asked.answers = {"1": PENDING, "2": GONE}
+    asked.answers = {K1: PENDING, K2: GONE}
     first, other = made(file=file), made(file=file, asks=False)
     assert other.look([ONE]) == {}
     until(lambda: len(first.look([ONE, TWO])) == 2)
-    until(lambda: other.look([ONE, TWO]) == {"1": PENDING, "2": GONE})
+    until(lambda: other.look([ONE, TWO]) == {K1: PENDING, K2: GONE})
     assert other.look([]) == {}
     file.write_text("{")
-    assert other.look([ONE])["1"] == PENDING
+    assert other.look([ONE])[K1] == PENDING
     file.write_text('{"1": {"state": "PENDING", "more": 1}, "2": 3}')
-    assert other.look([ONE])["1"] == PENDING
+    assert other.look([ONE])[K1] == PENDING
 
 
 def test_a_file_that_cannot_be_written_is_no_loss_to_the_first(
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_written_is_no_loss_to_the_first(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "not").write_text("a folder")
-    asked.answers = {"1": PENDING}
+    asked.answers = {K1: PENDING}
     scheduler = made(file=tmp_path / "not" / "jobs.json")
-    until(lambda: scheduler.look([ONE]) == {"1": PENDING} and len(asked.calls) > 3)
+    until(lambda: scheduler.look([ONE]) == {K1: PENDING} and len(asked.calls) > 3)
     assert len(caplog.records) == 1

@@ -62,6 +62,27 @@ def test_compare_tells_what_comes_goes_and_changes() -> None:
     assert describe_changes(compare({"a": 1}, {"a": 1})) == ""
 
 
+def test_services_come_and_go_by_their_jobs(models: ModelsFile, file: Path) -> None:
+    service = "{name: run, backend: llamacpp, model: org/m-GGUF:m.gguf}"
+    file.write_text(f"models: [{service}]\n")
+    models.weigh(["a"])
+    assert settle(models)
+    assert (models.outcome.added, models.outcome.not_submitted) == ((), ("run",))
+    assert describe_changes(models.outcome) == (
+        "added, served after 'hpc-serve submit': run; removed a"
+    )
+    models.weigh(["run"])
+    file.write_text("models: []\n")
+    assert settle(models)
+    assert (models.outcome.removed, models.outcome.still_served) == ((), ("run",))
+    assert describe_changes(models.outcome) == (
+        "removed from the file, served until 'hpc-serve stop': run"
+    )
+    file.write_text(f"models: [{service}]\n")
+    assert settle(models)
+    assert (models.outcome.added, models.outcome.not_submitted) == (("run",), ())
+
+
 def test_an_edit_counts_when_it_has_settled(models: ModelsFile, file: Path) -> None:
     assert not settle(models)
     file.write_text(written(TWO))

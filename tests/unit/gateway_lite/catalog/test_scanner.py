@@ -82,7 +82,7 @@ def test_a_certificate_in_the_record_makes_the_address_one_of_tls(root: Path) ->
     directory.new_secret(root, "m", 0)
     (replica,) = Scanner(root).scan(NOW).models["m"].replicas
     assert (replica.url, replica.certificate) == ("https://node1:4000", "PEM")
-    assert replica.peer == (replica.url, replica.secret, "PEM")
+    assert replica.peer == (replica.url, replica.secret, "PEM", ())
 
 
 def test_the_best_phase_speaks_for_the_model(root: Path) -> None:
@@ -176,7 +176,7 @@ class Slurm:
 
     def look(self, jobs: Sequence[JobHandle]) -> Mapping[str, JobStatus]:
         self.asked.append([job.job_id for job in jobs])
-        return self.answers
+        return {f"/jobs/{job_id}": one for job_id, one in self.answers.items()}
 
 
 def submitted(root: Path, *jobs: str) -> None:
@@ -254,3 +254,19 @@ def test_a_service_with_static_servers_is_of_one_kind_only_if_they_are(root: Pat
     assert (model.engine, model.revision, model.identity) == (None, None, "")
     assert model.phases == (Phase.READY, Phase.QUEUED)
     assert model.asked == 2
+
+
+def test_adapters_are_models_at_the_replicas_of_their_base(root: Path) -> None:
+    directory.save_spec(root, replace(SPEC, adapters=("sql", "other", "free")))
+    directory.save_spec(root, replace(SPEC, name="other"))
+    directory.save_endpoint(root, READY)
+    directory.new_secret(root, "m", 0)
+
+    catalog = Scanner(root, [Backend("free", "vllm", "http://a")]).scan(NOW)
+
+    base, adapter = catalog.models["m"], catalog.models["sql"]
+    assert (adapter.name, adapter.base, adapter.replicas) == ("sql", "m", base.replicas)
+    assert adapter.identity not in ("", base.identity)
+    assert (catalog.models["other"].base, catalog.models["free"].base) == (None, None)
+    assert [one.url for one in catalog.models["free"].replicas] == ["http://a"]
+    assert catalog.bases() == {"sql": "m"}

@@ -68,6 +68,15 @@ def test_a_read_of_whole_events_is_not_copied() -> None:
     assert StreamUsage().feed(data) is data
 
 
+def test_an_event_of_many_reads_passes_as_one() -> None:
+    large = b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % (b"x" * 20 * 2**20)
+    stream = DELTA + large + LAST + REPORTS[0] + DONE
+    out, editor = fed(stream, list(range(0, len(stream), 200_000)))
+
+    assert out == DELTA + large + LAST + DONE
+    assert editor.tokens() > 5_000_000
+
+
 def test_an_event_without_an_end_is_refused() -> None:
     events = Events(most=100)
     events.feed(b"data: " + b"x" * 90)

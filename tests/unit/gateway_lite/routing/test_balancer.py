@@ -56,6 +56,17 @@ def outstanding(b: Balancer) -> dict[str, int]:
     return {key: seen.outstanding for key, seen in b.states().items()}
 
 
+def test_a_model_and_its_adapters_share_the_load_of_their_replicas() -> None:
+    b, _ = balancer(())
+    pool = replicas(1, slots=2)
+    b.update({"m": pool, "adapter": pool}, {})
+
+    assert b.place("adapter", RequestCost(5, b"")) is not None
+    assert b.place("m", RequestCost(5, b"")) is not None
+    assert outstanding(b) == {"k0": 2}
+    assert b.place("adapter", RequestCost(5, b"")) is None
+
+
 def test_without_replicas_there_is_no_place() -> None:
     b, _ = balancer(())
     with pytest.raises(NoReplicaError):

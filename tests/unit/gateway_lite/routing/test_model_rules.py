@@ -242,3 +242,13 @@ def test_what_leads_nowhere_is_told() -> None:
         "the model 'big' falls back to 'lost', which nobody serves",
     )
     assert policy_warnings(GatewayPolicy(), ()) == ()
+
+
+def test_the_ceilings_of_a_model_hold_for_its_adapters() -> None:
+    policy = GatewayPolicy(models={"big": ModelPolicy(max_tokens=7)})
+    table = Table(policy, (*KNOWN, "sql", "free"), {"sql": "big", "free": "small"})
+
+    assert table.policies["sql"].max_tokens == 7
+    assert "free" not in table.policies
+    own = GatewayPolicy(models={**policy.models, "sql": ModelPolicy(max_tokens=3)})
+    assert Table(own, (*KNOWN, "sql"), {"sql": "big"}).policies["sql"].max_tokens == 3

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_lite.upstream.handshake import GatewayHandshake, ReplicaHandshake, WrongSecret
+from gateway_lite.upstream.handshake import ReplicaHandshake
 from hpc import peer_proof
-from hpc.peer_proof import CHALLENGE, PROOF, NotProved
+from hpc.peer_proof import CHALLENGE, PROOF, GatewayHandshake, NotProved, WrongSecret
 
 SECRET = "s" * 43
 PORT = 40123

@@ -78,7 +78,7 @@ def test_the_limit_of_an_answer(path: str, body: dict[str, Any], limit: int | No
 
 
 def test_the_estimate_counts_every_answer() -> None:
-    assert read(max_tokens=10, n=3).tokens(400, 10) == 100 + 30
+    assert read(max_tokens=10, n=3).tokens(100, 10) == 100 + 30
     assert read(n="x").tokens(0, None) == request_body.USUAL_TOKENS
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_lite.telemetry.request_record import RequestRecord
-from gateway_lite.wire.token_usage import TAIL_BYTES, Tail, Usage, ended, read
+from gateway_lite.wire.token_usage import TAIL_BYTES, Tail, Usage, ended, of_whole, read
 
 REPORT = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 FRAME = b'data: {"choices":[{"delta":{"content":"hi"}}],"usage":null}\n\n'
@@ -111,3 +111,9 @@ def test_who_left_after_the_last_word_had_a_success() -> None:
 
     assert (served.status, served.error) == (200, None)
     assert (cut.status, cut.error) == (499, "client_gone")
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "\udc00 and \0"])
+def test_half_a_character_in_an_answer_hides_no_report(text: str) -> None:
+    answer = {"choices": [{"message": {"content": text}}], "usage": REPORT}
+    assert of_whole(json.dumps(answer).encode()) == Usage(7, 3)

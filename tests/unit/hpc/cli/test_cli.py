@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
+import socket
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,12 +16,13 @@ import click
 import pytest
 
 from hpc import errors
-from hpc.cli import main
+from hpc.cli import main, services
 from hpc.cli.output import duration, left
 from hpc.cli.services import adhoc_entry, name_for
 from hpc.config.fields import check_name
 from hpc.errors import HpcServeError
 from hpc.keys import usage as key_usage
+from hpc.slurm import command
 from hpc.version import __version__
 
 if TYPE_CHECKING:
@@ -155,7 +159,7 @@ def test_every_help_ends_with_examples_that_parse(
 ) -> None:
     assert code(*words, "--help") == 0
     end = capsys.readouterr().out.rpartition("\n\n")[2]
-    typed = re.findall(r"\bhpc-serve ([^|>)\n]+)", end)
+    typed = re.findall(r"\bhpc-serve ([^|><)\n]+)", end)
     assert typed
     for line in typed:
         example = shlex.split(line)
@@ -190,7 +194,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
         (),
         ("no-such-command",),
         ("ls", "--no-such-option"),
-        ("status",),
+        ("wait",),
         ("submit",),
         ("submit", "x", "--container", "docker"),
         ("submit", "x", "--replicas", "many"),
@@ -255,6 +259,50 @@ def test_what_is_not_there_is_named(
     assert not (place / "state" / "services").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "status", "said"),
+    [
+        ("models/typo.gguf", (), 6, "/models/typo.gguf of 'typo' is not there"),
+        ("$NO_SUCH_VARIABLE/m.gguf", (), 2, "the variable $NO_SUCH_VARIABLE is not set here"),
+        ("gpt2", (), 2, "neither an absolute path nor ORG/NAME:FILE.gguf"),
+        ("org/x:Q4_K_M", ("--server", "llama-cpp-python"), 2, "names no file"),
+        ("org/x:Q4_K_M", ("--engine-arg", "port=1"), 2, "port is set by hpc-serve itself"),
+        ("org/x:Q4_K_M", ("--engine-arg", "--host=0.0.0.0"), 2, "host is set by hpc-serve itself"),
+        ("https://example.org/x.gguf", (), 2, "an address outside Hugging Face"),
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_what_the_engine_would_refuse_is_told_before_the_job(
+    model: str,
+    options: tuple[str, ...],
+    status: int,
+    said: str,
+    dry: tuple[str, ...],
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--engine", "llamacpp", "--container", "none", "--model", model, *options, *dry)
+    assert code("submit", *words) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert not (place / "state" / "services").exists()
+
+
+def test_a_dry_run_prints_the_command_and_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "tiny.gguf").write_text("GGUF")
+    words = (*MODEL, "--server", "llama-server", "--engine-arg", "ngl=4", "--dry-run")
+    assert code("submit", *words) == 0
+    out = capsys.readouterr().out
+    assert f"llama-server --model {place}/tiny.gguf" in out
+    assert "--n-gpu-layers 4" in out
+    assert code("submit", *words, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["argv"][0] == "llama-server"
+    assert not (place / "state" / "services").exists()
+
+
 def test_a_cluster_that_is_none_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,6 +333,8 @@ def test_lists_of_nothing_are_said_or_are_json(capsys: pytest.CaptureFixture[str
         ("mistralai/Mistral-7B-Instruct-v0.3", "mistral-7b-instruct-v0.3"),
         ("org/repo:Q4_K_M/file-Q4_K_M.gguf", "file-q4_k_m"),
         ("/models/folder/", "folder"),
+        ("org/Tiny-GGUF:Q4_K_M", "tiny-gguf"),
+        ("https://huggingface.co/org/Tiny/tree/main", "tiny"),
         ("..gguf", "model"),
         ("/", "model"),
         ("Ü", "model"),
@@ -374,3 +424,39 @@ def test_limits_are_given_changed_and_shown(
     assert "/day" not in capsys.readouterr().out
     assert code("keys", "list") == 0
     assert "LIMITS" in capsys.readouterr().out
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_no_command(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "\U0001f600\udcff.jsonl"
+    path.write_text("{")
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="latin-1"))
+
+    assert code("batch", "validate", str(path)) == 9
+    sys.stdout.flush()
+    assert b"??.jsonl:1: no JSON" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("local", "why"),
+    [(True, "not Slurm, as asked"), (False, "as there is no Slurm here (no sbatch on PATH)")],
+)
+def test_a_machine_without_slurm_is_named_where_a_model_runs_there(
+    *,
+    local: bool,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("HPC_SERVE_CLUSTER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(command, "FOLDERS", ())
+    where = services.place_of_jobs(local=local)
+    services.tell_place("tiny", where, local=local)
+    assert capsys.readouterr() == (
+        "",
+        f"tiny runs on this machine, {socket.gethostname()}: {why}\n",
+    )

@@ -78,6 +78,8 @@ def test_a_replica_that_is_none_is_named(root: Path, capsys: pytest.CaptureFixtu
 def test_what_is_not_written_yet_is_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (0, 1):
         directory.engine_log(root, "tiny", number).unlink()
+    for path in directory.jobs_dir(root, "tiny").iterdir():
+        path.unlink()
     assert run() == 0
     assert capsys.readouterr().out == ""
 
@@ -120,3 +122,11 @@ def test_following_takes_up_a_log_that_begins_anew_or_goes(
     log.unlink()
     assert logs.more(log, "", end) == end == len("anew\n")
     assert capsys.readouterr().out == "first, and long\nanew\n"
+
+
+def test_a_job_that_never_started_an_engine_shows_its_own_log(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory.engine_log(root, "tiny", 1).unlink()
+    assert run("--replica", "1") == 0
+    assert capsys.readouterr().out.splitlines() == ["err of 18", "out of 18"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -40,24 +41,57 @@ def test_a_table_has_its_columns_under_their_headings(
 
 
 def test_a_narrow_table_wraps_and_loses_nothing(
-    width: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+    width: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     width(30)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
     note = "the engine ran out of memory on node-0123456789-0123456789"
     output.print_table(["NAME", "NOTE"], [["mistral", note]])
-    out = capsys.readouterr().out
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
     assert max(map(len, out.splitlines())) <= 30
     cells = "".join(line[9:] for line in out.splitlines()[1:])
     assert cells.replace(" ", "") == note.replace(" ", "")
 
 
-def test_a_table_in_a_pipe_is_not_cut(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("columns", [None, "20", "80"])
+def test_a_table_in_a_pipe_has_each_row_on_one_line(
+    columns: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever width is assumed there, every word arrives whole in some line."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-    output.print_table(["NAME", "NOTE"], [["mistral", " ".join(["word"] * 40)]])
-    assert capsys.readouterr().out.split().count("word") == 40
+    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    note = " ".join(["word"] * 40)
+    output.print_table(["NAME", "NOTE"], [["mistral", note], ["two\nlines", "\x1b[31m"]])
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME       NOTE",
+        f"mistral    {note}",
+        "two lines  \ufffd[31m",
+    ]
+
+
+def test_states_have_colours_on_a_terminal_that_wants_them(
+    width: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    width(80)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    row = ["READY", "1 READY, 2 FAILED"]
+    output.print_table(["NAME", "PHASES"], [row])
+    out = capsys.readouterr().out
+    assert "\x1b[32mREADY\x1b[0m" in out
+    assert "\x1b[31mFAILED\x1b[0m" in out
+    assert out.splitlines()[1].startswith("READY")
+    monkeypatch.setenv("NO_COLOR", "1")
+    output.print_table(["NAME", "PHASES"], [row])
+    assert "\x1b[3" not in capsys.readouterr().out
 
 
 def test_json_is_json_whatever_the_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ models:
     resources: {partition: gpu, gpus: 1, cpus: 8, mem: 64G, time: "08:00:00"}
     engine_args: {max-model-len: 8192}
 """
+STATIC = "models:\n  - name: s\n    backend: vllm\n    backend_url: http://h:8000\n"
 MANAGED = "version: 1\nmodels:\n  - name: m\n    backend: vllm\n    model: org/m\n"
 
 
@@ -107,13 +108,20 @@ def test_later_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MANAGED + "    modell: x\n", ":6: unknown key 'models.modell'; allowed: accelerator,"),
+        (
+            MANAGED + "    modell: x\n",
+            ":6: unknown key 'models.modell' (did you mean 'model'?); allowed: acc",
+        ),
         (MANAGED + "    resources: {memory: 4G}\n", ":6: unknown key 'models.resources.memory'"),
         (MANAGED + "    resources:\n      mem: lots\n", ":7: models.resources.mem: 'lots' is not"),
         (MANAGED + "    resources:\n      time: 1h\n", "'1h' is not a Slurm time; allowed: MM,"),
         ("models:\n  - name: m\n    backend: vllm\n", ":2: models: model 'm' needs 'model'"),
         ("models:\n  - backend: vllm\n", ":2: the key 'models.name' is missing"),
-        (MANAGED + "  - name: m\n    backend: vllm\n    model: y\n", "'m' is given twice"),
+        (MANAGED + "  - name: m\n    backend: vllm\n    model: y\n", ":6: models.name: the model"),
+        (MANAGED + "    api_key_env: K\n", ":6: models.api_key_env: is for static backends, and"),
+        (STATIC + "    replicas: 2\n", ":5: models.replicas: is for services that hpc-serve runs"),
+        (STATIC + "    env: {A: b}\n", ":5: models.env: is for services that hpc-serve runs, and"),
+        (STATIC + "    resources: {gpus: 1}\n", ":5: models.resources: is for services that"),
         (MANAGED + "    model: other\n", ":6: the key 'model' is given twice"),
         (MANAGED.replace("vllm", "tgi"), "models.backend: input should be 'vllm' or 'llamacpp'"),
         (MANAGED.replace("name: m", "name: ../m"), "'../m' is not a name"),
@@ -187,3 +195,46 @@ def test_a_relative_gguf_is_looked_for_beside_its_file(tmp_path: Path) -> None:
 
     assert loaded.services["t"].model == str(folder / "w/t.gguf")
     assert loaded.services["v"].model == "o/n"
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["docker://vllm/vllm-openai:v0.11.0", "oras://registry.example.org/o/v:1", "library://o/c/v:1"],
+)
+def test_an_image_to_fetch_is_no_path(tmp_path: Path, image: str) -> None:
+    loaded = config.load(models_file=write(tmp_path, f"{MANAGED}    image: {image}\n"))
+    assert loaded.services["m"].image == image
+
+
+def test_an_image_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'dockre://x' is of no known kind; allowed: a path"):
+        config.load(models_file=write(tmp_path, f"{MANAGED}    image: dockre://x\n"))
+
+
+def test_the_network_and_the_folders_of_nodes_come_from_the_site(tmp_path: Path) -> None:
+    site = tmp_path / "config/hpc-serve/site.yaml"
+    site.parent.mkdir(parents=True)
+    site.write_text(
+        "replica_ports: 20000-20100\ninterface: hsn0\ntmp: /scratch/$USER\nnode_paths: /local\n"
+    )
+    spec = config.load(models_file=write(tmp_path, MANAGED)).services["m"]
+    assert (spec.replica_ports, spec.interface) == ((20000, 20100), "hsn0")
+    assert (spec.tmp, spec.node_paths) == ("/scratch/$USER", ("/local",))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("replica_ports: 80-90", "'80-90' is no range of ports; allowed: LOW-HIGH from 1024"),
+        ("replica_ports: 2000-1999", "is no range of ports"),
+        ("replica_ports: '20000'", "is no range of ports"),
+        ("replica_ports: 60000-70000", "is no range of ports"),
+        ("tmp: scratch", "'scratch' is no whole path"),
+        ("node_paths: [local]", "'local' is no whole path"),
+    ],
+)
+def test_a_wrong_network_or_folder_of_nodes_is_refused(
+    tmp_path: Path, line: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config.load(models_file=write(tmp_path, f"{MANAGED}    {line}\n"))

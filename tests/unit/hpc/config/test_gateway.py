@@ -100,7 +100,7 @@ def test_nothing_said_is_nothing_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("gateway:\n  alias: {}\n", ":5: unknown key 'gateway.alias'; allowed: aliases, anon"),
+        ("gateway:\n  alias: {}\n", ":5: unknown key 'gateway.alias' (did you mean 'aliases'?); "),
         ("gateway:\n  aliases:\n    a: big\n    small: big\n", ":7: gateway.aliases.small: there"),
         ("gateway:\n  aliases:\n    a: big\n    b: a\n", ":7: gateway.aliases.b: 'a' is an alias"),
         ("gateway:\n  aliases:\n    a: a\n", ":6: gateway.aliases.a: 'a' is an alias itself"),
@@ -109,7 +109,7 @@ def test_nothing_said_is_nothing_done(tmp_path: Path) -> None:
         ("gateway:\n  rules:\n  - {keys: [a]}\n", ":6: the key 'gateway.rules.use' is missing"),
         (
             "gateway:\n  rules:\n  - use: big\n    keys: [a]\n  - use: big\n    model: small\n",
-            ":9: unknown key 'gateway.rules.model'; allowed: headers, keys, max_tokens_over,",
+            ":9: unknown key 'gateway.rules.model' (did you mean 'models'?); ",
         ),
         (
             "gateway:\n  rules:\n  - use: big\n    headers: {Authorization: k}\n",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hpc import engines
-from hpc.engines import EngineContext, Launch, weights
+from hpc.engines import GPU_MASKS, EngineContext, Launch
 from hpc.errors import ConfigError, EngineError
 from hpc.model import Engine, Resources, ServiceSpec
 
@@ -86,15 +85,75 @@ def test_amd_gpus_have_their_own_variable() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in launch.env
 
 
+@pytest.mark.parametrize(
+    ("extra", "wanted"),
+    [
+        ({"gpus-per-node": "2"}, "0,1"),
+        ({"gpus": "h100:2"}, "0,1"),
+        ({"gpus-per-socket": "1"}, "0,1"),
+        ({"gres": "gpu"}, "0,1"),
+        ({"gres": "nvme:1,gpu:2"}, "0,1"),
+        ({"gres": "shard:4"}, "0,1"),
+        ({"tres-per-task": "cpu=4,gres/gpu:2"}, "0,1"),
+        ({"gpus-per-node": "0"}, ""),
+        ({"gres": "gpumem:1", "gpu-bind": "none"}, ""),
+        ({"exclusive": ""}, ""),
+    ],
+)
+def test_gpus_of_further_options_are_not_hidden(extra: dict[str, str], wanted: str) -> None:
+    launch = engines.launch(spec(resources=Resources(extra=extra)), PLACE)
+
+    assert launch.env["CUDA_VISIBLE_DEVICES"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("devices", "env", "masks"),
+    [
+        (("2", "3"), {}, {"HIP_VISIBLE_DEVICES": "2,3"}),
+        (("GPU-5e", "GPU-6f"), {}, {"ROCR_VISIBLE_DEVICES": "GPU-5e,GPU-6f"}),
+        (("2",), {"ROCR_VISIBLE_DEVICES": "1"}, {"ROCR_VISIBLE_DEVICES": "1"}),
+        (("2",), {"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "1"}),
+    ],
+)
+def test_an_amd_engine_has_one_mask(
+    devices: tuple[str, ...], env: dict[str, str], masks: dict[str, str]
+) -> None:
+    launch = engines.launch(spec(accelerator="rocm", env=env), replace(PLACE, devices=devices))
+
+    assert {name: text for name, text in launch.env.items() if name in GPU_MASKS} == masks
+
+
+@pytest.mark.parametrize(
+    ("asked", "mib"), [({"mem_per_cpu": 1024, "cpus": 4}, 4096), ({"mem_mb": 0}, 4096)]
+)
+def test_vllm_on_cpus_gets_its_share_of_any_memory(asked: dict[str, int], mib: int) -> None:
+    launch = engines.launch(spec(accelerator="none", resources=Resources(**asked)), PLACE)  # type: ignore[arg-type]
+
+    assert option(launch, "--kv-cache-memory-bytes") == str((mib << 20) // 4)
+
+
 def test_vllm_spreads_over_all_gpus_asked_for() -> None:
     assert option(engines.launch(spec(), PLACE), "--tensor-parallel-size") == "2"
 
 
-@pytest.mark.parametrize("key", ["tensor-parallel-size", "pipeline_parallel_size"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "tensor-parallel-size",
+        "pipeline_parallel_size",
+        "-tp",
+        "tp",
+        "--pp",
+        "dp",
+        "data-parallel-size",
+    ],
+)
 def test_vllm_leaves_parallelism_to_who_says_so(key: str) -> None:
     launch = engines.launch(spec(engine_args={key: 2}), PLACE)
 
-    assert option(launch, f"--{key.replace('_', '-')}") == "2"
+    long = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size"}
+    bare = key.lstrip("-").replace("_", "-")
+    assert option(launch, f"--{long.get(bare, bare.replace('dp', 'data-parallel-size'))}") == "2"
     assert sum(word.endswith("-parallel-size") for word in launch.argv) == 1
 
 
@@ -111,11 +170,62 @@ def test_vllm_serves_under_the_service_name_and_takes_arguments() -> None:
 
 @pytest.mark.parametrize(
     ("server", "key"),
-    [("vllm", "api-key"), ("vllm", "--uds"), ("llama-server", "api_key"), ("llama-server", "m")],
+    [
+        *(("vllm", key) for key in ("api-key", "--uds", "port", "por", "HOST".lower(), "api_k")),
+        *(("vllm", key) for key in ("nnodes", "n", "node_rank", "-r", "headless", "master-addr")),
+        *(("vllm", key) for key in ("served_model_name", "data-parallel-address", "dpa", "dpl")),
+        *(("llama-server", key) for key in ("api_key", "m", "-hf", "hff", "model-url", "mu")),
+        *(("llama-server", key) for key in ("--port", "api-prefix", "models-dir", "dr")),
+        ("llama-cpp-python", "port"),
+    ],
 )
 def test_refuses_arguments_that_are_ours(server: str, key: str) -> None:
     with pytest.raises(ConfigError, match=r"engine_args of mistral: .* is set by hpc-serve itself"):
         engines.launch(spec(server, engine_args={key: "x"}), PLACE)
+
+
+@pytest.mark.parametrize("key", ["headless", "nnodes", "-n", "node_rank"])
+def test_an_engine_on_several_nodes_gets_a_hint(key: str) -> None:
+    with pytest.raises(ConfigError, match="is set by hpc-serve itself") as caught:
+        engines.launch(spec(engine_args={key: 2}), PLACE)
+    assert caught.value.hint == (
+        "a replica is one engine on one node; the number of replicas is set by replicas"
+    )
+
+
+@pytest.mark.parametrize("args", [{"tp": 4}, {"tp": 2, "pp": 2}, {"dp": 3}, {"tp": "8"}])
+def test_an_engine_gets_no_more_gpus_than_its_job(args: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"take \d+ GPUs, and resources.gpus is 2"):
+        engines.launch(spec(engine_args=args), PLACE)
+    engines.launch(spec(engine_args=args, resources=Resources(cpus=4)), PLACE)
+
+
+@pytest.mark.parametrize("key", ["--port=1", "dtype half", "", "-", "a/b"])
+def test_what_is_no_name_of_an_option_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"engine_args of mistral: .* is no option's name"):
+        engines.launch(spec(engine_args={key: True}), PLACE)
+
+
+@pytest.mark.parametrize(
+    ("server", "keys"),
+    [
+        ("vllm", ("max_model_len", "max-model-len")),
+        ("vllm", ("tp", "tensor-parallel-size")),
+        ("llama-server", ("c", "ctx-size")),
+    ],
+)
+def test_one_option_in_two_spellings_is_refused(server: str, keys: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match="is given twice"):
+        engines.launch(spec(server, engine_args=dict.fromkeys(keys, 2)), PLACE)
+
+
+def test_short_options_of_llama_server_are_written_in_full() -> None:
+    args = {"fa": "on", "-ctk": "q8_0", "ub": 256}
+    launch = engines.launch(spec("llama-server", engine_args=args), PLACE)
+
+    assert option(launch, "--flash-attn") == "on"
+    assert option(launch, "--cache-type-k") == "q8_0"
+    assert option(launch, "--ubatch-size") == "256"
 
 
 @pytest.mark.parametrize(("mem_mb", "expected"), [(8192, str(2 << 30)), (None, str(1 << 30))])
@@ -187,7 +297,7 @@ def test_llama_server_does_not_count_cores_by_itself() -> None:
     assert option(launch, "--threads") == "8"
     assert option(launch, "--parallel") == "4"
     assert option(launch, "--ctx-size") == "16384"
-    assert option(launch, "--n-gpu-layers") == "999"
+    assert "--n-gpu-layers" not in launch.argv  # or llama-server fits no layers to the memory
     assert option(launch, "--alias") == "mistral"
     assert launch.slots == 4
     assert launch.probe.loading_statuses == (503,)
@@ -244,16 +354,61 @@ def test_gguf_of_hugging_face_names_its_file() -> None:
 @pytest.mark.parametrize(
     ("server", "model"),
     [
-        ("vllm", "mistral"),
         ("vllm", "../x"),
-        ("vllm", "org/repo:file.gguf"),
-        ("llama-server", "org/repo"),
+        ("vllm", "org/a/b"),
+        ("llama-server", "gpt2"),
+        ("llama-server", "llama3:8b"),
         ("llama-server", "org/repo:file.bin"),
+        ("llama-server", "org/repo@main"),
     ],
 )
 def test_refuses_a_model_that_the_engine_cannot_name(server: str, model: str) -> None:
     with pytest.raises(ConfigError, match="model of mistral is neither an absolute path nor ORG"):
         engines.launch(spec(server, model=model), PLACE)
+
+
+@pytest.mark.parametrize("tail", ["Q4_K_M", "file.gguf", "latest", ""])
+def test_vllm_drops_no_tag_in_silence(tail: str) -> None:
+    with pytest.raises(ConfigError, match="vLLM loads a whole repository") as caught:
+        engines.launch(spec(model=f"org/repo-GGUF:{tail}"), PLACE)
+    assert caught.value.hint == (
+        "write org/repo-GGUF, or serve the GGUF file with backend: llamacpp"
+    )
+
+
+def test_a_repository_may_have_no_owner() -> None:
+    assert "gpt2" in engines.launch(spec(model="gpt2"), PLACE).argv
+
+
+@pytest.mark.parametrize(
+    ("model", "repo"),
+    [
+        ("org/x-GGUF:Q4_K_M", "org/x-GGUF:Q4_K_M"),
+        ("org/x-GGUF:UD-Q4_K_XL", "org/x-GGUF:UD-Q4_K_XL"),
+        ("org/x-GGUF", "org/x-GGUF"),
+    ],
+)
+def test_llama_server_finds_a_quantization_and_llama_cpp_python_does_not(
+    model: str, repo: str
+) -> None:
+    launch = engines.launch(spec("llama-server", model=model), PLACE)
+
+    assert option(launch, "--hf-repo") == repo
+    assert "--hf-file" not in launch.argv
+    with pytest.raises(ConfigError, match="names no file, which llama-cpp-python needs"):
+        engines.launch(spec("llama-cpp-python", model=model), PLACE)
+
+
+@pytest.mark.parametrize("server", ["llama-server", "llama-cpp-python"])
+def test_any_part_of_a_split_model_is_the_whole_model(server: str) -> None:
+    path, repo = "/m/a-00002-of-00003.gguf", "org/r:q4/a-00003-of-00003.gguf"
+
+    by_path = engines.launch(spec(server, model=path), PLACE)
+    by_repo = engines.launch(spec(server, model=repo), PLACE)
+
+    assert "/m/a-00001-of-00003.gguf" in (*by_path.argv, *by_path.env.values())
+    said = " ".join((*by_repo.argv, *by_repo.env.values()))
+    assert "q4/a-00001-of-00003.gguf" in said
 
 
 def test_without_a_container_runs_the_given_interpreter() -> None:
@@ -270,70 +425,32 @@ def test_a_long_run_folder_is_one_clear_error() -> None:
         engines.launch(spec(), replace(PLACE, run_dir="/tmp/" + "x" * 80))
 
 
-def snapshot(home: Any, name: str, files: dict[str, str]) -> None:
-    folder = home / "hub" / f"models--{name.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs/main").write_text("c0ffee")
-    for file, text in files.items():
-        path = folder / "snapshots/c0ffee" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+def test_a_cache_elsewhere_is_named_and_bound() -> None:
+    place = replace(PLACE, hub="/scratch/hub", reached=("/big/blobs",))
+    launch = engines.launch(spec(), place)
+
+    assert launch.env["HF_HUB_CACHE"] == "/scratch/hub"
+    assert launch.env["HF_HOME"] == "/tmp/hs-1/cache/huggingface"
+    bound = [bind.split('"')[1] for bind in launch.binds]
+    assert bound == ["source=/tmp/hs-1", "source=/scratch/hub", "source=/big/blobs"]
+    assert not any(bind.endswith(",ro") for bind in launch.binds)
 
 
-INDEX = json.dumps({"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}})
+def test_llama_server_serves_a_revision_from_the_cache_alone() -> None:
+    pinned = spec("llama-server", model="org/x:q/m.gguf", revision="v1")
+    launch = engines.launch(pinned, replace(PLACE, snapshot="/hub/models--org--x/snapshots/c"))
+
+    assert option(launch, "--model") == "/hub/models--org--x/snapshots/c/q/m.gguf"
+    main = engines.launch(replace(pinned, revision="main"), replace(PLACE, weights_cached=False))
+    assert option(main, "--hf-file") == "q/m.gguf"
+    with pytest.raises(ConfigError, match="revision v1 of mistral: llama-server downloads main"):
+        engines.launch(pinned, replace(PLACE, weights_cached=False))
 
 
-@pytest.mark.parametrize(
-    ("files", "whole"),
-    [
-        ({"config.json": "{}", "model.safetensors": "x"}, True),
-        ({"model.safetensors": "x"}, False),
-        ({"config.json": "{}"}, False),
-        ({"config.json": "{}", "m.safetensors.index.json": INDEX, "m-1.safetensors": ""}, False),
-        (
-            {"config.json": "{}", "m.safetensors.index.json": INDEX}
-            | {"m-1.safetensors": "", "m-2.safetensors": ""},
-            True,
-        ),
-    ],
-)
-def test_weights_are_cached_when_every_file_is(
-    tmp_path: Any, files: dict[str, str], whole: bool
-) -> None:
-    snapshot(tmp_path, "org/repo", files)
+def test_what_links_of_a_path_reach_is_bound_read_only() -> None:
+    place = replace(PLACE, reached=("/data/shard.safetensors",))
+    launch = engines.launch(spec(model="/models/m"), place)
 
-    assert weights.cached(spec(model="org/repo"), str(tmp_path)) is whole
-    assert weights.cached(spec(model="org/repo", revision="v2"), str(tmp_path)) is False
-    assert weights.cached(spec(model="org/repo", revision="c0ffee"), str(tmp_path)) is whole
-
-
-def test_an_unfinished_download_is_not_cached(tmp_path: Any) -> None:
-    snapshot(tmp_path, "org/repo", {"config.json": "{}"})
-    link = tmp_path / "hub/models--org--repo/snapshots/c0ffee/model.safetensors"
-    link.symlink_to(tmp_path / "blobs/missing")
-
-    assert weights.cached(spec(model="org/repo"), str(tmp_path)) is False
-
-
-def test_one_gguf_file_is_enough(tmp_path: Any) -> None:
-    snapshot(tmp_path, "org/repo", {"q4/m.gguf": "x"})
-
-    assert weights.cached(spec("llama-server", model="org/repo:q4/m.gguf"), str(tmp_path))
-    assert not weights.cached(spec("llama-server", model="org/repo:m.gguf"), str(tmp_path))
-
-
-def test_a_split_gguf_needs_all_its_parts(tmp_path: Any) -> None:
-    made = spec("llama-server", model="org/repo:m-00001-of-00002.gguf")
-    snapshot(tmp_path, "org/repo", {"m-00001-of-00002.gguf": "x"})
-
-    assert not weights.cached(made, str(tmp_path))
-    (tmp_path / "hub/models--org--repo/snapshots/c0ffee/m-00002-of-00002.gguf").touch()
-    assert weights.cached(made, str(tmp_path))
-
-
-def test_cache_folder_is_the_models_then_the_users() -> None:
-    home = {"HOME": "/home/a"}
-
-    assert weights.hf_home(spec(hf_home="/s/hf"), home) == "/s/hf"
-    assert weights.hf_home(spec(), home | {"HF_HOME": "/e"}) == "/e"
-    assert weights.hf_home(spec(), home) == "/home/a/.cache/huggingface"
+    assert [bind.endswith(",ro") for bind in launch.binds] == [False, True, True]
+    assert 'source=/data/shard.safetensors"' in launch.binds[-1]
+    assert "HF_HUB_CACHE" not in launch.env

@@ -9,6 +9,7 @@ import pytest
 from hpc.errors import ConfigError, SubmitError
 from hpc.jobs import api as jobs
 from hpc.jobs import local
+from hpc.slurm import command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,10 +20,43 @@ def test_jobs_run_on_slurm_where_its_programs_are(
 ) -> None:
     monkeypatch.delenv("HPC_SERVE_CLUSTER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(command, "FOLDERS", ())
     assert jobs.default_cluster() == "local"
     for name in ("sbatch", "squeue", "scancel"):
         (tmp_path / name).touch(mode=0o755)
     assert jobs.default_cluster() == "slurm"
+    monkeypatch.setenv("HPC_SERVE_CLUSTER", "local")
+    assert jobs.default_cluster() == "local"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sign"),
+    [
+        ("SLURM_CONF", "/etc/x.conf", "SLURM_CONF is set"),
+        ("SLURM_JOB_ID", "7", "SLURM_JOB_ID is set"),
+        ("SBATCH_ACCOUNT", "me", "SBATCH_ACCOUNT is set"),
+        ("MODULEPATH", "/no/such:{}", "{}/slurm is there"),
+        ("FOLDER", "{}", "{}/slurm is there"),
+    ],
+)
+def test_a_login_node_without_slurms_programs_starts_nothing(
+    variable: str, value: str, sign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's programs are often behind a module, and a login node is no place for a model."""
+    monkeypatch.delenv("HPC_SERVE_CLUSTER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "sbatch").touch(mode=0o755)
+    (tmp_path / "slurm").mkdir()
+    monkeypatch.setattr(command, "FOLDERS", ())
+    if variable == "FOLDER":
+        monkeypatch.setattr(command, "FOLDERS", (f"{tmp_path}/slurm",))
+    else:
+        monkeypatch.setenv(variable, value.format(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        jobs.default_cluster()
+    told = f"Slurm's programs are not on PATH (squeue, scancel), but {sign.format(tmp_path)}: "
+    assert str(caught.value).startswith(f"{told}nothing is started on this machine")
+    assert "HPC_SERVE_CLUSTER=local" in str(caught.value.hint)
     monkeypatch.setenv("HPC_SERVE_CLUSTER", "local")
     assert jobs.default_cluster() == "local"
 

@@ -6,11 +6,13 @@ import os
 import socket
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from hpc.errors import EngineError
 from hpc.model import Resources, ServiceSpec
 from hpc.node import environment as node_environment
 from hpc.processes import by_pid
@@ -185,3 +187,64 @@ def test_an_engine_is_told_where_it_is_and_no_more(tmp_path: Path) -> None:
     assert (found.run_dir, found.python) == (str(tmp_path), "/opt/python")
     assert found.inherited == {"HF_TOKEN": "t"}
     assert Path(found.gguf_server).is_file()
+
+
+def test_the_site_chooses_the_folder_of_private_files(tmp_path: Path) -> None:
+    named = replace(spec(), tmp="$SCRATCH/${WHO}/deep")
+    found = node_environment.base_folder(named, {"SCRATCH": str(tmp_path), "WHO": "ada"})
+    assert found == tmp_path / "ada" / "deep"
+    assert stat.S_IMODE(found.stat().st_mode) == 0o700
+    assert node_environment.base_folder(spec(), {}) == node_environment.BASE
+    with node_environment.private_folder(found) as folder:
+        assert folder.parent == found
+
+
+@pytest.mark.parametrize("tmp", ["$NOT_SET/x", "/scratch/$NOT_SET", "$RELATIVE"])
+def test_a_folder_that_is_not_named_in_full_is_refused(tmp: str) -> None:
+    with pytest.raises(EngineError, match=r"tmp of tiny: .* on the node: no whole path"):
+        node_environment.base_folder(replace(spec(), tmp=tmp), {"RELATIVE": "tmp"})
+
+
+def test_a_parent_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    with pytest.raises(EngineError, match=r"tmp of tiny: .*can be written to by every user"):
+        node_environment.base_folder(replace(spec(), tmp=str(shared)), {})
+
+
+def test_a_folder_that_cannot_be_made_names_the_setting(tmp_path: Path) -> None:
+    with (
+        pytest.raises(EngineError, match=f"cannot make a folder in {tmp_path}/gone") as caught,
+        node_environment.private_folder(tmp_path / "gone"),
+    ):
+        pass
+    assert "tmp" in str(caught.value.hint)
+
+
+def test_an_engine_finds_the_users_cache_token_and_files(tmp_path: Path) -> None:
+    """hub elsewhere with blobs elsewhere, the token of a login, and the file of an option."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "hub/models--org--x").mkdir(parents=True)
+    (tmp_path / "hub/models--org--x/blobs").symlink_to(tmp_path / "blobs")
+    (tmp_path / "token").write_text("hf_login")
+    (tmp_path / "t.jinja").touch()
+    files = {"chat-template": str(tmp_path / "t.jinja"), "download-dir": str(tmp_path / "blobs")}
+    made = ServiceSpec("m", "vllm", "vllm", "org/x", engine_args=files)
+    env = {
+        "HOME": "/home/nobody",
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+    place = node_environment.find_place(made, tmp_path, "key", env)
+
+    assert (place.hf_home, place.hub) == ("/home/nobody/.cache/huggingface", str(tmp_path / "hub"))
+    assert place.reached == (str(tmp_path / "blobs"),)
+    assert dict(place.inherited) == {"HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_login"}
+    assert (place.readable, place.written) == (
+        (str(tmp_path / "t.jinja"),),
+        (str(tmp_path / "blobs"),),
+    )
+    assert node_environment.find_place(made, tmp_path, "key", {"HOME": "/h"}).hub == ""

@@ -105,3 +105,17 @@ def test_a_batch_is_another_machines_while_that_is_heard_of(tmp_path: Path) -> N
     taken = BatchProgress(hostname=here)
     records.write_record(batch_records.record_dir(tmp_path, KEY, BATCH) / "progress.json", taken)
     assert not processor_heartbeat.elsewhere(tmp_path, ORDER, here)
+
+
+def test_a_file_expires_at_its_time_and_then_goes(tmp_path: Path) -> None:
+    brief = replace(FILE, id="file-" + "2" * 24, expires_at=200)
+    kept(tmp_path)
+    kept(tmp_path, brief)
+
+    assert batch_records.load_file(tmp_path, KEY, brief.id) is None
+    assert batch_records.files(tmp_path, KEY) == [FILE]
+    assert batch_records.stock(tmp_path, KEY).files == 1
+    batch_records.remove_expired(tmp_path, now=199)
+    assert batch_records.file_dir(tmp_path, KEY, brief.id).exists()
+    batch_records.remove_expired(tmp_path, now=200)
+    assert [one.name for one in (tmp_path / "files" / KEY).iterdir()] == [FILE.id]

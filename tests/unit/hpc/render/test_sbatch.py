@@ -118,10 +118,58 @@ def test_a_line_break_in_a_directive_is_refused(field: str, value: str) -> None:
         render.sbatch(spec(), replace(JOB, **change))
 
 
-@pytest.mark.parametrize("option", ["output", "signal", "a b", "x\n--y", "--mem", ""])
-def test_options_that_are_ours_or_none_are_refused(option: str) -> None:
+@pytest.mark.parametrize("option", ["a b", "x\n--y", "--mem", "", "Z"])
+def test_what_is_no_option_is_refused(option: str) -> None:
     with pytest.raises(ConfigError, match="no sbatch option"):
         render.sbatch(spec(resources=Resources(extra={option: "x"})), JOB)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "output",
+        "signal",
+        "nodes",
+        "N",
+        "ntasks",
+        "n",
+        "ntasks-per-node",
+        "outp",
+        "wait",
+        "quiet",
+        "test-only",
+        "a",
+        "job-name",
+        "J",
+        "array",
+        "arr",
+    ],
+)
+def test_options_that_hpc_serve_sets_are_refused_with_the_reason(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"resources.extra: {option} is set by hpc-serve: "):
+        render.sbatch(spec(resources=Resources(extra={option: "2"})), JOB)
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [
+        *(("partition", "partition"), ("p", "partition"), ("mem", "mem"), ("time", "time")),
+        *(("gre", "gpus"), ("cpus-per-task", "cpus"), ("accou", "account"), ("qos", "qos")),
+    ],
+)
+def test_an_option_that_stands_in_the_script_already_is_refused(option: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option} stands beside resources.{key}"):
+        render.sbatch(spec(resources=replace(FULL, extra={option: "x"})), JOB)
+
+
+def test_other_options_are_taken() -> None:
+    extra = {"gres": "nvme:1", "mem-per-cpu": "2G", "gres-flags": "x", "time-min": "5", "qos": "a"}
+
+    words = sbatch_reads(render.sbatch(spec(resources=Resources(extra=extra)), JOB))
+
+    assert {f"--{option}={value}" for option, value in extra.items()} <= set(words)
+    with pytest.raises(ConfigError, match="write nodelist, the long option, for w"):
+        render.sbatch(spec(resources=Resources(extra={"w": "c1"})), JOB)
 
 
 def test_a_users_template_wins_and_may_build_on_ours(tmp_path: Path) -> None:

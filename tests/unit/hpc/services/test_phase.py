@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hpc.model import Endpoint, JobHandle, JobState, JobStatus, Phase, ServiceSpec
-from hpc.services.phase import NO_ANSWER, ReplicaView, Service, join_phase
+from hpc.services.phase import NO_ANSWER, ReplicaView, Service, doubted, join_phase
 from hpc.state import directory
 
 NOW = 10_000.0
@@ -26,6 +26,7 @@ SAID = Endpoint(
 ON_NODE = [
     Phase.STARTING,
     Phase.LOADING,
+    Phase.WARMING,
     Phase.READY,
     Phase.DRAINING,
     Phase.STOPPED,
@@ -41,13 +42,13 @@ def judge(
 
 
 TABLE: dict[JobState, tuple[Phase, ...]] = {
-    JobState.PENDING: (Phase.QUEUED,) * 6,
-    JobState.RUNNING: tuple(ON_NODE),
-    JobState.UNKNOWN: tuple(ON_NODE),
-    JobState.ENDING: (*(Phase.DRAINING,) * 5, Phase.FAILED),
-    JobState.DONE: (*(Phase.STOPPED,) * 5, Phase.FAILED),
-    JobState.FAILED: (*(Phase.FAILED,) * 4, Phase.STOPPED, Phase.FAILED),
-    JobState.GONE: (*(Phase.FAILED,) * 4, Phase.STOPPED, Phase.FAILED),
+    JobState.PENDING: (Phase.QUEUED,) * 7,
+    JobState.RUNNING: (*ON_NODE[:5], Phase.DRAINING, Phase.FAILED),
+    JobState.UNKNOWN: (*ON_NODE[:5], Phase.DRAINING, Phase.FAILED),
+    JobState.ENDING: (*(Phase.DRAINING,) * 6, Phase.FAILED),
+    JobState.DONE: (*(Phase.STOPPED,) * 6, Phase.FAILED),
+    JobState.FAILED: (*(Phase.FAILED,) * 5, Phase.STOPPED, Phase.FAILED),
+    JobState.GONE: (*ON_NODE[:5], Phase.STOPPED, Phase.FAILED),
 }
 """The verdict for each word of the scheduler, by the node's word in the order of ON_NODE."""
 
@@ -142,10 +143,57 @@ def test_a_stale_heartbeat_and_no_answer_are_both_told() -> None:
     assert found == (Phase.READY, "the scheduler does not answer; no heartbeat for 100 s")
 
 
-@pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.FAILED])
-def test_who_has_ended_owes_no_heartbeat(phase: Phase) -> None:
+LEFT = "its node has stopped, and Slurm ends or requeues the job"
+
+
+@pytest.mark.parametrize(
+    ("phase", "told"),
+    [(Phase.STOPPED, (Phase.DRAINING, LEFT)), (Phase.FAILED, (Phase.FAILED, None))],
+)
+def test_who_has_ended_owes_no_heartbeat(phase: Phase, told: tuple[Phase, str | None]) -> None:
+    """A job may go back to the queue after its node has stopped: only Slurm says over."""
     old = replace(SAID, phase=phase, beat_at=0.0)
-    assert judge(JobState.RUNNING, old) == (phase, None)
+    assert judge(JobState.RUNNING, old) == told
+
+
+@pytest.mark.parametrize("said", [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.DRAINING])
+def test_a_job_that_slurm_has_lost_lives_as_long_as_its_node_writes(said: Phase) -> None:
+    gone = JobStatus(JobState.GONE)
+    found = doubted(gone, JOB, replace(SAID, phase=said), now=NOW)
+    assert (found.state, found.reason) == (
+        JobState.UNKNOWN,
+        "Slurm does not know the job, but its node wrote 1 s ago",
+    )
+    for other in (
+        replace(SAID, phase=said, beat_at=NOW - directory.STALE_S - 1),
+        replace(SAID, phase=said, job_id="16"),
+        replace(SAID, phase=Phase.STOPPED),
+        None,
+    ):
+        assert doubted(gone, JOB, other, now=NOW) is gone
+
+
+@pytest.mark.parametrize(
+    ("job_state", "said", "ended"),
+    [
+        (JobState.ENDING, Phase.STOPPED, True),
+        (JobState.ENDING, Phase.FAILED, True),
+        (JobState.ENDING, Phase.DRAINING, False),
+        (JobState.ENDING, None, False),
+        (JobState.RUNNING, Phase.STOPPED, False),
+        (JobState.UNKNOWN, Phase.STOPPED, False),
+        (JobState.PENDING, Phase.STOPPED, False),
+        (JobState.DONE, Phase.READY, True),
+    ],
+)
+def test_a_name_is_free_once_slurm_says_over_or_ends_what_the_node_has_left(
+    job_state: JobState, said: Phase | None, *, ended: bool
+) -> None:
+    endpoint = replace(SAID, phase=said) if said else None
+    view = ReplicaView(0, Phase.READY, None, JOB, JobStatus(job_state), endpoint)
+    assert view.ended is ended
+    before = replace(SAID, phase=said, job_id="16") if said else None
+    assert replace(view, endpoint=before).ended is (job_state is JobState.DONE)
 
 
 @pytest.mark.parametrize("job_state", [s for s in JobState if s is not JobState.PENDING])
@@ -162,7 +210,6 @@ def test_a_failed_replica_gives_its_own_cause(job_state: JobState) -> None:
     [
         (JobState.FAILED, "out of memory", "the job ended: out of memory"),
         (JobState.FAILED, None, "the job left the queue and said nothing"),
-        (JobState.GONE, None, "the job left the queue and said nothing"),
     ],
 )
 def test_a_job_that_died_under_a_ready_replica_says_why(

@@ -16,6 +16,8 @@ from hpc.slurm import command, just_submitted, options, queue, sinfo, states
 RECORDED = Path(__file__).parents[3] / "golden/slurm"
 
 
+RECORDED_QUEUE = tuple(field for field in queue.QUEUE_FIELDS if field != "Name")
+RECORDED_PAST = queue.ACCOUNTING_FIELDS[:-1]
 RELEASES = sorted(path.name for path in RECORDED.iterdir())
 
 
@@ -25,7 +27,7 @@ def recorded(release: str, name: str) -> str:
 
 
 def recorded_queue(release: str) -> dict[str, JobStatus]:
-    return queue._by_id(recorded(release, "squeue.txt"))
+    return queue._by_id(recorded(release, "squeue.txt"), RECORDED_QUEUE)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -106,7 +108,7 @@ def test_words_of_an_engine_are_not_slurms(line: str) -> None:
 def test_a_recorded_accounting_is_read(
     release: str, job_id: str, state: JobState, reason: str | None
 ) -> None:
-    found = queue._by_id(recorded(release, "sacct.txt"))[job_id]
+    found = queue._by_id(recorded(release, "sacct.txt"), RECORDED_PAST)[job_id]
     assert (found.state, found.reason) == (state, reason)
 
 
@@ -160,20 +162,22 @@ def test_only_what_is_there_is_found() -> None:
 def test_noise_on_stdout_is_no_job() -> None:
     """Federations print a heading, and some sites greet their users from a wrapper."""
     text = "CLUSTER: alpha\n\nWelcome!|a|b|c|d|e|f\n7|RUNNING|N/A|N/A|c1|0|0|None|\n8|RUNNING\n"
-    assert set(queue._by_id(text)) == {"7"}
+    assert set(queue._by_id(text, RECORDED_QUEUE)) == {"7"}
 
 
 def test_an_array_is_as_alive_as_its_most_alive_job() -> None:
     row = "7_{}|{}|N/A|N/A||0|0|None|\n"
     text = row.format(0, "COMPLETED") + row.format(1, "RUNNING") + row.format("[2-9]", "PENDING")
-    assert queue._by_id(text)["7"].state is JobState.RUNNING
-    assert queue._by_id(text)["7_9"].state is JobState.PENDING
+    assert queue._by_id(text, RECORDED_QUEUE)["7"].state is JobState.RUNNING
+    assert queue._by_id(text, RECORDED_QUEUE)["7_9"].state is JobState.PENDING
 
 
 def test_a_reason_may_hold_the_delimiter() -> None:
-    found = queue._by_id("7|PENDING|N/A|N/A||0|0|ReqNodeNotAvail, UnavailableNodes:c[1-2]|x|\n")
+    row = "7|PENDING|N/A|N/A||0|0|hpc-serve-m-0-1f|ReqNodeNotAvail, UnavailableNodes:c[1-2]|x|\n"
+    found = queue._by_id(row, queue.QUEUE_FIELDS)
     assert found["7"].reason == (
-        "a node it needs is not available (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
+        "waits for a node that is not available: down, drained or reserved"
+        " (ReqNodeNotAvail, UnavailableNodes:c[1-2]|x)"
     )
 
 
@@ -188,7 +192,7 @@ def test_a_reason_may_hold_the_delimiter() -> None:
         ("OUT_OF_MEMORY", JobState.FAILED, "out of memory"),
         ("PREEMPTED", JobState.FAILED, "preempted by another job"),
         ("REQUEUED", JobState.PENDING, "requeued"),
-        ("REQUEUE_HOLD", JobState.PENDING, "requeued and held"),
+        ("REQUEUE_HOLD", JobState.PENDING, "held after a requeue"),
         ("REVOKED", JobState.UNKNOWN, "it runs on another cluster of the federation"),
         ("SUSPENDED", JobState.RUNNING, "suspended"),
         ("TIMEOUT", JobState.FAILED, "reached its walltime"),
@@ -206,6 +210,7 @@ def test_states(word: str, state: JobState, reason: str | None) -> None:
     [
         ("3:0", "", "exit status 3"),
         ("0:15", "", "killed by signal 15"),
+        ("0:53", "", states.NO_OUTPUT_TEXT),
         ("256", "NonZeroExitCode", "exit status 1"),
         ("9", "JobLaunchFailure", "killed by signal 9, perhaps for lack of memory"),
         ("", "", "it failed"),
@@ -255,7 +260,7 @@ def test_a_job_missing_right_after_its_submission_is_not_gone() -> None:
 
 
 def test_an_element_that_its_array_lacks_will_not_appear() -> None:
-    found = queue._by_id("7_1|RUNNING|N/A|N/A|c1|0|None|\n")
+    found = queue._by_id("7_1|RUNNING|N/A|N/A|c1|0|0|None|\n", RECORDED_QUEUE)
     dropped = queue._missing("7_2", found)
     assert dropped.state is JobState.GONE
     assert not just_submitted(dropped, 1000.0, now=1010.0)
@@ -296,7 +301,12 @@ def test_a_partition_may_have_no_limit_and_no_default() -> None:
         ("(null)", 0, ()),
         ("gpu:2", 2, ()),
         ("gpu:a100:4(S:0-3),craynetwork:4", 4, ("a100",)),
-        ("gpu:a100_1g.5gb:3,gpu:a100:1", 4, ("a100_1g.5gb", "a100")),
+        ("gpu:a100", 1, ("a100",)),
+        ("gpu:a100_1g.5gb:3,gpu:a100:1", 1, ("a100",)),
+        ("gpu:nvidia_h100_80gb_hbm3_1g.10gb:7(S:0-1)", 0, ()),
+        ("gpu:h100:2(S:0,2),shard:h100:16,gpu:3090:1", 3, ("h100", "3090")),
+        ("vgpu:4", 0, ()),
+        ("gpu:grid_t4-2q:4,mps:200", 0, ()),
     ],
 )
 def test_gpus_of_a_partition(gres: str, gpus: int, types: tuple[str, ...]) -> None:
@@ -304,6 +314,52 @@ def test_gpus_of_a_partition(gres: str, gpus: int, types: tuple[str, ...]) -> No
     assert found is not None
     assert (found.gpus, found.gpu_types, found.cpus, found.up) == (gpus, types, 64, False)
     assert found.max_minutes == 30
+
+
+@pytest.mark.parametrize(
+    ("gres", "parts"),
+    [
+        ("gpu:a100_1g.5gb:3,gpu:a100:1", ("a100_1g.5gb",)),
+        ("gpu:h100:2,shard:h100:16", ("h100",)),
+        ("gpu:1g.10gb:7,gpu:3g.40gb:2", ("1g.10gb", "3g.40gb")),
+        ("shard:8", ("shard",)),
+        ("vgpu:4,mps:200", ("vgpu", "mps")),
+        ("gpu:nvidia_a40-8q:6", ("nvidia_a40-8q",)),
+        ("gpu:l40s:4", ()),
+    ],
+)
+def test_parts_of_gpus_are_told_apart(gres: str, parts: tuple[str, ...]) -> None:
+    found = sinfo._parse(f"p|up|infinite|n/a|12|64|512000|{gres}|idle")
+    assert found is not None
+    assert found.gpu_parts == parts
+
+
+@pytest.mark.parametrize(
+    ("state", "away"),
+    [
+        ("idle", 0), ("mixed", 0), ("allocated+", 0), ("idle~", 0), ("planned", 0), ("maint", 0),
+        ("down*", 3), ("drained", 3), ("draining@", 3), ("fail", 3), ("idle*", 3), ("unknown", 3),
+    ],
+)  # fmt: skip
+def test_nodes_that_take_no_jobs_are_counted(state: str, away: int) -> None:
+    found = sinfo._parse(f"p|up|infinite|n/a|3|64|512000|(null)|{state}")
+    assert found is not None
+    assert (found.nodes, found.away) == (3, away)
+
+
+def test_nodes_that_take_no_jobs_give_no_size() -> None:
+    rows = [
+        "p|up|infinite|n/a|2|128|512000|gpu:h100:8|drained",
+        "p|up|infinite|n/a|10|64|256000|gpu:a100:4|mixed",
+        "p|up|infinite|n/a|1|256|900000|(null)|down*",
+    ]
+    one, two, three = (sinfo._parse(row) for row in rows)
+    assert one is not None
+    assert two is not None
+    assert three is not None
+    both = sinfo._merge(sinfo._merge(one, two), three)
+    assert (both.nodes, both.away, both.cpus, both.gpus) == (13, 3, 64, 4)
+    assert both.gpu_types == ("a100",)
 
 
 def test_groups_of_nodes_make_one_partition() -> None:

@@ -46,16 +46,23 @@ def test_what_is_asked_for_is_written_down() -> None:
     assert (order.key, order.file, order.window) == ("0123abcd", "file-1", "7d")
     assert order.expires_at == 100 + 7 * 86400
     assert order.metadata == {"a": "b"}
+    assert order.output_s is None
+    kept = {"anchor": "created_at", "seconds": 3600}
+    body = json.dumps({**ASKED, "output_expires_after": kept}).encode()
+    assert batches.asked(body, "0123abcd", 100).output_s == 3600
 
 
 def test_what_is_not_served_is_named() -> None:
     assert told(input_file_id=None) == "input_file_id"
     assert told(endpoint="/v1/images") == "endpoint"
-    assert told(output_expires_after={}) == "output_expires_after"
+    refused = [{}, 3, {"anchor": "created_at", "seconds": 3599}]
+    more = {"anchor": "last_active_at", "seconds": 3600}
+    for after in (*refused, more, {**more, "x": 1}, {"anchor": "created_at", "seconds": "3600"}):
+        assert told(output_expires_after=after) == "output_expires_after"
     for window in ("31d", "0h", "24", 24, None, "721h"):
         assert told(completion_window=window) == "completion_window"
-    refused: list[Any] = [[], {"a": 1}, {"a" * 65: "b"}, {"a": "b" * 513}]
-    for notes in (*refused, {str(n): "" for n in range(17)}):
+    notes_: list[Any] = [[], {"a": 1}, {"a" * 65: "b"}, {"a": "b" * 513}]
+    for notes in (*notes_, {str(n): "" for n in range(17)}):
         assert told(metadata=notes) == "metadata"
 
 

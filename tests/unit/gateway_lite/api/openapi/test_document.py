@@ -134,13 +134,13 @@ def test_the_commands_ask_for_what_the_page_says() -> None:
     chat = EVERYTHING["paths"]["/v1/chat/completions"]["post"]
 
     assert curl("post", "/v1/chat/completions", chat).splitlines() == [
-        'echo "Authorization: Bearer $KEY" | curl -H @- \\',
+        'echo "Authorization: Bearer $KEY" | curl --noproxy "*" -H @- \\',
         '  "$URL/v1/chat/completions" \\',
         "  -H 'content-type: application/json' \\",
         """  -d '{"model": "MODEL", "messages": [{"role": "user", "content": "Hello"}]}'""",
     ]
     health = EVERYTHING["paths"]["/healthz"]["get"]
-    assert curl("get", "/healthz", health) == 'curl \\\n  "$URL/healthz"'
+    assert curl("get", "/healthz", health) == 'curl --noproxy "*" \\\n  "$URL/healthz"'
     upload = EVERYTHING["paths"]["/v1/files"]["post"]
     assert curl("post", "/v1/files", upload).endswith(
         "-F purpose=batch \\\n  -F file=@prompts.jsonl"

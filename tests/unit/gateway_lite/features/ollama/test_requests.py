@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from gateway_lite.api.ollama import Listed, tags
 from gateway_lite.errors import ApiError
-from gateway_lite.features.ollama.answers import Clock, Lines, Whole, error_body, failed
+from gateway_lite.features.ollama.answers import Clock, Lines, Whole, failed
 from gateway_lite.features.ollama.requests import PATHS, translate
+from gateway_lite.wire import error_forms
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
@@ -127,11 +128,110 @@ def test_what_chat_does_not_take_is_refused(more: dict[str, Any]) -> None:
 )
 def test_errors_in_any_form(body: bytes, said: str) -> None:
     assert json.loads(failed(body)) == {"error": said}
-    assert json.loads(error_body(said)) == {"error": said}
+    assert json.loads(error_forms.ollama(said)) == {"error": said}
 
 
 def test_an_answer_that_is_none_is_an_error() -> None:
     for body in (b"", b"{}", b"[]", b'{"choices":[]}', b'{"choices":[{"message":3}]}'):
         editor = Whole(Clock("m"), "chat")
         editor.feed(body)
-        assert json.loads(editor.finish()) == {"error": "the engine's answer cannot be understood"}
+        with pytest.raises(ApiError, match="cannot be understood") as caught:
+            editor.finish()
+        assert caught.value.status == 502
+
+
+HALF = "\ud83d"
+
+
+def test_half_a_character_spoils_no_other_word_of_an_answer() -> None:
+    call = {"id": "t", "function": {"name": "f", "arguments": json.dumps({"a": HALF})}}
+    said = {"content": f"one {HALF} two", "reasoning": f"{HALF}hm", "tool_calls": [call]}
+    whole = Whole(Clock("m"), "chat")
+    whole.feed(json.dumps({"choices": [{"message": said, "finish_reason": "stop"}]}).encode())
+    message = ollama.ChatResponse.model_validate_json(whole.finish()).message
+    parts = ["one", f" {HALF}", "\ude00 ", "two"]
+    data = b"".join(chunk(delta={"content": part}) for part in parts)
+    lines = Lines(Clock("m"), "generate")
+    out = lines.feed(data + chunk(delta={}, finish_reason="stop") + b"data: [DONE]\n\n")
+    answers = [json.loads(line) for line in (out + lines.finish()).splitlines()]
+
+    assert (message.content, message.thinking) == ("one \ufffd two", "\ufffdhm")
+    assert message.tool_calls
+    assert message.tool_calls[0].function.arguments == {"a": "\ufffd"}
+    assert [one.get("response") for one in answers] == ["one", " \ufffd", "\ufffd ", "two", ""]
+    assert json.loads(failed(json.dumps({"error": f"no {HALF}"}).encode()))["error"] == "no \ufffd"
+
+
+def asked(**said: Any) -> dict[str, Any]:
+    body = {"model": "m", "messages": ASK, "stream": False, **said}
+    made: dict[str, Any] = json.loads(translate("/api/chat", json.dumps(body).encode()).body)
+    return made
+
+
+def test_options_have_the_names_of_each_engine() -> None:
+    options = {"repeat_penalty": 1.2, "typical_p": 0.9, "num_keep": 4, "num_ctx": 9, "num_gpu": 1}
+    made = asked(options=options)
+    wanted = {"repeat_penalty": 1.2, "repetition_penalty": 1.2, "typical_p": 0.9, "n_keep": 4}
+
+    assert made == {"model": "m", "messages": ASK, **wanted}
+
+
+@pytest.mark.parametrize(
+    ("think", "wanted"),
+    [
+        (None, {}),
+        (True, {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}),
+        (False, {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}),
+        (
+            "low",
+            {
+                "reasoning_effort": "low",
+                "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
+            },
+        ),
+    ],
+)
+def test_thoughts_are_switched_on_and_off(think: object, wanted: dict[str, Any]) -> None:
+    assert asked(think=think) == {"model": "m", "messages": ASK, **wanted}
+
+
+@pytest.mark.parametrize("think", [1, "yes", {}, []])
+def test_another_word_on_thoughts_is_refused(think: object) -> None:
+    with pytest.raises(ApiError, match="'think' must be true, false or one of low, medium, high"):
+        asked(think=think)
+
+
+@pytest.mark.parametrize("think", [True, False])
+def test_thoughts_come_only_to_who_wants_them(think: bool) -> None:
+    body = {"model": "m", "messages": ASK, "think": think}
+    whole = translate("/api/chat", json.dumps({**body, "stream": False}).encode()).editor
+    message = {"content": "a", "reasoning": "hm"}
+    whole.feed(json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode())
+    lines = translate("/api/chat", json.dumps(body).encode()).editor
+    out = lines.feed(chunk(delta={"reasoning": "hm"}) + chunk(delta={"content": "a"}))
+
+    assert ("thinking" in json.loads(whole.finish())["message"]) is think
+    assert (b"thinking" in out) is think
+    assert b'"content":"a"' in out
+
+
+@pytest.mark.parametrize("form", ["yaml", 3, ["json"], True])
+def test_another_format_is_refused(form: object) -> None:
+    with pytest.raises(ApiError, match="'format' must be 'json' or a JSON schema"):
+        asked(format=form)
+
+
+def test_a_picture_that_is_a_data_url_stays_one() -> None:
+    link = "data:image/jpeg;base64,/9j/4AAQ"
+    made = asked(messages=[{"role": "user", "content": "see", "images": [link]}])
+
+    assert made["messages"][0]["content"][1] == {"type": "image_url", "image_url": {"url": link}}
+
+
+@pytest.mark.parametrize("said", [{"input": ""}, {"input": []}, {}])
+def test_nothing_to_embed_is_an_empty_answer(said: dict[str, Any]) -> None:
+    made = translate("/api/embed", json.dumps({"model": "m", **said}).encode())
+    old = translate("/api/embeddings", b'{"model": "m", "prompt": ""}')
+
+    assert json.loads(made.answer or b"") == {"model": "m", "embeddings": []}
+    assert json.loads(old.answer or b"") == {"embedding": []}

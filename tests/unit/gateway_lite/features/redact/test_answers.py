@@ -237,8 +237,22 @@ def test_an_answer_without_findings_is_the_same_bytes() -> None:
 
 
 def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MOST_BODY_BYTES", 100)
+    monkeypatch.setattr(sse, "MOST_BYTES", 100)
     editor = AnswerRedactor(FINDER)
     editor.feed(b"x" * 100)
     with pytest.raises(ApiError, match="too large"):
         editor.feed(b"x")
+
+
+def test_half_a_character_hides_nothing_from_the_search() -> None:
+    text = "\ud83d to ann\\u0040b.co"
+    raw = json.dumps({"choices": [{"message": {"content": text}}]}).replace("\\\\u", "\\u")
+    whole = AnswerRedactor(FINDER)
+    whole.feed(raw.encode())
+    pieces = [
+        b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % part
+        for part in (b"\\ud83d to ann", b"@b.", b"co\\udc00")
+    ]
+
+    assert b"b.co" not in whole.finish()
+    assert "ann" not in said(run(b"".join(pieces) + DONE, []), "content")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hpc.batch.input import csv_rows, intake, jsonl
+from hpc.batch.input import csv_rows, documents, intake, jsonl
 from hpc.batch.input.jsonl import BadLine, InputRequest
 from hpc.errors import BatchError, ConfigError
 
@@ -34,6 +34,8 @@ def openai_line(**changes: object) -> bytes:
         (openai_line(url=["x"]), "url is ['x'], not one of"),
         (openai_line(body=3), "body is no JSON object"),
         (openai_line(body={"model": "m"}), "body has no messages"),
+        (openai_line(url="/v1/rerank", body={"model": "m", "query": "q"}), "body has no documents"),
+        (openai_line(url="/v1/responses", body={"model": "m"}), "body has no input"),
         (openai_line(body={**BODY, "model": "x"}), "unknown model 'x'; this batch has 'm'"),
         (openai_line(body={**BODY, "stream": True}), "stream is set"),
         (b'{"text": "x"}', "neither body, prompt nor messages"),
@@ -62,6 +64,7 @@ def test_a_line_over_the_limit_is_told_and_the_next_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jsonl, "LINE_LIMIT", 60)
+    monkeypatch.setattr(documents, "LINE_LIMIT", 60)
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"prompt": "' + b"x" * 500 + b'"}\n\n{"prompt": "y"}')
     first, second = jsonl.read(path, "m")
@@ -124,3 +127,39 @@ def test_a_template_that_names_no_column_is_told_by_row(tmp_path: Path) -> None:
     template.write_text("{{ name")
     with pytest.raises(ConfigError, match=r"t.j2 is no Jinja2 template"):
         list(csv_rows.read(table, "m", template))
+
+
+def test_a_row_that_is_no_text_faults_itself_alone(tmp_path: Path) -> None:
+    table, template = tmp_path / "in.csv", tmp_path / "t.j2"
+    table.write_bytes(b'word\nfirst\ncaf\xe9\n"open" x\nlast\n')
+    template.write_text("{{ word }}")
+    found = list(csv_rows.read(table, "m", template))
+
+    assert [isinstance(one, InputRequest) for one in found] == [True, False, False, True]
+    assert [(one.number, one.reason) for one in found if isinstance(one, BadLine)] == [
+        (3, "the row is not in UTF-8"),
+        (4, "no CSV: ',' expected after '\"'"),
+    ]
+    table.write_bytes(b"caf\xe9\nx\n")
+    with pytest.raises(ConfigError, match=r"in\.csv is no CSV file: the names of its columns"):
+        list(csv_rows.read(table, "m", template))
+
+
+def test_half_a_character_faults_no_other_line(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    half = json.dumps({"custom_id": "\ud83d", "prompt": "\udc00"}).encode()
+    deep = b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    path.write_bytes(b"\n".join([half, b'{"prompt": "\xff"}', b'{"prompt": "\0"}', deep, half]))
+    seen = intake.take_in(intake.read(path, "m", None), tmp_path, chunk_rows=9, skip_bad=True)
+    (line,) = intake.requests(tmp_path, 0)
+
+    assert [one.number for one in seen.first] == [2, 3, 4, 5]
+    assert seen.first[2].reason == "no JSON: it is nested too deeply"
+    assert json.loads(line)["custom_id"] == "\ud83d"
+
+
+def test_a_check_without_a_batch_takes_any_model_and_none(tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(b'{"prompt": "x"}\n' + openai_line() + b"\n" + openai_line(custom_id="b"))
+    assert intake.validate(intake.read(file, jsonl.ANY, None)).bad == 0
+    assert intake.validate(intake.read(file, "other", None)).bad == 2

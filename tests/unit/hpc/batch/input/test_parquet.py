@@ -88,3 +88,43 @@ def test_answers_come_in_groups_with_the_whole_response(tmp_path: Path) -> None:
     assert json.loads(rows[0]["response"]) == body
     assert json.loads(rows[-1]["error"])["code"] == "timeout"
     assert rows[-1]["content"] is None
+
+
+def test_a_row_that_is_no_text_faults_itself_alone(tmp_path: Path) -> None:
+    raw = pa.array([b"one", b"caf\xe9", b"three"], pa.binary())
+    texts = pa.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2])
+    extra = pa.array([1.5, 1.5, float("nan")])
+    files.write_table(pa.table({"prompt": texts, "extra": extra}), tmp_path / "in.parquet")
+    found = list(intake.read(tmp_path / "in.parquet", "m", None))
+
+    assert [isinstance(one, InputRequest) for one in found] == [True, False, False]
+    assert [one.reason for one in found if isinstance(one, BadLine)] == [
+        "a text of the row is not in UTF-8",
+        "a column has no place in JSON: Out of range float values are not JSON compliant",
+    ]
+
+
+ODD: list[Any] = [
+    {"choices": [{"message": {"content": "half \ud83d"}, "finish_reason": "\udc00"}]},
+    {"choices": [{"message": {"content": [{"type": "text"}]}, "finish_reason": 3}]},
+    {"choices": {"0": "x"}, "usage": {"prompt_tokens": "7", "completion_tokens": 2**70}},
+    {"choices": ["x"], "usage": [1]},
+    {"choices": [{"message": "x", "text": "a\0b"}]},
+    ["no", "object"],
+    "\ud83d",
+]
+
+
+def test_an_odd_answer_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    with path.open("wb") as file, parquet.writer(file) as write:
+        for body in ODD:
+            line = {"custom_id": "\udc00", "response": {"status_code": 200, "body": body}}
+            write(json.dumps({**line, "error": {"message": "\ud83d"}}).encode())
+    rows = files.ParquetFile(path).read().to_pylist()
+
+    assert [json.loads(row["response"]) for row in rows] == ODD
+    assert [row["content"] for row in rows[:2]] == ["half \ufffd", '[{"type": "text"}]']
+    assert [row["finish_reason"] for row in rows[:2]] == ["\ufffd", "3"]
+    assert rows[4]["content"] == "a\0b"
+    assert {row["prompt_tokens"] for row in rows} == {None}
