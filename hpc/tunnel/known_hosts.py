@@ -147,6 +147,9 @@ def glob(pattern: str, name: str, *, exact: bool = False) -> bool:
         name: the name.
         exact: whether upper and lower case differ.
     """
+    if "*" not in pattern and "?" not in pattern:
+        # No expression for plain names: a site's file may have 15,000, at 50 us each.
+        return pattern == name if exact else pattern.lower() == name.lower()
     text = re.escape(re.sub(r"\*+", "*", pattern)).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(text, name, re.DOTALL | (0 if exact else re.IGNORECASE)) is not None
 
