@@ -272,7 +272,7 @@ def test_a_mistake_about_a_static_backend_gets_one_sentence(
     [
         ("- {name: a/b, backend: vllm, model: org/m}", ":2: models.name: 'a/b' is not a name"),
         ("- {name: m, backend: sglang, model: org/m}", ":2: models.backend: sglang is for"),
-        ("- {name: m, backend: vllm, model: o/m, served_model: x}", "'backend_url' has this key"),
+        ("- {name: m, backend: vllm, model: o/m, served_model: x}", "served_model: is for static"),
         ("- {name: m, backend: vllm, backend_url: 'http://u:p@h'}", "without user or query"),
         ("- {name: m, backend: vllm, backend_url: [http://h, http://h/v1]}", "has http://h twice"),
         ("- {name: m, backend: vllm, backend_url: http://h, ca: c}", "needs an address with https"),

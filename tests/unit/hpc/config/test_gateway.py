@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import certifi
 import pytest
 
 from hpc import config
@@ -184,5 +185,6 @@ def test_the_page_on_the_gateway_has_an_example() -> None:
 
 @pytest.mark.parametrize(("page", "text"), examples())
 def test_every_example_of_a_models_file_loads(page: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "site-ca.pem").write_bytes(Path(certifi.where()).read_bytes())
     found = loaded(tmp_path, text)
     assert found.services or found.backends or found.gateway != GatewayPolicy(), page
