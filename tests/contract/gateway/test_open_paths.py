@@ -91,7 +91,7 @@ def gateway(home: Path, engine: Obliging) -> Iterator[Running]:
 def with_limits(gateway: Running, home: Path) -> Callable[..., Running]:
     """Return a function that makes a key with limits, in force."""
 
-    def made(name: str, models: tuple[str, ...] = ALL, **limits: Any) -> Running:
+    def made(name: str, models: Any = ALL, **limits: Any) -> Running:
         key, _ = key_store.add(
             directory.keys_path(home), name, models=models, limits=KeyLimits(**limits)
         )
