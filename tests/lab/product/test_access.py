@@ -233,7 +233,7 @@ def gateway_job(cluster: Cluster, node: str) -> Iterator[str]:
 
 def address_of(cluster: Cluster, node: str) -> str:
     """Return the address at which a gateway on a node has to prove itself."""
-    return cluster.lab.run("login", ["getent", "ahostsv4", node]).stdout.split()[0]
+    return str(cluster.lab.run("login", ["getent", "ahostsv4", node]).stdout.split()[0])
 
 
 def test_a_gateway_in_a_job_is_followed(up: Cluster, transport: str) -> None:
