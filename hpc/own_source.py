@@ -10,13 +10,24 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 NAME = "hpc-serve"
+BIN_PATH = "bin-path"
+"""File in the user's configuration with the folder of the hpc-serve program, for ``connect``."""
 CHECKOUT = "CHECKOUT"
 """Stand-in for the path of a checkout, where the source is not known."""
+
+
+def programs() -> Path:
+    """Return the folder of the hpc-serve program of the copy."""
+    called = Path(sys.argv[0])
+    # Not resolved: the program of an environment stands beside its link to Python.
+    return Path(called if called.name == NAME else sys.executable).absolute().parent
 
 
 def source() -> str:

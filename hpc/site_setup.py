@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hpc import config, slurm
+from hpc import config, own_source, slurm
 from hpc.errors import CommandError, ConfigError, StateError
 from hpc.jobs import api as jobs
 from hpc.processes import programs
@@ -100,6 +100,8 @@ def init(folder: Path, *, force: bool = False) -> Written:
         if new:
             models.unlink()
         raise
+    # For ``connect``, whose login shell may not have this environment on its PATH.
+    files.write_text(config.config_folder() / own_source.BIN_PATH, f"{own_source.programs()}\n")
     return Written(models, site, following(facts))
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 REMOTE_COMMAND = "hpc-serve"
 START_S = 90.0
 """Seconds for a gateway's start, on a login node with a cold file system."""
+USUAL = ("$HOME/.local/bin", "$HOME/hpc-serve/bin")
+"""Folders of programs that pip and README's lines install."""
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 USAGE = 2
@@ -95,10 +97,13 @@ def relay_words(remote_command: str, to: tuple[str, int] | str) -> str:
 def command_line(words: str) -> str:
     """Return the remote command line, run in a login shell for the user's PATH.
 
-    Programs of ``pip install --user`` are often missing from the PATH, so their folder is appended.
+    Programs are often missing from that PATH. So three folders are appended: the folder that
+    ``hpc-serve init`` recorded, that of ``pip install --user``, and that of README's environment.
     """
-    script = f'PATH="$PATH:$HOME/.local/bin"; {words}'
-    return f"bash -lc {shlex.quote(script)}"
+    recorded = f'"${{XDG_CONFIG_HOME:-$HOME/.config}}/hpc-serve/{own_source.BIN_PATH}"'
+    # An empty entry of PATH would be the working folder.
+    path = f'b=$(cat {recorded} 2>/dev/null); PATH="$PATH${{b:+:$b}}:{":".join(USUAL)}"'
+    return f"bash -lc {shlex.quote(f'{path}; {words}')}"
 
 
 def other_version(gateway: RemoteGateway, login: Login) -> str | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from hpc import own_source
 from tests.fakes.slurm import FakeSlurm
 from tests.waits import PATIENCE_S
 
@@ -61,6 +62,9 @@ def test_it_writes_two_files_and_no_third_time(fake: FakeSlurm, tmp_path: Path) 
     third = init(home, "--force", path=path)
     assert third.returncode == 0
     assert "version: 1" in models.read_text()
+    # Where ``connect`` finds the program on this machine.
+    recorded = (home / ".config/hpc-serve" / own_source.BIN_PATH).read_text()
+    assert recorded == f"{Path(sys.executable).parent}\n"
 
 
 def test_it_asks_for_the_users_accounts_and_partitions(fake: FakeSlurm, tmp_path: Path) -> None:

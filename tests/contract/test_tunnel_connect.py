@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from hpc import own_source
 from hpc.errors import TunnelError
 from hpc.state import directory
 from tests.fakes.login_node import KEY, LoginNode, free_port, listening, shared_node, until
@@ -75,6 +76,25 @@ def test_a_program_gets_models_and_clients(node: LoginNode, transport: Transport
         port = cluster.port
     assert repr(cluster).endswith("closed>")
     assert not listening(port)
+
+
+@pytest.mark.parametrize("place", ["hpc-serve/bin", "tools/env/bin"])
+def test_hpc_serve_is_found_where_the_readme_or_init_puts_it(node: LoginNode, place: str) -> None:
+    usual, other = node.home / ".local/bin/hpc-serve", node.home / place / "hpc-serve"
+    other.parent.mkdir(parents=True)
+    usual.rename(other)
+    recorded = node.home / ".config/hpc-serve" / own_source.BIN_PATH
+    try:
+        if place.startswith("tools"):
+            with pytest.raises(TunnelError, match="not installed there for you"):
+                node.connect("openssh")
+            recorded.parent.mkdir(parents=True)
+            recorded.write_text(f"{other.parent}\n")
+        with node.connect("openssh") as cluster:
+            assert cluster.models() == ["demo"]
+    finally:
+        other.unlink()
+        recorded.unlink(missing_ok=True)
 
 
 def test_the_key_is_kept_private_and_only_while_connected(
