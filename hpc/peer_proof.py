@@ -5,8 +5,8 @@ user of the machine can take the port. So no key, secret or prompt goes over a n
 its far end has proved that it holds the secret of its record, which lies in the state directory of
 mode 0700. The proof covers one connection: to take that over, an attacker must be root.
 
-A proof is an HMAC-SHA-256 over role, port and challenges, and for a gateway its address. The role
-keeps a proof of one side from passing as the other's; address and port keep the process at one
+A proof is an HMAC-SHA-256 over role, port, challenges and the address of the listening end. The
+role keeps a proof of one side from passing as the other's; address and port keep the process at one
 place from answering for another, such as a neighbour at the same port of another machine of a name.
 Secrets are new at each start: the successor of a process cannot be made to answer for it.
 
@@ -156,14 +156,18 @@ class GatewayHandshake:
 
     Args:
         secret: the replica's secret.
+        host: address of the connection's far end, never a name.
         port: the replica's TCP port.
 
     Attributes:
         done: True once both sides have proved themselves.
+
+    Raises:
+        ValueError: the host is a name instead of an address.
     """
 
-    def __init__(self, secret: str, port: int) -> None:
-        self._secret, self._port = secret.encode(), port
+    def __init__(self, secret: str, host: str, port: int) -> None:
+        self._secret, self._host, self._port = secret.encode(), plain(host), port
         self._challenge = new_challenge()
         self._proved = self.done = False
         self._seen = b""
@@ -189,10 +193,12 @@ class GatewayHandshake:
         theirs, proof = fields.get(CHALLENGE, ""), fields.get(PROOF, "")
         if not is_challenge(theirs):
             raise NotProved("the far end sent no challenge")
-        if not holds(self._secret, proof, "replica", self._port, self._challenge, theirs):
+        pair = (self._challenge, theirs)
+        if not holds(self._secret, proof, "replica", self._port, *pair, self._host):
             raise WrongSecret
         self._proved = True
-        own = prove(self._secret, "client", self._port, theirs, self._challenge)
+        pair = (theirs, self._challenge)
+        own = prove(self._secret, "client", self._port, *pair, self._host)
         return _message(PROOF, own)
 
 

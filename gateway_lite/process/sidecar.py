@@ -87,7 +87,7 @@ async def serve(door: SidecarOptions, settings: GatewaySettings) -> None:
     upstream = Upstream(settings, WriteBatcher(), door.unix)
     with await _listen(door.host, *door.bind_ports) as sock:
         port = sock.getsockname()[1]
-        handler = SidecarHandler(door, secret, port, upstream, in_flight, settings)
+        handler = SidecarHandler(door, secret, upstream, in_flight, settings)
         server = Server(_closed, handler, HOT, upstream.look, [Listener(sock, context)])
         watch = asyncio.create_task(_end_with_parent(server, os.getppid()))
         files.write_text(door.ready_file, f'{{"port": {port}}}\n')

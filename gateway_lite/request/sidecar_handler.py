@@ -85,7 +85,6 @@ class SidecarHandler:
     Args:
         options: options of the sidecar.
         secret: the secret that both sides of a connection prove.
-        port: the TCP port that the sidecar listens at.
         upstream: connections to the engine.
         in_flight: counter of requests in progress.
         settings: timeouts and bounds.
@@ -95,7 +94,6 @@ class SidecarHandler:
         self,
         options: SidecarOptions,
         secret: bytes,
-        port: int,
         upstream: Upstream,
         in_flight: InFlight,
         settings: GatewaySettings,
@@ -107,7 +105,7 @@ class SidecarHandler:
         # The gateway, the only client, bounds the bodies of its clients.
         self.bodies = BodyBudget(sys.maxsize)
         self.turns = LargeRequests()
-        self._secret, self._port = secret, port
+        self._secret = secret
         self._media_domains = frozenset(options.media_domains)
         self._key = os.environ.pop(options.engine_key_env, None) if options.engine_key_env else None
         base = f"http://127.0.0.1:{options.port}" if options.unix is None else "http://engine"
@@ -156,7 +154,11 @@ class SidecarHandler:
 
     def _shake(self, client: ClientConnection, headers: Mapping[bytes, bytes]) -> Reply:
         if client.handshake is None:
-            client.handshake = handshake.ReplicaHandshake(self._secret, self._port)
+            # The connection's own end, not the listener's 0.0.0.0.
+            host, port = client.server or ("", None)
+            if port is None:
+                raise errors.unproved()
+            client.handshake = handshake.ReplicaHandshake(self._secret, host, port)
         lines = client.handshake.answer(headers)
         if lines is None:
             raise errors.unproved()

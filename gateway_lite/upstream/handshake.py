@@ -17,12 +17,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from hpc import peer_proof
-from hpc.peer_proof import CHALLENGE, PROOF, NotProved
+from hpc.peer_proof import CHALLENGE, PROOF, GatewayHandshake, NotProved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from hpc.peer_proof import GatewayHandshake
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -32,14 +30,15 @@ class ReplicaHandshake:
 
     Args:
         secret: the replica's secret.
+        host: address of the connection's own end.
         port: the replica's TCP port.
 
     Attributes:
         state: what the gateway has to send: its challenge, its proof, or nothing more.
     """
 
-    def __init__(self, secret: bytes, port: int) -> None:
-        self._secret, self._port = secret, port
+    def __init__(self, secret: bytes, host: str, port: int) -> None:
+        self._secret, self._host, self._port = secret, peer_proof.plain(host), port
         self._theirs = self._own = ""
         self.state: Literal["challenge", "proof", "done", "refused"] = "challenge"
 
@@ -53,8 +52,9 @@ class ReplicaHandshake:
             self._theirs = headers.get(CHALLENGE.encode(), b"").decode("latin-1")
             return self._prove() if peer_proof.is_challenge(self._theirs) else None
         proof = headers.get(PROOF.encode(), b"").decode("latin-1")
+        said = (self._own, self._theirs, self._host)
         if before != "proof" or not peer_proof.holds(
-            self._secret, proof, "client", self._port, self._own, self._theirs
+            self._secret, proof, "client", self._port, *said
         ):
             return None
         self.state = "done"
@@ -62,7 +62,8 @@ class ReplicaHandshake:
 
     def _prove(self) -> bytes:
         self._own, self.state = peer_proof.new_challenge(), "proof"
-        proof = peer_proof.prove(self._secret, "replica", self._port, self._theirs, self._own)
+        said = (self._theirs, self._own, self._host)
+        proof = peer_proof.prove(self._secret, "replica", self._port, *said)
         return f"{CHALLENGE}: {self._own}\r\n{PROOF}: {proof}\r\n".encode()
 
 
@@ -70,26 +71,29 @@ class HandshakeProtocol(asyncio.Protocol, Generic[P]):
     """A new connection until the handshake's end, which hands the connection on.
 
     Args:
-        handshake: the gateway's part.
+        secret: the replica's secret.
         successor: makes the protocol of the proved connection.
 
     Attributes:
         proved: future with the successor, or with the error.
     """
 
-    def __init__(self, handshake: GatewayHandshake, successor: Callable[[], P]) -> None:
-        self._handshake, self._successor = handshake, successor
+    def __init__(self, secret: str, successor: Callable[[], P]) -> None:
+        self._secret, self._successor = secret, successor
+        self._handshake: GatewayHandshake | None = None
         self.proved: asyncio.Future[P] = asyncio.get_running_loop().create_future()
         self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the challenge."""
+        """Send the challenge; the proof has to fit this connection's own far end."""
         self.transport = transport
+        host, port = transport.get_extra_info("peername")[:2]
+        self._handshake = GatewayHandshake(self._secret, host, port)
         self.transport.write(self._handshake.request)
 
     def data_received(self, data: bytes) -> None:
         """Go on with the handshake, and hand the connection on at its end."""
-        if self.proved.done():
+        if self.proved.done() or self._handshake is None:
             return
         try:
             said = self._handshake.feed(data)

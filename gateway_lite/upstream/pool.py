@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from gateway_lite.upstream.connection import Fault, ResponseSink, UpstreamConnection
 from gateway_lite.upstream.first_proved import first_proved
 from gateway_lite.upstream.handshake import HandshakeProtocol
-from hpc.peer_proof import GatewayHandshake, NotProved, WrongSecret, pinned
+from hpc.peer_proof import NotProved, WrongSecret, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -241,11 +241,11 @@ class Pool:
 
     async def _dial_host(self, host: str) -> UpstreamConnection:
         """Open a connection to one of the replica's hosts, whose far end proves itself."""
-        secret, port = str(self._secret), self.target.port
+        secret = str(self._secret)
         transport, handshake = await self._loop.create_connection(
-            lambda: HandshakeProtocol(GatewayHandshake(secret, port), self._link),
+            lambda: HandshakeProtocol(secret, self._link),
             host,
-            port,
+            self.target.port,
             ssl=self._tls,
         )
         try:

@@ -160,7 +160,7 @@ def _proved(door: OwnDoor, wait: _Wait) -> socket.socket:
     try:
         if door.certificate is not None:
             sock = peer_proof.pinned(door.certificate).wrap_socket(sock)
-        handshake = peer_proof.GatewayHandshake(door.secret, door.port)
+        handshake = peer_proof.GatewayHandshake(door.secret, *sock.getpeername()[:2])
         sock.sendall(handshake.request)
         while not handshake.done:
             if said := handshake.feed(wait.receive(sock)):

@@ -67,11 +67,11 @@ class Door:
 
     async def shake(self, scope: Any, send: Any) -> None:
         """Answer one message of the handshake, as a sidecar does."""
-        headers, port = dict(scope["headers"]), scope["server"][1]
+        headers, (host, port) = dict(scope["headers"]), scope["server"]
         lines = None
         if scope["path"] == peer_proof.HANDSHAKE_PATH:
             if peer_proof.CHALLENGE.encode() in headers:
-                self.proofs[scope["client"]] = ReplicaHandshake(SECRETS[port].encode(), port)
+                self.proofs[scope["client"]] = ReplicaHandshake(SECRETS[port].encode(), host, port)
             lines = self.proofs[scope["client"]].answer(headers)
         told = [line.split(b": ") for line in (lines or b"").split(b"\r\n") if line]
         start = {"type": "http.response.start", "status": 401 if lines is None else 200}
@@ -285,7 +285,8 @@ class Raw:
     def _play(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             if self.port in SECRETS:
-                shake(connection, ReplicaHandshake(SECRETS[self.port].encode(), self.port))
+                place = connection.getsockname()[:2]
+                shake(connection, ReplicaHandshake(SECRETS[self.port].encode(), *place))
             if is_probe(connection):
                 return
             with self._counting:

@@ -102,7 +102,7 @@ def prove(
     send: Callable[[bytes], object], receive: Callable[[int], bytes], secret: str, port: int
 ) -> None:
     """Do the gateway's part of the handshake on a new connection to a sidecar."""
-    handshake = GatewayHandshake(secret, port)
+    handshake = GatewayHandshake(secret, "127.0.0.1", port)
     send(handshake.request)
     while not handshake.done:
         if said := handshake.feed(receive(65536)):

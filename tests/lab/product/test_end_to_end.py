@@ -53,7 +53,7 @@ from pathlib import Path
 from hpc.peer_proof import GatewayHandshake
 host, port, secret = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).read_text().strip()
 with socket.create_connection((host, port)) as sock:
-    handshake = GatewayHandshake(secret, port)
+    handshake = GatewayHandshake(secret, *sock.getpeername()[:2])
     sock.sendall(handshake.request)
     while not handshake.done:
         sock.sendall(handshake.feed(sock.recv(65536)))

@@ -66,7 +66,7 @@ def statuses(answer: bytes) -> list[int]:
 
 def proved(sidecar: Running) -> tuple[socket.socket, list[bytes]]:
     """Return a connection with the gateway's proof, and all that the gateway sent on it."""
-    sock, handshake = dial(sidecar), GatewayHandshake(sidecar.key, sidecar.port)
+    sock, handshake = dial(sidecar), GatewayHandshake(sidecar.key, "127.0.0.1", sidecar.port)
     sent = [handshake.request]
     sock.sendall(handshake.request)
     while not handshake.done:
@@ -135,7 +135,7 @@ def test_the_sidecars_own_proof_is_no_proof_of_a_client(place: Place, sidecar: R
 
 def test_a_challenge_is_relayed_to_no_other_connection(place: Place, sidecar: Running) -> None:
     """A neighbour asks for the gateway's proof of one connection, and shows it on another."""
-    handshake = GatewayHandshake(sidecar.key, sidecar.port)
+    handshake = GatewayHandshake(sidecar.key, "127.0.0.1", sidecar.port)
     with dial(sidecar) as first, dial(sidecar) as second:
         for sock in (first, second):
             sock.sendall(handshake.request)
