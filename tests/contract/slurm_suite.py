@@ -289,7 +289,7 @@ def test_without_an_answer_everything_is_unknown(slurm: Cluster, kind: str) -> N
 def test_a_refusal_is_slurms_own_sentence_and_leaves_nothing(slurm: Cluster) -> None:
     partition, clock, left = slurm.python(
         "tell([attempt(sleep, name='refused', partition='nosuch'),"
-        "attempt(sleep, name='refused', extra={'time': 'soon'}),"
+        "attempt(sleep, name='refused', time_min=None, extra={'time': 'soon'}),"
         "os.listdir(root / 'jobs' / 'refused')])"
     )
     refused = "Slurm refused the job: invalid "
