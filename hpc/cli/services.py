@@ -56,7 +56,9 @@ FLAGS: tuple[Callable[[Any], Any], ...] = (
         type=click.Choice(get_args(Container)),
         help="Container runtime of the engine.",
     ),
-    click.option("--image", metavar="SIF", help="Container image, a SIF file."),
+    click.option(
+        "--image", metavar="IMAGE", help="Container image: a file, a sandbox or an address."
+    ),
     click.option(
         "--server", type=click.Choice(get_args(Server)), help="Server program for the model."
     ),
