@@ -34,13 +34,14 @@ def denied(login: Login, problems: Sequence[str] = (), untried: Sequence[str] = 
         problems: a clause for each key that could not be used.
         untried: keywords of the configuration for ways to log in that were not tried.
     """
-    told = "; ".join(problems)
+    # Debian's own configuration names a way that is never tried: the usual advice comes before.
+    advice = [*problems] or ["check the user name, or name a private key with --identity"]
     if untried:
-        named = f"{', '.join(untried)} of the SSH configuration: use --transport openssh"
-        told = f"{told}; not tried: {named}" if told else f"not tried: {named}"
+        named = f"{', '.join(untried)} of the SSH configuration"
+        advice.append(f"not tried: {named}: use --transport openssh")
     return TunnelError(
         f"permission denied by {login}: it accepted no key or password",
-        hint=told or "check the user name, or name a private key with --identity",
+        hint="; ".join(advice),
     )
 
 
