@@ -31,12 +31,13 @@ class Impostor:
     Args:
         port: the port of a replica that is gone.
         script: what is done with each connection.
+        host: address to listen at.
     """
 
-    def __init__(self, port: int, script: Callable[[Ear], None]) -> None:
+    def __init__(self, port: int, script: Callable[[Ear], None], host: str = "127.0.0.1") -> None:
         self.script = script
         self.ears: list[Ear] = []
-        self._sock = socket.create_server(("127.0.0.1", port))
+        self._sock = socket.create_server((host, port))
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -70,9 +71,11 @@ class Impostor:
 
 
 @contextlib.contextmanager
-def impostor(port: int, script: Callable[[Ear], None]) -> Iterator[Impostor]:
+def impostor(
+    port: int, script: Callable[[Ear], None], host: str = "127.0.0.1"
+) -> Iterator[Impostor]:
     """Listen at a port for the duration of the context."""
-    found = Impostor(port, script)
+    found = Impostor(port, script, host)
     try:
         yield found
     finally:

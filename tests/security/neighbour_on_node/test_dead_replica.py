@@ -129,6 +129,23 @@ def test_a_relay_to_a_true_sidecar_is_not_believed(place: Place, whose: str) -> 
     assert place.engine.seen == []
 
 
+def test_a_relay_at_another_address_of_the_record_is_passed_over(place: Place) -> None:
+    """The true replica lives; a neighbour listens at the same port of an address named first."""
+    true = place.replica()
+    heard, script = relay_to(true.port)
+    with impostor(true.port, script, "127.0.0.2") as ears:  # type: ignore[arg-type]
+        first = true.url.replace("127.0.0.1", "127.0.0.2")
+        save_replica(
+            place.home, first, certificate=true.certificate, addresses=("127.0.0.1",), job_id="2"
+        )
+        with run_gateway(place.home) as gateway:
+            wait_ready(gateway, 1)
+            assert gateway.post(ASKED).status_code == 200
+        assert ears.ears
+        assert PROMPT.encode() not in b"".join(heard)
+        assert b"POST" not in b"".join(heard)
+
+
 def test_recorded_answers_of_the_replica_are_worth_nothing(place: Place) -> None:
     replica = place.replica()
     if place.tls:
