@@ -26,6 +26,8 @@ FILE_BYTES_PER_TOKEN = 256
 KIND = b"multipart/form-data"
 ONCE = frozenset({"model", "stream", "n", "prompt", "response_format"})
 """Fields that may occur only once, as readers choose differently among several."""
+DIGITS = 10
+"""Digits of the largest number of answers."""
 TRUTH = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 
@@ -67,7 +69,8 @@ class FormBody(msgspec.Struct, frozen=True):
             ApiError: the field ``n`` is no whole number from 1.
         """
         text = self._text("n") or "1"
-        if text.isascii() and text.isdecimal() and 1 <= int(text[:12]) <= LARGEST:
+        decimal = text.isascii() and text.isdecimal() and len(text) <= DIGITS
+        if decimal and 1 <= int(text) <= LARGEST:
             return int(text)
         raise errors.bad_request(f"'n' must be a whole number from 1 to {LARGEST}", param="n")
 
@@ -198,6 +201,10 @@ class _Collector:
         self._filename = options.get(b"filename", b"").decode(errors="replace")
         if not self._name:
             raise errors.bad_request("a part of the form has no name")
+        kind = self._heads.get(b"content-type", b"").decode("latin-1")
+        # A head that goes on changed, or with a line end, may mean another field to the engine.
+        if _quoted(self._name) != self._name or not kind.isprintable():
+            raise errors.bad_request("a part of the form has a head with odd characters")
 
     def _data(self, data: bytes) -> None:
         if not self._is_file:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+LATE_S = 0.001
 CHECK_EVERY_S = 10.0
 CHECK_PATIENCE_S = 5.0
 AGAIN_S = 2.0
@@ -180,8 +181,10 @@ class _Wait:
 
     def receive(self, sock: socket.socket) -> bytes:
         """Return the next bytes; b"" is the end."""
-        sock.settimeout(TICK_S)
         while True:
+            # After the deadline only bytes that are there already: a drip of bytes holds nobody.
+            left_s = self.deadline - time.monotonic()
+            sock.settimeout(min(TICK_S, max(LATE_S, left_s)))
             try:
                 return sock.recv(65536)
             except TimeoutError:

@@ -13,6 +13,9 @@ from gateway_lite import errors
 
 BILLING = "x-anthropic-billing-header"
 """Start of a system block that Claude Code changes with each request, against any prefix cache."""
+THOUGHTS = "reasoning"
+WITHIN = ("text", "image")
+"""Blocks within documents and search results, as in Anthropic's API."""
 Block = dict[str, Any]
 
 
@@ -87,10 +90,8 @@ class Chat:
         for block in blocks:
             kind = block["type"]
             if kind == "thinking":
-                thought = _text(block, "thinking", where)
-                # Engines differ in the field's name.
-                for name in ("reasoning", "reasoning_content"):
-                    message[name] = message.get(name, "") + thought
+                # A list: texts that grow one by one take time by the square of their number.
+                message.setdefault(THOUGHTS, []).append(_text(block, "thinking", where))
             elif kind == "tool_use":
                 message.setdefault("tool_calls", []).append(_call(block, where))
             elif kind != "redacted_thinking":
@@ -135,6 +136,10 @@ def system_text(blocks: list[Block], where: str) -> str:
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
     """Return a message whose content is a text, if the content has no other parts."""
+    if THOUGHTS in message:
+        thoughts = "".join(message[THOUGHTS])
+        # Engines differ in the field's name.
+        message = {**message, THOUGHTS: thoughts, "reasoning_content": thoughts}
     parts = message["content"]
     if type(parts) is str or any(part["type"] != "text" for part in parts):
         return message
@@ -171,14 +176,25 @@ def _parts(block: Block, where: str) -> list[Block]:
     if kind == "document":
         return _document(block, where)
     if kind == "search_result":
-        inner = _blocks(block.get("content"), where)
-        return [_titled(block), *(part for one in inner for part in _parts(one, where))]
+        return [_titled(block), *_within(block.get("content"), where)]
     if kind == "tool_reference":
         return [{"type": "text", "text": str(block.get("tool_name") or block.get("name") or "")}]
     raise errors.bad_request(
         f"{where}: content blocks of type {kind[: errors.LONGEST]!r} are not served here",
         param=where,
     )
+
+
+def _within(content: Any, where: str) -> list[Block]:
+    """Return the content of a document or of a search result as parts."""
+    inner = _blocks(content, where)
+    # Each level of documents within documents would copy all parts once more.
+    if any(block["type"] not in WITHIN for block in inner):
+        raise errors.bad_request(
+            f"{where}: documents and search results hold only blocks of type 'text' or 'image'",
+            param=where,
+        )
+    return [part for block in inner for part in _parts(block, where)]
 
 
 def _image(source: Any, where: str) -> str:
@@ -202,8 +218,7 @@ def _document(block: Block, where: str) -> list[Block]:
     if type(source) is dict and kind == "text":
         return [*titled, {"type": "text", "text": _text(source, "data", where)}]
     if type(source) is dict and kind == "content":
-        inner = _blocks(source.get("content"), where)
-        return [*titled, *(part for one in inner for part in _parts(one, where))]
+        return [*titled, *_within(source.get("content"), where)]
     raise errors.bad_request(
         f"{where}: engines read documents of text only; the source must be of type 'text' or"
         " 'content'",
