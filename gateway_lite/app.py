@@ -111,7 +111,7 @@ class Gateway:
         # One step per room, from the lowest up: each is made of those before it.
         batcher = WriteBatcher()
         self._upstream = Upstream(settings, batcher)
-        self._stored = StoredResponses()
+        self._stored = StoredResponses(lambda: self._others(TOPIC))
         keys = self._keys = ClientKeys(root, anonymous=anonymous)
         self._in_force: frozenset[str] = frozenset()
         self._slots = slots
@@ -193,7 +193,6 @@ class Gateway:
                 lambda: self._table.aliases,
                 self._upstream,
                 self._limits,
-                lambda: self._others(TOPIC),
             ).routes(),
             *dashboard.routes(),
             *FilePages(root, lambda: self._models.policy, self._limits).routes(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
@@ -12,12 +11,12 @@ from starlette.routing import Route
 from gateway_lite import errors
 from gateway_lite.api.batches import common
 from gateway_lite.api.status import open_names
-from gateway_lite.features.stored_responses import found_elsewhere
+from gateway_lite.features.stored_responses import NAME, no_response
 from gateway_lite.upstream.fetch import FetchError, fetch
 from hpc.api_paths import RESPONSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from starlette.requests import Request
 
@@ -27,20 +26,10 @@ if TYPE_CHECKING:
     from gateway_lite.features.stored_responses import StoredResponses
     from gateway_lite.upstream.pool import Upstream
 
-NAME = re.compile(r"resp_[A-Za-z0-9_-]{1,128}")
 MOST_BYTES = 64 * 1024 * 1024
 OK = 200
 REDIRECT, FAILED = 300, 400
 TOPIC = "responses"
-
-
-def no_response(name: str) -> errors.ApiError:
-    """Return the error for a response that the key has not, or no longer."""
-    return errors.ApiError(
-        404,
-        f"this key has no stored response {name[: errors.LONGEST]!r}",
-        code="response_not_found",
-    )
 
 
 class ResponsePages:
@@ -52,7 +41,6 @@ class ResponsePages:
         aliases: returns model by alias.
         upstream: connections to replicas.
         limits: the limits of keys; each request counts as one.
-        others: returns the places that other workers know; called in a thread.
     """
 
     def __init__(
@@ -62,14 +50,12 @@ class ResponsePages:
         aliases: Callable[[], Mapping[str, str]],
         upstream: Upstream,
         limits: Limits,
-        others: Callable[[], Iterable[bytes]],
     ) -> None:
         self._stored = stored
         self._catalog = catalog
         self._aliases = aliases
         self._upstream = upstream
         self._limits = limits
-        self._others = others
 
     def routes(self) -> list[Route]:
         """Return the routes of these paths."""
@@ -94,7 +80,8 @@ class ResponsePages:
             answer = await fetch(
                 self._upstream,
                 pool,
-                request.url.path,
+                # Not the URL's path: older versions of Starlette read it from the client's Host.
+                request.scope["path"],
                 method=request.method,
                 token=replica.token,
                 most=MOST_BYTES,
@@ -116,8 +103,7 @@ class ResponsePages:
             raise no_response(name)
         place = self._stored.find(key, name)
         if place is None:
-            shares = await asyncio.to_thread(self._others)
-            place = found_elsewhere(shares, key, name)
+            place = await asyncio.to_thread(self._stored.find_elsewhere, key, name)
         catalog = self._catalog()
         open_to_key = set(open_names(catalog, self._aliases(), allows).values())
         found = [

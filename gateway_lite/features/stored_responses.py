@@ -1,6 +1,7 @@
 """The places of stored responses: the replica that keeps a response of /v1/responses, by its id.
 
-A response is kept in the memory of one replica, and belongs to the key that asked for it.
+A response is kept in the memory of one replica, and belongs to the key that asked for it. Engines
+do not know keys: whoever names an id gets the response, or goes on with its conversation.
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway_lite import errors
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_-]{1,128})"')
+    from gateway_lite.wire.request_body import RequestFields
+
+NAME = re.compile(r"resp_[A-Za-z0-9_=-]{1,512}")
+"""An id: 24 to 53 characters of engines, some hundred of proxies that write a place into it."""
+ID = re.compile(rf'"id"\s*:\s*"({NAME.pattern})"'.encode())
 """The id of a response. Inside of a text its quotes would have backslashes."""
 HEAD_BYTES = 4096
 """Bytes of an answer that are searched; engines write the id first."""
@@ -23,11 +30,42 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeError)
 Places = dict[str, dict[str, str]]
 
 
-class StoredResponses:
-    """The keys of replicas by the id of a client key and of a response, in one process."""
+def no_response(name: str) -> errors.ApiError:
+    """Return the error for a response that the key has not, or no longer."""
+    return errors.ApiError(
+        404,
+        f"this key has no stored response {name[: errors.LONGEST]!r}",
+        code="response_not_found",
+    )
 
-    def __init__(self) -> None:
+
+def earlier(asked: RequestFields) -> str:
+    """Return the id of the response that a request goes on from; empty without any.
+
+    Raises:
+        ApiError: the request chooses the id of its own response, or names no id.
+    """
+    if asked.request_id is not None:
+        # vLLM answers under that id, which would make another key's response the asker's own.
+        raise errors.bad_request("'request_id' is chosen by the engine", param="request_id")
+    name = asked.previous_response_id
+    if name is None:
+        return ""
+    if type(name) is not str or not NAME.fullmatch(name):
+        raise no_response(str(name))
+    return name
+
+
+class StoredResponses:
+    """The keys of replicas by the id of a client key and of a response, in one process.
+
+    Args:
+        others: returns the places that other workers know; called in a thread.
+    """
+
+    def __init__(self, others: Callable[[], Iterable[bytes]] = tuple) -> None:
         self._places: Places = {}
+        self._others = others
 
     def note(self, key: str, replica: str, response: str) -> None:
         """Remember a response.
@@ -46,6 +84,19 @@ class StoredResponses:
     def find(self, key: str, response: str) -> str | None:
         """Return the key of the replica that keeps a response of a client's key, or None."""
         return self._places.get(key, {}).get(response)
+
+    def find_elsewhere(self, key: str, response: str) -> str:
+        """Return the key of the replica that keeps a response, by the word of other workers.
+
+        Called in a thread.
+
+        Raises:
+            ApiError: the client's key has no such response.
+        """
+        found = found_elsewhere(self._others(), key, response)
+        if found is None:
+            raise no_response(response)
+        return found
 
     def forget(self, key: str, response: str) -> None:
         """Forget a response."""

@@ -16,7 +16,7 @@ from gateway_lite.features import tracing
 from gateway_lite.features.anthropic import requests as anthropic_requests
 from gateway_lite.features.ollama import requests as ollama_requests
 from gateway_lite.features.pipeline import FeaturePipeline, FeatureRequest
-from gateway_lite.features.stored_responses import StoredResponses
+from gateway_lite.features.stored_responses import StoredResponses, earlier
 from gateway_lite.request import head_checks
 from gateway_lite.request.context import Reply, ThreadWork, refusal
 from gateway_lite.request.large_requests import LargeRequests
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from gateway_lite.catalog.replica import Replica
     from gateway_lite.catalog.watcher import Watcher
     from gateway_lite.features.cors import Cors
+    from gateway_lite.features.pipeline import RequestRedaction
     from gateway_lite.features.tracing import Span, Tracer
     from gateway_lite.features.translation import Translated
     from gateway_lite.in_flight import InFlight
@@ -196,6 +197,7 @@ class GatewayHandler:
         asked = context.ask = self._read(context)
         principal, record, table = context.principal, context.record, self._table
         record.model = asked.model
+        follows = earlier(asked) if context.path == RESPONSES else ""
         limits, checked = principal.limits, None
         size = None if context.form is not None else prompt_size.measured(context.body)
         if size is not None:
@@ -222,8 +224,8 @@ class GatewayHandler:
             self._begin_span(self._tracer, context, asked)
         # The common request has no extra feature and skips the preparation as a whole.
         counted = limits is not None and asked.stream and token_ceilings.counts(limits)
-        if counted or not self._plain or translated is not None:
-            return self._prepare(context, asked, translated)
+        if counted or not self._plain or translated is not None or follows:
+            return self._prepare(context, asked, translated, follows)
         return None
 
     def _translate(self, context: RequestContext) -> Translated | None:
@@ -296,7 +298,11 @@ class GatewayHandler:
         context.request.headers = tracing.for_engine(context.span, given)
 
     def _prepare(
-        self, context: RequestContext, fields: RequestFields, translated: Translated | None
+        self,
+        context: RequestContext,
+        fields: RequestFields,
+        translated: Translated | None,
+        follows: str,
     ) -> Reply | ThreadWork | None:
         """Apply the optional features; the cache or a translation may already give the answer."""
         context.translated = translated
@@ -306,7 +312,9 @@ class GatewayHandler:
                 raise not_ready(fields.model, model, time.time())
             kind = b"content-type: %b\r\n" % translated.content_type
             return Reply(OK, kind + self.lines(context), translated.answer)
-        redaction = self._features.redaction
+        redaction, key = self._features.redaction, context.principal.id
+        if follows and self.stored.find(key, follows) is None:
+            return ThreadWork(partial(self._own, key, follows, redaction, context.body))
         if redaction is not None:
             if context.form is not None:
                 raise errors.bad_request(
@@ -318,6 +326,13 @@ class GatewayHandler:
                 return ThreadWork(lambda: redaction.in_time(body))
             context.body = found
         return self._featured(context, fields)
+
+    def _own(
+        self, key: str, follows: str, redaction: RequestRedaction | None, body: bytes
+    ) -> bytes:
+        """Return a request's redacted body, if another worker knows its earlier response."""
+        self.stored.find_elsewhere(key, follows)
+        return body if redaction is None else redaction.in_time(body)
 
     def resume(self, context: RequestContext, body: bytes) -> Reply | None:
         """Go on with the redacted body."""

@@ -38,6 +38,10 @@ HEAD = 2**20
 """Characters of base64 in which a picture must tell its size; profiles may come first."""
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """JPEG's markers of a frame, which tells width and height."""
+SEGMENTS = 64
+"""Segments and fill bytes of JPEG before a frame: cameras write about 10, editors up to 40. A MiB
+of empty ones takes 0.2 s.
+"""
 SOUNDS = (b"ID3", b"OggS", b"fLaC", b"\x1aE\xdf\xa3", b"#!AMR", b"FORM", b"caff")
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 _decode = msgspec.json.decode
@@ -195,7 +199,9 @@ def _webp(head: bytes) -> tuple[int, int] | None:
 def _jpeg(head: bytes) -> tuple[int, int] | None:
     """Return width and height of a JPEG picture: segments of a marker, a length and content."""
     at = 2
-    while at + 9 <= len(head) and head[at] == 0xFF:
+    for _ in range(SEGMENTS):
+        if at + 9 > len(head) or head[at] != 0xFF:
+            break
         marker = head[at + 1]
         if marker == 0xFF:  # a byte that fills up
             at += 1

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 EVENTS = b"text/event-stream"
+LONGEST_PLACE = 200
+"""Characters of a target of a redirect in logs and errors."""
 JSON = b"application/json"
 LAST = b"0\r\n\r\n"
 PASSED_BACK = (
@@ -76,11 +78,17 @@ def redirected(status: int, headers: Mapping[bytes, bytes]) -> str:
         status: HTTP status, from 300 to 399.
         headers: the answer's headers.
     """
-    target = urlsplit(headers.get(b"location", b"").decode("latin-1", "replace"))
-    place = f"{target.scheme}://{target.hostname or ''}" if target.netloc else ""
-    port = f":{target.port}" if target.netloc and _has_port(target.netloc) else ""
-    return f"redirects ({status}) to {place}{port}{target.path}, which is not followed"
+    place = _place(headers.get(b"location", b"").decode("latin-1"))
+    return f"redirects ({status}) to {place}, which is not followed"
 
 
-def _has_port(netloc: str) -> bool:
-    return netloc.rpartition(":")[2].isdigit()
+def _place(location: str) -> str:
+    """Return a redirect's target in words for logs; a server may name any bytes."""
+    try:
+        target = urlsplit(location)
+        host, port = target.hostname or "", target.port
+    except ValueError:
+        return "no address"
+    place = f"{target.scheme}://{host}" if target.netloc else ""
+    found = f"{place}{'' if port is None else f':{port}'}{target.path}"
+    return "".join(filter(str.isprintable, found))[:LONGEST_PLACE]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 600.0
 CONNECT_S = 10.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +121,14 @@ def find(root: Path) -> ChatServer:
         root: the state directory.
 
     Raises:
-        GatewayError: there is none of them.
+        GatewayError: there is none of them, or the environment's is the port of an ended gateway.
     """
     from hpc.gateway import owner_access, reach
     from hpc.tunnel import records
 
     url, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
     if url and key:
-        # The lines of ``gateway env`` lead to the gateway of this machine, which can be proved.
-        record = reach.here(root)
-        ours = record is not None and url == f"http://{reach.dialled(record)}:{record.port}/v1"
-        return ChatServer(url, key, root if ours else None)
+        return _named(root, url, key)
     for tunnel in records.living(root):
         with suppress(OSError):
             kept = records.key_path(root, tunnel.port).read_text()
@@ -146,6 +144,40 @@ def find(root: Path) -> ChatServer:
     # A new key counts once the gateway has read the file.
     owner_access.models(record, key)
     return ChatServer("http://gateway/v1", key, root)
+
+
+def _named(root: Path, url: str, key: str) -> ChatServer:
+    """Return the endpoint of the environment.
+
+    Raises:
+        GatewayError: a key of this state directory would go to whoever has the port now.
+    """
+    import httpx
+
+    from hpc.gateway import reach
+    from hpc.keys import store
+    from hpc.tunnel import records
+
+    try:
+        record, place = reach.here(root), httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise GatewayError(f"OPENAI_BASE_URL is no address: {error}") from error
+    near = place.scheme == "http" and (
+        place.host in LOOPBACK or (record is not None and place.host == reach.dialled(record))
+    )
+    if near and record is not None and place.port == record.port:
+        # The lines of ``gateway env`` lead to the gateway of this machine, which can be proved.
+        return ChatServer(url, key, root)
+    tunnels = [tunnel.port for tunnel in records.living(root)]
+    if near and place.port not in tunnels:
+        known = store.Keyring(store.load(directory.keys_path(root))).find(key.encode())
+        if known is not None:
+            raise GatewayError(
+                f"OPENAI_BASE_URL is {url}, where neither the gateway of this machine nor a tunnel"
+                " listens; the key is not sent",
+                hint="hpc-serve gateway start, then the lines of hpc-serve gateway env",
+            )
+    return ChatServer(url, key)
 
 
 def answer(server: ChatServer, body: dict[str, Any]) -> str:

@@ -285,6 +285,17 @@ class Keeping(Engine):
         await send({"type": "http.response.body", "body": content.encode()})
 
 
+def check_conversation(owner: Running, stranger: Running, name: str) -> None:
+    """Only the key of a response goes on from it, and no key chooses the id of a response."""
+    path, further = "/v1/responses", {"input": "go on", "previous_response_id": name}
+    assert [owner.post(further, path=path).status_code for _ in range(3)] == [200] * 3
+    refused = [stranger.post(further, path=path) for _ in range(3)]
+    assert [answer.status_code for answer in refused] == [404] * 3
+    assert {answer.json()["error"]["code"] for answer in refused} == {"response_not_found"}
+    chosen = stranger.post({"input": "x", "request_id": name, "store": False}, path=path)
+    assert chosen.status_code == 400
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_stored_response_is_its_own_keys_and_at_its_own_replica(
     tmp_path: Path, workers: str
@@ -324,6 +335,7 @@ def test_a_stored_response_is_its_own_keys_and_at_its_own_replica(
                         refused = client.request(method, f"{path}/{name}{way}")
                         assert refused.status_code == 404
                         assert refused.json()["error"]["code"] == "response_not_found"
+            check_conversation(gateway, stranger, name)
             assert {seen.path for seen in engine.seen if name in seen.path} == {
                 f"{path}/{name}",
                 f"{path}/{name}/cancel",
