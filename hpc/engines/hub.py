@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -100,7 +101,7 @@ def _listing(spec: ServiceSpec, environ: Mapping[str, str]) -> Listing:
         answer = client.get(f"/api/models/{repo}/revision/{quote(revision, safe='')}")
         _check(spec, answer, signed=token is not None)
         told = answer.json()
-        files = tuple(one["rfilename"] for one in told["siblings"])
+        files = tuple(name for one in told["siblings"] if _is_within(name := one["rfilename"]))
         if told.get("gated") and files:
             first = next((name for name in files if name == "config.json"), files[0])
             path = f"/{repo}/resolve/{quote(revision, safe='')}/{quote(first)}"
@@ -108,6 +109,14 @@ def _listing(spec: ServiceSpec, environ: Mapping[str, str]) -> Listing:
             if reached.status_code in (401, 403):
                 raise _closed(spec, base)
     return Listing(files)
+
+
+def _is_within(name: object) -> bool:
+    """Return whether a name of the Hub is a path within a repository, fit for a command line."""
+    if not isinstance(name, str) or not name.isprintable():
+        return False
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith(("/", "-", "~")) and ".." not in parts
 
 
 def _check(spec: ServiceSpec, answer: httpx.Response, *, signed: bool) -> None:

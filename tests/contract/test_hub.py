@@ -95,6 +95,15 @@ def test_what_the_hub_has_not_is_refused(
     assert hint in str(caught.value.hint)
 
 
+def test_names_that_lead_out_of_the_repository_are_passed_over(
+    fake: FakeHub, tmp_path: Path
+) -> None:
+    odd = ("../../a-Q4_K_M.gguf", "/a-Q4_K_M.gguf", "-a-Q4_K_M.gguf", "a\n-Q4_K_M.gguf")
+    fake.repositories["org/odd-GGUF"] = (*odd, 3, "in/the-longest-name-Q4_K_M.gguf")  # type: ignore[assignment]
+    found = "org/odd-GGUF:in/the-longest-name-Q4_K_M.gguf"
+    assert look(fake, "org/odd-GGUF", tmp_path) == (found, ())
+
+
 def test_a_revision_that_is_not_there_is_refused(fake: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="org/x of 'm' has no revision v9"):
         look(fake, "org/x", tmp_path, revision="v9")
