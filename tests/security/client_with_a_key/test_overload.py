@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway_lite.request.head_checks import BYTES_PER_TOKEN
 from hpc.keys import store as key_store
 from hpc.keys.limits import KeyLimits
 from hpc.state import directory
@@ -36,6 +37,8 @@ __all__ = ["engine", "gateway", "home"]
 MIB = 1024 * 1024
 HUGE = 7 * MIB
 CHUNK = b"%x\r\n%b\r\n" % (65536, b" " * 65536)
+BEYOND = 100 * BYTES_PER_TOKEN // 65536 + 1
+"""Chunks of a body that no prompt of 100 tokens can have, pictures included."""
 MANY = 100_000
 COMPLEX = {
     "/api/chat": b'{"model":"m","messages":[' + b'{"role":"u"},' * MANY + b"{}]}",
@@ -71,7 +74,7 @@ def test_a_prompt_in_chunks_is_refused_as_soon_as_it_is_too_long(
     gateway: Running, home: Path
 ) -> None:
     with Wire(with_key(gateway, home, max_prompt_tokens=100)) as wire:
-        wire.send(wire.head("transfer-encoding: chunked") + CHUNK * 2)
+        wire.send(wire.head("transfer-encoding: chunked") + CHUNK * BEYOND)
         answer = wire.answer()
 
     assert answer is not None

@@ -108,7 +108,7 @@ def test_an_upload_is_taken_plain_only(users: dict[str, Running]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "size"), [("free", 8 * MIB), ("free", 64 * MIB), ("short", 200_000)]
+    ("user", "size"), [("free", 8 * MIB), ("free", 64 * MIB), ("short", 2 * MIB)]
 )
 def test_a_small_body_that_grows_meets_the_limit_of_plain_ones(
     users: dict[str, Running], engine: Engine, user: str, size: int
