@@ -48,7 +48,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     """Return the caller's choice; without names it is every client."""
     parser = argparse.ArgumentParser(prog="scripts/test-clients", description=__doc__)
-    names = ", ".join(one.name for one in CLIENTS)
+    names = "; ".join(one.name for one in CLIENTS)
     parser.add_argument("client", nargs="*", help=f"by default all: {names}")
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     default = Path(caches) / "hpc-serve" / "clients"

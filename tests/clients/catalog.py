@@ -125,7 +125,9 @@ def outcomes(
     for step in client.steps:
         found = printed.get(step, [])
         good = bool(found) and all(is_right(step, said, streams) for said in found)
-        told[step] = PASSED if good and not done.returncode else f"failed: {cause(found, done)}"
+        told[step] = PASSED if good else f"failed: {cause(found, done)}"
+    if done.returncode and not any(one.startswith("failed") for one in told.values()):
+        told[client.steps[-1]] = f"failed: {cause([], done)}"
     return told
 
 
