@@ -60,13 +60,17 @@ class _Collector:
     def on_body(self, data: bytes) -> None:
         self._size += len(data)
         self._parts.append(data)
-        if self._size > self._most and not self.answer.done():
+        if self._size > self._most and self._link is not None and not self.answer.done():
             self.answer.set_exception(FetchError(None, f"more than {self._most} bytes"))
+            self._link.abort()
 
     def on_end(self) -> None:
         if self._link is not None and not self.answer.done():
             body = b"".join(self._parts)
             self.answer.set_result(FetchedAnswer(self._link.status, self._link.headers, body))
+            # Not kept: a question must not change which connections requests find. And here, in the
+            # same turn of the loop: a moment later the connection may carry somebody's request.
+            self._link.close()
 
     def on_error(self, fault: Fault, detail: str) -> None:
         if not self.answer.done():
@@ -108,8 +112,6 @@ async def fetch(
     except asyncio.TimeoutError:
         raise FetchError(None, f"no answer within {TIME_S:g} s") from None
     finally:
-        done = sink.answer.done() and not sink.answer.cancelled()
-        if link is not None:
-            # Not kept: a question must not change which connections requests find.
-            link.close() if done and sink.answer.exception() is None else link.abort()
+        if link is not None and not sink.answer.done():
+            link.abort()
         sink.answer.cancel()

@@ -37,7 +37,7 @@ __all__ = ["engine", "gateway", "home"]
 MIB = 1024 * 1024
 HUGE = 7 * MIB
 CHUNK = b"%x\r\n%b\r\n" % (65536, b" " * 65536)
-BEYOND = 100 * BYTES_PER_TOKEN // 65536 + 1
+BEYOND = 100 * BYTES_PER_TOKEN // 65536 + 4
 """Chunks of a body that no prompt of 100 tokens can have, pictures included."""
 MANY = 100_000
 COMPLEX = {
