@@ -98,10 +98,11 @@ def test_a_row_that_is_no_text_faults_itself_alone(tmp_path: Path) -> None:
     found = list(intake.read(tmp_path / "in.parquet", "m", None))
 
     assert [isinstance(one, InputRequest) for one in found] == [True, False, False]
-    assert [one.reason for one in found if isinstance(one, BadLine)] == [
-        "a text of the row is not in UTF-8",
-        "a column has no place in JSON: Out of range float values are not JSON compliant",
-    ]
+    text, number = [one.reason for one in found if isinstance(one, BadLine)]
+    assert text == "a text of the row is not in UTF-8"
+    # Python 3.13 adds the value.
+    why = "a column has no place in JSON: Out of range float values are not JSON compliant"
+    assert number.startswith(why)
 
 
 ODD: list[Any] = [
