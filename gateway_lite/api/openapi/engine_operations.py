@@ -15,7 +15,7 @@ from gateway_lite.api.openapi.operations import (
     ref,
     work_of,
 )
-from gateway_lite.api.responses import no_response
+from gateway_lite.features.stored_responses import no_response
 from hpc import api_paths
 
 if TYPE_CHECKING:
