@@ -27,12 +27,16 @@ FORMS = (TRANSCRIPTIONS, TRANSLATIONS, EDITS, VARIATIONS)
 POST_PATHS = (CHAT, TEXT, RESPONSES, *COMPUTED, *TEXTS, IMAGES, SPEECH, *FORMS)
 """Paths that gateway and sidecar pass on to engines; all bodies other than FORMS are JSON."""
 
+_INPUT = (("input", "messages"),)
+_PAIRS = (("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2"))
 BATCHED: dict[str, tuple[tuple[str, ...], ...]] = {
     CHAT: (("messages",),),
     TEXT: (("prompt", "prompt_embeds"),),
-    VECTORS: (("input", "messages"),),
     RESPONSES: (("input",),),
-    RERANK: (("query",), ("documents",)),
+    **dict.fromkeys((VECTORS, POOLING, CLASSIFY), _INPUT),
+    **dict.fromkeys(RANKINGS, (("query",), ("documents",))),
+    **dict.fromkeys(SCORES, _PAIRS),
+    MODERATIONS: (("input",),),
 }
 """Paths of batches' requests, each with the fields of a body: of every group at least one."""
 

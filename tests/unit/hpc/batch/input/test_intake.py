@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +36,8 @@ def openai_line(**changes: object) -> bytes:
         (openai_line(body={"model": "m"}), "body has no messages"),
         (openai_line(url="/v1/rerank", body={"model": "m", "query": "q"}), "body has no documents"),
         (openai_line(url="/v1/responses", body={"model": "m"}), "body has no input"),
+        (openai_line(url="/v1/score", body={"model": "m", "text_1": "a"}), "body has no text_2"),
+        (openai_line(url="/classify", body={"model": "m"}), "body has no input"),
         (openai_line(body={**BODY, "model": "x"}), "unknown model 'x'; this batch has 'm'"),
         (openai_line(body={**BODY, "stream": True}), "stream is set"),
         (b'{"text": "x"}', "neither body, prompt nor messages"),
@@ -47,6 +49,24 @@ def test_a_faulty_line_is_told_with_its_number(line: bytes, reason: str) -> None
     assert isinstance(found, BadLine)
     assert found.number == 17
     assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("url", "fields"),
+    [
+        ("/v2/rerank", {"query": "q", "documents": ["d"]}),
+        ("/score", {"queries": "q", "items": ["d"]}),
+        ("/v1/score", {"text_1": "a", "text_2": ["b", "c"]}),
+        ("/pooling", {"input": "a"}),
+        ("/classify", {"messages": []}),
+        ("/v1/moderations", {"input": ["a"]}),
+    ],
+)
+def test_a_line_may_go_to_any_path_with_numbers_for_an_answer(
+    url: str, fields: dict[str, Any]
+) -> None:
+    found = jsonl.parse(1, openai_line(url=url, body=fields), "m")
+    assert found == InputRequest(1, "a", url, {**fields, "model": "m"})
 
 
 def test_the_three_forms_of_a_line() -> None:
