@@ -517,7 +517,7 @@ def test_what_is_asked_in_vain(home: Path, gateway: Running) -> None:
         asks.files.create(file=jsonl([]), purpose="vision")
     with pytest.raises(openai.BadRequestError, match="endpoint"):
         asks.batches.create(
-            input_file_id=file.id, endpoint="/v1/moderations", completion_window="24h"
+            input_file_id=file.id, endpoint="/v1/images/generations", completion_window="24h"
         )
     with pytest.raises(openai.BadRequestError, match="completion_window"):
         asks.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="1y")  # type: ignore[arg-type]
