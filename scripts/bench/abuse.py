@@ -12,16 +12,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpc.keys import store as key_store
 from hpc.keys.limits import KeyLimits
-from hpc.model import Endpoint, Phase, ServiceSpec
+from hpc.model import ServiceSpec
 from hpc.state import directory
 from scripts.bench import abuse_attacks, processes
 from scripts.bench.gateways import POLL_S, PROJECT, Engine, Place, free_port
+from scripts.bench.replica import sidecar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,8 @@ ALONE_S, BESIDE_S = 3.0, 6.0
 MOST_MS, MOST_MB = 50.0, 64.0
 REDACTED = ("redact",)
 TOKENS = 100
+MODELS = (("probe", 1, None, 0), ("m", 2, None, 1), ("one", 1, 1, 1))
+"""Name, replicas, slots, and the engine: the first is the probe's, the second the attack's."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,11 @@ def measure(name: str, gateway: Path, seconds: float) -> Outcome:
             engine = stack.enter_context(contextlib.closing(Engine(place).wait()))
             engine.set(abuse_attacks.CONDUCT.get(name, "delay_ms=1"))
         ports = [place.mock for place in places]
-        facts = prepare(Path(folder), *ports, redact=name.startswith(REDACTED))
+        facts = prepare(Path(folder), redact=name.startswith(REDACTED))
+        for model, replicas, slots, at in MODELS:
+            for number in range(replicas):
+                where = (model, number, ports[at], slots)
+                stack.enter_context(serving(Path(folder), gateway, *where))
         process = stack.enter_context(running(Path(folder), gateway, facts))
         alone, _ = probe(name, facts, ALONE_S)
         before = memory_mb(process.pid, "VmRSS")
@@ -130,13 +137,11 @@ def measure(name: str, gateway: Path, seconds: float) -> Outcome:
         return Outcome(alone, beside, refused, grown, alive)
 
 
-def prepare(folder: Path, engine: int, others: int, *, redact: bool) -> dict[str, Any]:
+def prepare(folder: Path, *, redact: bool) -> dict[str, Any]:
     """Make a state directory with keys and services; returns what clients must know.
 
     Args:
         folder: where it goes.
-        engine: port of the engine of the probe's model.
-        others: port of the engine of the attack's models.
         redact: whether the gateway redacts.
     """
     home = directory.home(str(folder / "home"))
@@ -150,12 +155,9 @@ def prepare(folder: Path, engine: int, others: int, *, redact: bool) -> dict[str
         name: key_store.add(directory.keys_path(home), name, limits=each)[0]
         for name, each in limits.items()
     }
-    models = (("probe", 1, None, engine), ("m", 2, None, others), ("one", 1, 1, others))
-    for name, replicas, slots, port in models:
+    for name, replicas, _, _ in MODELS:
         spec = ServiceSpec(name=name, engine="llamacpp", server="llama-server", model="/m.gguf")
-        directory.save_spec(home, spec)
-        for number in range(replicas):
-            save_replica(home, name, number, port, slots)
+        directory.save_spec(home, replace(spec, replicas=replicas))
     policy: dict[str, Any] = {"aliases": {"alias": "m"}, "cache": {}}
     if redact:
         policy["redact"] = {"kinds": ["email", "iban", "card", "phone", "ip", "key"]}
@@ -163,22 +165,22 @@ def prepare(folder: Path, engine: int, others: int, *, redact: bool) -> dict[str
     return {"port": free_port(), "keys": keys, "home": str(home)}
 
 
-def save_replica(home: Path, name: str, number: int, port: int, slots: int | None) -> None:
-    """Record a replica that is ready for as long as the measurement takes."""
-    endpoint = Endpoint(
-        service=name,
-        replica=number,
-        model=name,
-        host="127.0.0.1",
-        port=port,
-        phase=Phase.READY,
-        job_id="1",
-        ends_at=None,
-        beat_at=time.time() + directory.STALE_S - 5,
-        slots=slots,
+@contextlib.contextmanager
+def serving(
+    folder: Path, gateway: Path, name: str, number: int, port: int, slots: int | None
+) -> Iterator[None]:
+    """Run a replica's sidecar beside engine and gateway, recorded as ready for long enough."""
+    process, record = sidecar(folder, port, name, number, project=gateway)
+    os.sched_setaffinity(process.pid, {0})
+    until = time.time() + directory.STALE_S - 5
+    directory.save_endpoint(
+        directory.home(str(folder / "home")), replace(record, beat_at=until, slots=slots)
     )
-    directory.save_endpoint(home, endpoint)
-    directory.new_secret(home, name, number)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextlib.contextmanager

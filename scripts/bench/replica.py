@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,16 +24,31 @@ MODEL = "mock"
 POLL_S = 0.02
 
 
-def sidecar(work: Path, engine: int, *, tls: bool) -> tuple[subprocess.Popen[bytes], Endpoint]:
-    """Return a sidecar and the record of its replica."""
+def sidecar(
+    work: Path,
+    engine: int,
+    name: str = MODEL,
+    number: int = 0,
+    *,
+    tls: bool = False,
+    project: Path | None = None,
+) -> tuple[subprocess.Popen[bytes], Endpoint]:
+    """Return a sidecar and the record of its replica.
+
+    Args:
+        work: folder; the state directory is below.
+        engine: port of the engine.
+        name: name of the service.
+        number: number of the replica.
+        tls: whether the sidecar gets a certificate.
+        project: the checkout that runs; None is this one.
+    """
     home = directory.home(str(work / "home"))
-    spec = ServiceSpec(name=MODEL, engine="vllm", server="vllm", model="org/mock")
-    directory.save_spec(home, spec)
-    directory.new_secret(home, MODEL, 0)
-    ready = work / "sidecar.ready"
+    directory.new_secret(home, name, number)
+    ready = work / f"{name}-{number}.ready"
     ready.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "gateway_lite", "sidecar", "--upstream-port", str(engine)]
-    argv += ["--secret-file", str(directory.secret_path(home, MODEL, 0))]
+    argv += ["--secret-file", str(directory.secret_path(home, name, number))]
     argv += ["--ready-file", str(ready)]
     more: dict[str, Any] = {}
     if tls:
@@ -41,16 +57,17 @@ def sidecar(work: Path, engine: int, *, tls: bool) -> tuple[subprocess.Popen[byt
         made = make_certificate(work)
         argv += ["--tls-cert", str(made.cert), "--tls-key", str(made.key)]
         more["certificate"] = made.pem
-    started = subprocess.Popen(argv)
+    path = {} if project is None else {"PYTHONPATH": str(project)}
+    started = subprocess.Popen(argv, env={**os.environ, **path}, cwd=project)
     while not ready.exists():
         if started.poll() is not None:
             raise SystemExit(1)
         time.sleep(POLL_S)
     port = int(json.loads(files.read_text(ready) or "{}")["port"])
     return started, Endpoint(
-        service=MODEL,
-        replica=0,
-        model=MODEL,
+        service=name,
+        replica=number,
+        model=name,
         host="127.0.0.1",
         port=port,
         phase=Phase.READY,
@@ -70,6 +87,8 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true")
     options = parser.parse_args()
     home = directory.home(str(options.work / "home"))
+    spec = ServiceSpec(name=MODEL, engine="vllm", server="vllm", model="org/mock")
+    directory.save_spec(home, spec)
     door, record = sidecar(options.work, options.engine, tls=options.tls)
     directory.save_endpoint(home, record)
     argv = [sys.executable, "-m", "gateway_lite", "run", "--home", str(home)]
