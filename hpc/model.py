@@ -316,6 +316,18 @@ class Reload:
     refused_at: float | None = None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def changes(self) -> str:
+        """The changes in words, such as ``added a, b; removed c``; empty without a change."""
+        kinds = {
+            "added": self.added,
+            "added, served after 'hpc-serve submit':": self.not_submitted,
+            "removed": self.removed,
+            "removed from the file, served until 'hpc-serve stop':": self.still_served,
+            "changed": self.changed,
+        }
+        return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayRecord:

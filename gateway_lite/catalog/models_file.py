@@ -70,18 +70,6 @@ def by_jobs(
     )
 
 
-def describe_changes(outcome: Reload) -> str:
-    """Return a change in words, such as ``added a, b; removed c``; empty without a change."""
-    kinds = {
-        "added": outcome.added,
-        "added, served after 'hpc-serve submit':": outcome.not_submitted,
-        "removed": outcome.removed,
-        "removed from the file, served until 'hpc-serve stop':": outcome.still_served,
-        "changed": outcome.changed,
-    }
-    return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
-
-
 def digest(resolved: Config) -> str:
     """Return a fingerprint of a configuration: 12 digits of a SHA-256.
 
@@ -218,8 +206,8 @@ class ModelsFile:
         # Other threads read ``policy`` without a lock: each attribute is replaced as a whole.
         self._known, self.backends, self.policy = models, resolved.backends, resolved.gateway
         self.digest = digest(resolved)
-        if describe_changes(change):
-            log.info("%s: %s", self.path, describe_changes(change))
+        if change.changes:
+            log.info("%s: %s", self.path, change.changes)
             self.taken += 1
             was = self.outcome.warnings
             self.outcome = replace(change, read_at=began, taken_at=time.time(), warnings=was)

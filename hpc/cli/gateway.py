@@ -20,7 +20,7 @@ from hpc.state import directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from hpc.model import GatewayRecord, Reload
+    from hpc.model import GatewayRecord
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -129,7 +129,7 @@ def reload(home: str | None, *, as_json: bool) -> None:
     outcome = use.reload(directory.home(home))
     if as_json:
         return output.print_json(asdict(outcome))
-    changes = _changes(outcome)
+    changes = outcome.changes
     if outcome.taken_at < asked_at:
         since = output.duration(time.time() - outcome.taken_at)
         changes = f"nothing new; in force for {since}" + (f": {changes}" if changes else "")
@@ -205,18 +205,6 @@ def _argv(more: Mapping[str, Any]) -> list[str]:
 def _address(record: GatewayRecord) -> str:
     host = f"[{record.host}]" if ":" in record.host else record.host
     return f"{host}:{record.port}"
-
-
-def _changes(outcome: Reload) -> str:
-    """Return the changes of the last reload, such as ``added a, b; removed c``."""
-    kinds = {
-        "added": outcome.added,
-        "added, served after 'hpc-serve submit':": outcome.not_submitted,
-        "removed": outcome.removed,
-        "removed from the file, served until 'hpc-serve stop':": outcome.still_served,
-        "changed": outcome.changed,
-    }
-    return "; ".join(f"{verb} {', '.join(names)}" for verb, names in kinds.items() if names)
 
 
 def _complain(row: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway_lite.catalog import models_file
-from gateway_lite.catalog.models_file import ModelsFile, compare, describe_changes
+from gateway_lite.catalog.models_file import ModelsFile, compare
 from hpc import config
 from hpc.errors import ConfigError
 from hpc.model import GatewayRecord, Reload
@@ -58,8 +58,8 @@ def names(models: ModelsFile) -> list[str]:
 def test_compare_tells_what_comes_goes_and_changes() -> None:
     change = compare({"a": 1, "b": 1, "c": 1}, {"b": 2, "c": 1, "e": 1, "d": 1})
     assert (change.added, change.removed, change.changed) == (("d", "e"), ("a",), ("b",))
-    assert describe_changes(change) == "added d, e; removed a; changed b"
-    assert describe_changes(compare({"a": 1}, {"a": 1})) == ""
+    assert change.changes == "added d, e; removed a; changed b"
+    assert compare({"a": 1}, {"a": 1}).changes == ""
 
 
 def test_services_come_and_go_by_their_jobs(models: ModelsFile, file: Path) -> None:
@@ -68,14 +68,14 @@ def test_services_come_and_go_by_their_jobs(models: ModelsFile, file: Path) -> N
     models.weigh(["a"])
     assert settle(models)
     assert (models.outcome.added, models.outcome.not_submitted) == ((), ("run",))
-    assert describe_changes(models.outcome) == (
+    assert models.outcome.changes == (
         "added, served after 'hpc-serve submit': run; removed a"
     )
     models.weigh(["run"])
     file.write_text("models: []\n")
     assert settle(models)
     assert (models.outcome.removed, models.outcome.still_served) == ((), ("run",))
-    assert describe_changes(models.outcome) == (
+    assert models.outcome.changes == (
         "removed from the file, served until 'hpc-serve stop': run"
     )
     file.write_text(f"models: [{service}]\n")
