@@ -68,16 +68,12 @@ def test_services_come_and_go_by_their_jobs(models: ModelsFile, file: Path) -> N
     models.weigh(["a"])
     assert settle(models)
     assert (models.outcome.added, models.outcome.not_submitted) == ((), ("run",))
-    assert models.outcome.changes == (
-        "added, served after 'hpc-serve submit': run; removed a"
-    )
+    assert models.outcome.changes == ("added, served after 'hpc-serve submit': run; removed a")
     models.weigh(["run"])
     file.write_text("models: []\n")
     assert settle(models)
     assert (models.outcome.removed, models.outcome.still_served) == ((), ("run",))
-    assert models.outcome.changes == (
-        "removed from the file, served until 'hpc-serve stop': run"
-    )
+    assert models.outcome.changes == ("removed from the file, served until 'hpc-serve stop': run")
     file.write_text(f"models: [{service}]\n")
     assert settle(models)
     assert (models.outcome.added, models.outcome.not_submitted) == (("run",), ())
